@@ -1,0 +1,230 @@
+//! An API that only machines with the right scope can call, and the issuer of their tokens.
+//!
+//!     cargo run --example quickstart
+//!
+//! Without any setting the issuer is an embedded stand-in for Cognito. With
+//! `COGNITO_USER_POOL_ID` and `COGNITO_CLIENT_IDS` (separated by commas) it is that real user
+//! pool; `COGNITO_ISSUER` and `COGNITO_JWKS_URL` name an emulator or another process instead.
+//! `QUICKSTART_API` and `QUICKSTART_ISSUER` (`host:port`) say where to listen.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio::signal;
+use tower_cognito::{
+    AccessToken, ClientIds, RequireScope, RequireToken, Rules, TestServer, UserPool, Verifier,
+};
+
+const CLIENT_ID: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
+const CLIENT_SECRET: &str = "not-a-secret-outside-this-example";
+const SCOPES: [&str; 3] = ["activity/*", "activity/read", "demo-dev/read"];
+
+/// The service. Everything below it is about running it on a machine without an AWS account.
+fn app(verifier: Verifier) -> Router {
+    Router::new()
+        .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
+        .route("/item", get(items).layer(RequireScope::new("demo-dev/read")))
+        .layer(RequireToken::new(verifier))
+}
+
+async fn receive(token: AccessToken, event: Bytes) -> Bytes {
+    tracing::info!(client = token.client_id(), event = ?String::from_utf8_lossy(&event));
+    event
+}
+
+async fn items() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], r#"[{"test": "hoge"}]"#)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let pool = Settings::from_env()?;
+    let listener = listen("QUICKSTART_API", "127.0.0.1:8080").await?;
+    let api = format!("http://{}", listener.local_addr()?);
+
+    // The issuer lives as long as the service.
+    let mut embedded = None;
+    let rules = match pool {
+        Some(pool) => pool.rules()?,
+        None => {
+            let server = embedded_issuer().await?;
+            let pool = server.issuer().user_pool();
+            embedded = Some(server);
+            Rules::new(pool, ClientIds::only([CLIENT_ID]))
+        }
+    };
+    let verifier = Verifier::builder(rules).connect().await?;
+
+    match &embedded {
+        Some(server) => print_how_to_call(server, &api),
+        None => println!("API_URL={api}/item\nACTIVITY_URL={api}/activity"),
+    }
+    let service = axum::serve(listener, app(verifier)).with_graceful_shutdown(stopped());
+    tokio::select! {
+        served = async { service.await } => served?,
+        () = async {
+            stopped().await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        } => {}
+    }
+    Ok(())
+}
+
+/// The user pool that the environment names.
+struct Settings {
+    pool: UserPool,
+    clients: Vec<String>,
+}
+
+impl Settings {
+    /// `None` where the environment says nothing. Everything that is wrong is said at once.
+    fn from_env() -> Result<Option<Self>, String> {
+        let names =
+            ["COGNITO_USER_POOL_ID", "COGNITO_CLIENT_IDS", "COGNITO_ISSUER", "COGNITO_JWKS_URL"];
+        let mut problems = Vec::new();
+        let mut values = BTreeMap::new();
+        for name in names {
+            match env::var(name) {
+                Ok(value) => _ = values.insert(name, value),
+                Err(env::VarError::NotPresent) => {}
+                Err(env::VarError::NotUnicode(_)) => problems.push(format!("{name} is not UTF-8")),
+            }
+        }
+        if values.is_empty() && problems.is_empty() {
+            return Ok(None);
+        }
+        let value = |name| values.get(name).map(String::as_str);
+
+        let pool = match (value("COGNITO_ISSUER"), value("COGNITO_USER_POOL_ID")) {
+            (Some(issuer), _) => {
+                UserPool::from_issuer(issuer).map_err(|e| format!("COGNITO_ISSUER: {e}"))
+            }
+            (None, Some(id)) => UserPool::new(id).map_err(|e| format!("COGNITO_USER_POOL_ID: {e}")),
+            (None, None) => Err("COGNITO_USER_POOL_ID is not set, and the others need it".into()),
+        };
+        let pool = pool.and_then(|pool| match value("COGNITO_JWKS_URL") {
+            Some(url) => pool.jwks_url(url).map_err(|e| format!("COGNITO_JWKS_URL: {e}")),
+            None => Ok(pool),
+        });
+        let clients = match value("COGNITO_CLIENT_IDS") {
+            Some(ids) => client_ids(ids).map_err(|e| format!("COGNITO_CLIENT_IDS: {e}")),
+            None => Err("COGNITO_CLIENT_IDS is not set, and the others need it".into()),
+        };
+        match (pool, clients) {
+            (Ok(pool), Ok(clients)) if problems.is_empty() => Ok(Some(Self { pool, clients })),
+            (pool, clients) => {
+                problems.extend(pool.err().into_iter().chain(clients.err()));
+                Err(problems.join("\n       "))
+            }
+        }
+    }
+
+    fn rules(self) -> Result<Rules, Box<dyn Error>> {
+        Ok(Rules::new(self.pool, ClientIds::only(self.clients)))
+    }
+}
+
+fn client_ids(list: &str) -> Result<Vec<String>, &'static str> {
+    let ids = list.split(',').map(|id| id.trim().to_owned()).collect::<Vec<_>>();
+    // What Cognito's API admits as a client ID.
+    let is_id = |id: &String| {
+        !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
+    };
+    if ids.iter().all(is_id) {
+        Ok(ids)
+    } else {
+        Err("not a list of client ids separated by commas, such as `5a1b2c3d4e5f6g7h8i9j0k1l2m`")
+    }
+}
+
+async fn listen(variable: &str, default: &str) -> Result<TcpListener, String> {
+    let address = env::var(variable).unwrap_or_else(|_| default.to_owned());
+    TcpListener::bind(&address)
+        .await
+        .map_err(|error| format!("{variable}: can not listen on {address}: {error}"))
+}
+
+async fn embedded_issuer() -> Result<TestServer, String> {
+    let address = env::var("QUICKSTART_ISSUER").unwrap_or_else(|_| "127.0.0.1:9000".to_owned());
+    let server = TestServer::bind(&address)
+        .await
+        .map_err(|error| format!("QUICKSTART_ISSUER: can not listen on {address}: {error}"))?;
+    server.add_client(CLIENT_ID, CLIENT_SECRET, SCOPES);
+    Ok(server)
+}
+
+fn print_how_to_call(server: &TestServer, api: &str) {
+    let issuer = server.issuer();
+    let machine = |client| issuer.machine_token(client).scope(&SCOPES.join(" "));
+    let two_hours_ago = SystemTime::now() - Duration::from_secs(2 * 60 * 60);
+
+    println!("CLIENT_ID={CLIENT_ID}");
+    println!("CLIENT_SECRET={CLIENT_SECRET}");
+    println!("TOKEN_ENDPOINT_URL={}", server.token_endpoint_url());
+    println!("API_URL={api}/item");
+    println!("ACTIVITY_URL={api}/activity");
+    println!("EXPIRED_TOKEN={}", machine(CLIENT_ID).issued_at(two_hours_ago).sign());
+    println!("ID_TOKEN={}", issuer.id_token(CLIENT_ID, "alice").sign());
+    println!("OTHER_CLIENT_TOKEN={}", machine("another-client").sign());
+    println!("ready");
+    println!(
+        r#"
+Paste the lines above into another shell, and then:
+
+# A token, by the client credentials grant
+ACCESS_TOKEN=$(curl --silent --url "$TOKEN_ENDPOINT_URL" --user "$CLIENT_ID:$CLIENT_SECRET" \
+  --header 'Content-Type: application/x-www-form-urlencoded' \
+  --data-urlencode 'grant_type=client_credentials' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+
+# An event, which comes back
+curl --url "$ACTIVITY_URL" --header "Authorization: Bearer $ACCESS_TOKEN" --data '{{"message":"Hello"}}'
+
+# The items
+curl --url "$API_URL" --header "Authorization: Bearer $ACCESS_TOKEN"
+
+# Refusals: no token, an expired one, an ID token, a token of another client
+curl --include --url "$API_URL"
+curl --include --url "$API_URL" --header "Authorization: Bearer $EXPIRED_TOKEN"
+curl --include --url "$API_URL" --header "Authorization: Bearer $ID_TOKEN"
+curl --include --url "$API_URL" --header "Authorization: Bearer $OTHER_CLIENT_TOKEN"
+
+Ctrl-C ends it."#
+    );
+}
+
+/// Ctrl-C, or SIGTERM as container platforms send it.
+async fn stopped() {
+    #[cfg(unix)]
+    let terminated = async {
+        match signal::unix::signal(signal::unix::SignalKind::terminate()) {
+            Ok(mut signals) => _ = signals.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}

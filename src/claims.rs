@@ -1,0 +1,145 @@
+//! The payload of a Cognito access token, as JSON has it and as the rules need it.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use crate::error::VerifyErrorKind;
+use crate::json;
+
+/// The claims that are read, each as its raw text; `None` is absent.
+///
+/// The payload is taken apart before its signature is checked, and only then judged: from here
+/// until then, nothing but the issuer may be asked for.
+pub(crate) struct RawClaims<'a> {
+    issuer: Option<&'a RawValue>,
+    token_use: Option<&'a RawValue>,
+    client_id: Option<&'a RawValue>,
+    subject: Option<&'a RawValue>,
+    expires_at: Option<&'a RawValue>,
+    not_before: Option<&'a RawValue>,
+    issued_at: Option<&'a RawValue>,
+    audience: Option<&'a RawValue>,
+    confirmation: Option<&'a RawValue>,
+    scope: Option<&'a RawValue>,
+    username: Option<&'a RawValue>,
+    groups: Option<&'a RawValue>,
+    jwt_id: Option<&'a RawValue>,
+}
+
+impl<'a> RawClaims<'a> {
+    pub(crate) fn from_payload(payload: &'a str) -> Result<Self, VerifyErrorKind> {
+        let [
+            issuer,
+            token_use,
+            client_id,
+            subject,
+            expires_at,
+            not_before,
+            issued_at,
+            audience,
+            confirmation,
+            scope,
+            username,
+            groups,
+            jwt_id,
+        ] = json::read_object(
+            payload,
+            [
+                "iss",
+                "token_use",
+                "client_id",
+                "sub",
+                "exp",
+                "nbf",
+                "iat",
+                "aud",
+                "cnf",
+                "scope",
+                "username",
+                "cognito:groups",
+                "jti",
+            ],
+        )
+        .map_err(|_| VerifyErrorKind::Malformed)?;
+        Ok(Self {
+            issuer,
+            token_use,
+            client_id,
+            subject,
+            expires_at,
+            not_before,
+            issued_at,
+            audience,
+            confirmation,
+            scope,
+            username,
+            groups,
+            jwt_id,
+        })
+    }
+
+    /// The issuer, not yet trusted: it may only choose the keys to verify with.
+    pub(crate) fn issuer(&self) -> Result<Cow<'a, str>, VerifyErrorKind> {
+        self.issuer.and_then(json::string).ok_or(VerifyErrorKind::UnknownIssuer)
+    }
+
+    /// Reads every claim as its type. Call it once the signature is good.
+    ///
+    /// A claim of the wrong type is an error, also one that could be absent: whoever wrote it
+    /// meant something that we would not see.
+    pub(crate) fn typed(&self) -> Result<Claims<'a>, VerifyErrorKind> {
+        // Its own error and before the others, so that an ID token, which has no `client_id`
+        // either, is called what it is.
+        if self.token_use.and_then(json::string).as_deref() != Some("access") {
+            return Err(VerifyErrorKind::WrongTokenUse);
+        }
+        Ok(Claims {
+            client_id: required(self.client_id, json::string)?,
+            subject: required(self.subject, json::string)?,
+            expires_at: required(self.expires_at, json::numeric_date)?,
+            issued_at: required(self.issued_at, json::numeric_date)?,
+            not_before: optional(self.not_before, json::numeric_date)?,
+            audience: optional(self.audience, audience)?,
+            is_sender_constrained: self.confirmation.is_some(),
+            scope: optional(self.scope, json::string)?,
+            username: optional(self.username, json::string)?,
+            groups: optional(self.groups, json::strings)?,
+            jwt_id: optional(self.jwt_id, json::string)?,
+        })
+    }
+}
+
+/// The claims of an access token. Dates are in seconds since the epoch.
+pub(crate) struct Claims<'a> {
+    pub(crate) client_id: Cow<'a, str>,
+    pub(crate) subject: Cow<'a, str>,
+    pub(crate) expires_at: i64,
+    pub(crate) issued_at: i64,
+    pub(crate) not_before: Option<i64>,
+    pub(crate) audience: Option<Vec<String>>,
+    pub(crate) is_sender_constrained: bool,
+    pub(crate) scope: Option<Cow<'a, str>>,
+    pub(crate) username: Option<Cow<'a, str>>,
+    pub(crate) groups: Option<Vec<String>>,
+    pub(crate) jwt_id: Option<Cow<'a, str>>,
+}
+
+/// RFC 7519 section 4.1.3: one string, or an array of them.
+fn audience(raw: &RawValue) -> Option<Vec<String>> {
+    json::string(raw).map(|one| vec![one.into_owned()]).or_else(|| json::strings(raw))
+}
+
+fn required<'a, T>(
+    claim: Option<&'a RawValue>,
+    read: impl FnOnce(&'a RawValue) -> Option<T>,
+) -> Result<T, VerifyErrorKind> {
+    claim.and_then(read).ok_or(VerifyErrorKind::InvalidClaim)
+}
+
+fn optional<'a, T>(
+    claim: Option<&'a RawValue>,
+    read: impl FnOnce(&'a RawValue) -> Option<T>,
+) -> Result<Option<T>, VerifyErrorKind> {
+    claim.map(|raw| read(raw).ok_or(VerifyErrorKind::InvalidClaim)).transpose()
+}

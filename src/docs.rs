@@ -1,0 +1,5 @@
+//! Pages.
+
+pub mod layers {
+    //! Where the layers go.
+}

@@ -1,0 +1,377 @@
+//! What can go wrong, one type per audience.
+//!
+//! | type | who reads it |
+//! | --- | --- |
+//! | [`InvalidUserPoolId`], [`InvalidUrl`], [`InvalidScope`] | the programmer, while writing the settings |
+//! | [`StartError`] | the operator, when the service starts; it lists everything that is wrong |
+//! | [`VerifyError`] | code that decides what to do about a token |
+//! | [`InvalidJwks`], [`RefreshError`] | whoever reads the logs |
+//! | [`InvalidClaims`] | the application, when it reads claims of its own |
+//!
+//! No text holds a byte of a token, of a key or of anything else that a client sent.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A text that is not the ID of a Cognito user pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidUserPoolId {
+    problem: &'static str,
+}
+
+impl InvalidUserPoolId {
+    pub(crate) fn new(problem: &'static str) -> Self {
+        Self { problem }
+    }
+}
+
+impl fmt::Display for InvalidUserPoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "invalid user pool id: {}; a good one looks like `ap-northeast-1_AbCdEfGhI`",
+            self.problem
+        )
+    }
+}
+
+impl Error for InvalidUserPoolId {}
+
+/// A text that can not be an issuer or the address of a JWK Set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidUrl {
+    problem: &'static str,
+}
+
+impl InvalidUrl {
+    pub(crate) fn new(problem: &'static str) -> Self {
+        Self { problem }
+    }
+}
+
+impl fmt::Display for InvalidUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "invalid URL: {}; a good one looks like `https://issuer.example/pool`",
+            self.problem
+        )
+    }
+}
+
+impl Error for InvalidUrl {}
+
+/// A text that is not one scope token of [RFC 6749 section 3.3].
+///
+/// [RFC 6749 section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidScope {
+    problem: &'static str,
+}
+
+impl InvalidScope {
+    pub(crate) fn new(problem: &'static str) -> Self {
+        Self { problem }
+    }
+}
+
+impl fmt::Display for InvalidScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid scope: {}; a good one looks like `activity/*`", self.problem)
+    }
+}
+
+impl Error for InvalidScope {}
+
+/// A document that is not a JWK Set with at least one usable key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidJwks {
+    problem: &'static str,
+}
+
+impl InvalidJwks {
+    pub(crate) fn new(problem: &'static str) -> Self {
+        Self { problem }
+    }
+}
+
+impl fmt::Display for InvalidJwks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid JWK Set: {}", self.problem)
+    }
+}
+
+impl Error for InvalidJwks {}
+
+/// Claims that do not have the shape the application asked for.
+#[derive(Debug)]
+pub struct InvalidClaims {
+    cause: BoxError,
+}
+
+impl InvalidClaims {
+    pub(crate) fn new(cause: impl Into<BoxError>) -> Self {
+        Self { cause: cause.into() }
+    }
+}
+
+impl fmt::Display for InvalidClaims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the claims do not have the expected shape")
+    }
+}
+
+impl Error for InvalidClaims {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.cause)
+    }
+}
+
+/// Why a token was refused.
+///
+/// See [`VerifyErrorKind`] for the cases that a caller can tell apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyError {
+    kind: VerifyErrorKind,
+    retry_after: Option<Duration>,
+}
+
+impl VerifyError {
+    pub(crate) fn keys_unavailable(retry_after: Duration) -> Self {
+        Self { kind: VerifyErrorKind::KeysUnavailable, retry_after: Some(retry_after) }
+    }
+
+    /// Which rule refused the token.
+    pub fn kind(&self) -> VerifyErrorKind {
+        self.kind
+    }
+
+    /// When to try again, if nothing is known against the token: the keys are missing or too old.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl From<VerifyErrorKind> for VerifyError {
+    fn from(kind: VerifyErrorKind) -> Self {
+        Self { kind, retry_after: None }
+    }
+}
+
+impl fmt::Display for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.text())
+    }
+}
+
+impl Error for VerifyError {}
+
+/// The rule that refused a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VerifyErrorKind {
+    /// The signature was not made by the key that the token names.
+    BadSignature,
+    /// `exp` has passed.
+    Expired,
+    /// The token is good, but its groups or the application's own check forbid the request.
+    Forbidden,
+    /// A required claim is missing, or a claim has the wrong type.
+    InvalidClaim,
+    /// The JOSE header has no usable `kid`, another `typ`, or an extension (`crit`, `b64`, `zip`, `enc`).
+    InvalidHeader,
+    /// There are no keys to judge with: none were fetched yet, or they are too old.
+    KeysUnavailable,
+    /// The text is not a compact JWS whose header and payload are JSON objects.
+    Malformed,
+    /// `nbf` has not come yet.
+    NotYetValid,
+    /// The application's own check says that the token was revoked.
+    Revoked,
+    /// The token is bound to a key of its client (`cnf`), which a bearer check can not prove.
+    SenderConstrained,
+    /// The token is longer than 16 KiB.
+    TooLarge,
+    /// `iss` is not an issuer that is trusted here.
+    UnknownIssuer,
+    /// The issuer's key set has no key with the token's `kid`.
+    UnknownKey,
+    /// `alg` is not `RS256`.
+    UnsupportedAlgorithm,
+    /// `aud` does not contain the configured audience.
+    WrongAudience,
+    /// `client_id` is not one of the configured clients.
+    WrongClient,
+    /// `token_use` is not `access`.
+    WrongTokenUse,
+}
+
+impl VerifyErrorKind {
+    /// A short stable name for logs and metrics, such as `expired`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadSignature => "bad_signature",
+            Self::Expired => "expired",
+            Self::Forbidden => "forbidden",
+            Self::InvalidClaim => "invalid_claim",
+            Self::InvalidHeader => "invalid_header",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::Malformed => "malformed",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
+            Self::SenderConstrained => "sender_constrained",
+            Self::TooLarge => "too_large",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::UnknownKey => "unknown_key",
+            Self::UnsupportedAlgorithm => "unsupported_algorithm",
+            Self::WrongAudience => "wrong_audience",
+            Self::WrongClient => "wrong_client",
+            Self::WrongTokenUse => "wrong_token_use",
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::BadSignature => "token signature does not match",
+            Self::Expired => "token has expired",
+            Self::Forbidden => "token is good, but the request is not allowed for it",
+            Self::InvalidClaim => "token lacks a required claim or has one of the wrong type",
+            Self::InvalidHeader => "token header is not that of a Cognito access token",
+            Self::KeysUnavailable => "no current keys to verify the token with",
+            Self::Malformed => "token is not a well-formed compact JWS",
+            Self::NotYetValid => "token is not valid yet",
+            Self::Revoked => "token was revoked",
+            Self::SenderConstrained => "token is bound to a key of its client",
+            Self::TooLarge => "token is longer than 16 KiB",
+            Self::UnknownIssuer => "token was issued by another issuer",
+            Self::UnknownKey => "token was signed with a key that its issuer does not list",
+            Self::UnsupportedAlgorithm => "token is not signed with RS256",
+            Self::WrongAudience => "token was issued for another audience",
+            Self::WrongClient => "token was issued for another client",
+            Self::WrongTokenUse => "token is not an access token",
+        }
+    }
+}
+
+/// Why a key set could not be refreshed.
+#[derive(Debug)]
+pub struct RefreshError {
+    cause: RefreshCause,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum RefreshCause {
+    Document(InvalidJwks),
+    Panicked,
+    Status(u16),
+    TimedOut,
+    Transport(BoxError),
+}
+
+impl RefreshError {
+    /// The endpoint answered with something else than 200.
+    pub fn status(code: u16) -> Self {
+        Self::new(RefreshCause::Status(code))
+    }
+
+    /// The endpoint gave no complete answer.
+    pub fn transport(cause: impl Into<BoxError>) -> Self {
+        Self::new(RefreshCause::Transport(cause.into()))
+    }
+
+    /// The endpoint asked to be left alone for this long (`Retry-After`).
+    #[must_use]
+    pub fn with_retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+
+    pub(crate) fn document(cause: InvalidJwks) -> Self {
+        Self::new(RefreshCause::Document(cause))
+    }
+
+    pub(crate) fn panicked() -> Self {
+        Self::new(RefreshCause::Panicked)
+    }
+
+    pub(crate) fn timed_out() -> Self {
+        Self::new(RefreshCause::TimedOut)
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// Whether another attempt within seconds can not help: the endpoint understood the request
+    /// and has no such key set.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self.cause, RefreshCause::Status(400..=499))
+            && !matches!(self.cause, RefreshCause::Status(408 | 425 | 429))
+    }
+
+    /// The class of the error, for logs and metrics.
+    pub fn class(&self) -> &'static str {
+        match self.cause {
+            RefreshCause::Document(_) => "document",
+            RefreshCause::Panicked => "panicked",
+            RefreshCause::Status(_) => "status",
+            RefreshCause::TimedOut => "timed_out",
+            RefreshCause::Transport(_) => "transport",
+        }
+    }
+
+    fn new(cause: RefreshCause) -> Self {
+        Self { cause, retry_after: None }
+    }
+}
+
+impl fmt::Display for RefreshError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            RefreshCause::Document(_) => f.write_str("the answer is not a usable JWK Set"),
+            RefreshCause::Panicked => f.write_str("the fetch panicked"),
+            RefreshCause::Status(code) => write!(f, "the answer has status {code}"),
+            RefreshCause::TimedOut => f.write_str("no complete answer within 5 seconds"),
+            RefreshCause::Transport(_) => f.write_str("the request failed"),
+        }
+    }
+}
+
+impl Error for RefreshError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.cause {
+            RefreshCause::Document(cause) => Some(cause),
+            RefreshCause::Transport(cause) => Some(&**cause),
+            RefreshCause::Panicked | RefreshCause::Status(_) | RefreshCause::TimedOut => None,
+        }
+    }
+}
+
+/// Why a verifier could not start: everything that is wrong, at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartError {
+    problems: Vec<String>,
+}
+
+impl StartError {
+    pub(crate) fn new(problems: Vec<String>) -> Self {
+        Self { problems }
+    }
+
+    /// Each mistake in the settings, or each pool whose keys could not be fetched.
+    pub fn problems(&self) -> impl Iterator<Item = &str> {
+        self.problems.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the verifier is not ready: {}", self.problems.join("; "))
+    }
+}
+
+impl Error for StartError {}

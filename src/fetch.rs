@@ -1,0 +1,211 @@
+//! Where a JWK Set comes from: the trait, and the one implementation that comes with the crate.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::RefreshError;
+
+/// Fetches the JWK Set of an issuer.
+///
+/// A closure is enough. Whatever it does, it is run with a limit of 5 seconds, one at a time for
+/// each pool, and a panic in it counts as a failure.
+///
+/// ```
+/// use tower_cognito::{ClientIds, JwksDocument, RefreshError, Rules, TestIssuer, Verifier};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let issuer = TestIssuer::new();
+/// let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
+/// let document = issuer.jwks_json();
+/// let verifier = Verifier::builder(rules)
+///     .fetch_with(move |_url: String| {
+///         let document = document.clone();
+///         async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
+///     })
+///     .connect()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+pub trait FetchJwks: Send + Sync + 'static {
+    /// Fetches the document at `url`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no complete document; the keys that are held stay in use.
+    fn fetch_jwks(
+        &self,
+        url: &str,
+    ) -> impl Future<Output = Result<JwksDocument, RefreshError>> + Send;
+}
+
+impl<F, Fut> FetchJwks for F
+where
+    F: Fn(String) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<JwksDocument, RefreshError>> + Send,
+{
+    fn fetch_jwks(
+        &self,
+        url: &str,
+    ) -> impl Future<Output = Result<JwksDocument, RefreshError>> + Send {
+        self(url.to_owned())
+    }
+}
+
+/// A JWK Set as it was fetched, not yet read.
+#[derive(Clone, Debug)]
+pub struct JwksDocument {
+    pub(crate) body: Bytes,
+    pub(crate) max_age: Option<Duration>,
+}
+
+impl JwksDocument {
+    /// The bytes of the document.
+    pub fn new(body: impl Into<Bytes>) -> Self {
+        Self { body: body.into(), max_age: None }
+    }
+
+    /// How long the issuer says that it may be kept (`Cache-Control: max-age`). It may shorten
+    /// the time to the next refresh, down to 60 seconds, and never lengthens it.
+    #[must_use]
+    pub fn with_max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = Some(max_age);
+        self
+    }
+}
+
+/// [`FetchJwks`] behind a pointer.
+pub(crate) trait AnyFetchJwks: Send + Sync {
+    fn fetch<'a>(&'a self, url: &'a str) -> FetchFuture<'a>;
+}
+
+type FetchFuture<'a> =
+    Pin<Box<dyn Future<Output = Result<JwksDocument, RefreshError>> + Send + 'a>>;
+
+impl<F: FetchJwks> AnyFetchJwks for F {
+    fn fetch<'a>(&'a self, url: &'a str) -> FetchFuture<'a> {
+        Box::pin(self.fetch_jwks(url))
+    }
+}
+
+#[cfg(feature = "reqwest")]
+pub(crate) use over_http::HttpFetch;
+
+#[cfg(feature = "reqwest")]
+mod over_http {
+    use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
+    use reqwest::{Client, ClientBuilder, StatusCode, redirect};
+
+    use super::{Duration, FetchJwks, JwksDocument, RefreshError};
+    use crate::error::InvalidJwks;
+    use crate::jwks::MAX_DOCUMENT_LEN;
+    use crate::user_pool::is_loopback_http;
+
+    const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+    pub(super) const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// One GET over HTTP/1.1, within limits that the other side can not stretch.
+    #[derive(Debug)]
+    pub(crate) struct HttpFetch {
+        // Each is built only where a pool needs it: the first does not build on a machine
+        // without CA certificates, which loopback does not need.
+        anywhere: Option<Client>,
+        loopback: Option<Client>,
+    }
+
+    impl HttpFetch {
+        pub(crate) fn for_urls<'a>(
+            urls: impl Iterator<Item = &'a str> + Clone,
+        ) -> Result<Self, reqwest::Error> {
+            let is_loopback = |url: &'a str| is_loopback_http(url);
+            let mut clients = Self { anywhere: None, loopback: None };
+            if urls.clone().any(|url| !is_loopback(url)) {
+                clients.anywhere = Some(with_limits(Client::builder()).build()?);
+            }
+            if urls.clone().any(is_loopback) {
+                // reqwest would send even this through the proxy of HTTP_PROXY.
+                let builder = Client::builder().no_proxy().tls_certs_only([]);
+                clients.loopback = Some(with_limits(builder).build()?);
+            }
+            Ok(clients)
+        }
+    }
+
+    impl FetchJwks for HttpFetch {
+        async fn fetch_jwks(&self, url: &str) -> Result<JwksDocument, RefreshError> {
+            let client = if is_loopback_http(url) { &self.loopback } else { &self.anywhere };
+            let Some(client) = client else {
+                return Err(RefreshError::transport("no HTTP client was built for this URL"));
+            };
+            let request = client.get(url).header(ACCEPT, "application/json");
+            let mut response = request.send().await.map_err(transport)?;
+
+            if response.status() != StatusCode::OK {
+                let error = RefreshError::status(response.status().as_u16());
+                return Err(match retry_after(response.status(), response.headers()) {
+                    Some(delay) => error.with_retry_after(delay),
+                    None => error,
+                });
+            }
+            // None was asked for, and none is decoded: a small answer may be a large document.
+            if response.headers().contains_key(CONTENT_ENCODING) {
+                return Err(RefreshError::document(InvalidJwks::new("it is compressed")));
+            }
+            let max_age = max_age(response.headers());
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(transport)? {
+                if body.len().saturating_add(chunk.len()) > MAX_DOCUMENT_LEN {
+                    let problem = InvalidJwks::new("it is longer than 64 KiB");
+                    return Err(RefreshError::document(problem));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            let document = JwksDocument::new(body);
+            Ok(match max_age {
+                Some(max_age) => document.with_max_age(max_age),
+                None => document,
+            })
+        }
+    }
+
+    /// Set last, so that nothing before them counts. The `no_…` switches exist whatever features
+    /// an application turns on in reqwest.
+    fn with_limits(builder: ClientBuilder) -> ClientBuilder {
+        builder
+            .http1_only()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TOTAL_TIMEOUT)
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+    }
+
+    /// The address stays out: it is a field of the event already, and the operator's own.
+    fn transport(error: reqwest::Error) -> RefreshError {
+        RefreshError::transport(error.without_url())
+    }
+
+    fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+        let is_honored =
+            matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let value = headers.get(RETRY_AFTER).filter(|_| is_honored)?;
+        Some(Duration::from_secs(value.to_str().ok()?.trim().parse().ok()?))
+    }
+
+    fn max_age(headers: &HeaderMap) -> Option<Duration> {
+        let directives = headers.get(CACHE_CONTROL)?.to_str().ok()?;
+        let seconds = directives.split(',').find_map(|directive| {
+            let (name, value) = directive.trim().split_once('=')?;
+            name.eq_ignore_ascii_case("max-age").then_some(value)
+        })?;
+        Some(Duration::from_secs(seconds.trim_matches('"').parse().ok()?))
+    }
+}

@@ -1,0 +1,352 @@
+//! JSON as a verifier needs it: one object, no name twice, nothing that two readers could take
+//! for two different things.
+//!
+//! Every value is first taken as its raw text and only then read as what it should be. That makes
+//! "of the wrong type" different from "absent", and it makes verdicts independent of the features
+//! of serde_json (`arbitrary_precision`, `float_roundtrip`, …) that an application turns on.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// How deep a member may nest that nobody here reads.
+const MAX_UNREAD_DEPTH: usize = 32;
+
+/// The text is not one JSON object in the strict sense of this module.
+#[derive(Debug)]
+pub(crate) struct NotAnObject;
+
+/// Reads `text` as exactly one object and answers with the raw value of each member that is asked
+/// for by name; `None` is absent.
+///
+/// A name that comes twice, however it is escaped, is an error. A value that nobody asked for is
+/// searched for lone surrogates and deep nesting.
+pub(crate) fn read_object<'a, const N: usize>(
+    text: &'a str,
+    names: [&str; N],
+) -> Result<[Option<&'a RawValue>; N], NotAnObject> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let values = json.deserialize_map(Object { names }).map_err(|_| NotAnObject)?;
+    json.end().map_err(|_| NotAnObject)?;
+    Ok(values)
+}
+
+/// The value as a string, if it is one.
+pub(crate) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let quoted = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    if quoted.contains('\\') {
+        serde_json::from_str(raw.get()).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(quoted))
+    }
+}
+
+/// The value as an array of strings, if it is one.
+pub(crate) fn strings(raw: &RawValue) -> Option<Vec<String>> {
+    if raw.get().starts_with('[') { serde_json::from_str(raw.get()).ok() } else { None }
+}
+
+/// The value as a NumericDate (RFC 7519 section 2), floored to whole seconds, if it is a number
+/// within the years -9999 to 9999.
+///
+/// Read from its text with integers alone: an `f64` would round, and differently so with
+/// serde_json's `float_roundtrip`.
+pub(crate) fn numeric_date(raw: &RawValue) -> Option<i64> {
+    const MAX_DIGITS: i64 = 12;
+
+    let text = raw.get();
+    if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+        return None;
+    }
+    let (negative, unsigned) = match text.strip_prefix('-') {
+        Some(unsigned) => (true, unsigned),
+        None => (false, text),
+    };
+    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, clamped_exponent(exponent)?),
+        None => (unsigned, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+
+    // The value is 0.d1d2d3… times ten to the power of `point`, leading zeros removed.
+    let digits = || whole.bytes().chain(fraction.bytes());
+    let leading_zeros = digits().take_while(|&digit| digit == b'0').count();
+    let significant = digits().skip(leading_zeros);
+    let point = i64::try_from(whole.len()).ok()?.saturating_add(exponent);
+    let point = point.saturating_sub(i64::try_from(leading_zeros).ok()?);
+    if significant.clone().next().is_none() {
+        return Some(0);
+    }
+    if point > MAX_DIGITS {
+        return None;
+    }
+    let whole_digits = usize::try_from(point).unwrap_or(0);
+    let magnitude = significant
+        .clone()
+        .chain(std::iter::repeat(b'0'))
+        .take(whole_digits)
+        .fold(0_i64, |sum, digit| {
+            sum.saturating_mul(10).saturating_add(i64::from(digit.wrapping_sub(b'0')))
+        });
+    let has_fraction = significant.skip(whole_digits).any(|digit| digit != b'0');
+    let seconds = match (negative, has_fraction) {
+        (false, _) => magnitude,
+        (true, false) => magnitude.saturating_neg(),
+        (true, true) => magnitude.saturating_neg().saturating_sub(1),
+    };
+    (FIRST_SECOND..=LAST_SECOND).contains(&seconds).then_some(seconds)
+}
+
+/// -9999-01-01T00:00:00Z and 9999-12-31T23:59:59Z.
+const FIRST_SECOND: i64 = -377_705_116_800;
+const LAST_SECOND: i64 = 253_402_300_799;
+
+/// An exponent that is too long for an integer means the same as a very large one: no text of
+/// 16 KiB has enough digits to make up for it.
+fn clamped_exponent(text: &str) -> Option<i64> {
+    const BEYOND: i64 = 1_000_000_000;
+
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] | digits => (false, digits),
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let magnitude = digits.iter().fold(0_i64, |sum, digit| {
+        let next = sum.saturating_mul(10).saturating_add(i64::from(digit.wrapping_sub(b'0')));
+        next.min(BEYOND)
+    });
+    Some(if negative { magnitude.saturating_neg() } else { magnitude })
+}
+
+struct Object<'n, const N: usize> {
+    names: [&'n str; N],
+}
+
+impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    // Only `visit_map`: serde's derive would also take an array in the order of the fields.
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut values = [None; N];
+        let mut other_names = HashSet::new();
+        while let Some(name) = members.next_key_seed(Name)? {
+            let raw: &'de RawValue = members.next_value()?;
+            let slot = self.names.iter().zip(&mut values).find(|(known, _)| **known == name);
+            let is_new = match slot {
+                Some((_, value)) => value.replace(raw).is_none(),
+                None if !is_harmless(raw.get()) => {
+                    return Err(de::Error::custom(
+                        "a value has a lone surrogate or nests too deep",
+                    ));
+                }
+                None => other_names.insert(name),
+            };
+            if !is_new {
+                return Err(de::Error::custom("a name comes twice"));
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// The name of a member, unescaped, and borrowed where it had no escapes.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+/// Searches well-formed JSON for what serde_json lets pass in a value that is kept as raw text.
+fn is_harmless(json: &str) -> bool {
+    let mut depth = 0_usize;
+    let mut rest = json.as_bytes();
+    let mut in_string = false;
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' => match (unicode_escape(tail), tail) {
+                (Some((unit, after)), _) if is_high_surrogate(unit) => {
+                    let low = after.strip_prefix(b"\\").and_then(unicode_escape);
+                    match low {
+                        Some((low, after)) if is_low_surrogate(low) => rest = after,
+                        _ => return false,
+                    }
+                }
+                (Some((unit, _)), _) if is_low_surrogate(unit) => return false,
+                (_, [_, after @ ..]) => rest = after,
+                (_, []) => return false,
+            },
+            b'[' | b'{' if !in_string => {
+                depth = depth.saturating_add(1);
+                if depth > MAX_UNREAD_DEPTH {
+                    return false;
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    true
+}
+
+/// Reads `uXXXX`: the unit and what follows it.
+fn unicode_escape(text: &[u8]) -> Option<(u32, &[u8])> {
+    let (hex, after) = text.strip_prefix(b"u")?.split_at_checked(4)?;
+    let hex = std::str::from_utf8(hex).ok()?;
+    Some((u32::from_str_radix(hex, 16).ok()?, after))
+}
+
+fn is_high_surrogate(unit: u32) -> bool {
+    (0xd800..=0xdbff).contains(&unit)
+}
+
+fn is_low_surrogate(unit: u32) -> bool {
+    (0xdc00..=0xdfff).contains(&unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> &RawValue {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[track_caller]
+    fn check_date(json: &str, expected: Option<i64>) {
+        assert_eq!(numeric_date(raw(json)), expected, "{json}");
+    }
+
+    #[test]
+    fn a_numeric_date_is_read_from_its_text() {
+        check_date("0", Some(0));
+        check_date("-0", Some(0));
+        check_date("-0.0e5", Some(0));
+        check_date("0e999999999999999999999", Some(0));
+        check_date("1700000000", Some(1_700_000_000));
+        check_date("1.7e9", Some(1_700_000_000));
+        check_date("1.7E+9", Some(1_700_000_000));
+        check_date("17000000000000e-4", Some(1_700_000_000));
+        check_date("1700000000.999", Some(1_700_000_000));
+        check_date("1700000000.0", Some(1_700_000_000));
+        check_date("0.5", Some(0));
+        check_date("-0.5", Some(-1));
+        check_date("-1.0", Some(-1));
+        check_date("-1.5", Some(-2));
+        check_date("1e-400", Some(0));
+        check_date("-1e-400", Some(-1));
+        check_date("0.00017e13", Some(1_700_000_000));
+    }
+
+    #[test]
+    fn a_numeric_date_beyond_four_digit_years_is_none() {
+        check_date("253402300799", Some(253_402_300_799));
+        check_date("253402300799.9", Some(253_402_300_799));
+        check_date("253402300800", None);
+        check_date("-377705116800", Some(-377_705_116_800));
+        check_date("-377705116800.1", None);
+        check_date("-377705116801", None);
+        check_date("9007199254740993", None);
+        check_date("18446744073709551616", None);
+        check_date("1e300", None);
+        check_date("1e99999999999999999999", None);
+        let million_digits = "9".repeat(1_000_000);
+        check_date(&million_digits, None);
+        check_date(&format!("{million_digits}e-999990"), Some(9_999_999_999));
+        check_date(&format!("0.{}17e1000002", "0".repeat(999_992)), Some(1_700_000_000));
+    }
+
+    #[test]
+    fn what_is_not_a_number_is_no_numeric_date() {
+        for json in ["null", "true", "\"1700000000\"", "[1700000000]", "{}", "\"-1\""] {
+            check_date(json, None);
+        }
+    }
+
+    #[test]
+    fn a_string_is_read_with_and_without_escapes() {
+        assert_eq!(string(raw(r#""a/b""#)).as_deref(), Some("a/b"));
+        assert_eq!(string(raw(r#""a\/b""#)).as_deref(), Some("a/b"));
+        assert_eq!(string(raw(r#""""#)).as_deref(), Some(""));
+        assert_eq!(string(raw(r#""\ud83d\ude00""#)).as_deref(), Some("😀"));
+        for json in [r#""\ud83d""#, r#""\ude00\ud83d""#, "null", "1", "[\"a\"]", "{}"] {
+            assert_eq!(string(raw(json)), None, "{json}");
+        }
+    }
+
+    #[track_caller]
+    fn check_object(json: &str, accepted: bool) {
+        let verdict = read_object(json, ["known"]);
+        assert_eq!(verdict.is_ok(), accepted, "{json}");
+    }
+
+    #[test]
+    fn an_object_is_read_strictly() {
+        check_object("{}", true);
+        check_object(" {\n} ", true);
+        check_object(r#"{"known":1,"other":2}"#, true);
+        check_object("{} {}", false);
+        check_object("[]", false);
+        check_object("[1]", false);
+        check_object("null", false);
+        check_object("\u{feff}{}", false);
+        check_object(r#"{"known":1,"known":1}"#, false);
+        check_object(r#"{"other":1,"other":1}"#, false);
+        check_object(r#"{"known":1,"\u006bnown":1}"#, false);
+        check_object(r#"{"other":1,"\u006fther":1}"#, false);
+        check_object(r#"{"\ud800":1}"#, false);
+        check_object("{\"a\":\"\u{0}\"}", false);
+        check_object(r#"{"a":1,}"#, false);
+        check_object(r#"{"a":01}"#, false);
+        check_object(r#"{"a":NaN}"#, false);
+    }
+
+    #[test]
+    fn an_unread_value_is_searched_for_traps() {
+        check_object(r#"{"a":"\ud83d\ude00"}"#, true);
+        check_object(r#"{"a":"\\ud800"}"#, true);
+        check_object(r#"{"a":"\ud800"}"#, false);
+        check_object(r#"{"a":"\udc00"}"#, false);
+        check_object(r#"{"a":"\ud800\u0041"}"#, false);
+        check_object(r#"{"a":"\ud800\n"}"#, false);
+        check_object(r#"{"a":["\\\ud800"]}"#, false);
+        check_object(r#"{"a":{"\udfff":1}}"#, false);
+        let nested = |depth| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        check_object(&nested(32), true);
+        check_object(&nested(33), false);
+        check_object(&nested(100_000), false);
+        check_object(&format!("{{\"a\":[{}]}}", vec!["[]"; 100].join(",")), true);
+        check_object(&format!("{{\"a\":\"{}\"}}", "[".repeat(100)), true);
+        check_object(r#"{"a":"\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["}"#, true);
+    }
+}

@@ -1,0 +1,256 @@
+//! From a JWK Set to keys by key ID. The only file that touches cryptography.
+//!
+//! Each key is parsed here, once, when the set is loaded; a request only uses it. A member of the
+//! set that can not be used is skipped alone, so that one odd key does not spoil the others.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
+use serde_json::value::RawValue;
+
+use crate::error::InvalidJwks;
+use crate::json;
+
+/// The longest document that is read, in bytes. Cognito's is about 1 KB.
+pub(crate) const MAX_DOCUMENT_LEN: usize = 64 * 1024;
+
+const MAX_KEYS: usize = 100;
+const MAX_KEY_ID_LEN: usize = 256;
+
+/// A JWK Set ([RFC 7517]): the keys of one issuer, each parsed once.
+///
+/// [RFC 7517]: https://www.rfc-editor.org/rfc/rfc7517
+pub struct Jwks {
+    keys: HashMap<Box<str>, Key>,
+    skipped: Vec<SkippedKey>,
+}
+
+impl Jwks {
+    /// Reads a JWK Set.
+    ///
+    /// Of its members those are kept that can verify an RS256 signature: `kty` RSA, a `kid`, a
+    /// modulus of 2048 to 8192 bits, no other `alg`, no `use` or `key_ops` that forbid it, no
+    /// private parts. Two different keys under one `kid` are both left out.
+    ///
+    /// # Errors
+    ///
+    /// When the document is longer than 64 KiB, is not a JWK Set, has more than 100 keys, or
+    /// has none that can be used.
+    pub fn from_json(document: impl AsRef<[u8]>) -> Result<Self, InvalidJwks> {
+        let document = document.as_ref();
+        if document.len() > MAX_DOCUMENT_LEN {
+            return Err(InvalidJwks::new("it is longer than 64 KiB"));
+        }
+        let members = members(document)?;
+        if members.len() > MAX_KEYS {
+            return Err(InvalidJwks::new("it has more than 100 keys"));
+        }
+
+        let mut by_id: HashMap<Box<str>, Result<Key, Skip>> = HashMap::new();
+        let mut skipped = Vec::new();
+        for (index, member) in members.into_iter().enumerate() {
+            let (id, key) = match read_key(member) {
+                Ok(read) => read,
+                Err(reason) => {
+                    skipped.push(SkippedKey { index, reason });
+                    continue;
+                }
+            };
+            if let Err(reason) = &key {
+                skipped.push(SkippedKey { index, reason: *reason });
+            }
+            match by_id.get_mut(&id) {
+                None => {
+                    by_id.insert(id, key);
+                }
+                Some(first) if *first == key && key.is_ok() => {}
+                Some(first) => {
+                    *first = Err(Skip::Ambiguous);
+                    skipped.push(SkippedKey { index, reason: Skip::Ambiguous });
+                }
+            }
+        }
+
+        let keys: HashMap<_, _> =
+            by_id.into_iter().filter_map(|(id, key)| Some((id, key.ok()?))).collect();
+        if keys.is_empty() {
+            return Err(InvalidJwks::new("it has no usable key"));
+        }
+        Ok(Self { keys, skipped })
+    }
+
+    /// The set before the first fetch.
+    pub(crate) fn none() -> Self {
+        Self { keys: HashMap::new(), skipped: Vec::new() }
+    }
+
+    /// The IDs of the keys that can be used.
+    pub fn key_ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(|id| &**id)
+    }
+
+    pub(crate) fn get(&self, key_id: &str) -> Option<&Key> {
+        self.keys.get(key_id)
+    }
+
+    pub(crate) fn has_same_keys(&self, other: &Self) -> bool {
+        self.keys == other.keys
+    }
+
+    pub(crate) fn skipped(&self) -> &[SkippedKey] {
+        &self.skipped
+    }
+}
+
+impl fmt::Debug for Jwks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.key_ids()).finish()
+    }
+}
+
+/// One RSA public key, ready to verify with.
+pub(crate) struct Key {
+    parsed: ParsedPublicKey,
+    modulus: Vec<u8>,
+    exponent: Vec<u8>,
+}
+
+impl Key {
+    /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518 section 3.3).
+    #[must_use]
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        // RFC 8017 section 8.2.2 step 1, here before any arithmetic.
+        signature.len() == self.modulus.len() && self.parsed.verify_sig(message, signature).is_ok()
+    }
+
+    /// What aws-lc would take is wider (RFC 8725 section 3.5); an encoding with leading zeros
+    /// is not the one that RFC 7518 section 6.3.1 asks for.
+    fn from_components(modulus: Vec<u8>, exponent: Vec<u8>) -> Option<Self> {
+        let modulus_fits = (2048..=8192).contains(&bits(&modulus)?) && is_odd(&modulus);
+        let exponent_fits = (2..=33).contains(&bits(&exponent)?) && is_odd(&exponent);
+        if !modulus_fits || !exponent_fits {
+            return None;
+        }
+        let components = RsaPublicKeyComponents { n: &modulus, e: &exponent };
+        let parsed = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).ok()?;
+        Some(Self { parsed, modulus, exponent })
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.modulus == other.modulus && self.exponent == other.exponent
+    }
+}
+
+impl Eq for Key {}
+
+/// A member that was left out, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SkippedKey {
+    pub(crate) index: usize,
+    pub(crate) reason: Skip,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Skip {
+    /// Another key has the same `kid`.
+    Ambiguous,
+    /// It is no JSON object with a `kid`, or has a member of the wrong type.
+    Malformed,
+    /// It is not for RS256 signatures.
+    OtherPurpose,
+    /// It holds private parts, which whoever publishes it must replace at once.
+    Private,
+    /// Its modulus or exponent is not that of an acceptable RSA key.
+    UnacceptableNumbers,
+}
+
+impl Skip {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ambiguous => "ambiguous",
+            Self::Malformed => "malformed",
+            Self::OtherPurpose => "other_purpose",
+            Self::Private => "private",
+            Self::UnacceptableNumbers => "unacceptable_numbers",
+        }
+    }
+}
+
+fn members(document: &[u8]) -> Result<Vec<&RawValue>, InvalidJwks> {
+    let text = std::str::from_utf8(document).map_err(|_| InvalidJwks::new("it is not UTF-8"))?;
+    let [keys] = json::read_object(text, ["keys"])
+        .map_err(|_| InvalidJwks::new("it is not a JSON object"))?;
+    let keys = keys.ok_or(InvalidJwks::new("it has no member `keys`"))?;
+    if !keys.get().starts_with('[') {
+        return Err(InvalidJwks::new("its member `keys` is not an array"));
+    }
+    serde_json::from_str(keys.get())
+        .map_err(|_| InvalidJwks::new("its member `keys` can not be read"))
+}
+
+/// Reads one member: its ID, and the key under that ID if it can be used.
+///
+/// jsonwebtoken's types read the values. They take `null` for absent, the last of two members of
+/// the same name, and do not show private parts; so each member is looked over first.
+fn read_key(member: &RawValue) -> Result<(Box<str>, Result<Key, Skip>), Skip> {
+    let text = member.get();
+    let [kid, kty, n, e, alg, key_use, key_ops, d, p, q, dp, dq, qi, oth, k] = json::read_object(
+        text,
+        [
+            "kid", "kty", "n", "e", "alg", "use", "key_ops", "d", "p", "q", "dp", "dq", "qi",
+            "oth", "k",
+        ],
+    )
+    .map_err(|_| Skip::Malformed)?;
+    let key_id = kid
+        .and_then(json::string)
+        .filter(|id| !id.is_empty() && id.len() <= MAX_KEY_ID_LEN)
+        .ok_or(Skip::Malformed)?
+        .into();
+    let is_private = [d, p, q, dp, dq, qi, oth, k].iter().any(Option::is_some);
+    let has_null =
+        [kty, n, e, alg, key_use, key_ops].iter().flatten().any(|value| value.get() == "null");
+
+    let key = if is_private {
+        Err(Skip::Private)
+    } else if has_null {
+        Err(Skip::Malformed)
+    } else {
+        serde_json::from_str(text).map_err(|_| Skip::Malformed).and_then(rsa_key)
+    };
+    Ok((key_id, key))
+}
+
+fn rsa_key(jwk: Jwk) -> Result<Key, Skip> {
+    let common = jwk.common;
+    let is_for_signatures = matches!(common.public_key_use, None | Some(PublicKeyUse::Signature))
+        && matches!(common.key_algorithm, None | Some(KeyAlgorithm::RS256))
+        && common
+            .key_operations
+            .is_none_or(|operations| operations.contains(&KeyOperations::Verify));
+    let AlgorithmParameters::RSA(numbers) = jwk.algorithm else {
+        return Err(Skip::OtherPurpose);
+    };
+    if !is_for_signatures {
+        return Err(Skip::OtherPurpose);
+    }
+    let decode = |number: &str| URL_SAFE_NO_PAD.decode(number).map_err(|_| Skip::Malformed);
+    Key::from_components(decode(&numbers.n)?, decode(&numbers.e)?).ok_or(Skip::UnacceptableNumbers)
+}
+
+/// The length of a big-endian number without leading zeros.
+fn bits(number: &[u8]) -> Option<usize> {
+    let first = number.first().filter(|first| **first != 0)?;
+    let unused = usize::try_from(first.leading_zeros()).ok()?;
+    number.len().checked_mul(8)?.checked_sub(unused)
+}
+
+fn is_odd(number: &[u8]) -> bool {
+    number.last().is_some_and(|last| last & 1 == 1)
+}

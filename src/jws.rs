@@ -1,0 +1,94 @@
+//! Takes a compact JWS ([RFC 7515 section 3.1]) apart. Nothing in it is trusted yet.
+//!
+//! [RFC 7515 section 3.1]: https://www.rfc-editor.org/rfc/rfc7515#section-3.1
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::error::VerifyErrorKind;
+use crate::json;
+
+const MAX_TOKEN_LEN: usize = 16 * 1024;
+const MAX_KEY_ID_LEN: usize = 256;
+
+/// The parts of a token, decoded; in canonical base64url, so that a token has one spelling.
+pub(crate) struct Jws<'t> {
+    /// What the signature is over (RFC 7515 section 5.2 step 8).
+    pub(crate) signing_input: &'t str,
+    pub(crate) key_id: String,
+    pub(crate) payload: String,
+    pub(crate) signature: Vec<u8>,
+}
+
+impl<'t> Jws<'t> {
+    pub(crate) fn from_token(token: &'t str) -> Result<Self, VerifyErrorKind> {
+        if token.len() > MAX_TOKEN_LEN {
+            return Err(VerifyErrorKind::TooLarge);
+        }
+        // RFC 8725 bis, "check the format": this also ends every JSON serialization.
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if !token.bytes().all(is_allowed) {
+            return Err(VerifyErrorKind::Malformed);
+        }
+        let (signing_input, signature) =
+            token.rsplit_once('.').ok_or(VerifyErrorKind::Malformed)?;
+        let (header, payload) = signing_input.split_once('.').ok_or(VerifyErrorKind::Malformed)?;
+        if header.is_empty() || payload.is_empty() || signature.is_empty() || payload.contains('.')
+        {
+            return Err(VerifyErrorKind::Malformed);
+        }
+        let header = decode_text(header)?;
+        let payload = decode_text(payload)?;
+        let signature = decode(signature)?;
+        let key_id = key_id_of(&header)?.into_owned();
+        Ok(Self { signing_input, key_id, payload, signature })
+    }
+}
+
+/// Checks the JOSE header and answers with its key ID.
+///
+/// `jku`, `x5u`, `jwk` and `x5c` are not read: a key that the token brings along proves nothing
+/// (RFC 8725 section 3.10).
+fn key_id_of(header: &str) -> Result<Cow<'_, str>, VerifyErrorKind> {
+    let [alg, kid, typ, crit, b64, zip, enc] =
+        json::read_object(header, ["alg", "kid", "typ", "crit", "b64", "zip", "enc"])
+            .map_err(|_| VerifyErrorKind::Malformed)?;
+    // RFC 8725 section 3.1: the algorithm is ours to choose, the token may only agree.
+    if alg.and_then(json::string).as_deref() != Some("RS256") {
+        return Err(VerifyErrorKind::UnsupportedAlgorithm);
+    }
+    // RFC 7515 section 4.1.11: an extension that is not understood must be refused, and none is
+    // understood here. The others change what is signed, or belong to a JWE.
+    if [crit, b64, zip, enc].iter().any(Option::is_some) {
+        return Err(VerifyErrorKind::InvalidHeader);
+    }
+    // RFC 8725 section 3.11: a token of another kind is no access token.
+    if typ.is_some_and(|typ| !json::string(typ).is_some_and(|typ| is_access_token_type(&typ))) {
+        return Err(VerifyErrorKind::InvalidHeader);
+    }
+    kid.and_then(json::string)
+        .filter(|id| !id.is_empty() && id.len() <= MAX_KEY_ID_LEN)
+        .ok_or(VerifyErrorKind::InvalidHeader)
+}
+
+/// RFC 7515 section 4.1.9: a media type, whose `application/` may be left out.
+fn is_access_token_type(media_type: &str) -> bool {
+    const PREFIX: &str = "application/";
+
+    let subtype = match media_type.split_at_checked(PREFIX.len()) {
+        Some((prefix, subtype)) if prefix.eq_ignore_ascii_case(PREFIX) => subtype,
+        _ => media_type,
+    };
+    subtype.eq_ignore_ascii_case("JWT") || subtype.eq_ignore_ascii_case("at+jwt")
+}
+
+fn decode_text(part: &str) -> Result<String, VerifyErrorKind> {
+    String::from_utf8(decode(part)?).map_err(|_| VerifyErrorKind::Malformed)
+}
+
+/// The engine refuses padding, impossible lengths and non-zero trailing bits.
+fn decode(part: &str) -> Result<Vec<u8>, VerifyErrorKind> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| VerifyErrorKind::Malformed)
+}

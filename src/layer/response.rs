@@ -1,0 +1,192 @@
+//! What both layers answer with: the inner service's response, or a refusal.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::rejection::{RefusalBody, Rejection};
+
+/// A refusal, and what of the request decides its form. Boxed by its users, so that a request
+/// that passes does not carry its size along.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    rejection: Rejection,
+    is_head: bool,
+}
+
+impl Refusal {
+    pub(super) fn of<B>(request: &Request<B>, rejection: Rejection) -> Self {
+        Self { rejection, is_head: request.method() == Method::HEAD }
+    }
+
+    fn into_response<B>(self) -> Response<ResponseBody<B>> {
+        response(self.rejection, self.is_head).map(|bytes| ResponseBody {
+            kind: Kind::Refusal { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()) },
+        })
+    }
+}
+
+/// The one place where a rejection becomes a response.
+pub(crate) fn response(rejection: Rejection, is_head: bool) -> Response<Bytes> {
+    let RefusalBody { content_type, bytes } = rejection.body();
+    let length = bytes.len();
+    // hyper sends what it is given, and on HTTP/2 the client then sees a protocol error.
+    let mut response = Response::new(if is_head { Bytes::new() } else { bytes });
+    *response.status_mut() = rejection.status();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(challenge) = rejection.challenge() {
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
+    if let Some(delay) = rejection.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(delay.as_secs()));
+    }
+    response.extensions_mut().insert(rejection);
+    response
+}
+
+pin_project! {
+    /// The response body of the layers: the inner service's, or that of a refusal.
+    pub struct ResponseBody<B> {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<B> {
+        Inner { #[pin] body: B },
+        Refusal { bytes: Option<Bytes> },
+    }
+}
+
+impl<B> ResponseBody<B> {
+    fn inner(body: B) -> Self {
+        Self { kind: Kind::Inner { body } }
+    }
+}
+
+// An empty body, with no bound on `B`: tower-http's CORS layer asks for it.
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self { kind: Kind::Refusal { bytes: None } }
+    }
+}
+
+impl<B> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            KindProj::Inner { body } => body.poll_frame(cx),
+            KindProj::Refusal { bytes } => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Refusal { bytes } => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner { body } => body.size_hint(),
+            Kind::Refusal { bytes } => {
+                let length = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+pin_project! {
+    /// The response future of both layers.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Inner { #[pin] future: F },
+        Refused { refusal: Option<Box<Refusal>> },
+        Waiting { admitted: Pin<Box<dyn Future<Output = Result<F, Refusal>> + Send>> },
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn inner(future: F) -> Self {
+        Self { state: State::Inner { future } }
+    }
+
+    pub(super) fn refused(refusal: Refusal) -> Self {
+        Self { state: State::Refused { refusal: Some(Box::new(refusal)) } }
+    }
+
+    /// Waits for a verdict first. The only branch that is boxed.
+    pub(super) fn waiting(
+        admitted: impl Future<Output = Result<F, Refusal>> + Send + 'static,
+    ) -> Self {
+        Self { state: State::Waiting { admitted: Box::pin(admitted) } }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProj::Inner { future } => {
+                    let response = ready!(future.poll(cx));
+                    return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
+                }
+                StateProj::Refused { refusal } => {
+                    let refusal = refusal.take().expect("`ResponseFuture` polled after completion");
+                    return Poll::Ready(Ok(refusal.into_response()));
+                }
+                StateProj::Waiting { admitted } => {
+                    let next = match ready!(admitted.as_mut().poll(cx)) {
+                        Ok(future) => State::Inner { future },
+                        Err(refusal) => State::Refused { refusal: Some(Box::new(refusal)) },
+                    };
+                    state.set(next);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The refusal table: what a client is told, and no more.
+//!
+//! | condition | status | challenge |
+//! | --- | --- | --- |
+//! | no token, or another scheme | 401 | `realm` alone |
+//! | malformed `Authorization` | 400 | `invalid_request` |
+//! | expired | 401 | `invalid_token`, "The access token expired" |
+//! | any other fault of the token | 401 | `invalid_token`, "The access token is invalid" |
+//! | a scope is missing | 403 | `insufficient_scope`, with the scopes asked for |
+//! | forbidden by groups or the application's check | 403 | `insufficient_scope` |
+//! | no current keys | 503 | none, `Retry-After` |
+//! | the layers are put together wrongly | 500 | none |
+//!
+//! Which rule refused a token goes to the logs: whoever could not sign one learns nothing from
+//! the answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+
+use crate::error::{VerifyError, VerifyErrorKind};
+use crate::scope::{Requirement, Scope};
+
+/// Why a request was refused: found in the extensions of the response, so that a layer further
+/// out can log or count it.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    reason: Reason,
+    settings: Arc<Settings>,
+}
+
+#[derive(Clone, Debug)]
+enum Reason {
+    InsufficientScope(Arc<Requirement>),
+    Internal,
+    InvalidRequest,
+    MissingToken,
+    Token(VerifyError),
+}
+
+/// The row of the refusal table that a [`Rejection`] stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RejectionKind {
+    /// The access token has expired: 401.
+    ExpiredToken,
+    /// The token is good, but its groups or the application's check forbid the request: 403.
+    Forbidden,
+    /// The token lacks a scope that the route asks for: 403.
+    InsufficientScope,
+    /// The layers are put together wrongly, which is no fault of the client: 500.
+    Internal,
+    /// The `Authorization` header is malformed: 400.
+    InvalidRequest,
+    /// The access token is not a good one: 401.
+    InvalidToken,
+    /// There is no bearer token: 401.
+    MissingToken,
+    /// There are no current keys to judge with: 503.
+    Unavailable,
+}
+
+impl Rejection {
+    pub(crate) fn missing_token(settings: Arc<Settings>) -> Self {
+        Self { reason: Reason::MissingToken, settings }
+    }
+
+    pub(crate) fn invalid_request(settings: Arc<Settings>) -> Self {
+        Self { reason: Reason::InvalidRequest, settings }
+    }
+
+    pub(crate) fn insufficient_scope(asked: Arc<Requirement>, settings: Arc<Settings>) -> Self {
+        Self { reason: Reason::InsufficientScope(asked), settings }
+    }
+
+    pub(crate) fn internal() -> Self {
+        Self { reason: Reason::Internal, settings: Arc::default() }
+    }
+
+    pub(crate) fn token(error: VerifyError, settings: Arc<Settings>) -> Self {
+        Self { reason: Reason::Token(error), settings }
+    }
+
+    /// The row of the table.
+    pub fn kind(&self) -> RejectionKind {
+        match &self.reason {
+            Reason::InsufficientScope(_) => RejectionKind::InsufficientScope,
+            Reason::Internal => RejectionKind::Internal,
+            Reason::InvalidRequest => RejectionKind::InvalidRequest,
+            Reason::MissingToken => RejectionKind::MissingToken,
+            Reason::Token(error) => match error.kind() {
+                VerifyErrorKind::Expired => RejectionKind::ExpiredToken,
+                VerifyErrorKind::Forbidden => RejectionKind::Forbidden,
+                VerifyErrorKind::KeysUnavailable => RejectionKind::Unavailable,
+                _ => RejectionKind::InvalidToken,
+            },
+        }
+    }
+
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.row().status
+    }
+
+    /// The value of `WWW-Authenticate` ([RFC 6750 section 3]), where there is one.
+    ///
+    /// [RFC 6750 section 3]: https://www.rfc-editor.org/rfc/rfc6750#section-3
+    pub fn challenge(&self) -> Option<HeaderValue> {
+        let row = self.row();
+        let mut challenge = format!("Bearer realm=\"{}\"", self.settings.realm);
+        match row.challenge {
+            Challenge::None => return None,
+            Challenge::Realm => {}
+            Challenge::Code => challenge.push_str(&format!(", error=\"{}\"", row.code)),
+            Challenge::CodeAndDescription => challenge.push_str(&format!(
+                ", error=\"{}\", error_description=\"{}\"",
+                row.code, row.description
+            )),
+        }
+        let scopes = self.scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
+        if !scopes.is_empty() {
+            challenge.push_str(&format!(", scope=\"{}\"", scopes.join(" ")));
+        }
+        // Realm and scopes were checked when they were set, so this can not fail; and if it did,
+        // a challenge without them would still be a right one.
+        Some(
+            HeaderValue::try_from(challenge)
+                .unwrap_or(HeaderValue::from_static(r#"Bearer realm="api""#)),
+        )
+    }
+
+    /// When the client should try again: the value of `Retry-After`, in whole seconds.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let Reason::Token(error) = &self.reason else {
+            return None;
+        };
+        error.retry_after().map(|delay| {
+            let seconds = delay.as_secs().saturating_add(u64::from(delay.subsec_nanos() > 0));
+            Duration::from_secs(seconds)
+        })
+    }
+
+    /// What the verifier said, if it came to that.
+    pub fn verify_error(&self) -> Option<&VerifyError> {
+        match &self.reason {
+            Reason::Token(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The OAuth error code: of the challenge where it has one, and of the body.
+    pub fn error(&self) -> &'static str {
+        self.row().code
+    }
+
+    /// The sentence beside the code.
+    pub fn error_description(&self) -> &'static str {
+        self.row().description
+    }
+
+    /// The scopes that a route asks for, where they can be named.
+    pub fn scopes(&self) -> &[Scope] {
+        match &self.reason {
+            Reason::InsufficientScope(asked) => asked.scopes(),
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn body(&self) -> RefusalBody {
+        match &self.settings.body {
+            Some(body) => body(self),
+            None => self.json(),
+        }
+    }
+
+    fn json(&self) -> RefusalBody {
+        let Row { code, description, .. } = self.row();
+        let json = format!(r#"{{"error":"{code}","error_description":"{description}"}}"#);
+        RefusalBody::new(HeaderValue::from_static("application/json"), json)
+    }
+
+    fn row(&self) -> Row {
+        use Challenge::{Code, CodeAndDescription, None, Realm};
+
+        let (status, code, description, challenge) = match self.kind() {
+            RejectionKind::ExpiredToken => {
+                (401, "invalid_token", "The access token expired", CodeAndDescription)
+            }
+            RejectionKind::Forbidden => {
+                (403, "insufficient_scope", "The request is not allowed with this token", Code)
+            }
+            RejectionKind::InsufficientScope => {
+                (403, "insufficient_scope", "A required scope is missing", CodeAndDescription)
+            }
+            RejectionKind::Internal => {
+                (500, "server_error", "The service is not set up correctly", None)
+            }
+            RejectionKind::InvalidRequest => (
+                400,
+                "invalid_request",
+                "The Authorization header is malformed",
+                CodeAndDescription,
+            ),
+            RejectionKind::InvalidToken => {
+                (401, "invalid_token", "The access token is invalid", CodeAndDescription)
+            }
+            RejectionKind::MissingToken => {
+                (401, "unauthorized", "A bearer access token is required", Realm)
+            }
+            RejectionKind::Unavailable => {
+                (503, "temporarily_unavailable", "Access tokens can not be verified now", None)
+            }
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Row { status, code, description, challenge }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind() {
+            RejectionKind::ExpiredToken => "the access token has expired",
+            RejectionKind::Forbidden => "the request is not allowed with this token",
+            RejectionKind::InsufficientScope => "a required scope is missing",
+            RejectionKind::Internal => "no `RequireToken` layer ran before this",
+            RejectionKind::InvalidRequest => "the `Authorization` header is malformed",
+            RejectionKind::InvalidToken => "the access token is invalid",
+            RejectionKind::MissingToken => "there is no bearer token",
+            RejectionKind::Unavailable => "there are no current keys to verify with",
+        })
+    }
+}
+
+impl std::error::Error for Rejection {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.verify_error().map(|error| error as _)
+    }
+}
+
+/// One row of the table.
+struct Row {
+    status: StatusCode,
+    code: &'static str,
+    description: &'static str,
+    challenge: Challenge,
+}
+
+enum Challenge {
+    Code,
+    CodeAndDescription,
+    None,
+    Realm,
+}
+
+/// The body of a refusal: the one thing about it that an application may choose.
+#[derive(Clone, Debug)]
+pub struct RefusalBody {
+    pub(crate) content_type: HeaderValue,
+    pub(crate) bytes: Bytes,
+}
+
+impl RefusalBody {
+    /// These bytes, of this media type.
+    pub fn new(content_type: HeaderValue, bytes: impl Into<Bytes>) -> Self {
+        Self { content_type, bytes: bytes.into() }
+    }
+}
+
+/// How refusals look, set on `RequireToken` and the same for everything inside it.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    realm: Box<str>,
+    body: Option<Arc<BodyHook>>,
+}
+
+type BodyHook = dyn Fn(&Rejection) -> RefusalBody + Send + Sync;
+
+impl Settings {
+    /// # Panics
+    ///
+    /// When the realm has a character that RFC 9110 section 5.6.4 would have escaped.
+    #[track_caller]
+    pub(crate) fn set_realm(&mut self, realm: &str) {
+        let is_plain = |byte| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+        assert!(
+            !realm.is_empty() && realm.bytes().all(is_plain),
+            "invalid realm: it is empty, or has a quote, a backslash, a control or a non-ASCII \
+             character"
+        );
+        self.realm = realm.into();
+    }
+
+    pub(crate) fn set_body(
+        &mut self,
+        body: impl Fn(&Rejection) -> RefusalBody + Send + Sync + 'static,
+    ) {
+        self.body = Some(Arc::new(body));
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { realm: "api".into(), body: None }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("realm", &self.realm).finish_non_exhaustive()
+    }
+}

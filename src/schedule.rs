@@ -1,0 +1,160 @@
+//! When to fetch: interval, backoff and the budget for key IDs that nobody has seen. Pure; time
+//! is a [`Duration`] since the task began.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+/// What an issuer's `Retry-After` may ask for.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// What an issuer's `Cache-Control` may shorten the interval to.
+const MIN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The pause after a fetch that brought keys: refreshes of many processes spread out.
+pub(crate) fn pause_after_success(
+    interval: Duration,
+    max_age: Option<Duration>,
+    random: &mut Random,
+) -> Duration {
+    let max_age = max_age.map_or(interval, |max_age| max_age.max(MIN_INTERVAL));
+    interval.min(max_age).mul_f64(random.between(0.8, 1.0))
+}
+
+/// The pause after `failures` fetches in a row brought none; shorter while there are no keys at
+/// all, since every request waits for them then.
+pub(crate) fn pause_after_failure(
+    failures: u32,
+    has_keys: bool,
+    retry_after: Option<Duration>,
+    random: &mut Random,
+) -> Duration {
+    if let Some(asked) = retry_after {
+        return asked.clamp(RETRY_AFTER.0, RETRY_AFTER.1);
+    }
+    let (first, cap) = if has_keys {
+        (Duration::from_secs(1), Duration::from_secs(30))
+    } else {
+        (Duration::from_millis(100), Duration::from_secs(5))
+    };
+    let doublings = failures.saturating_sub(1).min(16);
+    first.saturating_mul(1 << doublings).min(cap).mul_f64(random.between(0.5, 1.0))
+}
+
+/// A token bucket for the fetches that unknown key IDs may cause: two at once, then one in 30 s.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    /// When the bucket is full again.
+    full_at: Duration,
+}
+
+impl Budget {
+    const CAPACITY: u32 = 2;
+    const REFILL: Duration = Duration::from_secs(30);
+
+    pub(crate) fn full() -> Self {
+        Self { full_at: Duration::ZERO }
+    }
+
+    /// The first moment at which a fetch may be charged.
+    pub(crate) fn opens_at(&self) -> Duration {
+        self.full_at.saturating_sub(Self::REFILL.saturating_mul(Self::CAPACITY - 1))
+    }
+
+    /// Charges one fetch, if the bucket has one.
+    pub(crate) fn charge(&mut self, now: Duration) -> bool {
+        let is_open = self.opens_at() <= now;
+        if is_open {
+            self.full_at = self.full_at.max(now).saturating_add(Self::REFILL);
+        }
+        is_open
+    }
+}
+
+/// Splitmix64: jitter needs to differ between processes, not to be unpredictable.
+#[derive(Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn from_process() -> Self {
+        // The standard library seeds each `RandomState` from the operating system.
+        Self(RandomState::new().hash_one("tower-cognito"))
+    }
+
+    fn between(&mut self, low: f64, high: f64) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        let unit = f64::from(u32::try_from(bits >> 32).unwrap_or_default()) / f64::from(u32::MAX);
+        low + (high - low) * unit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_pause_after_a_success_is_jittered_and_never_longer_than_asked() {
+        let mut random = Random(1);
+        for _ in 0..1_000 {
+            let pause = pause_after_success(s(300), None, &mut random);
+            assert!((s(240)..=s(300)).contains(&pause), "{pause:?}");
+            let pause = pause_after_success(s(300), Some(s(100)), &mut random);
+            assert!((s(80)..=s(100)).contains(&pause), "{pause:?}");
+            let pause = pause_after_success(s(300), Some(s(0)), &mut random);
+            assert!((s(48)..=s(60)).contains(&pause), "{pause:?}");
+            let pause = pause_after_success(s(300), Some(s(86_400)), &mut random);
+            assert!((s(240)..=s(300)).contains(&pause), "{pause:?}");
+            let pause = pause_after_success(s(10), Some(s(0)), &mut random);
+            assert!((s(8)..=s(10)).contains(&pause), "{pause:?}");
+        }
+    }
+
+    #[test]
+    fn the_pause_after_failures_doubles_up_to_its_cap() {
+        let mut random = Random(1);
+        for (failures, has_keys, most) in [
+            (1, true, s(1)),
+            (2, true, s(2)),
+            (5, true, s(16)),
+            (6, true, s(30)),
+            (u32::MAX, true, s(30)),
+            (1, false, Duration::from_millis(100)),
+            (2, false, Duration::from_millis(200)),
+            (7, false, s(5)),
+            (u32::MAX, false, s(5)),
+        ] {
+            let pause = pause_after_failure(failures, has_keys, None, &mut random);
+            assert!((most / 2..=most).contains(&pause), "{failures} {has_keys} {pause:?}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_honored_within_limits() {
+        let mut random = Random(1);
+        for (asked, pause) in [(s(0), s(1)), (s(20), s(20)), (s(1_000_000_000_000), s(300))] {
+            assert_eq!(pause_after_failure(1, true, Some(asked), &mut random), pause);
+        }
+    }
+
+    #[test]
+    fn the_budget_is_two_and_then_one_in_thirty_seconds() {
+        let mut budget = Budget::full();
+        let now = s(1_000);
+        assert!(budget.charge(now));
+        assert!(budget.charge(now));
+        assert!(!budget.charge(now));
+        assert_eq!(budget.opens_at(), s(1_030));
+        assert!(!budget.charge(s(1_029)));
+        assert!(budget.charge(s(1_030)));
+        assert!(!budget.charge(s(1_059)));
+        assert!(budget.charge(s(1_120)));
+        assert!(budget.charge(s(1_120)));
+        assert!(!budget.charge(s(1_120)));
+    }
+}

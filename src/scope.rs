@@ -1,0 +1,166 @@
+//! Scopes, and the one rule by which a requirement is met.
+//!
+//! A scope is an opaque, case-sensitive text ([RFC 6749 section 3.3]). Cognito writes
+//! `{resource server identifier}/{name}`, and `*` is an ordinary name: a requirement of
+//! `activity/*` is met by the scope that is literally named `activity/*` and by nothing else,
+//! exactly as API Gateway's `authorizationScopes` has it.
+//!
+//! [RFC 6749 section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::InvalidScope;
+
+/// One scope, such as `activity/*`.
+///
+/// ```
+/// use tower_cognito::Scope;
+///
+/// let scope: Scope = "activity/*".parse()?;
+/// assert_eq!(scope.as_str(), "activity/*");
+/// assert!("activity/* activity/read".parse::<Scope>().is_err());
+/// # Ok::<(), tower_cognito::InvalidScope>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope(Box<str>);
+
+impl Scope {
+    /// The scope as it stands in a token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Scope {
+    type Err = InvalidScope;
+
+    /// # Errors
+    ///
+    /// When the text is empty or holds anything but `%x21 / %x23-5B / %x5D-7E`.
+    fn from_str(text: &str) -> Result<Self, InvalidScope> {
+        check_scope_token(text).map_err(InvalidScope::new)?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The scopes of a token, in the order in which the token names them.
+#[derive(Clone, Default)]
+pub struct Scopes {
+    text: Box<str>,
+}
+
+impl Scopes {
+    /// Reads the value of a `scope` claim: pieces between U+0020, empty ones skipped.
+    pub(crate) fn from_claim(text: &str) -> Self {
+        Self { text: text.into() }
+    }
+
+    /// Whether exactly this scope is among them.
+    pub fn contains(&self, scope: &str) -> bool {
+        self.iter().any(|granted| granted == scope)
+    }
+
+    /// Each scope.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.text.split(' ').filter(|piece| !piece.is_empty())
+    }
+}
+
+impl fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// What a route asks of a token's scopes.
+#[derive(Clone, Debug)]
+pub(crate) enum Requirement {
+    AllOf(Box<[Scope]>),
+    AnyIn(Box<str>),
+    AnyOf(Box<[Scope]>),
+}
+
+impl Requirement {
+    /// # Panics
+    ///
+    /// When a scope is malformed, since it is a literal in the caller's source.
+    #[track_caller]
+    pub(crate) fn all_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::AllOf(literals(scopes))
+    }
+
+    /// # Panics
+    ///
+    /// As [`Requirement::all_of`].
+    #[track_caller]
+    pub(crate) fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::AnyOf(literals(scopes))
+    }
+
+    /// # Panics
+    ///
+    /// When the identifier is malformed.
+    #[track_caller]
+    pub(crate) fn any_in(resource_server: &str) -> Self {
+        if let Err(problem) = check_scope_token(resource_server) {
+            panic!("invalid resource server identifier: {problem}");
+        }
+        Self::AnyIn(resource_server.into())
+    }
+
+    /// The one rule.
+    pub(crate) fn is_met_by(&self, granted: &Scopes) -> bool {
+        match self {
+            Self::AllOf(scopes) => scopes.iter().all(|scope| granted.contains(scope.as_str())),
+            Self::AnyOf(scopes) => scopes.iter().any(|scope| granted.contains(scope.as_str())),
+            // A resource server identifier may hold `/`, a scope name may not (AWS,
+            // ResourceServerScopeType): the name is what follows the last one.
+            Self::AnyIn(server) => granted.iter().any(|scope| {
+                scope
+                    .rsplit_once('/')
+                    .is_some_and(|(identifier, name)| identifier == &**server && !name.is_empty())
+            }),
+        }
+    }
+
+    /// The scopes to name in a challenge, if they can be named.
+    pub(crate) fn scopes(&self) -> &[Scope] {
+        match self {
+            Self::AllOf(scopes) | Self::AnyOf(scopes) => scopes,
+            Self::AnyIn(_) => &[],
+        }
+    }
+}
+
+#[track_caller]
+fn literals<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Box<[Scope]> {
+    let mut parsed = Vec::new();
+    for scope in scopes {
+        match scope.parse() {
+            Ok(scope) => parsed.push(scope),
+            Err(problem) => panic!("{problem}"),
+        }
+    }
+    assert!(!parsed.is_empty(), "no scope is named, so nothing could be required");
+    parsed.into()
+}
+
+fn check_scope_token(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.contains(' ') {
+        return Err("it has a space, and each scope stands alone");
+    }
+    if !text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+        return Err("it has a quote, a backslash, a control or a non-ASCII character");
+    }
+    Ok(())
+}

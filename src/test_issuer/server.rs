@@ -1,0 +1,267 @@
+//! The issuer on a loopback port: JWK Set, discovery document and token endpoint.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::rejection::FormRejection;
+use axum::extract::{Form, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
+use http::{HeaderValue, StatusCode};
+use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::task::JoinHandle;
+
+use super::{POOL_ID, TestIssuer};
+
+/// A [`TestIssuer`] that answers over HTTP on this machine, until it is dropped.
+///
+/// ```
+/// use tower_cognito::{ClientIds, Rules, TestServer, Verifier};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = TestServer::bind("127.0.0.1:0").await?;
+/// server.add_client("my-client", "my-secret", ["activity/*"]);
+///
+/// let rules = Rules::new(server.issuer().user_pool(), ClientIds::only(["my-client"]));
+/// let verifier = Verifier::builder(rules).connect().await?;
+///
+/// let token = server.issuer().machine_token("my-client").scope("activity/*").sign();
+/// assert!(verifier.verify(&token).await.is_ok());
+/// # Ok(())
+/// # }
+/// ```
+pub struct TestServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    task: JoinHandle<io::Result<()>>,
+}
+
+struct Shared {
+    issuer: TestIssuer,
+    clients: Mutex<HashMap<String, Client>>,
+    fault: Mutex<Option<Fault>>,
+    jwks_requests: AtomicU64,
+}
+
+struct Client {
+    secret: String,
+    scopes: Vec<String>,
+}
+
+/// What can go wrong with the JWK Set endpoint of a [`TestServer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Answers 503.
+    Down,
+    /// Answers 200 with HTML.
+    Garbage,
+    /// Answers 200 with a JWK Set of more than 64 KiB.
+    Oversize,
+    /// Answers rightly, after this time.
+    Slow(Duration),
+}
+
+impl TestServer {
+    /// Serves a new issuer on this address; port 0 picks one.
+    ///
+    /// # Errors
+    ///
+    /// When the address can not be bound, or is not a loopback address: what this hands out is
+    /// for tests.
+    pub async fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() {
+            let problem = "a test issuer listens on a loopback address alone";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
+        let shared = Arc::new(Shared {
+            issuer: TestIssuer::with_issuer(&format!("http://{address}/{POOL_ID}")),
+            clients: Mutex::default(),
+            fault: Mutex::default(),
+            jwks_requests: AtomicU64::new(0),
+        });
+        let app = Router::new()
+            .route(&format!("/{POOL_ID}/.well-known/jwks.json"), get(jwks))
+            .route(&format!("/{POOL_ID}/.well-known/openid-configuration"), get(discovery))
+            .route("/oauth2/token", post(token))
+            .with_state(Arc::clone(&shared));
+        let task = tokio::spawn(axum::serve(listener, app).into_future());
+        Ok(Self { shared, address, task })
+    }
+
+    /// The pool that is served.
+    pub fn issuer(&self) -> &TestIssuer {
+        &self.shared.issuer
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where clients get their tokens.
+    pub fn token_endpoint_url(&self) -> String {
+        format!("http://{}/oauth2/token", self.address)
+    }
+
+    /// Adds an app client that may ask for these scopes. They are the scopes of the pool's
+    /// resource servers from then on.
+    pub fn add_client<'a>(
+        &self,
+        id: &str,
+        secret: &str,
+        scopes: impl IntoIterator<Item = &'a str>,
+    ) {
+        let scopes = scopes.into_iter().map(str::to_owned).collect();
+        let client = Client { secret: secret.to_owned(), scopes };
+        locked(&self.shared.clients).insert(id.to_owned(), client);
+    }
+
+    /// Answers requests for the JWK Set in this way, until the next call.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        *locked(&self.shared.fault) = fault;
+    }
+
+    /// How many requests for the JWK Set there were.
+    pub fn jwks_requests(&self) -> u64 {
+        self.shared.jwks_requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for TestServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestServer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+async fn jwks(State(shared): State<Arc<Shared>>) -> Response {
+    shared.jwks_requests.fetch_add(1, Ordering::Relaxed);
+    let fault = locked(&shared.fault).clone();
+    match fault {
+        Some(Fault::Down) => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Some(Fault::Garbage) => return "<!doctype html><title>Sign in</title>".into_response(),
+        Some(Fault::Oversize) => return json(StatusCode::OK, " ".repeat(70_000)),
+        Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
+        None => {}
+    }
+    json(StatusCode::OK, shared.issuer.jwks_json())
+}
+
+async fn discovery(State(shared): State<Arc<Shared>>) -> Response {
+    let issuer = shared.issuer.issuer();
+    let host = issuer.strip_suffix(POOL_ID).unwrap_or(issuer);
+    let document = format!(
+        r#"{{"id_token_signing_alg_values_supported":["RS256"],"issuer":"{issuer}","jwks_uri":"{issuer}/.well-known/jwks.json","response_types_supported":["code","token"],"scopes_supported":["openid","email","phone","profile"],"subject_types_supported":["public"],"token_endpoint":"{host}oauth2/token","token_endpoint_auth_methods_supported":["client_secret_basic","client_secret_post"]}}"#
+    );
+    json(StatusCode::OK, document)
+}
+
+type Pairs = Form<Vec<(String, String)>>;
+
+/// The client credentials grant (RFC 6749 section 4.4), as Cognito answers it.
+async fn token(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    form: Result<Pairs, FormRejection>,
+) -> Response {
+    match grant(&shared, &headers, form) {
+        Ok(token) => json(
+            StatusCode::OK,
+            format!(r#"{{"access_token":"{token}","expires_in":3600,"token_type":"Bearer"}}"#),
+        ),
+        Err(error) => json(StatusCode::BAD_REQUEST, format!(r#"{{"error":"{error}"}}"#)),
+    }
+}
+
+fn grant(
+    shared: &Shared,
+    headers: &HeaderMap,
+    form: Result<Pairs, FormRejection>,
+) -> Result<String, &'static str> {
+    let Form(pairs) = form.map_err(|_| "invalid_request")?;
+    let mut names = HashSet::new();
+    if !pairs.iter().all(|(name, _)| names.insert(name)) {
+        return Err("invalid_request");
+    }
+    let parameter = |name| {
+        let pair = pairs.iter().find(|(parameter, _)| parameter == name);
+        pair.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    };
+
+    let grant_type = parameter("grant_type").ok_or("invalid_request")?;
+    if grant_type != "client_credentials" {
+        return Err("unsupported_grant_type");
+    }
+    let (id, secret) = match headers.get(AUTHORIZATION) {
+        Some(value) => basic_credentials(value).ok_or("invalid_client")?,
+        None => {
+            let id = parameter("client_id").ok_or("invalid_client")?;
+            (id.to_owned(), parameter("client_secret").ok_or("invalid_client")?.to_owned())
+        }
+    };
+    let clients = locked(&shared.clients);
+    let client = clients.get(&id).filter(|client| client.secret == secret);
+    let client = client.ok_or("invalid_client")?;
+    let scopes = granted_scopes(parameter("scope"), client, &clients)?;
+    Ok(shared.issuer.machine_token(&id).scope(&scopes).sign())
+}
+
+/// Without a `scope` the client gets all of its own. Of those it names, what no resource server
+/// defines is dropped, unless nothing is left then; what is defined must be its own.
+fn granted_scopes(
+    asked: Option<&str>,
+    client: &Client,
+    clients: &HashMap<String, Client>,
+) -> Result<String, &'static str> {
+    let Some(asked) = asked else {
+        return Ok(client.scopes.join(" "));
+    };
+    let is_defined = |scope: &&str| {
+        clients.values().any(|client| client.scopes.iter().any(|defined| defined == scope))
+    };
+    let defined = asked.split(' ').filter(is_defined).collect::<Vec<_>>();
+    if defined.is_empty() {
+        return Err("invalid_scope");
+    }
+    if !defined.iter().all(|asked| client.scopes.iter().any(|own| own == asked)) {
+        return Err("invalid_grant");
+    }
+    Ok(defined.join(" "))
+}
+
+fn basic_credentials(value: &HeaderValue) -> Option<(String, String)> {
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("Basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (id, secret) = decoded.split_once(':')?;
+    Some((id.to_owned(), secret.to_owned()))
+}
+
+fn json(status: StatusCode, body: String) -> Response {
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    (status, headers, body).into_response()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,398 @@
+//! A verifier: rules, the keys that are current, and the time of day. The only file that reads
+//! the clock.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::error::{StartError, VerifyError, VerifyErrorKind};
+use crate::fetch::{AnyFetchJwks, FetchJwks};
+use crate::jwks::Jwks;
+use crate::refresh::{Clock, Common, CurrentKeys, Limits, Missing, Patience, Source, all_ready};
+use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
+
+/// Verifies access tokens with keys that it keeps current in the background.
+///
+/// A clone shares everything. When the last one is dropped, the background tasks end.
+///
+/// ```
+/// use tower_cognito::{ClientIds, Rules, TestIssuer, Verifier};
+///
+/// let issuer = TestIssuer::new();
+/// let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
+/// let verifier = Verifier::builder(rules).with_jwks(issuer.jwks())?;
+///
+/// let token = issuer.machine_token("my-client").sign();
+/// assert_eq!(verifier.try_verify(&token)?.client_id(), "my-client");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Verifier {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pools: Vec<Pool>,
+    by_issuer: HashMap<Arc<str>, usize>,
+    clock: Clock,
+}
+
+/// One pool: its rules, and the keys that count for these rules alone.
+struct Pool {
+    rules: Rules,
+    source: Source,
+}
+
+impl Verifier {
+    /// A verifier for the pool that these rules name; [`VerifierBuilder::also`] adds others.
+    pub fn builder(rules: Rules) -> VerifierBuilder {
+        VerifierBuilder::new(rules)
+    }
+
+    /// Verifies a token. If its key is not among those held, which is so right after a rotation,
+    /// waits for a refresh: at most a second, within limits that many such tokens can not exceed.
+    ///
+    /// # Errors
+    ///
+    /// When the token is not a good one, or with
+    /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable) when there are no current keys.
+    pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
+        match self.judge(token) {
+            Verdict::Final(result) => result,
+            Verdict::UnknownKey(pool) => self.verify_with_newer_keys(token, pool).await,
+        }
+    }
+
+    /// Verifies a token without waiting. If its key is not among those held, it is refused at
+    /// once, and a refresh is asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Verifier::verify`].
+    pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
+        match self.judge(token) {
+            Verdict::Final(result) => result,
+            Verdict::UnknownKey(pool) => {
+                pool.source.nudge();
+                Err(VerifyErrorKind::UnknownKey.into())
+            }
+        }
+    }
+
+    /// Waits until every pool has keys.
+    ///
+    /// # Errors
+    ///
+    /// When the time is over; names every pool without keys, and why it has none.
+    pub async fn ready(&self, within: Duration) -> Result<(), StartError> {
+        self.wait_for_keys(within, Patience::ToTheEnd).await
+    }
+
+    /// [`Verifier::verify`] for a layer: an answer at once, or the wait that leads to one.
+    pub(crate) fn verify_or_wait(
+        &self,
+        token: &str,
+    ) -> Result<
+        Result<AccessToken, VerifyError>,
+        impl Future<Output = Result<AccessToken, VerifyError>> + Send + use<>,
+    > {
+        match self.judge(token) {
+            Verdict::Final(result) => Ok(result),
+            Verdict::UnknownKey(_) => {
+                let (verifier, token) = (self.clone(), token.to_owned());
+                Err(async move { verifier.verify(&token).await })
+            }
+        }
+    }
+
+    async fn verify_with_newer_keys(
+        &self,
+        token: &str,
+        pool: &Pool,
+    ) -> Result<AccessToken, VerifyError> {
+        let mut verdict = Err(VerifyErrorKind::UnknownKey.into());
+        let found = || match self.judge(token) {
+            Verdict::Final(result) => {
+                verdict = result;
+                true
+            }
+            Verdict::UnknownKey(_) => false,
+        };
+        pool.source.look_again(found).await;
+        verdict
+    }
+
+    fn judge(&self, token: &str) -> Verdict<'_> {
+        let now = (self.inner.clock)();
+        let mut chosen = None;
+        let result = verify_in(token, now, |issuer| {
+            let (issuer, pool) = self.inner.pool_of(issuer)?;
+            chosen = Some(pool);
+            let keys: CurrentKeys =
+                pool.source.current(now).map_err(VerifyError::keys_unavailable)?;
+            Ok(Jurisdiction { rules: &pool.rules, issuer, keys })
+        });
+        match (result, chosen) {
+            (Err(error), Some(pool)) if error.kind() == VerifyErrorKind::UnknownKey => {
+                Verdict::UnknownKey(pool)
+            }
+            (result, _) => Verdict::Final(result),
+        }
+    }
+
+    async fn wait_for_keys(&self, within: Duration, patience: Patience) -> Result<(), StartError> {
+        let mut problems = Vec::new();
+        let sources = self.inner.pools.iter().map(|pool| &pool.source);
+        all_ready(sources, within, patience, |source, Missing(error)| {
+            let reason = error.map_or_else(|| "no answer yet".to_owned(), |e| with_causes(&*e));
+            problems.push(format!("no keys from {}: {reason}", source.address()));
+        })
+        .await;
+        if problems.is_empty() { Ok(()) } else { Err(StartError::new(problems)) }
+    }
+}
+
+impl Inner {
+    fn pool_of(&self, issuer: &str) -> Result<(&Arc<str>, &Pool), VerifyErrorKind> {
+        let known = self.by_issuer.get_key_value(issuer);
+        known
+            .and_then(|(issuer, index)| Some((issuer, self.pools.get(*index)?)))
+            .ok_or(VerifyErrorKind::UnknownIssuer)
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.inner.pools.iter().map(|pool| &pool.rules)).finish()
+    }
+}
+
+enum Verdict<'v> {
+    Final(Result<AccessToken, VerifyError>),
+    /// Newer keys could change the verdict.
+    UnknownKey(&'v Pool),
+}
+
+/// The settings of a [`Verifier`].
+#[must_use]
+pub struct VerifierBuilder {
+    pools: Vec<(Rules, Option<(Jwks, SystemTime)>)>,
+    fetcher: Option<Arc<dyn AnyFetchJwks>>,
+    clock: Clock,
+    refresh_interval: Duration,
+    max_stale: Duration,
+    connect_within: Duration,
+}
+
+impl VerifierBuilder {
+    fn new(rules: Rules) -> Self {
+        Self {
+            pools: vec![(rules, None)],
+            fetcher: None,
+            clock: Arc::new(SystemTime::now),
+            refresh_interval: Duration::from_secs(300),
+            max_stale: Duration::from_secs(24 * 60 * 60),
+            connect_within: Duration::from_secs(10),
+        }
+    }
+
+    /// Accepts the tokens of one more pool as well, under rules of its own.
+    pub fn also(mut self, rules: Rules) -> Self {
+        self.pools.push((rules, None));
+        self
+    }
+
+    /// Starts with keys that were saved earlier, for the pool that was named last: a restart
+    /// while the issuer is down serves at once. They age from `fetched_at` on.
+    pub fn seed(mut self, jwks: Jwks, fetched_at: SystemTime) -> Self {
+        if let Some((_, seed)) = self.pools.last_mut() {
+            *seed = Some((jwks, fetched_at));
+        }
+        self
+    }
+
+    /// Fetches the keys in this way instead of over HTTPS.
+    pub fn fetch_with(mut self, fetcher: impl FetchJwks) -> Self {
+        self.fetcher = Some(Arc::new(fetcher));
+        self
+    }
+
+    /// How often the keys are fetched: every 5 minutes unless set, 10 seconds at least. It is
+    /// also how long a key that the issuer removed may still be trusted.
+    pub fn refresh_interval(mut self, interval: Duration) -> Self {
+        self.refresh_interval = interval;
+        self
+    }
+
+    /// How long keys may be used while the issuer can not be reached: 24 hours unless set. After
+    /// that every token is answered with [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable).
+    pub fn max_stale(mut self, age: Duration) -> Self {
+        self.max_stale = age;
+        self
+    }
+
+    /// How long [`connect`](Self::connect) tries: 10 seconds unless set.
+    pub fn connect_within(mut self, time: Duration) -> Self {
+        self.connect_within = time;
+        self
+    }
+
+    /// Reads the time of day here instead of from the system: for tests that travel in time.
+    pub fn clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Starts, and waits for the first keys of every pool: a wrong pool fails here, not at the
+    /// first request. What may pass is tried again within [`connect_within`](Self::connect_within).
+    ///
+    /// # Errors
+    ///
+    /// When the settings are wrong, or a pool has no keys in time; names everything at once.
+    pub async fn connect(self) -> Result<Verifier, StartError> {
+        let within = self.connect_within;
+        let verifier = self.start()?;
+        verifier.wait_for_keys(within, Patience::UntilHopeless).await?;
+        Ok(verifier)
+    }
+
+    /// Starts, and does not wait: until the first keys arrive, tokens are answered with
+    /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable), which the layers make a 503.
+    /// [`Verifier::ready`] waits for them.
+    ///
+    /// # Errors
+    ///
+    /// When the settings are wrong, or no tokio runtime is there to run the refresh on.
+    pub fn start(self) -> Result<Verifier, StartError> {
+        let mut problems = self.mistakes();
+        let fetcher = self.fetcher().map_err(|problem| problems.push(problem));
+        let (Ok(fetcher), true) = (fetcher, problems.is_empty()) else {
+            return Err(StartError::new(problems));
+        };
+        let common = self.common(fetcher);
+        let pools = self.pools.into_iter().map(|(rules, seed)| {
+            let address = Arc::clone(rules.pool().keys_address());
+            Ok(Pool { rules, source: Source::start(address, common.clone(), seed)? })
+        });
+        let pools = pools.collect::<Result<_, _>>().map_err(|crate::refresh::NoRuntime| {
+            StartError::new(vec!["there is no tokio runtime to refresh the keys on".to_owned()])
+        })?;
+        Ok(Verifier::new(pools, self.clock))
+    }
+
+    /// Uses these keys for ever, and no network.
+    ///
+    /// # Errors
+    ///
+    /// When the settings are wrong, or there are several pools: keys are one pool's alone.
+    pub fn with_jwks(mut self, jwks: Jwks) -> Result<Verifier, StartError> {
+        let mut problems = self.mistakes();
+        let rules = self.pools.pop().map(|(rules, _)| rules);
+        if !self.pools.is_empty() {
+            problems.push("fixed keys are one pool's, and several pools are named".to_owned());
+        }
+        let (Some(rules), true) = (rules, problems.is_empty()) else {
+            return Err(StartError::new(problems));
+        };
+        let common = self.common(Arc::new(NeverFetched));
+        Ok(Verifier::new(vec![Pool { rules, source: Source::fixed(jwks, common) }], self.clock))
+    }
+
+    fn common(&self, fetcher: Arc<dyn AnyFetchJwks>) -> Common {
+        Common {
+            fetcher,
+            clock: Arc::clone(&self.clock),
+            interval: self.refresh_interval,
+            max_stale: self.max_stale,
+            limits: Arc::new(Limits::new()),
+        }
+    }
+
+    /// Everything that can not have been meant.
+    fn mistakes(&self) -> Vec<String> {
+        const MIN_INTERVAL: Duration = Duration::from_secs(10);
+
+        let mut mistakes = Vec::new();
+        let mut issuers = HashMap::new();
+        for (index, (rules, _)) in self.pools.iter().enumerate() {
+            let pool = rules.pool().issuers().first().map_or("", |issuer| &**issuer);
+            mistakes.extend(rules.mistakes().map(|mistake| format!("{pool}: {mistake}")));
+            for issuer in rules.pool().issuers() {
+                if issuers.insert(issuer, index).is_some() {
+                    mistakes.push(format!("{issuer}: this issuer is named twice"));
+                }
+            }
+        }
+        if self.refresh_interval < MIN_INTERVAL {
+            let interval = self.refresh_interval;
+            mistakes.push(format!("refresh interval is {interval:?}, and at least 10 s are asked"));
+        }
+        if self.max_stale < self.refresh_interval {
+            let (stale, interval) = (self.max_stale, self.refresh_interval);
+            mistakes
+                .push(format!("keys go stale after {stale:?}, before a refresh at {interval:?}"));
+        }
+        mistakes
+    }
+
+    #[cfg(feature = "reqwest")]
+    fn fetcher(&self) -> Result<Arc<dyn AnyFetchJwks>, String> {
+        if let Some(fetcher) = &self.fetcher {
+            return Ok(Arc::clone(fetcher));
+        }
+        let urls = self.pools.iter().map(|(rules, _)| &**rules.pool().keys_address());
+        match crate::fetch::HttpFetch::for_urls(urls) {
+            Ok(fetcher) => Ok(Arc::new(fetcher)),
+            Err(error) => Err(format!("no HTTP client: {}", with_causes(&error))),
+        }
+    }
+
+    #[cfg(not(feature = "reqwest"))]
+    fn fetcher(&self) -> Result<Arc<dyn AnyFetchJwks>, String> {
+        let missing =
+            "nothing fetches the keys: turn on the feature `reqwest`, or set `fetch_with`";
+        self.fetcher.clone().ok_or_else(|| missing.to_owned())
+    }
+}
+
+impl fmt::Debug for VerifierBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifierBuilder")
+            .field("pools", &self.pools)
+            .field("refresh_interval", &self.refresh_interval)
+            .field("max_stale", &self.max_stale)
+            .field("connect_within", &self.connect_within)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    fn new(pools: Vec<Pool>, clock: Clock) -> Self {
+        let by_issuer = pools.iter().enumerate().flat_map(|(index, pool)| {
+            pool.rules.pool().issuers().iter().map(move |issuer| (Arc::clone(issuer), index))
+        });
+        let by_issuer = by_issuer.collect();
+        Self { inner: Arc::new(Inner { pools, by_issuer, clock }) }
+    }
+}
+
+/// The fetcher of keys that are fixed.
+struct NeverFetched;
+
+impl FetchJwks for NeverFetched {
+    async fn fetch_jwks(
+        &self,
+        _url: &str,
+    ) -> Result<crate::fetch::JwksDocument, crate::error::RefreshError> {
+        Err(crate::error::RefreshError::transport("these keys are fixed"))
+    }
+}
+
+/// The error and its causes in one line, for a person who starts a service.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
