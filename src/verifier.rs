@@ -8,10 +8,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::error::{StartError, VerifyError, VerifyErrorKind};
-use crate::fetch::{AnyFetchJwks, FetchJwks};
+use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind};
+use crate::fetch::{AnyFetchJwks, FetchJwks, JwksDocument};
 use crate::jwks::Jwks;
-use crate::refresh::{Clock, Common, CurrentKeys, Limits, Missing, Patience, Source, all_ready};
+use crate::refresh::{
+    Clock, Common, CurrentKeys, Limits, Missing, NoRuntime, Patience, Source, all_ready,
+};
 use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
 
 /// Verifies access tokens with keys that it keeps current in the background.
@@ -277,7 +279,7 @@ impl VerifierBuilder {
             let address = Arc::clone(rules.pool().keys_address());
             Ok(Pool { rules, source: Source::start(address, common.clone(), seed)? })
         });
-        let pools = pools.collect::<Result<_, _>>().map_err(|crate::refresh::NoRuntime| {
+        let pools = pools.collect::<Result<_, _>>().map_err(|NoRuntime| {
             StartError::new(vec!["there is no tokio runtime to refresh the keys on".to_owned()])
         })?;
         Ok(Verifier::new(pools, self.clock))
@@ -383,11 +385,8 @@ impl Verifier {
 struct NeverFetched;
 
 impl FetchJwks for NeverFetched {
-    async fn fetch_jwks(
-        &self,
-        _url: &str,
-    ) -> Result<crate::fetch::JwksDocument, crate::error::RefreshError> {
-        Err(crate::error::RefreshError::transport("these keys are fixed"))
+    async fn fetch_jwks(&self, _url: &str) -> Result<JwksDocument, RefreshError> {
+        Err(RefreshError::transport("these keys are fixed"))
     }
 }
 

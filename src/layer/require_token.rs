@@ -10,6 +10,7 @@ use tower_service::Service;
 
 use super::bearer::{Credentials, credentials};
 use super::response::{Refusal, ResponseBody, ResponseFuture};
+use crate::error::VerifyError;
 use crate::rejection::{RefusalBody, Rejection, Settings};
 use crate::verifier::Verifier;
 use crate::verify::AccessToken;
@@ -187,7 +188,7 @@ impl Policy {
         request
     }
 
-    fn refuse<B>(&self, request: &Request<B>, error: crate::VerifyError) -> Refusal {
+    fn refuse<B>(&self, request: &Request<B>, error: VerifyError) -> Refusal {
         tracing::debug!(reason = error.kind().as_str(), "access token refused");
         Refusal::of(request, Rejection::token(error, Arc::clone(&self.settings)))
     }

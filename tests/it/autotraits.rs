@@ -1,1 +1,59 @@
-//! To come.
+//! Every public type can be sent and shared, and so can the futures.
+
+use std::convert::Infallible;
+
+use http::{Request, Response};
+use tower::{ServiceExt, service_fn};
+use tower_cognito::layer::{RequireScopeService, RequireTokenService, ResponseBody};
+use tower_cognito::test_issuer::{Fault, TokenBuilder};
+use tower_cognito::*;
+use tower_layer::Layer;
+
+fn shared<T: Send + Sync>() {}
+fn cloned<T: Clone + Send + Sync + 'static>() {}
+fn sent<T: Send>(value: T) -> T {
+    value
+}
+
+#[test]
+fn public_types_are_send_and_sync() {
+    shared::<ClientIds>();
+    shared::<Fault>();
+    shared::<InvalidClaims>();
+    shared::<InvalidJwks>();
+    shared::<InvalidScope>();
+    shared::<InvalidUrl>();
+    shared::<InvalidUserPoolId>();
+    shared::<Jwks>();
+    shared::<JwksDocument>();
+    shared::<RefreshError>();
+    shared::<RefusalBody>();
+    shared::<ResponseBody<axum::body::Bytes>>();
+    shared::<Scope>();
+    shared::<Scopes>();
+    shared::<StartError>();
+    shared::<TestServer>();
+    shared::<TokenBuilder>();
+    shared::<UserPool>();
+    shared::<VerifierBuilder>();
+    shared::<VerifyError>();
+    cloned::<AccessToken>();
+    cloned::<Rejection>();
+    cloned::<RequireScope>();
+    cloned::<RequireScopeService<()>>();
+    cloned::<RequireToken>();
+    cloned::<RequireTokenService<()>>();
+    cloned::<Rules>();
+    cloned::<TestIssuer>();
+    cloned::<Verifier>();
+}
+
+#[tokio::test]
+async fn futures_are_send() {
+    let verifier = super::support::verifier();
+    let _ = sent(verifier.verify("")).await;
+    let _ = sent(verifier.ready(std::time::Duration::ZERO)).await;
+    let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+    let service = RequireToken::new(verifier).layer(RequireScope::new("a/b").layer(inner));
+    let _ = sent(service.oneshot(Request::new(()))).await;
+}

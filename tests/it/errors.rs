@@ -1,1 +1,143 @@
-//! To come.
+//! Every text that a person reads, letter for letter.
+
+use std::error::Error;
+
+use tower_cognito::{
+    ClientIds, Jwks, RefreshError, Rules, Scope, UserPool, Verifier, VerifyError, VerifyErrorKind,
+};
+
+use super::support;
+
+#[track_caller]
+fn check(error: impl Error, expected: &str) {
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn verify_errors_say_what_is_wrong_with_a_token() {
+    for (kind, name, text) in [
+        (VerifyErrorKind::BadSignature, "bad_signature", "token signature does not match"),
+        (VerifyErrorKind::Expired, "expired", "token has expired"),
+        (
+            VerifyErrorKind::Forbidden,
+            "forbidden",
+            "token is good, but the request is not allowed for it",
+        ),
+        (
+            VerifyErrorKind::InvalidClaim,
+            "invalid_claim",
+            "token lacks a required claim or has one of the wrong type",
+        ),
+        (
+            VerifyErrorKind::InvalidHeader,
+            "invalid_header",
+            "token header is not that of a Cognito access token",
+        ),
+        (
+            VerifyErrorKind::KeysUnavailable,
+            "keys_unavailable",
+            "no current keys to verify the token with",
+        ),
+        (VerifyErrorKind::Malformed, "malformed", "token is not a well-formed compact JWS"),
+        (VerifyErrorKind::NotYetValid, "not_yet_valid", "token is not valid yet"),
+        (VerifyErrorKind::Revoked, "revoked", "token was revoked"),
+        (
+            VerifyErrorKind::SenderConstrained,
+            "sender_constrained",
+            "token is bound to a key of its client",
+        ),
+        (VerifyErrorKind::TooLarge, "too_large", "token is longer than 16 KiB"),
+        (VerifyErrorKind::UnknownIssuer, "unknown_issuer", "token was issued by another issuer"),
+        (
+            VerifyErrorKind::UnknownKey,
+            "unknown_key",
+            "token was signed with a key that its issuer does not list",
+        ),
+        (
+            VerifyErrorKind::UnsupportedAlgorithm,
+            "unsupported_algorithm",
+            "token is not signed with RS256",
+        ),
+        (VerifyErrorKind::WrongAudience, "wrong_audience", "token was issued for another audience"),
+        (VerifyErrorKind::WrongClient, "wrong_client", "token was issued for another client"),
+        (VerifyErrorKind::WrongTokenUse, "wrong_token_use", "token is not an access token"),
+    ] {
+        let error = VerifyError::from(kind);
+        assert_eq!(error.kind(), kind);
+        assert_eq!(kind.as_str(), name);
+        assert!(error.source().is_none());
+        check(error, text);
+    }
+}
+
+#[test]
+fn setting_errors_say_what_a_good_value_looks_like() {
+    check(
+        UserPool::new("ap-northeast-1").unwrap_err(),
+        "invalid user pool id: it has no `_` between region and name; a good one looks like \
+         `ap-northeast-1_AbCdEfGhI`",
+    );
+    check(
+        UserPool::from_issuer("ftp://a").unwrap_err(),
+        "invalid URL: it does not begin with `https://`; a good one looks like \
+         `https://issuer.example/pool`",
+    );
+    check(
+        "".parse::<Scope>().unwrap_err(),
+        "invalid scope: it is empty; a good one looks like `activity/*`",
+    );
+    check(Jwks::from_json("{}").unwrap_err(), "invalid JWK Set: it has no member `keys`");
+}
+
+#[test]
+fn refresh_errors_keep_their_cause_in_the_source() {
+    let error = RefreshError::transport("connection refused");
+    assert_eq!(error.source().unwrap().to_string(), "connection refused");
+    assert_eq!(error.class(), "transport");
+    check(error, "the request failed");
+    let error = RefreshError::status(404);
+    assert!(error.source().is_none());
+    assert_eq!(error.class(), "status");
+    check(error, "the answer has status 404");
+}
+
+#[test]
+fn all_mistakes_in_the_settings_are_reported_at_once() {
+    let seconds = std::time::Duration::from_secs;
+    let pool = || UserPool::new("us-east-1_Example").unwrap();
+    let rules = Rules::new(pool(), ClientIds::only([""; 0])).leeway(seconds(301)).audience("");
+    let twice = Rules::new(pool(), ClientIds::only([" padded "]));
+    let error = Verifier::builder(rules)
+        .also(twice)
+        .refresh_interval(seconds(9))
+        .max_stale(seconds(8))
+        .with_jwks(support::issuer().jwks())
+        .unwrap_err();
+    let us_east_1 = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_Example";
+    assert_eq!(
+        error.problems().collect::<Vec<_>>(),
+        [
+            &*format!("{us_east_1}: no client is named, so every token would be refused"),
+            &*format!("{us_east_1}: leeway is 301s, and at most 300 s are allowed"),
+            &*format!("{us_east_1}: audience is empty"),
+            &*format!("{us_east_1}: a client id is empty or has white space around it"),
+            &*format!("{us_east_1}: this issuer is named twice"),
+            "https://issuer-cognito-idp.us-east-1.amazonaws.com/us-east-1_Example: this issuer is \
+             named twice",
+            "refresh interval is 9s, and at least 10 s are asked",
+            "keys go stale after 8s, before a refresh at 9s",
+            "fixed keys are one pool's, and several pools are named",
+        ]
+    );
+    assert!(error.to_string().starts_with("the verifier is not ready: "), "{error}");
+    assert!(error.to_string().contains("; audience") || error.to_string().contains(": audience"));
+}
+
+#[test]
+fn without_a_runtime_start_is_an_error_and_not_a_panic() {
+    let error = Verifier::builder(support::rules()).start().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the verifier is not ready: there is no tokio runtime to refresh the keys on"
+    );
+}

@@ -1,1 +1,181 @@
-//! To come.
+//! What a program can check of the house rules: which file may import which, and who alone may
+//! name what. The map is in `src/docs.rs`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Each file of `src`, and the files whose items it may use.
+const MAY_USE: [(&str, &[&str]); 23] = [
+    ("claims", &["error", "json"]),
+    ("docs", &[]),
+    ("error", &[]),
+    ("extract", &["layer", "rejection", "verify"]),
+    ("fetch", &["error", "jwks", "user_pool"]),
+    ("json", &[]),
+    ("jwks", &["error", "json"]),
+    ("jws", &["error", "json"]),
+    ("layer", &["layer"]),
+    ("layer/bearer", &[]),
+    ("layer/require_scope", &["layer", "rejection", "scope", "verify"]),
+    ("layer/require_token", &["error", "layer", "rejection", "verifier", "verify"]),
+    ("layer/response", &["rejection"]),
+    ("lib", &[]),
+    ("refresh", &["error", "fetch", "jwks", "schedule"]),
+    ("rejection", &["error", "scope"]),
+    ("schedule", &[]),
+    ("scope", &["error"]),
+    ("test_issuer", &["the public API"]),
+    ("user_pool", &["error"]),
+    ("verifier", &["error", "fetch", "jwks", "refresh", "verify"]),
+    ("verify", &["claims", "error", "jwks", "jws", "scope", "user_pool"]),
+    ("test_issuer/*", &["the public API"]),
+];
+
+/// Words, and the only files that may say them.
+const ONLY_IN: [(&str, &[&str]); 9] = [
+    ("aws_lc_rs", &["jwks", "test_issuer/signer"]),
+    ("axum_core", &["extract"]),
+    ("http_body", &["layer/response"]),
+    ("jsonwebtoken", &["jwks"]),
+    ("reqwest::", &["fetch", "verifier"]),
+    ("SystemTime::now", &["test_issuer/token", "verifier"]),
+    ("tokio::", &["refresh", "test_issuer/server"]),
+    ("tower_layer", &["layer/require_scope", "layer/require_token"]),
+    ("AccessToken {", &["verify"]),
+];
+
+/// May name `http`.
+const HTTP: [&str; 9] = [
+    "extract",
+    "fetch",
+    "layer/bearer",
+    "layer/require_scope",
+    "layer/require_token",
+    "layer/response",
+    "rejection",
+    "test_issuer/server",
+    "user_pool",
+];
+
+#[test]
+fn imports_point_one_way() {
+    let allowed: BTreeMap<_, _> = MAY_USE.into_iter().collect();
+    for (name, code) in sources() {
+        let entry = if name.starts_with("test_issuer/") { "test_issuer/*" } else { &name };
+        let Some(may_use) = allowed.get(entry) else {
+            panic!("src/{name}.rs has no line in MAY_USE: say what it may use");
+        };
+        for used in imports(&code) {
+            let used = if used.starts_with(char::is_uppercase) { "the public API" } else { used };
+            let from_layer = name.starts_with("layer/") && used == "layer";
+            assert!(
+                from_layer || may_use.contains(&used),
+                "src/{name}.rs uses `{used}`, and may use {may_use:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_map_of_imports_has_no_cycle() {
+    let mut left: BTreeMap<&str, Vec<&str>> = MAY_USE
+        .into_iter()
+        .filter(|(name, _)| !name.contains('/'))
+        .map(|(name, uses)| (name, uses.iter().copied().filter(|used| *used != name).collect()))
+        .collect();
+    left.remove("test_issuer");
+    while let Some(leaf) = left.iter().find(|(_, uses)| uses.is_empty()).map(|(name, _)| *name) {
+        left.remove(leaf);
+        left.values_mut().for_each(|uses| uses.retain(|used| *used != leaf));
+    }
+    assert!(left.is_empty(), "these use each other: {left:?}");
+}
+
+#[test]
+fn each_foreign_crate_has_its_room() {
+    for (name, code) in sources() {
+        for (word, files) in ONLY_IN {
+            let may = files.contains(&&*name);
+            // A type's own definition and methods are not its construction.
+            let code = code.replace("struct AccessToken {", "").replace("for AccessToken {", "");
+            let code = code.replace("impl AccessToken {", "");
+            assert!(may || !code.contains(word), "src/{name}.rs says `{word}`: {files:?} may");
+        }
+        let says_http = code.contains("use http::") || code.contains(" http::");
+        assert!(!says_http || HTTP.contains(&&*name), "src/{name}.rs names `http`");
+    }
+}
+
+#[test]
+fn an_access_token_is_made_in_one_place() {
+    let verify = &sources()["verify"];
+    let body = verify.split_once("fn new(claims: Claims").unwrap().1;
+    assert!(body.trim_start_matches(|c| c != '{').starts_with("{\n        Self {\n"));
+    // `Self {` beside the one in `new` would make another.
+    let implementation = verify.split_once("impl AccessToken {").unwrap().1;
+    let implementation = implementation.split_once("\n}\n").unwrap().0;
+    let made = implementation.replace("-> Self {", "").matches("Self {").count();
+    assert_eq!(made, 1);
+    assert_eq!(verify.matches("AccessToken::new(").count(), 1);
+}
+
+#[test]
+fn unsafe_code_is_forbidden_and_no_feature_weakens_a_check() {
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    assert!(lib.contains("#![forbid(unsafe_code)]"));
+    for name in ["claims", "json", "jwks", "jws", "scope", "user_pool", "verify"] {
+        let code = &sources()[name];
+        let switches = code.lines().filter(|line| line.contains("cfg(") || line.contains("cfg!("));
+        assert_eq!(switches.count(), 0, "src/{name}.rs is the same under every feature");
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file of `src` by its name, without comments and without its tests.
+fn sources() -> BTreeMap<String, String> {
+    let mut sources = BTreeMap::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code = code
+                .lines()
+                .map(|line| line.split("//").next().unwrap())
+                .collect::<Vec<_>>()
+                .join("\n");
+            let name = path.strip_prefix(root().join("src")).unwrap().with_extension("");
+            let name = name.to_str().unwrap().replace('\\', "/").replace("/mod", "");
+            sources.insert(name, code);
+        }
+    }
+    assert!(sources.len() > 20, "the sources were not found");
+    sources
+}
+
+/// The first segment of every path that begins with `crate::`, also in a nested `use crate::{…}`.
+fn imports(code: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let end = |text: &str| text.find(|c: char| !c.is_alphanumeric() && c != '_');
+        match rest.strip_prefix('{') {
+            None => found.push(&rest[..end(rest).unwrap_or(rest.len())]),
+            Some(list) => {
+                let list = &list[..list.find("};").unwrap_or(list.len())];
+                let items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
+                found.extend(items.map(|item| &item[..end(item).unwrap_or(item.len())]));
+            }
+        }
+    }
+    found
+}
