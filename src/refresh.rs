@@ -69,7 +69,8 @@ impl Limits {
 /// The keys of one pool, and the task that keeps them current. The task ends with this.
 pub(crate) struct Source {
     shared: Arc<Shared>,
-    _task: Option<AbortOnDrop<()>>,
+    /// `None` where the keys are fixed.
+    task: Option<AbortOnDrop<()>>,
 }
 
 /// There is no tokio runtime to run the task on.
@@ -81,7 +82,7 @@ impl Source {
     pub(crate) fn fixed(jwks: Jwks, common: Common) -> Self {
         let origin = Origin::Fixed;
         let shared = Shared::new("".into(), common, Snapshot::new(Arc::new(jwks), origin));
-        Self { shared: Arc::new(shared), _task: None }
+        Self { shared: Arc::new(shared), task: None }
     }
 
     /// Starts the task, which fetches at once. `seed` are keys that were saved earlier.
@@ -103,7 +104,7 @@ impl Source {
         let shared = Arc::new(Shared::new(address, common, snapshot));
         let task = Task::new(Arc::clone(&shared));
         let task = AbortOnDrop(runtime.spawn(task.run()));
-        Ok(Self { shared, _task: Some(task) })
+        Ok(Self { shared, task: Some(task) })
     }
 
     pub(crate) fn address(&self) -> &Arc<str> {
@@ -126,7 +127,7 @@ impl Source {
     /// Wants a fetch for a key ID that the keys do not have, and does not wait for it.
     pub(crate) fn nudge(&self) {
         let progress = *self.shared.progress.borrow();
-        if !progress.is_fetching() && progress.is_budget_open() {
+        if self.task.is_some() && !progress.is_fetching() && progress.is_budget_open() {
             self.shared.want(progress.started.saturating_add(1));
         }
     }
@@ -137,7 +138,8 @@ impl Source {
     /// key, so if it does not bring it, or there is none, one more is asked for: as far as the
     /// budget allows.
     pub(crate) async fn look_again(&self, mut found: impl FnMut() -> bool) {
-        let Ok(_waiter) = self.shared.common.limits.waiters.try_acquire() else {
+        let limits = &self.shared.common.limits;
+        let (Some(_), Ok(_waiter)) = (&self.task, limits.waiters.try_acquire()) else {
             return;
         };
         let looking = async {

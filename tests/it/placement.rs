@@ -1,1 +1,328 @@
-//! To come.
+//! Where the layers go in an axum router, and what stays open: one test for each placement of the
+//! docs page "Where the layers go". And the same over real sockets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::routing::{get, post};
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tower::{ServiceBuilder, ServiceExt};
+use tower_cognito::{
+    AccessToken, ClientIds, Rejection, RejectionKind, RequireScope, RequireToken, Rules,
+    TestServer, Verifier,
+};
+use tower_http::cors::{Any, CorsLayer};
+
+use super::support::{CLIENT, machine, verifier};
+
+fn require_token() -> RequireToken {
+    RequireToken::new(verifier())
+}
+
+fn with_scope(scope: &str) -> String {
+    format!("Bearer {}", machine(scope).sign())
+}
+
+async fn status(app: &Router, method: Method, path: &str, authorization: Option<&str>) -> u16 {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(value) = authorization {
+        request = request.header(AUTHORIZATION, value);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    app.clone().oneshot(request).await.unwrap().status().as_u16()
+}
+
+async fn ok() -> &'static str {
+    "ok"
+}
+
+#[tokio::test]
+async fn the_last_layer_of_a_router_guards_everything_before_it_and_the_fallback() {
+    let app = Router::new()
+        .route("/activity", post(ok).layer(RequireScope::new("activity/*")))
+        .route("/item", get(ok).layer(RequireScope::new("demo-dev/read")))
+        .layer(require_token());
+    let (activity, item) = (with_scope("activity/*"), with_scope("demo-dev/read"));
+
+    assert_eq!(status(&app, Method::POST, "/activity", Some(&activity)).await, 200);
+    assert_eq!(status(&app, Method::GET, "/item", Some(&item)).await, 200);
+    assert_eq!(status(&app, Method::POST, "/activity", Some(&item)).await, 403);
+    assert_eq!(status(&app, Method::GET, "/item", Some(&activity)).await, 403);
+    assert_eq!(status(&app, Method::POST, "/activity", None).await, 401);
+    // Whoever has no token does not learn which routes there are.
+    assert_eq!(status(&app, Method::GET, "/nowhere", None).await, 401);
+    assert_eq!(status(&app, Method::GET, "/nowhere", Some(&item)).await, 404);
+    assert_eq!(status(&app, Method::GET, "/activity", None).await, 401);
+    assert_eq!(status(&app, Method::GET, "/activity", Some(&activity)).await, 405);
+}
+
+#[tokio::test]
+async fn a_route_added_after_the_layer_is_open() {
+    let app =
+        Router::new().route("/item", get(ok)).layer(require_token()).route("/health", get(ok));
+    assert_eq!(status(&app, Method::GET, "/item", None).await, 401);
+    assert_eq!(status(&app, Method::GET, "/health", None).await, 200);
+}
+
+#[tokio::test]
+async fn a_routers_route_layer_keeps_404_and_a_method_routers_keeps_405() {
+    let app = Router::new().route("/item", get(ok)).route_layer(require_token());
+    assert_eq!(status(&app, Method::GET, "/item", None).await, 401);
+    assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope(""))).await, 200);
+    assert_eq!(status(&app, Method::GET, "/nowhere", None).await, 404);
+    assert_eq!(status(&app, Method::POST, "/item", None).await, 401);
+    assert_eq!(status(&app, Method::POST, "/item", Some(&with_scope(""))).await, 405);
+
+    let app = Router::new().route("/item", get(ok).route_layer(require_token()));
+    assert_eq!(status(&app, Method::GET, "/item", None).await, 401);
+    assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope(""))).await, 200);
+    assert_eq!(status(&app, Method::GET, "/nowhere", None).await, 404);
+    assert_eq!(status(&app, Method::POST, "/item", None).await, 405);
+}
+
+#[tokio::test]
+async fn a_method_added_after_a_method_routers_layer_is_open() {
+    let guarded = post(ok).layer(RequireScope::new("activity/*")).get(ok);
+    let app = Router::new().route("/activity", guarded).layer(require_token());
+    let other = with_scope("other/scope");
+    assert_eq!(status(&app, Method::POST, "/activity", Some(&other)).await, 403);
+    assert_eq!(status(&app, Method::GET, "/activity", Some(&other)).await, 200);
+}
+
+#[tokio::test]
+async fn the_first_layer_of_a_service_builder_is_the_outermost() {
+    let right = ServiceBuilder::new().layer(require_token()).layer(RequireScope::new("a/read"));
+    let app = Router::new().route("/item", get(ok)).layer(right);
+    assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope("a/read"))).await, 200);
+    assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope("a/write"))).await, 403);
+
+    // The other way round the scope is asked before there is a token: closed, and the log says why.
+    let wrong = ServiceBuilder::new().layer(RequireScope::new("a/read")).layer(require_token());
+    let app = Router::new().route("/item", get(ok)).layer(wrong);
+    assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope("a/read"))).await, 500);
+    assert_eq!(status(&app, Method::GET, "/item", None).await, 500);
+}
+
+#[tokio::test]
+async fn layers_called_one_after_the_other_on_a_router_nest_the_other_way() {
+    let app = Router::new()
+        .route("/item", get(ok))
+        .layer(RequireScope::new("a/read"))
+        .layer(require_token());
+    assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope("a/read"))).await, 200);
+    assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope("a/write"))).await, 403);
+}
+
+#[tokio::test]
+async fn a_nested_router_is_guarded_by_its_own_layer_and_by_the_outer_one() {
+    let api = Router::new().route("/item", get(ok)).layer(require_token());
+    let app = Router::new().nest("/api", api).route("/health", get(ok));
+    assert_eq!(status(&app, Method::GET, "/api/item", None).await, 401);
+    assert_eq!(status(&app, Method::GET, "/health", None).await, 200);
+
+    let api = Router::new().route("/item", get(ok)).layer(RequireScope::any_in("a"));
+    let app = Router::new().nest("/api", api).layer(require_token());
+    assert_eq!(status(&app, Method::GET, "/api/item", None).await, 401);
+    assert_eq!(status(&app, Method::GET, "/api/item", Some(&with_scope("a/x"))).await, 200);
+    assert_eq!(status(&app, Method::GET, "/api/item", Some(&with_scope("b/x"))).await, 403);
+
+    let service = ServiceBuilder::new().layer(require_token()).service(get(ok));
+    let app = Router::new().nest_service("/files", service);
+    assert_eq!(status(&app, Method::GET, "/files", None).await, 401);
+    assert_eq!(status(&app, Method::GET, "/files", Some(&with_scope(""))).await, 200);
+}
+
+#[tokio::test]
+async fn a_merged_router_brings_its_own_layers_and_takes_no_others() {
+    let guarded = Router::new().route("/item", get(ok)).layer(require_token());
+    let app = guarded.merge(Router::new().route("/health", get(ok)));
+    assert_eq!(status(&app, Method::GET, "/item", None).await, 401);
+    assert_eq!(status(&app, Method::GET, "/health", None).await, 200);
+}
+
+#[tokio::test]
+async fn the_extractor_fails_closed_where_no_layer_ran() {
+    async fn who(token: AccessToken) -> String {
+        token.client_id().to_owned()
+    }
+    async fn perhaps(token: Option<AccessToken>) -> String {
+        token.map_or("nobody".into(), |token| token.client_id().to_owned())
+    }
+    let routes = || Router::new().route("/who", get(who)).route("/perhaps", get(perhaps));
+    let good = with_scope("");
+
+    let forgotten = routes();
+    for path in ["/who", "/perhaps"] {
+        assert_eq!(status(&forgotten, Method::GET, path, Some(&good)).await, 500);
+    }
+    let guarded = routes().layer(require_token());
+    for path in ["/who", "/perhaps"] {
+        assert_eq!(status(&guarded, Method::GET, path, Some(&good)).await, 200);
+        assert_eq!(status(&guarded, Method::GET, path, None).await, 401);
+    }
+    let anonymous = routes().layer(require_token().realm("orders").allow_anonymous());
+    assert_eq!(status(&anonymous, Method::GET, "/perhaps", None).await, 200);
+    assert_eq!(status(&anonymous, Method::GET, "/perhaps", Some("Bearer bad")).await, 401);
+
+    // The extractor's own refusal is that of the layers: realm, body and `Rejection`.
+    let request = Request::builder().uri("/who").body(Body::empty()).unwrap();
+    let response = anonymous.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert_eq!(response.headers()[WWW_AUTHENTICATE], r#"Bearer realm="orders""#);
+    let rejection = response.extensions().get::<Rejection>().unwrap();
+    assert_eq!(rejection.kind(), RejectionKind::MissingToken);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(body.starts_with(br#"{"error":"unauthorized""#));
+}
+
+#[tokio::test]
+async fn cors_outside_answers_the_preflight_that_has_no_token() {
+    let cors = CorsLayer::new().allow_origin(Any).allow_headers([AUTHORIZATION]);
+    let app = Router::new()
+        .route("/item", get(ok))
+        .layer(ServiceBuilder::new().layer(cors).layer(require_token()));
+    let preflight = Request::builder()
+        .method(Method::OPTIONS)
+        .uri("/item")
+        .header("origin", "https://app.example")
+        .header("access-control-request-method", "GET")
+        .body(Body::empty())
+        .unwrap();
+    assert_eq!(app.clone().oneshot(preflight).await.unwrap().status(), 200);
+    assert_eq!(status(&app, Method::GET, "/item", None).await, 401);
+    assert_eq!(status(&app, Method::OPTIONS, "/item", None).await, 200);
+}
+
+#[tokio::test]
+async fn http_1_and_http_2_clients_see_the_same_refusals() {
+    async fn show(token: AccessToken) -> String {
+        token.scopes().iter().collect::<Vec<_>>().join(" ")
+    }
+    let app = Router::new()
+        .route("/item", get(show).layer(RequireScope::new("demo-dev/read")))
+        .layer(require_token());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, app).into_future());
+
+    for version in [Version::Http1, Version::Http2] {
+        let mut client = Client::connect(address, version).await;
+        let (good, wrong) = (with_scope("demo-dev/read"), with_scope("demo-dev/write"));
+        for (method, authorization, status, body) in [
+            (Method::GET, Some(good.as_str()), 200, "demo-dev/read"),
+            (Method::GET, Some(&wrong), 403, "A required scope is missing"),
+            (Method::GET, Some("Bearer bad"), 401, "The access token is invalid"),
+            (Method::GET, Some("Bearer"), 400, "The Authorization header is malformed"),
+            (Method::GET, None, 401, "A bearer access token is required"),
+            (Method::HEAD, None, 401, ""),
+        ] {
+            let (seen, challenge, text) = client.send(method.clone(), authorization).await;
+            assert_eq!(seen, status, "{version:?} {method} {text}");
+            assert!(text.contains(body) && text.is_empty() == body.is_empty(), "{text}");
+            assert_eq!(challenge.is_some(), status != 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_under_two_hundred_concurrent_connections_refuses_no_good_token() {
+    let server = TestServer::bind("127.0.0.1:0").await.unwrap();
+    let rules = Rules::new(server.issuer().user_pool(), ClientIds::only([CLIENT]));
+    let verifier = Verifier::builder(rules).connect().await.unwrap();
+    let app = Router::new()
+        .route("/item", get(ok).layer(RequireScope::new("demo-dev/read")))
+        .layer(RequireToken::new(verifier));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, app).into_future());
+
+    let rotated = Arc::new(tokio::sync::Barrier::new(201));
+    let clients = (0..200).map(|_| {
+        let (issuer, rotated) = (server.issuer().clone(), Arc::clone(&rotated));
+        tokio::spawn(async move {
+            let token = || {
+                let token = issuer.machine_token(CLIENT).scope("demo-dev/read").sign();
+                format!("Bearer {token}")
+            };
+            let mut client = Client::connect(address, Version::Http1).await;
+            let old = token();
+            assert_eq!(client.send(Method::GET, Some(&old)).await.0, 200);
+            rotated.wait().await;
+            rotated.wait().await;
+            for token in [token(), old, token()] {
+                assert_eq!(client.send(Method::GET, Some(&token)).await.0, 200);
+            }
+        })
+    });
+    let clients = clients.collect::<Vec<_>>();
+    rotated.wait().await;
+    server.issuer().rotate();
+    rotated.wait().await;
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert_eq!(server.jwks_requests(), 2);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Version {
+    Http1,
+    Http2,
+}
+
+/// One connection.
+enum Client {
+    Http1(hyper::client::conn::http1::SendRequest<Empty<bytes::Bytes>>),
+    Http2(hyper::client::conn::http2::SendRequest<Empty<bytes::Bytes>>),
+}
+
+impl Client {
+    async fn connect(address: std::net::SocketAddr, version: Version) -> Self {
+        let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        match version {
+            Version::Http1 => {
+                let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                Self::Http1(sender)
+            }
+            Version::Http2 => {
+                let executor = TokioExecutor::new();
+                let (sender, connection) =
+                    hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+                tokio::spawn(connection);
+                Self::Http2(sender)
+            }
+        }
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        authorization: Option<&str>,
+    ) -> (StatusCode, Option<String>, String) {
+        let mut request = Request::builder().method(method).uri("http://localhost/item");
+        request = request.header("host", "localhost");
+        if let Some(value) = authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let request = request.body(Empty::new()).unwrap();
+        let sent = async {
+            match self {
+                Self::Http1(sender) => sender.send_request(request).await,
+                Self::Http2(sender) => sender.send_request(request).await,
+            }
+        };
+        let response = tokio::time::timeout(Duration::from_secs(20), sent).await.unwrap().unwrap();
+        let (parts, body) = response.into_parts();
+        let challenge = parts.headers.get(WWW_AUTHENTICATE).map(|v| v.to_str().unwrap().to_owned());
+        let body = body.collect().await.unwrap().to_bytes();
+        (parts.status, challenge, String::from_utf8(body.to_vec()).unwrap())
+    }
+}

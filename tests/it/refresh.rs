@@ -279,8 +279,13 @@ async fn saved_keys_serve_at_once_and_go_stale_from_when_they_were_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fixed_keys_never_go_stale() {
+async fn fixed_keys_never_go_stale_and_nobody_waits_for_others() {
     let verifier = support::verifier();
+    let unknown = support::machine("").header("kid", "unknown").sign();
+    let begun = tokio::time::Instant::now();
+    let error = verifier.verify(&unknown).await.unwrap_err();
+    assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
     let token = issuer().machine_token(CLIENT).claim("exp", 9_999_999_999_u64).sign();
     advance(Duration::from_secs(10 * 365 * 24 * 3600)).await;
     assert_eq!(kind(&verifier, &token), None);

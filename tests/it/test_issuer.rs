@@ -1,1 +1,234 @@
-//! To come.
+//! The embedded issuer: its tokens are read by jsonwebtoken too, and its token endpoint answers
+//! as Cognito's does.
+
+use std::collections::HashSet;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tower_cognito::{ClientIds, Rules, TestIssuer, TestServer, Verifier};
+
+use super::support::{CLIENT, issuer, machine};
+
+fn decoded(part: &str) -> String {
+    String::from_utf8(URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+}
+
+#[test]
+fn tokens_have_the_shape_of_cognitos() {
+    let token = machine("activity/*").sign();
+    let [header, payload] = [0, 1].map(|part| decoded(token.split('.').nth(part).unwrap()));
+    let header: Value = serde_json::from_str(&header).unwrap();
+    let key_id = header["kid"].as_str().unwrap();
+    assert_eq!(header, json!({"kid": key_id, "alg": "RS256"}));
+    assert_eq!((key_id.len(), STANDARD.decode(key_id).unwrap().len()), (44, 32));
+
+    let names = |payload: &str| {
+        let fields = payload.trim_matches(['{', '}']).split(",\"");
+        fields.map(|f| f.trim_matches('"').split('"').next().unwrap().to_owned()).collect()
+    };
+    let found: Vec<String> = names(&payload);
+    assert_eq!(
+        found,
+        [
+            "sub",
+            "token_use",
+            "scope",
+            "auth_time",
+            "iss",
+            "exp",
+            "iat",
+            "version",
+            "jti",
+            "client_id"
+        ]
+    );
+    let claims: Value = serde_json::from_str(&payload).unwrap();
+    assert_eq!(claims["sub"], claims["client_id"]);
+    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 3600);
+    assert_eq!(claims["auth_time"], claims["iat"]);
+
+    let id = issuer().id_token(CLIENT, "alice").sign();
+    let claims: Value = serde_json::from_str(&decoded(id.split('.').nth(1).unwrap())).unwrap();
+    assert_eq!((&claims["aud"], &claims["token_use"]), (&json!(CLIENT), &json!("id")));
+    assert!(claims.get("client_id").is_none() && claims.get("scope").is_none());
+    let id_header: Value = serde_json::from_str(&decoded(id.split('.').next().unwrap())).unwrap();
+    assert_ne!(id_header["kid"], header["kid"], "ID tokens have a key of their own");
+}
+
+#[test]
+fn both_spellings_of_the_slash_are_written() {
+    let plain = machine("activity/*");
+    let escaped = plain.clone().escaped_slashes();
+    assert!(!plain.payload_json().contains(r"\/"));
+    assert!(escaped.payload_json().contains(r#""activity\/*""#));
+    assert!(escaped.payload_json().contains(r#""iss":"https:\/\/cognito-idp"#));
+    let with_slash = machine("").header("kid", "a/b").escaped_slashes();
+    assert_eq!(with_slash.header_json(), r#"{"kid":"a\/b","alg":"RS256"}"#);
+}
+
+#[test]
+fn jsonwebtoken_accepts_its_tokens_too() {
+    let set: JwkSet = serde_json::from_str(&issuer().jwks_json()).unwrap();
+    let mut validation = Validation::new(Algorithm::RS256);
+    validation.validate_aud = false;
+    validation.set_issuer(&[issuer().issuer()]);
+    validation.set_required_spec_claims(&["exp", "iss", "sub"]);
+    for token in [
+        machine("activity/*").sign(),
+        machine("activity/*").escaped_slashes().sign(),
+        issuer().user_token(CLIENT, "alice").sign(),
+        issuer().id_token(CLIENT, "alice").sign(),
+    ] {
+        let key_id = jsonwebtoken::decode_header(&token).unwrap().kid.unwrap();
+        let key = DecodingKey::from_jwk(set.find(&key_id).unwrap()).unwrap();
+        jsonwebtoken::decode::<Value>(&token, &key, &validation).unwrap();
+    }
+}
+
+#[test]
+fn a_rotation_publishes_the_old_key_until_it_is_withdrawn() {
+    let issuer = TestIssuer::new();
+    let ids = || issuer.jwks().key_ids().map(str::to_owned).collect::<HashSet<_>>();
+    let before = ids();
+    issuer.rotate();
+    let during = ids();
+    assert!(before.is_subset(&during) && during.len() == before.len() + 1);
+    issuer.withdraw_replaced_keys();
+    let after = ids();
+    assert_eq!(after.intersection(&before).count(), 1, "the key of ID tokens stays");
+    assert_eq!(after.len(), 2);
+}
+
+#[tokio::test]
+async fn the_token_endpoint_grants_client_credentials() {
+    let server = server().await;
+    for (headers, body) in [
+        (vec![("authorization", basic("good", "secret"))], "grant_type=client_credentials"),
+        (vec![], "grant_type=client_credentials&client_id=good&client_secret=secret"),
+    ] {
+        let (status, text) = post(&server, headers, body).await;
+        assert_eq!(status, 200);
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        let token = answer["access_token"].as_str().unwrap();
+        let expected = json!({"access_token": token, "expires_in": 3600, "token_type": "Bearer"});
+        assert_eq!(answer, expected);
+        let rules = Rules::new(server.issuer().user_pool(), ClientIds::only(["good"]));
+        let verifier = Verifier::builder(rules).connect().await.unwrap();
+        let token = verifier.verify(token).await.unwrap();
+        assert_eq!(token.scopes().iter().collect::<Vec<_>>(), ["activity/*", "activity/read"]);
+    }
+}
+
+#[tokio::test]
+async fn the_token_endpoint_grants_the_scopes_that_are_asked_for() {
+    let server = server().await;
+    for (scope, granted) in [
+        ("activity%2Fread", "activity/read"),
+        ("activity%2Fread+activity%2F*", "activity/read activity/*"),
+        ("activity%2Fread+not%2Fdefined", "activity/read"),
+        ("", "activity/* activity/read"),
+    ] {
+        let body = format!("grant_type=client_credentials&scope={scope}");
+        let headers = vec![("authorization", basic("good", "secret"))];
+        let (status, text) = post(&server, headers, &body).await;
+        assert_eq!(status, 200, "{scope}: {text}");
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        let token = answer["access_token"].as_str().unwrap();
+        let claims = decoded(token.split('.').nth(1).unwrap());
+        let claims: Value = serde_json::from_str(&claims).unwrap();
+        assert_eq!(claims["scope"], granted, "{scope}");
+    }
+}
+
+#[tokio::test]
+async fn the_token_endpoints_errors_are_cognitos() {
+    let server = server().await;
+    let grant = "grant_type=client_credentials";
+    let good = || Some(basic("good", "secret"));
+    for (name, authorization, body, error) in [
+        ("wrong secret", Some(basic("good", "wrong")), grant.to_owned(), "invalid_client"),
+        ("unknown client", Some(basic("nobody", "secret")), grant.to_owned(), "invalid_client"),
+        ("no credentials", None, grant.to_owned(), "invalid_client"),
+        ("no Basic", Some("Bearer x".to_owned()), grant.to_owned(), "invalid_client"),
+        ("no grant type", good(), "scope=a".to_owned(), "invalid_request"),
+        ("no body", good(), String::new(), "invalid_request"),
+        ("twice", good(), format!("{grant}&{grant}"), "invalid_request"),
+        ("password", good(), "grant_type=password".to_owned(), "unsupported_grant_type"),
+        ("undefined scope", good(), format!("{grant}&scope=no%2Fscope"), "invalid_scope"),
+        ("openid", good(), format!("{grant}&scope=openid"), "invalid_scope"),
+        ("another's scope", good(), format!("{grant}&scope=orders%2Fread"), "invalid_grant"),
+    ] {
+        let headers = authorization.map(|value| ("authorization", value)).into_iter().collect();
+        let (status, text) = post(&server, headers, &body).await;
+        assert_eq!(status, 400, "{name}: {text}");
+        assert_eq!(text, format!(r#"{{"error":"{error}"}}"#), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_discovery_document_points_to_the_other_endpoints() {
+    let server = server().await;
+    let issuer = server.issuer().issuer();
+    let path = "/us-east-1_TestIssuer/.well-known/openid-configuration";
+    let (status, text) = send(&server, Method::GET, path, vec![], "").await;
+    assert_eq!(status, 200);
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["issuer"], issuer);
+    assert_eq!(document["jwks_uri"], format!("{issuer}/.well-known/jwks.json"));
+    assert_eq!(document["token_endpoint"], server.token_endpoint_url());
+    assert_eq!(send(&server, Method::GET, "/oauth2/token", vec![], "").await.0, 405);
+    assert_eq!(send(&server, Method::GET, "/elsewhere", vec![], "").await.0, 404);
+}
+
+#[tokio::test]
+async fn it_listens_on_loopback_alone() {
+    let error = TestServer::bind("0.0.0.0:0").await.unwrap_err();
+    assert_eq!(error.to_string(), "a test issuer listens on a loopback address alone");
+}
+
+async fn server() -> TestServer {
+    let server = TestServer::bind("127.0.0.1:0").await.unwrap();
+    server.add_client("good", "secret", ["activity/*", "activity/read"]);
+    server.add_client("other", "secret", ["orders/read"]);
+    server
+}
+
+fn basic(id: &str, secret: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")))
+}
+
+async fn post(
+    server: &TestServer,
+    mut headers: Vec<(&str, String)>,
+    body: &str,
+) -> (StatusCode, String) {
+    headers.push(("content-type", "application/x-www-form-urlencoded".to_owned()));
+    send(server, Method::POST, "/oauth2/token", headers, body).await
+}
+
+async fn send(
+    server: &TestServer,
+    method: Method,
+    path: &str,
+    headers: Vec<(&str, String)>,
+    body: &str,
+) -> (StatusCode, String) {
+    let io = TokioIo::new(TcpStream::connect(server.address()).await.unwrap());
+    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(Full::<bytes::Bytes>::from(body.to_owned())).unwrap();
+    let (parts, body) = client.send_request(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (parts.status, String::from_utf8(body.to_vec()).unwrap())
+}
