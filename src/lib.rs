@@ -1,4 +1,81 @@
-//! Tower layers.
+//! Tower layers that protect axum and other HTTP services with Amazon Cognito access tokens.
+//!
+//! ```
+//! use axum::{Router, body::Bytes, routing::post};
+//! use tower_cognito::{AccessToken, ClientIds, RequireScope, RequireToken, Rules, Verifier};
+//! # use tower::ServiceExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A stand-in for Cognito. In production: `UserPool::new("ap-northeast-1_AbCdEfGhI")?`.
+//! let issuer = tower_cognito::TestServer::bind("127.0.0.1:0").await?;
+//! let pool = issuer.issuer().user_pool();
+//!
+//! let rules = Rules::new(pool, ClientIds::only(["5a1b2c3d4e5f6g7h8i9j0k1l2m"]));
+//! let verifier = Verifier::builder(rules).connect().await?; // a wrong pool fails here
+//!
+//! let app = Router::new()
+//!     .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
+//!     .layer(RequireToken::new(verifier));
+//!
+//! async fn receive(token: AccessToken, event: Bytes) -> Bytes {
+//!     println!("an event from {}", token.client_id());
+//!     event
+//! }
+//! #
+//! # let call = async |token: &str| {
+//! #     let request = http::Request::post("/activity").header("authorization", token);
+//! #     app.clone().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap().status()
+//! # };
+//! # let machine = issuer.issuer().machine_token("5a1b2c3d4e5f6g7h8i9j0k1l2m");
+//! # assert_eq!(call("").await, 401);
+//! # assert_eq!(call(&format!("Bearer {}", machine.sign())).await, 403);
+//! # assert_eq!(call(&format!("Bearer {}", machine.scope("activity/*").sign())).await, 200);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is checked
+//!
+//! In this order; the first that fails decides ([`VerifyErrorKind`]):
+//!
+//! 1. The token has at most 16 KiB and is three parts of canonical base64url.
+//! 2. Its header is one JSON object without duplicate names; `alg` is `RS256`, `typ` is absent,
+//!    `JWT` or `at+jwt`, there is a `kid`, and there is no `crit`, `b64`, `zip` or `enc`. Keys
+//!    that a header brings along are never read.
+//! 3. Its payload is one JSON object without duplicate names, and `iss` is, byte for byte, an
+//!    issuer that is trusted here. The `kid` is looked up in that issuer's keys alone.
+//! 4. The signature is RSASSA-PKCS1-v1_5 with SHA-256, by that key.
+//! 5. `token_use` is `access`, `client_id` is one of the [`ClientIds`], `now < exp`, `nbf <= now`;
+//!    `sub` and `iat` are there. A claim of the wrong type is an error, never "absent".
+//! 6. `aud`, groups and the application's own check, where [`Rules`] ask for them. `cnf` is
+//!    refused: a bearer check can not prove possession.
+//!
+//! # What is not
+//!
+//! * **Revocation:** a Cognito access token is good until `exp`. [`Rules::check`] is where a list
+//!   of revoked tokens goes.
+//! * **Withdrawn keys** are trusted until the next refresh, 5 minutes at most unless set.
+//! * **Outages:** keys are used for 24 hours without a successful refresh; after that the answer
+//!   is 503, not 401.
+//! * **What follows the first byte:** a stream is judged once and may outlive its token.
+//! * ID tokens, sessions, login pages, opaque tokens, DPoP, mTLS, any algorithm but RS256.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! | --- | --- |
+//! | `reqwest` (default) | fetches the keys over HTTPS; without it, hand in a [`FetchJwks`] or fixed keys |
+//! | `axum` | [`AccessToken`] as an extractor, see [`extract`] |
+//! | `test-issuer` | [`TestIssuer`] and [`TestServer`], to test a service without a network |
+//!
+//! # Where to look next
+//!
+//! * [`layer`]: the two layers; [Where the layers go](docs::layers): what each placement leaves
+//!   open.
+//! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
+//! * [`test_issuer`]: tokens for the tests of your own service.
+//! * [Design](docs::design): the code map, the invariants, and why.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -257,7 +257,23 @@ pub enum Refused {
 
 /// Which app clients a token may have been issued to.
 ///
-/// A pool often has clients that are none of this service's business, so the list has no default.
+/// A pool often has clients that are none of this service's business, so the list has no default:
+///
+/// ```
+/// use tower_cognito::{ClientIds, Rules, UserPool};
+///
+/// # let pool = UserPool::new("us-east-1_Example")?;
+/// let rules = Rules::new(pool, ClientIds::only(["5a1b2c3d4e5f6g7h8i9j0k1l2m"]));
+/// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
+/// ```
+///
+/// ```compile_fail,E0061
+/// use tower_cognito::{ClientIds, Rules, UserPool};
+///
+/// # let pool = UserPool::new("us-east-1_Example")?;
+/// let rules = Rules::new(pool);
+/// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientIds(Inner);
 
@@ -302,8 +318,18 @@ impl ClientIds {
 ///
 /// A clone costs one reference count. `Debug` shows who the token is for, never the token.
 ///
-/// ```compile_fail
-/// let forged = tower_cognito::AccessToken { inner: std::sync::Arc::new(()) };
+/// Its inside can not be named, so it can be neither taken out nor put together:
+///
+/// ```
+/// fn open(token: tower_cognito::AccessToken) {
+///     let tower_cognito::AccessToken { .. } = token;
+/// }
+/// ```
+///
+/// ```compile_fail,E0451
+/// fn open(token: tower_cognito::AccessToken) {
+///     let tower_cognito::AccessToken { inner: _, .. } = token;
+/// }
 /// ```
 #[derive(Clone)]
 pub struct AccessToken {

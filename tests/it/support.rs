@@ -2,8 +2,14 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{LazyLock, Once};
 
+use bytes::Bytes;
+use http::Response;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tower_cognito::test_issuer::TokenBuilder;
 use tower_cognito::{ClientIds, Rules, TestIssuer, Verifier};
 
@@ -27,6 +33,21 @@ pub(crate) fn verifier() -> Verifier {
 /// A good token with these scopes.
 pub(crate) fn machine(scope: &str) -> TokenBuilder {
     issuer().machine_token(CLIENT).scope(scope)
+}
+
+/// One request on a connection of its own.
+pub(crate) async fn http_1(
+    address: SocketAddr,
+    request: http::request::Builder,
+    body: &str,
+) -> Response<Bytes> {
+    let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let body = Full::<Bytes>::from(body.to_owned());
+    let request = request.header("host", "localhost").body(body).unwrap();
+    let (parts, body) = client.send_request(request).await.unwrap().into_parts();
+    Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
 }
 
 thread_local! {

@@ -6,15 +6,12 @@ use std::collections::HashSet;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tower_cognito::{ClientIds, Rules, TestIssuer, TestServer, Verifier};
 
-use super::support::{CLIENT, issuer, machine};
+use super::support::{CLIENT, http_1, issuer, machine};
 
 fn decoded(part: &str) -> String {
     String::from_utf8(URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
@@ -220,15 +217,11 @@ async fn send(
     headers: Vec<(&str, String)>,
     body: &str,
 ) -> (StatusCode, String) {
-    let io = TokioIo::new(TcpStream::connect(server.address()).await.unwrap());
-    let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+    let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(name, value);
     }
-    let request = request.body(Full::<bytes::Bytes>::from(body.to_owned())).unwrap();
-    let (parts, body) = client.send_request(request).await.unwrap().into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    (parts.status, String::from_utf8(body.to_vec()).unwrap())
+    let response = http_1(server.address(), request, body).await;
+    let body = String::from_utf8(response.body().to_vec()).unwrap();
+    (response.status(), body)
 }
