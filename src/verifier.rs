@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -93,20 +92,15 @@ impl Verifier {
         self.wait_for_keys(within, Patience::ToTheEnd).await
     }
 
-    /// [`Verifier::verify`] for a layer: an answer at once, or the wait that leads to one.
-    pub(crate) fn verify_or_wait(
+    /// [`Verifier::verify`] for a layer, whose future should not grow by that of a wait: `None`
+    /// where newer keys could change the verdict.
+    pub(crate) fn verify_without_wait(
         &self,
         token: &str,
-    ) -> Result<
-        Result<AccessToken, VerifyError>,
-        impl Future<Output = Result<AccessToken, VerifyError>> + Send + use<>,
-    > {
+    ) -> Option<Result<AccessToken, VerifyError>> {
         match self.judge(token) {
-            Verdict::Final(result) => Ok(result),
-            Verdict::UnknownKey(_) => {
-                let (verifier, token) = (self.clone(), token.to_owned());
-                Err(async move { verifier.verify(&token).await })
-            }
+            Verdict::Final(result) => Some(result),
+            Verdict::UnknownKey(_) => None,
         }
     }
 

@@ -144,8 +144,8 @@ where
         request.extensions_mut().remove::<Guarded>();
 
         let policy = &self.policy;
-        let verdict = match credentials(request.headers()) {
-            Credentials::Bearer(token) => policy.verifier.verify_or_wait(token),
+        let token = match credentials(request.headers()) {
+            Credentials::Bearer(token) => token,
             Credentials::None if policy.anonymous == Anonymous::Passes => {
                 request.extensions_mut().insert(Guarded(Arc::clone(&policy.settings)));
                 return ResponseFuture::inner(self.inner.call(request));
@@ -159,16 +159,16 @@ where
                 return ResponseFuture::refused(Refusal::of(&request, rejection));
             }
         };
-        match verdict {
-            Ok(Ok(token)) => ResponseFuture::inner(self.inner.call(policy.admit(request, token))),
-            Ok(Err(error)) => ResponseFuture::refused(policy.refuse(&request, error)),
-            Err(waiting) => {
+        match policy.verifier.verify_without_wait(token) {
+            Some(Ok(token)) => ResponseFuture::inner(self.inner.call(policy.admit(request, token))),
+            Some(Err(error)) => ResponseFuture::refused(policy.refuse(&request, error)),
+            None => {
                 // The service that was polled ready is the one to call; its clone is left here.
                 let clone = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, clone);
-                let policy = Arc::clone(policy);
+                let (policy, token) = (Arc::clone(policy), token.to_owned());
                 ResponseFuture::waiting(async move {
-                    match waiting.await {
+                    match policy.verifier.verify(&token).await {
                         Ok(token) => Ok(inner.call(policy.admit(request, token))),
                         Err(error) => Err(policy.refuse(&request, error)),
                     }

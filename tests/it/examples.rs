@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use base64::Engine;
@@ -123,11 +122,15 @@ struct Quickstart {
 
 impl Quickstart {
     fn start(settings: &[(&str, &str)]) -> Self {
-        let mut folder = PathBuf::from(std::env::current_exe().unwrap());
+        let mut folder = std::env::current_exe().unwrap();
         folder.pop();
         folder.pop();
         let program = folder.join("examples").join("quickstart");
-        let mut process = Command::new(&program)
+        let mut command = Command::new(&program);
+        for name in ["USER_POOL_ID", "CLIENT_IDS", "ISSUER", "JWKS_URL"] {
+            command.env_remove(format!("COGNITO_{name}"));
+        }
+        let mut process = command
             .env("QUICKSTART_API", "127.0.0.1:0")
             .env("QUICKSTART_ISSUER", "127.0.0.1:0")
             .envs(settings.iter().copied())

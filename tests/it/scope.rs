@@ -1,1 +1,318 @@
-//! To come.
+//! Which scopes meet which requirement, asked through the layers.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{Request, Response, StatusCode};
+use http_body_util::Empty;
+use tower::{ServiceExt, service_fn};
+use tower_cognito::test_issuer::TokenBuilder;
+use tower_cognito::{Rejection, RejectionKind, RequireScope, RequireToken, Scope, Verifier};
+use tower_layer::Layer;
+
+use crate::support::{issuer, machine, rules};
+
+type Body = Empty<Bytes>;
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_790_000_000)
+}
+
+/// The answer to a request with this token, from a service that wants both layers passed.
+async fn ask(layer: &RequireScope, token: &TokenBuilder) -> (StatusCode, Option<RejectionKind>) {
+    let verifier = Verifier::builder(rules()).clock(now).with_jwks(issuer().jwks()).unwrap();
+    let inner =
+        service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::new())) });
+    let service = RequireToken::new(verifier).layer(layer.layer(inner));
+    let token = token.clone().issued_at(now()).sign();
+    let request =
+        Request::builder().header(AUTHORIZATION, format!("Bearer {token}")).body(Body::new());
+    let response = service.oneshot(request.unwrap()).await.unwrap();
+    let rejection = response.extensions().get::<Rejection>().map(Rejection::kind);
+    (response.status(), rejection)
+}
+
+#[track_caller]
+fn check_token(layer: &RequireScope, token: &TokenBuilder, is_met: bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let expected = if is_met {
+        (StatusCode::OK, None)
+    } else {
+        (StatusCode::FORBIDDEN, Some(RejectionKind::InsufficientScope))
+    };
+    let payload = token.payload_json();
+    assert_eq!(runtime.block_on(ask(layer, token)), expected, "{layer:?}, {payload}");
+}
+
+/// Whether a token with this `scope` claim is let through.
+#[track_caller]
+fn check(layer: &RequireScope, granted: &str, is_met: bool) {
+    check_token(layer, &machine(granted), is_met);
+}
+
+#[test]
+fn a_star_is_a_name_like_any_other() {
+    let star = RequireScope::new("activity/*");
+    check(&star, "activity/*", true);
+    check(&star, "activity/read activity/*", true);
+    check(&star, "activity/read", false);
+    check(&star, "activity/", false);
+    check(&star, "activity", false);
+    check(&star, "*", false);
+    check(&star, "activity/**", false);
+    check(&star, "other/*", false);
+
+    // In the other direction it expands no more.
+    let read = RequireScope::new("activity/read");
+    check(&read, "activity/read", true);
+    check(&read, "activity/*", false);
+    check(&read, "*", false);
+    check(&read, "*/*", false);
+    check(&read, "*/read", false);
+}
+
+#[test]
+fn a_scope_is_case_sensitive() {
+    let layer = RequireScope::new("activity/Read");
+    check(&layer, "activity/Read", true);
+    check(&layer, "activity/read", false);
+    check(&layer, "Activity/Read", false);
+    check(&layer, "ACTIVITY/READ", false);
+}
+
+#[test]
+fn a_scope_is_matched_as_a_whole() {
+    let layer = RequireScope::new("a/read");
+    check(&layer, "a/read", true);
+    check(&layer, "b/write a/read c/x", true);
+    check(&layer, "a/readwrite", false);
+    check(&layer, "a/rea", false);
+    check(&layer, "aa/read", false);
+    check(&layer, "/a/read", false);
+    check(&layer, "a/read/", false);
+    check(&layer, "x/a/read", false);
+    check(&layer, "a /read", false);
+    check(&layer, "a/ read", false);
+    check(&layer, "a/read,b/write", false);
+    check(&layer, "\"a/read\"", false);
+    check(&RequireScope::new("a/readwrite"), "a/read", false);
+    // A percent sign or an escape is read as it stands.
+    check(&layer, "a%2Fread", false);
+}
+
+#[test]
+fn scopes_stand_between_single_spaces() {
+    let layer = RequireScope::new("a/read");
+    check(&layer, "a/read a/read", true);
+    check(&layer, " a/read", true);
+    check(&layer, "a/read ", true);
+    check(&layer, "   b/x    a/read   ", true);
+    for separator in ["\t", "\n", "\r\n", "\0", "\u{a0}", "\u{2003}", "\u{b}", ",", ";", "+"] {
+        check(&layer, &format!("b/x{separator}a/read"), false);
+        check(&layer, &format!("a/read{separator}"), false);
+        check(&layer, &format!("b/x{separator} a/read"), true);
+    }
+}
+
+#[test]
+fn no_scope_meets_no_requirement() {
+    let layers = [
+        RequireScope::new("a/read"),
+        RequireScope::any_of(["a/read", "a/write"]),
+        RequireScope::all_of(["a/read", "a/write"]),
+        RequireScope::any_in("a"),
+    ];
+    for layer in layers {
+        check(&layer, "a/read a/write", true);
+        check_token(&layer, &machine("a/read").without("scope"), false);
+        check(&layer, "", false);
+        check(&layer, "   ", false);
+        check(&layer, "\t", false);
+    }
+}
+
+#[tokio::test]
+async fn a_scope_claim_of_the_wrong_type_is_no_claim_without_scopes() {
+    let layer = RequireScope::new("a/read");
+    assert_eq!(ask(&layer, &machine("a/read")).await.0, StatusCode::OK);
+    let list = machine("").claim("scope", ["a/read"]);
+    let refused = (StatusCode::UNAUTHORIZED, Some(RejectionKind::InvalidToken));
+    assert_eq!(ask(&layer, &list).await, refused);
+}
+
+#[test]
+fn any_of_wants_one() {
+    let layer = RequireScope::any_of(["a/read", "a/write"]);
+    check(&layer, "a/read", true);
+    check(&layer, "a/write", true);
+    check(&layer, "a/write a/read", true);
+    check(&layer, "b/x a/write", true);
+    check(&layer, "a/readwrite", false);
+    check(&layer, "b/x", false);
+    check(&RequireScope::any_of(["a/read"]), "a/read", true);
+    check(&RequireScope::any_of(["a/read"]), "a/write", false);
+}
+
+#[test]
+fn all_of_wants_each() {
+    let layer = RequireScope::all_of(["a/read", "a/write"]);
+    check(&layer, "a/read a/write", true);
+    check(&layer, "a/write b/x a/read", true);
+    check(&layer, "a/read", false);
+    check(&layer, "a/write", false);
+    check(&layer, "a/read a/read", false);
+    check(&layer, "a/*", false);
+    check(&RequireScope::all_of(["a/read", "a/read"]), "a/read", true);
+}
+
+#[test]
+fn any_in_wants_one_of_the_resource_server() {
+    let layer = RequireScope::any_in("activity");
+    check(&layer, "activity/read", true);
+    check(&layer, "activity/*", true);
+    check(&layer, "openid activity/write", true);
+    check(&layer, "activity", false);
+    check(&layer, "other/read", false);
+    check(&layer, "Activity/read", false);
+    check(&layer, "activity2/read", false);
+    check(&layer, "my-activity/read", false);
+    check(&layer, "read/activity", false);
+    check(&layer, "openid", false);
+    check(&layer, "*/read", false);
+    check(&layer, "activity.read", false);
+}
+
+#[test]
+fn any_in_splits_at_the_last_slash() {
+    let layer = RequireScope::any_in("activity");
+    check(&layer, "activity/admin/read", false);
+    check(&layer, "x/activity/read", false);
+    let layer = RequireScope::any_in("activity/admin");
+    check(&layer, "activity/admin/read", true);
+    check(&layer, "activity/admin", false);
+    check(&layer, "activity/read", false);
+    check(&layer, "activity/admin/x/read", false);
+    let layer = RequireScope::any_in("https://api.example.com/v1");
+    check(&layer, "https://api.example.com/v1/read", true);
+    check(&layer, "https://api.example.com/v1", false);
+    check(&layer, "https://api.example.com/v1/x/read", false);
+    check(&layer, "https://api.example.com/read", false);
+    check(&layer, "https://api.example.com/v11/read", false);
+}
+
+#[test]
+fn a_scope_of_a_resource_server_has_a_name() {
+    let layer = RequireScope::any_in("activity");
+    check(&layer, "activity/read", true);
+    check(&layer, "activity/", false);
+    check(&layer, "activity//", false);
+    check(&layer, "/", false);
+    check(&layer, "/activity", false);
+    check(&layer, "activity/ read", false);
+}
+
+#[test]
+fn a_text_is_one_scope_or_none() {
+    #[track_caller]
+    fn good(text: &str) {
+        let scope: Scope = text.parse().unwrap();
+        assert_eq!(scope.as_str(), text);
+        assert_eq!(scope.to_string(), text);
+    }
+    #[track_caller]
+    fn bad(text: &str, problem: &str) {
+        let expected = format!("invalid scope: {problem}; a good one looks like `activity/*`");
+        assert_eq!(text.parse::<Scope>().unwrap_err().to_string(), expected, "{text:?}");
+    }
+
+    for text in ["activity/*", "openid", "*", "/", "!", "#", "[", "]", "~", "a/b/c", "a,b", "'"] {
+        good(text);
+    }
+    good("https://api.example.com/read?x=1&y=%20");
+    for byte in 0x21..=0x7e_u8 {
+        let text = char::from(byte).to_string();
+        assert_eq!(text.parse::<Scope>().is_ok(), !matches!(byte, b'"' | b'\\'), "{text:?}");
+    }
+
+    const CHARACTER: &str = "it has a quote, a backslash, a control or a non-ASCII character";
+    const SPACE: &str = "it has a space, and each scope stands alone";
+    bad("", "it is empty");
+    for text in [" ", "a b", " a", "a ", "a\t b"] {
+        bad(text, SPACE);
+    }
+    for text in
+        ["\"", "a\"b", "a\\b", "\t", "a\n", "a\0", "\u{7f}", "\u{e9}", "a\u{a0}b", "\u{ff0f}"]
+    {
+        bad(text, CHARACTER);
+    }
+}
+
+thread_local! {
+    /// Where this thread panicked, while somebody wants to know.
+    static PANIC: RefCell<Option<Vec<(String, u32)>>> = const { RefCell::new(None) };
+}
+
+/// What `f` panics with, and where. The hook is the process's, so other threads keep the old one.
+fn panic_of(f: impl FnOnce()) -> (String, String, u32) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let default = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let is_caught = PANIC.with_borrow_mut(|panics| match (panics, info.location()) {
+                (Some(panics), Some(at)) => {
+                    panics.push((at.file().to_owned(), at.line()));
+                    true
+                }
+                _ => false,
+            });
+            if !is_caught {
+                default(info);
+            }
+        }));
+    });
+
+    PANIC.set(Some(Vec::new()));
+    let payload = panic::catch_unwind(AssertUnwindSafe(f)).unwrap_err();
+    let [(file, line)] = PANIC.take().unwrap().try_into().unwrap();
+    let text = match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(payload) => (*payload.downcast::<&str>().unwrap()).to_owned(),
+    };
+    (text, file, line)
+}
+
+#[test]
+fn a_malformed_requirement_panics_at_the_callers_line() {
+    #[track_caller]
+    fn check(problem: &str, build: impl FnOnce() -> (RequireScope, u32), line: u32) {
+        let (text, file, at) = panic_of(|| drop(build()));
+        assert!(text.contains(problem), "{text}");
+        assert_eq!((&*file, at), (file!(), line), "{text}");
+    }
+    /// The requirement and the expectation about it stand in one line.
+    macro_rules! panics {
+        ($problem:expr, $requirement:expr) => {
+            check($problem, || ($requirement, line!()), line!())
+        };
+    }
+
+    panics!("it is empty", RequireScope::new(""));
+    panics!("it has a space", RequireScope::new("a/read a/write"));
+    panics!("it has a quote", RequireScope::new("a/\"read\""));
+    panics!("it has a quote", RequireScope::new("a\\b"));
+    panics!("non-ASCII", RequireScope::new("\u{e9}"));
+    panics!("no scope is named", RequireScope::any_of([]));
+    panics!("no scope is named", RequireScope::all_of([]));
+    panics!("it is empty", RequireScope::any_of(["a/read", ""]));
+    panics!("it is empty", RequireScope::all_of(["a/read", ""]));
+    panics!("it has a space", RequireScope::any_of(["a/read a/write"]));
+    panics!("it has a space", RequireScope::all_of(["a/read a/write"]));
+    panics!("it is empty", RequireScope::any_in(""));
+    panics!("it has a space", RequireScope::any_in("a b"));
+    panics!("it has a quote", RequireScope::any_in("a\"b"));
+}

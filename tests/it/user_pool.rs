@@ -1,1 +1,470 @@
-//! To come.
+//! From an ID or a URL to a pool: what is taken, what is refused, whom it trusts and where it
+//! looks for keys.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tower_cognito::{
+    ClientIds, InvalidUrl, JwksDocument, RefreshError, Rules, UserPool, Verifier, VerifyErrorKind,
+    verify,
+};
+
+use crate::support::{CLIENT, issuer, machine};
+
+const ID: &str = "ap-northeast-1_AbCdEfGhI";
+const ORIGINAL: &str = "https://cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_AbCdEfGhI";
+const UPDATED: &str =
+    "https://issuer-cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_AbCdEfGhI";
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_790_000_000)
+}
+
+/// Whether a token that names this issuer, and is good otherwise, is accepted for the pool.
+fn trusts(pool: &UserPool, named: &str) -> bool {
+    let token = machine("a/b").issued_at(now()).claim("iss", named).sign();
+    let rules = Rules::new(pool.clone(), ClientIds::only([CLIENT]));
+    match verify(&token, &issuer().jwks(), &rules, now()) {
+        Ok(token) => {
+            assert_eq!(token.issuer(), named);
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), VerifyErrorKind::UnknownIssuer);
+            false
+        }
+    }
+}
+
+/// The address that a verifier fetches the pool's keys from.
+async fn address_of(pool: UserPool) -> String {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let document = issuer().jwks_json();
+    Verifier::builder(Rules::new(pool, ClientIds::only([CLIENT])))
+        .fetch_with(move |url: String| {
+            seen.lock().unwrap().push(url);
+            let document = document.clone();
+            async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
+        })
+        .connect()
+        .await
+        .unwrap();
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    asked[0].clone()
+}
+
+// By ID
+
+#[test]
+fn both_issuers_of_a_pool_are_trusted_and_no_third() {
+    let pool = UserPool::new(ID).unwrap();
+    assert!(trusts(&pool, ORIGINAL));
+    assert!(trusts(&pool, UPDATED));
+    for other in [
+        "https://cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_Another",
+        "https://issuer-cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_Another",
+        "https://cognito-idp.us-east-1.amazonaws.com/ap-northeast-1_AbCdEfGhI",
+        "https://cognito-idp-fips.ap-northeast-1.amazonaws.com/ap-northeast-1_AbCdEfGhI",
+        "https://xissuer-cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_AbCdEfGhI",
+        "https://cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_AbCdEfGhI/",
+        "https://cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_abcdefghi",
+        "http://cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_AbCdEfGhI",
+        "https://cognito-idp.ap-northeast-1.amazonaws.com",
+        ID,
+        "",
+    ] {
+        assert!(!trusts(&pool, other), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn keys_come_from_the_original_host() {
+    let expected = format!("{ORIGINAL}/.well-known/jwks.json");
+    assert_eq!(address_of(UserPool::new(ID).unwrap()).await, expected);
+    let more = UserPool::new(ID).unwrap().also_issuer("https://replica.example/pool").unwrap();
+    assert_eq!(address_of(more).await, expected);
+}
+
+#[test]
+fn an_id_has_a_region_and_a_name() {
+    for id in [
+        ID,
+        "us-east-1_a",
+        "us-gov-west-1_AbCdEfGhI",
+        "eu-central-2_0123456789",
+        "mx-central-1_AbCdEfGhI",
+        "us-iso-east-1_AbCdEfGhI",
+        "us-east-1_TestIssuer",
+    ] {
+        assert!(UserPool::new(id).is_ok(), "{id}");
+    }
+    let longest = format!("us-east-1_{}", "a".repeat(45));
+    assert_eq!(longest.len(), 55);
+    assert!(UserPool::new(&longest).is_ok());
+}
+
+#[test]
+fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
+    #[track_caller]
+    fn check(id: &str, expected: &str) {
+        assert_eq!(UserPool::new(id).unwrap_err().to_string(), expected, "{id:?}");
+    }
+
+    check(
+        "",
+        "invalid user pool id: it is empty; a good one looks like `ap-northeast-1_AbCdEfGhI`",
+    );
+    for url in [ORIGINAL, "http://localhost:9229/local_1", "cognito://us-east-1_a"] {
+        check(
+            url,
+            "invalid user pool id: it is a URL, which `UserPool::from_issuer` takes; a good one \
+             looks like `ap-northeast-1_AbCdEfGhI`",
+        );
+    }
+    for id in [format!("us-east-1_{}", "a".repeat(46)), "a".repeat(100_000)] {
+        check(
+            &id,
+            "invalid user pool id: it is longer than 55 characters; a good one looks like \
+             `ap-northeast-1_AbCdEfGhI`",
+        );
+    }
+    for id in ["ap-northeast-1", "AbCdEfGhI", "ap-northeast-1-AbCdEfGhI", "my pool", "/"] {
+        check(
+            id,
+            "invalid user pool id: it has no `_` between region and name; a good one looks like \
+             `ap-northeast-1_AbCdEfGhI`",
+        );
+    }
+    for id in ["cn-north-1_AbCdEfGhI", "cn-northwest-1_AbCdEfGhI", "eusc-de-east-1_AbCdEfGhI"] {
+        check(
+            id,
+            "invalid user pool id: the issuer of this partition is not known, use \
+             `UserPool::from_issuer`; a good one looks like `ap-northeast-1_AbCdEfGhI`",
+        );
+    }
+    for id in [
+        "_AbCdEfGhI",
+        "local_AbCdEfGhI",
+        "AP-NORTHEAST-1_AbCdEfGhI",
+        "ap-northeast_AbCdEfGhI",
+        "ap-northeast-_AbCdEfGhI",
+        "ap-northeast-x_AbCdEfGhI",
+        "ap-northeast-10_AbCdEfGhI",
+        "ap-1_AbCdEfGhI",
+        "ap--1_AbCdEfGhI",
+        "ap-north--east-1_AbCdEfGhI",
+        "-northeast-1_AbCdEfGhI",
+        "a-northeast-1_AbCdEfGhI",
+        "apx-northeast-1_AbCdEfGhI",
+        "ap-n0rtheast-1_AbCdEfGhI",
+        " ap-northeast-1_AbCdEfGhI",
+        "ap-northeast-1 _AbCdEfGhI",
+        "ap-northeast-\u{661}_AbCdEfGhI",
+        "evil.example/x-1_AbCdEfGhI",
+        "us-east-1.evil.example#-1_a",
+        "us-e@ast-1_a",
+    ] {
+        check(
+            id,
+            "invalid user pool id: it does not begin with a region; a good one looks like \
+             `ap-northeast-1_AbCdEfGhI`",
+        );
+    }
+    check(
+        "ap-northeast-1_",
+        "invalid user pool id: it has no name after `_`; a good one looks like \
+         `ap-northeast-1_AbCdEfGhI`",
+    );
+    for id in [
+        "ap-northeast-1_AbCd EfGhI",
+        "ap-northeast-1_AbCdEfGhI ",
+        "ap-northeast-1_AbCdEfGhI\n",
+        "ap-northeast-1_AbCd-EfGhI",
+        "ap-northeast-1_AbCd_EfGhI",
+        "ap-northeast-1__AbCdEfGhI",
+        "ap-northeast-1_AbCdEfGhI/",
+        "ap-northeast-1_../evil",
+        "ap-northeast-1_a?b",
+        "ap-northeast-1_a%2fb",
+        "ap-northeast-1_\u{e9}",
+    ] {
+        check(
+            id,
+            "invalid user pool id: the name after `_` is not made of letters and digits; a good \
+             one looks like `ap-northeast-1_AbCdEfGhI`",
+        );
+    }
+}
+
+// By URL
+
+#[tokio::test]
+async fn an_issuer_is_trusted_as_it_is_written() {
+    for (issuer, address) in [
+        ("https://issuer.example", "https://issuer.example/.well-known/jwks.json"),
+        ("https://issuer.example/", "https://issuer.example/.well-known/jwks.json"),
+        ("https://issuer.example/pool", "https://issuer.example/pool/.well-known/jwks.json"),
+        ("https://issuer.example/pool/", "https://issuer.example/pool/.well-known/jwks.json"),
+        ("http://127.0.0.1:4566/a_b", "http://127.0.0.1:4566/a_b/.well-known/jwks.json"),
+        (
+            "https://cognito-idp.cn-north-1.amazonaws.com.cn/cn-north-1_AbCdEfGhI",
+            "https://cognito-idp.cn-north-1.amazonaws.com.cn/cn-north-1_AbCdEfGhI/.well-known/jwks.json",
+        ),
+    ] {
+        let pool = UserPool::from_issuer(issuer).unwrap();
+        assert!(trusts(&pool, issuer), "{issuer}");
+        assert!(!trusts(&pool, &format!("{issuer}/")), "{issuer}");
+        assert!(!trusts(&pool, issuer.strip_suffix('/').unwrap_or("")), "{issuer}");
+        assert!(!trusts(&pool, &issuer.to_uppercase()), "{issuer}");
+        assert_eq!(address_of(pool).await, address, "{issuer}");
+    }
+    // Of Cognito's two formats, an issuer that is written out is one.
+    let pool = UserPool::from_issuer(ORIGINAL).unwrap();
+    assert!(trusts(&pool, ORIGINAL));
+    assert!(!trusts(&pool, UPDATED));
+}
+
+#[tokio::test]
+async fn keys_may_come_from_elsewhere() {
+    let url = "https://proxy.example/keys?pool=a";
+    let pool = UserPool::new(ID).unwrap().jwks_url(url).unwrap();
+    assert!(trusts(&pool, ORIGINAL));
+    assert!(trusts(&pool, UPDATED));
+    assert!(!trusts(&pool, "https://proxy.example/keys"));
+    assert!(!trusts(&pool, url));
+    assert_eq!(address_of(pool).await, url);
+}
+
+#[test]
+fn one_more_issuer_is_trusted_beside_the_others() {
+    let replica = "https://cognito-idp.us-west-2.amazonaws.com/us-west-2_Replica";
+    let pool = UserPool::new(ID).unwrap();
+    assert!(!trusts(&pool, replica));
+    let pool = pool.also_issuer(replica).unwrap();
+    for trusted in [ORIGINAL, UPDATED, replica] {
+        assert!(trusts(&pool, trusted), "{trusted}");
+    }
+    // Its other format is not guessed.
+    assert!(!trusts(&pool, "https://issuer-cognito-idp.us-west-2.amazonaws.com/us-west-2_Replica"));
+    let pool = pool.also_issuer("https://another.example").unwrap();
+    assert!(trusts(&pool, replica) && trusts(&pool, "https://another.example"));
+}
+
+type Door = fn(&str) -> Result<UserPool, InvalidUrl>;
+
+/// Each door that takes a URL, and whether it takes a query.
+fn doors() -> [(&'static str, bool, Door); 4] {
+    [
+        ("from_issuer", false, UserPool::from_issuer),
+        ("jwks_url", true, |url| UserPool::new(ID).unwrap().jwks_url(url)),
+        ("also_issuer", false, |url| UserPool::new(ID).unwrap().also_issuer(url)),
+        ("plain http", false, UserPool::from_issuer_allowing_plain_http_anywhere),
+    ]
+}
+
+#[test]
+fn a_good_url_is_taken_at_every_door() {
+    for (door, _, open) in doors() {
+        for url in [
+            "https://issuer.example",
+            "https://issuer.example/",
+            "https://issuer.example/a/b_c-d~e.f",
+            "https://issuer.example/a%20b",
+            "https://issuer.example:443/a",
+            "https://issuer.example:1",
+            "https://issuer.example:65535",
+            "https://Issuer.Example/a",
+            "https://a_b.example/a",
+            "https://192.0.2.1/a",
+            "https://[2001:db8::1]/a",
+            "https://[2001:db8::1]:8443/a",
+            "https://localhost/a",
+            "http://localhost",
+            "http://localhost:9229/local_1",
+            "http://LocalHost:9229/local_1",
+            "http://127.0.0.1/a",
+            "http://127.255.255.254:1/a",
+            "http://[::1]/a",
+            "http://[::1]:4566/a",
+        ] {
+            assert!(open(url).is_ok(), "{door}: {url}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_url_is_refused_at_every_door() {
+    const AUTHORITY: &str = "its host is neither a name nor an address";
+    const CHARACTER: &str = "it has a character that a URL can not hold";
+    const FRAGMENT: &str = "it has a fragment";
+    const PORT: &str = "its port is not a number from 1 to 65535";
+    const SCHEME: &str = "it does not begin with `https://`";
+    const USER: &str = "it holds user information before `@`";
+
+    let cases = [
+        ("", "it is empty"),
+        (" ", CHARACTER),
+        (" https://issuer.example", CHARACTER),
+        ("https://issuer.example ", CHARACTER),
+        ("https://issuer.example\n", CHARACTER),
+        ("https://issuer.example/\t", CHARACTER),
+        ("https://issuer.example/\0", CHARACTER),
+        ("https://issuer.example\\@evil.example", CHARACTER),
+        ("https:\\\\issuer.example", CHARACTER),
+        ("https://iss\u{fc}er.example", CHARACTER),
+        ("https://issuer\u{3002}example", CHARACTER),
+        ("https://issuer.example/\u{e9}", CHARACTER),
+        ("https://issuer.example/\"", CHARACTER),
+        ("https://issuer.example/{pool}", CHARACTER),
+        ("https://issuer.example/<a>", CHARACTER),
+        ("https://issuer.example/a|b", CHARACTER),
+        ("https://issuer.example/^", CHARACTER),
+        ("https://issuer.example/`", CHARACTER),
+        ("https://issuer.example/#", FRAGMENT),
+        ("https://issuer.example#a", FRAGMENT),
+        ("https://issuer.example/a#@evil.example", FRAGMENT),
+        ("issuer.example", SCHEME),
+        ("issuer.example/pool", SCHEME),
+        ("//issuer.example", SCHEME),
+        ("/pool", SCHEME),
+        (ID, SCHEME),
+        ("HTTPS://issuer.example", SCHEME),
+        ("Https://issuer.example", SCHEME),
+        ("HTTP://localhost", SCHEME),
+        ("ftp://issuer.example", SCHEME),
+        ("file:///etc/passwd", SCHEME),
+        ("javascript:alert(1)", SCHEME),
+        ("httpss://issuer.example", SCHEME),
+        ("https:issuer.example", SCHEME),
+        ("https:/issuer.example", SCHEME),
+        ("https://user@issuer.example", USER),
+        ("https://user:secret@issuer.example", USER),
+        ("https://@issuer.example", USER),
+        ("http://127.0.0.1@evil.example", USER),
+        ("http://localhost@evil.example/a", USER),
+        ("http://localhost:80@evil.example/a", USER),
+        ("https://issuer.example:", PORT),
+        ("https://issuer.example:0", PORT),
+        ("https://issuer.example:65536", PORT),
+        ("https://iss!er.example", AUTHORITY),
+        ("https://issuer.example;a", AUTHORITY),
+    ];
+    for (door, _, open) in doors() {
+        for (url, problem) in cases {
+            let error = match open(url) {
+                Ok(_) => panic!("{door}: {url:?} is taken"),
+                Err(error) => error.to_string(),
+            };
+            let expected = format!(
+                "invalid URL: {problem}; a good one looks like `https://issuer.example/pool`"
+            );
+            assert_eq!(error, expected, "{door}: {url:?}");
+        }
+    }
+}
+
+/// Two parsers may disagree about these; which check finds it first does not matter.
+#[test]
+fn a_url_that_parsers_read_in_two_ways_is_refused_at_every_door() {
+    for (door, _, open) in doors() {
+        for url in [
+            "https://issuer.example:x",
+            "https://issuer.example:+443",
+            "https://issuer.example:-1",
+            "https://issuer.example:443:443",
+            "https://issuer.example:4 43",
+            "https://2001:db8::1/",
+            "https://[2001:db8::1",
+            "https://2001:db8::1]",
+            "https://[]/",
+            "https://[::1]x/",
+            "https://[::1]:/",
+            "https://[::1]evil.example/",
+            "https://issuer.example,evil.example/",
+            "https://a@b@issuer.example/",
+            "https://:443/",
+            "https://?",
+            "https://",
+            "https:///pool",
+            "https://iss%75er.example",
+            "https://%6c%6fcalhost",
+            "https://[2001:db8::1%25eth0]/",
+            "https://[127.0.0.1]/",
+            "https://[v1.a]/",
+        ] {
+            assert!(open(url).is_err(), "{door}: {url}");
+        }
+    }
+}
+
+#[test]
+fn a_query_is_for_the_address_of_the_keys_alone() {
+    for (door, takes_query, open) in doors() {
+        for url in ["https://issuer.example/a?b=c", "https://issuer.example/?", "http://[::1]?a"] {
+            match open(url) {
+                Ok(_) => assert!(takes_query, "{door}: {url}"),
+                Err(error) => {
+                    assert!(!takes_query, "{door}: {url}");
+                    assert_eq!(
+                        error.to_string(),
+                        "invalid URL: an issuer has no query; a good one looks like \
+                         `https://issuer.example/pool`",
+                    );
+                }
+            }
+        }
+    }
+}
+
+const NOT_LOOPBACK: [&str; 15] = [
+    "http://issuer.example",
+    "http://localhost.evil.example",
+    "http://evil.example/localhost",
+    "http://xlocalhost",
+    "http://localhost.",
+    "http://127.0.0.1.evil.example",
+    "http://127.0.0.1.",
+    "http://127.1",
+    "http://2130706433",
+    "http://0x7f.0.0.1",
+    "http://0177.0.0.1",
+    "http://0.0.0.0",
+    "http://128.0.0.1",
+    "http://[::ffff:127.0.0.1]",
+    "http://[::2]:4566/a",
+];
+
+#[test]
+fn plain_http_is_for_loopback_alone() {
+    for (door, _, open) in doors() {
+        for url in NOT_LOOPBACK {
+            let Err(error) = open(url) else {
+                assert_eq!(door, "plain http", "{url}");
+                continue;
+            };
+            assert_ne!(door, "plain http", "{url}");
+            assert_eq!(
+                error.to_string(),
+                "invalid URL: plain `http` is for loopback alone, use `https`; a good one looks \
+                 like `https://issuer.example/pool`",
+                "{door}: {url}",
+            );
+            assert!(open(&url.replacen("http:", "https:", 1)).is_ok(), "{door}: {url}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn plain_http_anywhere_has_to_be_asked_for() {
+    let named = "http://cognito.internal:9229/local_1";
+    assert!(UserPool::from_issuer(named).is_err());
+    let pool = UserPool::from_issuer_allowing_plain_http_anywhere(named).unwrap();
+    assert!(trusts(&pool, named));
+    // What was asked for holds for the whole pool.
+    let pool = pool.also_issuer("http://cognito.internal/b").unwrap();
+    assert!(trusts(&pool, "http://cognito.internal/b"));
+    let pool = pool.jwks_url("http://cognito.internal/keys").unwrap();
+    assert_eq!(address_of(pool).await, "http://cognito.internal/keys");
+}

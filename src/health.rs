@@ -1,0 +1,88 @@
+//! How the keys are doing, for a readiness probe.
+
+use std::time::{Duration, SystemTime};
+
+/// How a verifier's keys are doing.
+///
+/// ```
+/// use http::StatusCode;
+/// use tower_cognito::{Health, Verifier};
+///
+/// /// The answer to a readiness probe. A service whose keys grow old still verifies.
+/// fn readiness(verifier: &Verifier) -> StatusCode {
+///     match verifier.health() {
+///         Health::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+///         _ => StatusCode::OK,
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// Tokens are verified, but the keys are not as fresh as they should be.
+    Degraded(Degraded),
+    /// Every token is answered with
+    /// [`KeysUnavailable`](crate::VerifyErrorKind::KeysUnavailable): there are no keys, or they
+    /// are too old.
+    NotReady,
+    /// Tokens are verified with keys of the last refresh.
+    Ready,
+}
+
+/// What is wrong with keys that are still in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Degraded {
+    pub(crate) since: SystemTime,
+    pub(crate) age: Option<Duration>,
+    pub(crate) last_error: Option<&'static str>,
+}
+
+impl Degraded {
+    /// Since when: the first refresh that failed, or the time at which one was due and not made.
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// How old the keys are; `None` where one of several pools has no keys.
+    pub fn age(&self) -> Option<Duration> {
+        self.age
+    }
+
+    /// The class of the last error, [`RefreshError::class`](crate::RefreshError::class); `None`
+    /// where no refresh was tried.
+    pub fn last_error(&self) -> Option<&'static str> {
+        self.last_error
+    }
+}
+
+impl Health {
+    /// The health of a verifier of many pools: not ready only when no pool is, so that one
+    /// tenant's outage takes no replica out of service.
+    pub(crate) fn of_all(pools: impl Iterator<Item = Self>, now: SystemTime) -> Self {
+        let mut is_any_usable = false;
+        let mut is_any_missing = false;
+        let mut worst: Option<Degraded> = None;
+        for pool in pools {
+            match pool {
+                Self::Ready => is_any_usable = true,
+                Self::NotReady => is_any_missing = true,
+                Self::Degraded(degraded) => {
+                    is_any_usable = true;
+                    if worst.as_ref().is_none_or(|worst| degraded.since < worst.since) {
+                        worst = Some(degraded);
+                    }
+                }
+            }
+        }
+        match (is_any_usable, is_any_missing, worst) {
+            (false, _, _) => Self::NotReady,
+            (true, false, None) => Self::Ready,
+            (true, false, Some(worst)) => Self::Degraded(worst),
+            (true, true, worst) => Self::Degraded(Degraded {
+                since: worst.as_ref().map_or(now, |worst| worst.since),
+                age: None,
+                last_error: worst.and_then(|worst| worst.last_error),
+            }),
+        }
+    }
+}
