@@ -12,6 +12,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -257,19 +258,19 @@ impl VerifyErrorKind {
 }
 
 /// Why a key set could not be refreshed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RefreshError {
     cause: RefreshCause,
     retry_after: Option<Duration>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum RefreshCause {
     Document(InvalidJwks),
     Panicked,
     Status(u16),
     TimedOut,
-    Transport(BoxError),
+    Transport(Arc<dyn Error + Send + Sync>),
 }
 
 impl RefreshError {
@@ -280,7 +281,7 @@ impl RefreshError {
 
     /// The endpoint gave no complete answer.
     pub fn transport(cause: impl Into<BoxError>) -> Self {
-        Self::new(RefreshCause::Transport(cause.into()))
+        Self::new(RefreshCause::Transport(cause.into().into()))
     }
 
     /// The endpoint asked to be left alone for this long (`Retry-After`).

@@ -1,12 +1,16 @@
 //! Where a JWK Set comes from: the trait, and the one implementation that comes with the crate.
 
+use std::fs::File;
 use std::future::Future;
+use std::io::Read;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::error::RefreshError;
+use crate::jwks::MAX_DOCUMENT_LEN;
 
 /// Fetches the JWK Set of an issuer.
 ///
@@ -78,6 +82,28 @@ impl JwksDocument {
     }
 }
 
+/// A JWK Set in a file, for a machine without a way to the issuer.
+pub(crate) struct FileFetch {
+    path: PathBuf,
+}
+
+impl FileFetch {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+}
+
+impl FetchJwks for FileFetch {
+    // Blocking, as reading a file is; it is small, and never read in a request.
+    async fn fetch_jwks(&self, _url: &str) -> Result<JwksDocument, RefreshError> {
+        let file = File::open(&self.path).map_err(RefreshError::transport)?;
+        let limit = u64::try_from(MAX_DOCUMENT_LEN).unwrap_or(u64::MAX).saturating_add(1);
+        let mut document = Vec::new();
+        file.take(limit).read_to_end(&mut document).map_err(RefreshError::transport)?;
+        Ok(JwksDocument::new(document))
+    }
+}
+
 /// [`FetchJwks`] behind a pointer.
 pub(crate) trait AnyFetchJwks: Send + Sync {
     fn fetch<'a>(&'a self, url: &'a str) -> FetchFuture<'a>;
@@ -100,9 +126,8 @@ mod over_http {
     use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
     use reqwest::{Client, ClientBuilder, StatusCode, redirect};
 
-    use super::{Duration, FetchJwks, JwksDocument, RefreshError};
+    use super::{Duration, FetchJwks, JwksDocument, MAX_DOCUMENT_LEN, RefreshError};
     use crate::error::InvalidJwks;
-    use crate::jwks::MAX_DOCUMENT_LEN;
     use crate::user_pool::is_loopback_http;
 
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -120,11 +145,12 @@ mod over_http {
     impl HttpFetch {
         pub(crate) fn for_urls<'a>(
             urls: impl Iterator<Item = &'a str> + Clone,
+            builder: ClientBuilder,
         ) -> Result<Self, reqwest::Error> {
             let is_loopback = |url: &'a str| is_loopback_http(url);
             let mut clients = Self { anywhere: None, loopback: None };
             if urls.clone().any(|url| !is_loopback(url)) {
-                clients.anywhere = Some(with_limits(Client::builder()).build()?);
+                clients.anywhere = Some(with_limits(builder).build()?);
             }
             if urls.clone().any(is_loopback) {
                 // reqwest would send even this through the proxy of HTTP_PROXY.

@@ -83,6 +83,7 @@
 mod claims;
 mod error;
 mod fetch;
+mod health;
 mod json;
 mod jwks;
 mod jws;
@@ -106,6 +107,7 @@ pub use error::{
     StartError, VerifyError, VerifyErrorKind,
 };
 pub use fetch::{FetchJwks, JwksDocument};
+pub use health::{Degraded, Health};
 pub use jwks::Jwks;
 pub use layer::{RequireScope, RequireToken};
 pub use rejection::{RefusalBody, Rejection, RejectionKind};

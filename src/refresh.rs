@@ -2,23 +2,34 @@
 //!
 //! One task owns the pool's fetches, its backoff and its budget; nothing else changes them. What
 //! it publishes are two immutable values: the [`Snapshot`] that requests read without waiting,
-//! and the [`Progress`] that those watch who wait for a fetch.
+//! and the [`Progress`] that those watch who wait for a fetch. The fetcher, the time of day and
+//! the random numbers are handed in.
 //!
-//! | the task waits for | then |
-//! | --- | --- |
-//! | the time of the next refresh | it fetches |
-//! | a fetch that is wanted for an unknown key ID | it fetches if the budget allows, else it denies |
-//!
-//! | a fetch | keys | next refresh |
+//! | state | a token with a known key | next fetch |
 //! | --- | --- | --- |
-//! | brings a good set | replaced, or kept if they are the same | after the interval |
-//! | fails, is late, panics, or brings no good set | kept | after the backoff |
+//! | no keys | unavailable | backoff from 100 ms to 5 s |
+//! | fresh: the last fetch was good | verified | after the interval, or for an unknown key ID |
+//! | failing: the last fetch was not | verified | backoff from 1 s to 30 s |
+//! | stale: failing for longer than the limit | unavailable | backoff from 1 s to 30 s |
+//! | shut down | verified, unavailable once stale | none |
 //!
-//! There are no locks or atomics of our own here: the snapshot is swapped by arc-swap, the rest
-//! are tokio's channels and semaphores.
+//! | event | keys | then |
+//! | --- | --- | --- |
+//! | a fetch brings a good set | replaced, or kept if they are the same | fresh |
+//! | a fetch fails, is late, panics, or brings no good set | kept | failing, or still no keys |
+//! | an unknown key ID, budget open | kept | a fetch that everybody with an unknown key ID joins |
+//! | an unknown key ID, budget spent | kept | refused at once |
+//! | a request finds the refresh overdue | kept | the task is woken, or started again if its runtime is gone |
+//! | the last handle is dropped | gone | the task and its fetch are aborted |
+//!
+//! There are no atomics of our own here, and one lock: the standard library's, around the task's
+//! handle. It is taken when a key ID is unknown or a refresh is overdue, never for a request whose
+//! key is known, and nothing is awaited under it. The snapshot is swapped by arc-swap; the rest
+//! are tokio's channels and semaphores, whose own tests cover what a model of them would.
 
+use std::future::Future;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
@@ -29,6 +40,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::RefreshError;
 use crate::fetch::{AnyFetchJwks, JwksDocument};
+use crate::health::{Degraded, Health};
 use crate::jwks::{Jwks, Skip};
 use crate::schedule::{Budget, Random, pause_after_failure, pause_after_success};
 
@@ -36,6 +48,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAITERS: usize = 1_024;
 const MAX_FETCHES_ON_DEMAND: usize = 16;
+/// A refresh that should have begun this long ago is not merely under way.
+const OVERDUE: Duration = Duration::from_secs(7);
 
 /// The time of day. Everything else here is measured on the monotonic clock.
 pub(crate) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -47,6 +61,7 @@ pub(crate) struct Common {
     pub(crate) clock: Clock,
     pub(crate) interval: Duration,
     pub(crate) max_stale: Duration,
+    pub(crate) random: fn() -> Random,
     pub(crate) limits: Arc<Limits>,
 }
 
@@ -69,8 +84,14 @@ impl Limits {
 /// The keys of one pool, and the task that keeps them current. The task ends with this.
 pub(crate) struct Source {
     shared: Arc<Shared>,
-    /// `None` where the keys are fixed.
-    task: Option<AbortOnDrop<()>>,
+    task: Mutex<TaskSlot>,
+}
+
+enum TaskSlot {
+    /// The keys are fixed.
+    None,
+    Running(AbortOnDrop<()>),
+    ShutDown,
 }
 
 /// There is no tokio runtime to run the task on.
@@ -80,31 +101,30 @@ pub(crate) struct NoRuntime;
 impl Source {
     /// Keys that never change and never age.
     pub(crate) fn fixed(jwks: Jwks, common: Common) -> Self {
-        let origin = Origin::Fixed;
-        let shared = Shared::new("".into(), common, Snapshot::new(Arc::new(jwks), origin));
-        Self { shared: Arc::new(shared), task: None }
+        let shared = Shared::new("".into(), common, jwks, Origin::Fixed, Duration::ZERO);
+        Self { shared: Arc::new(shared), task: Mutex::new(TaskSlot::None) }
     }
 
-    /// Starts the task, which fetches at once. `seed` are keys that were saved earlier.
+    /// Starts the task, whose first fetch is made after `delay`. `seed` are keys that were saved
+    /// earlier.
     pub(crate) fn start(
         address: Arc<str>,
         common: Common,
         seed: Option<(Jwks, SystemTime)>,
+        delay: Duration,
     ) -> Result<Self, NoRuntime> {
-        let runtime = Handle::try_current().map_err(|_| NoRuntime)?;
-        let snapshot = match seed {
+        let (jwks, origin) = match seed {
             Some((jwks, fetched_at)) => {
                 let age = (common.clock)().duration_since(fetched_at).unwrap_or_default();
                 let now = Instant::now();
                 let monotonic = now.checked_sub(age).unwrap_or(now);
-                Snapshot::new(Arc::new(jwks), Origin::Fetched { monotonic, wall: fetched_at })
+                (jwks, Origin::Fetched { monotonic, wall: fetched_at })
             }
-            None => Snapshot::new(Arc::new(Jwks::none()), Origin::Nowhere),
+            None => (Jwks::none(), Origin::Nowhere),
         };
-        let shared = Arc::new(Shared::new(address, common, snapshot));
-        let task = Task::new(Arc::clone(&shared));
-        let task = AbortOnDrop(runtime.spawn(task.run()));
-        Ok(Self { shared, task: Some(task) })
+        let shared = Arc::new(Shared::new(address, common, jwks, origin, delay));
+        let task = Task::spawn(&shared)?;
+        Ok(Self { shared, task: Mutex::new(TaskSlot::Running(task)) })
     }
 
     pub(crate) fn address(&self) -> &Arc<str> {
@@ -114,21 +134,40 @@ impl Source {
     /// The keys to judge with at this time of day, or how long to wait before trying again.
     pub(crate) fn current(&self, now: SystemTime) -> Result<CurrentKeys, Duration> {
         let snapshot = self.shared.snapshot.load();
+        if snapshot.overdue(now) > OVERDUE {
+            self.wake();
+        }
         match snapshot.age(now) {
             Some(age) if age < self.shared.common.max_stale => Ok(CurrentKeys(snapshot)),
             Some(_) => {
-                let wait = snapshot.next_refresh.saturating_duration_since(Instant::now());
+                let next = snapshot.next_refresh.monotonic;
+                let wait = next.saturating_duration_since(Instant::now());
                 Err(wait.clamp(Duration::from_secs(1), Duration::from_secs(30)))
             }
             None => Err(Duration::from_secs(1)),
         }
     }
 
+    pub(crate) fn health(&self, now: SystemTime) -> Health {
+        let snapshot = self.shared.snapshot.load();
+        let Some(age) = snapshot.age(now).filter(|age| *age < self.shared.common.max_stale) else {
+            return Health::NotReady;
+        };
+        let overdue = snapshot.overdue(now);
+        let since = match &snapshot.failing {
+            Some(failing) => failing.since,
+            None if overdue > OVERDUE => now.checked_sub(overdue).unwrap_or(now),
+            None => return Health::Ready,
+        };
+        let last_error = snapshot.failing.as_ref().map(|failing| failing.error.class());
+        Health::Degraded(Degraded { since, age: Some(age), last_error })
+    }
+
     /// Wants a fetch for a key ID that the keys do not have, and does not wait for it.
     pub(crate) fn nudge(&self) {
         let progress = *self.shared.progress.borrow();
-        if self.task.is_some() && !progress.is_fetching() && progress.is_budget_open() {
-            self.shared.want(progress.started.saturating_add(1));
+        if !progress.is_fetching() && progress.is_budget_open() && self.is_running() {
+            self.shared.want(|wanted| &mut wanted.on_demand, progress.next());
         }
     }
 
@@ -138,10 +177,12 @@ impl Source {
     /// key, so if it does not bring it, or there is none, one more is asked for: as far as the
     /// budget allows.
     pub(crate) async fn look_again(&self, mut found: impl FnMut() -> bool) {
-        let limits = &self.shared.common.limits;
-        let (Some(_), Ok(_waiter)) = (&self.task, limits.waiters.try_acquire()) else {
+        let Ok(_waiter) = self.shared.common.limits.waiters.try_acquire() else {
             return;
         };
+        if !self.is_running() {
+            return;
+        }
         let looking = async {
             let joined = self.shared.progress.borrow().is_fetching();
             if joined && self.next_fetch().await && found() {
@@ -163,15 +204,38 @@ impl Source {
         let awaited = if progress.is_fetching() {
             progress.started
         } else if progress.is_budget_open() {
-            let next = progress.started.saturating_add(1);
-            self.shared.want(next);
-            next
+            self.shared.want(|wanted| &mut wanted.on_demand, progress.next());
+            progress.next()
         } else {
-            tracing::debug!(jwks_url = %self.shared.address, "no fetch for an unknown key ID");
             return false;
         };
         let settled = watched.wait_for(|now| now.finished >= awaited || now.denied >= awaited);
         settled.await.is_ok_and(|now| now.finished >= awaited)
+    }
+
+    /// Asks for a fetch that begins after this call, and answers what came of it once awaited.
+    pub(crate) fn refresh(&self) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
+        let mut watched = self.shared.progress.subscribe();
+        let awaited = watched.borrow_and_update().next();
+        let is_running = self.is_running();
+        if is_running {
+            self.shared.want(|wanted| &mut wanted.at_once, awaited);
+        }
+        async move {
+            if !is_running {
+                return Err(RefreshError::transport("no task fetches these keys"));
+            }
+            // The fetch under way, if there is one, and the one that was asked for.
+            let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
+            match timeout(limit, watched.wait_for(|now| now.finished >= awaited)).await {
+                Ok(Ok(_)) => {}
+                _ => return Err(RefreshError::timed_out()),
+            }
+            match &self.shared.snapshot.load().failing {
+                Some(failing) => Err(failing.error.clone()),
+                None => Ok(()),
+            }
+        }
     }
 
     /// Waits for the first keys until the deadline.
@@ -180,18 +244,58 @@ impl Source {
         deadline: Duration,
         patience: Patience,
     ) -> Result<(), Missing> {
-        let mut outcomes = self.shared.outcome.subscribe();
-        let is_settled = |outcome: &Outcome| match &outcome.error {
-            _ if outcome.has_keys => true,
-            Some(error) => patience == Patience::UntilHopeless && error.is_permanent(),
-            None => false,
+        let mut watched = self.shared.progress.subscribe();
+        let is_settled = |progress: &Progress| {
+            progress.has_keys || (patience == Patience::UntilHopeless && progress.is_hopeless)
         };
-        let settled = timeout(deadline, outcomes.wait_for(is_settled)).await;
-        let outcome = match settled {
-            Ok(Ok(outcome)) => outcome.clone(),
-            _ => self.shared.outcome.borrow().clone(),
-        };
-        if outcome.has_keys { Ok(()) } else { Err(Missing(outcome.error)) }
+        let _ = timeout(deadline, watched.wait_for(is_settled)).await;
+        if self.shared.progress.borrow().has_keys {
+            return Ok(());
+        }
+        let snapshot = self.shared.snapshot.load();
+        Err(Missing(snapshot.failing.as_ref().map(|failing| failing.error.clone())))
+    }
+
+    /// Ends the task, and waits until it is gone. The keys stay, and grow old.
+    pub(crate) async fn shut_down(&self) {
+        let slot = std::mem::replace(&mut *self.slot(), TaskSlot::ShutDown);
+        if let TaskSlot::Running(mut task) = slot {
+            task.0.abort();
+            let _ = (&mut task.0).await;
+        }
+    }
+
+    /// The refresh is overdue. Either the time of day went on without the task, as in a sandbox
+    /// that was frozen, or the task is gone with its runtime.
+    #[cold]
+    fn wake(&self) {
+        if self.is_running() {
+            let progress = *self.shared.progress.borrow();
+            if !progress.is_fetching() {
+                self.shared.want(|wanted| &mut wanted.at_once, progress.next());
+            }
+        }
+    }
+
+    /// Whether there is a task; one that went with its runtime is started again where that is
+    /// possible.
+    fn is_running(&self) -> bool {
+        let mut slot = self.slot();
+        match &*slot {
+            TaskSlot::None | TaskSlot::ShutDown => false,
+            TaskSlot::Running(task) if !task.0.is_finished() => true,
+            TaskSlot::Running(_) => match Task::spawn(&self.shared) {
+                Ok(task) => {
+                    *slot = TaskSlot::Running(task);
+                    true
+                }
+                Err(NoRuntime) => false,
+            },
+        }
+    }
+
+    fn slot(&self) -> MutexGuard<'_, TaskSlot> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -204,7 +308,7 @@ pub(crate) enum Patience {
 }
 
 /// There are no keys yet, and why, if a fetch has failed already.
-pub(crate) struct Missing(pub(crate) Option<Arc<RefreshError>>);
+pub(crate) struct Missing(pub(crate) Option<RefreshError>);
 
 /// The keys that are current at the moment, without a reference count.
 pub(crate) struct CurrentKeys(Guard<Arc<Snapshot>>);
@@ -221,7 +325,23 @@ impl Deref for CurrentKeys {
 struct Snapshot {
     jwks: Arc<Jwks>,
     origin: Origin,
-    next_refresh: Instant,
+    /// Since when, and for what, refreshes have failed.
+    failing: Option<Failing>,
+    next_refresh: Next,
+}
+
+/// A moment to come, on both clocks.
+#[derive(Clone, Copy)]
+struct Next {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Next {
+    fn after(pause: Duration, clock: &Clock) -> Self {
+        let wall = clock();
+        Self { monotonic: later(pause), wall: wall.checked_add(pause).unwrap_or(wall) }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -231,11 +351,13 @@ enum Origin {
     Nowhere,
 }
 
-impl Snapshot {
-    fn new(jwks: Arc<Jwks>, origin: Origin) -> Self {
-        Self { jwks, origin, next_refresh: Instant::now() }
-    }
+#[derive(Clone)]
+struct Failing {
+    since: SystemTime,
+    error: RefreshError,
+}
 
+impl Snapshot {
     /// The larger age of the two clocks: the monotonic one stands still while a machine sleeps or
     /// a sandbox is frozen, the wall clock can be set back.
     fn age(&self, now: SystemTime) -> Option<Duration> {
@@ -248,6 +370,15 @@ impl Snapshot {
             Origin::Nowhere => None,
         }
     }
+
+    /// How long ago the next refresh should have begun, by the clock that says more.
+    fn overdue(&self, now: SystemTime) -> Duration {
+        if matches!(self.origin, Origin::Fixed) {
+            return Duration::ZERO;
+        }
+        let wall = now.duration_since(self.next_refresh.wall).unwrap_or_default();
+        self.next_refresh.monotonic.elapsed().max(wall)
+    }
 }
 
 /// How far the task is: fetches are counted from 1.
@@ -258,6 +389,9 @@ struct Progress {
     /// The last one that was wanted and not made, for the budget was spent.
     denied: u64,
     budget_opens: Instant,
+    has_keys: bool,
+    /// The last answer says that there is no such key set.
+    is_hopeless: bool,
 }
 
 impl Progress {
@@ -268,13 +402,17 @@ impl Progress {
     fn is_budget_open(&self) -> bool {
         self.budget_opens <= Instant::now()
     }
+
+    fn next(&self) -> u64 {
+        self.started.saturating_add(1)
+    }
 }
 
-/// What came of the last fetch.
-#[derive(Clone, Default)]
-struct Outcome {
-    has_keys: bool,
-    error: Option<Arc<RefreshError>>,
+/// The last fetch that is wanted, by those whose wants the budget limits, and by the others.
+#[derive(Clone, Copy, Default)]
+struct Wanted {
+    on_demand: u64,
+    at_once: u64,
 }
 
 struct Shared {
@@ -282,28 +420,34 @@ struct Shared {
     common: Common,
     snapshot: ArcSwap<Snapshot>,
     progress: watch::Sender<Progress>,
-    outcome: watch::Sender<Outcome>,
-    wanted: watch::Sender<u64>,
+    wanted: watch::Sender<Wanted>,
 }
 
 impl Shared {
-    fn new(address: Arc<str>, common: Common, snapshot: Snapshot) -> Self {
-        let has_keys = !matches!(snapshot.origin, Origin::Nowhere);
-        let progress =
-            Progress { started: 0, finished: 0, denied: 0, budget_opens: Instant::now() };
+    fn new(address: Arc<str>, common: Common, jwks: Jwks, origin: Origin, delay: Duration) -> Self {
+        let next_refresh = Next::after(delay, &common.clock);
+        let snapshot = Snapshot { jwks: Arc::new(jwks), origin, failing: None, next_refresh };
+        let progress = Progress {
+            started: 0,
+            finished: 0,
+            denied: 0,
+            budget_opens: Instant::now(),
+            has_keys: !matches!(snapshot.origin, Origin::Nowhere),
+            is_hopeless: false,
+        };
         Self {
             address,
             common,
             snapshot: ArcSwap::from_pointee(snapshot),
             progress: watch::Sender::new(progress),
-            outcome: watch::Sender::new(Outcome { has_keys, error: None }),
-            wanted: watch::Sender::new(0),
+            wanted: watch::Sender::new(Wanted::default()),
         }
     }
 
     /// Many may want the same fetch; it is made once.
-    fn want(&self, fetch: u64) {
+    fn want(&self, which: impl FnOnce(&mut Wanted) -> &mut u64, fetch: u64) {
         self.wanted.send_if_modified(|wanted| {
+            let wanted = which(wanted);
             let is_news = fetch > *wanted;
             *wanted = fetch.max(*wanted);
             is_news
@@ -321,32 +465,34 @@ struct Task {
 }
 
 impl Task {
-    fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            random: Random::from_process(),
+    /// Starts a task where there is none: at first, and after one that went with its runtime.
+    fn spawn(shared: &Arc<Shared>) -> Result<AbortOnDrop<()>, NoRuntime> {
+        let runtime = Handle::try_current().map_err(|_| NoRuntime)?;
+        let task = Self {
+            shared: Arc::clone(shared),
+            random: (shared.common.random)(),
             began: Instant::now(),
             budget: Budget::full(),
             failures: 0,
-        }
+        };
+        // A fetch that went with the runtime will never be finished.
+        task.publish(|progress| progress.finished = progress.started);
+        Ok(AbortOnDrop(runtime.spawn(task.run())))
     }
 
     async fn run(mut self) {
         let mut wanted = self.shared.wanted.subscribe();
         loop {
             let next_refresh = self.shared.snapshot.load().next_refresh;
-            match timeout_at(next_refresh, wanted.changed()).await {
-                Err(_) => {
-                    // While the issuer is down, attempts are attempts, whoever wants them.
-                    if self.failures > 0 {
-                        self.budget.charge(self.began.elapsed());
-                    }
-                    self.refresh().await;
-                }
+            match timeout_at(next_refresh.monotonic, wanted.changed()).await {
+                Err(_) => self.refresh().await,
                 Ok(Ok(())) => {
-                    let fetch = *wanted.borrow_and_update();
-                    if fetch > self.shared.progress.borrow().started {
-                        self.refresh_on_demand(fetch).await;
+                    let wanted = *wanted.borrow_and_update();
+                    let started = self.shared.progress.borrow().started;
+                    if wanted.at_once > started {
+                        self.refresh().await;
+                    } else if wanted.on_demand > started {
+                        self.refresh_on_demand(wanted.on_demand).await;
                     }
                 }
                 Ok(Err(_)) => return,
@@ -357,27 +503,52 @@ impl Task {
     async fn refresh_on_demand(&mut self, fetch: u64) {
         let limits = Arc::clone(&self.shared.common.limits);
         let slot = timeout(MAX_WAIT, limits.fetches_on_demand.acquire()).await;
-        if slot.is_ok() && self.budget.charge(self.began.elapsed()) {
-            self.refresh().await;
-        } else {
-            self.publish_progress(|progress| progress.denied = fetch);
+        let is_paid = slot.is_ok() && self.budget.charge(self.began.elapsed());
+        if !is_paid {
+            self.publish(|progress| progress.denied = fetch);
+            return;
         }
+        if self.budget.opens_at() > self.began.elapsed() {
+            tracing::warn!(
+                jwks_url = %self.shared.address,
+                "unknown key IDs have spent the budget for fetches, and are refused at once for now"
+            );
+        }
+        // Fails as any other fetch; but what it costs is paid already.
+        self.fetch_and_publish().await;
     }
 
     async fn refresh(&mut self) {
-        self.publish_progress(|progress| progress.started = progress.started.saturating_add(1));
+        // While the issuer is down, attempts are attempts, whoever wants them.
+        if self.failures > 0 {
+            self.budget.charge_even_if_spent(self.began.elapsed());
+        }
+        self.fetch_and_publish().await;
+    }
+
+    async fn fetch_and_publish(&mut self) {
+        self.publish(|progress| progress.started = progress.next());
         let fetched = self.fetch().await;
         let before = self.shared.snapshot.load_full();
-        let (jwks, origin, pause) = match fetched {
-            Ok((jwks, max_age)) => self.succeeded(jwks, max_age, &before),
-            Err(error) => (Arc::clone(&before.jwks), before.origin, self.failed(error)),
+        let is_hopeless = fetched.as_ref().is_err_and(RefreshError::is_permanent);
+        let (jwks, origin, failing, pause) = match fetched {
+            Ok((jwks, max_age)) => {
+                let (jwks, origin, pause) = self.succeeded(jwks, max_age, &before);
+                (jwks, origin, None, pause)
+            }
+            Err(error) => {
+                let (failing, pause) = self.failed(error, &before);
+                (Arc::clone(&before.jwks), before.origin, Some(failing), pause)
+            }
         };
-        let next_refresh = later(pause);
-        self.shared.snapshot.store(Arc::new(Snapshot { jwks, origin, next_refresh }));
-        if self.failures == 0 {
-            self.shared.outcome.send_replace(Outcome { has_keys: true, error: None });
-        }
-        self.publish_progress(|progress| progress.finished = progress.started);
+        let next_refresh = Next::after(pause, &self.shared.common.clock);
+        let has_keys = !matches!(origin, Origin::Nowhere);
+        self.shared.snapshot.store(Arc::new(Snapshot { jwks, origin, failing, next_refresh }));
+        self.publish(|progress| {
+            progress.finished = progress.started;
+            progress.has_keys = has_keys;
+            progress.is_hopeless = is_hopeless;
+        });
     }
 
     /// Runs the fetch as a task of its own, so that a panic in it, even in its drop, stays there,
@@ -400,8 +571,13 @@ impl Task {
         max_age: Option<Duration>,
         before: &Snapshot,
     ) -> (Arc<Jwks>, Origin, Duration) {
-        self.failures = 0;
+        let jwks_url = &self.shared.address;
+        tracing::debug!(%jwks_url, keys = jwks.key_ids().count(), "keys refreshed");
+        if before.failing.is_some() {
+            tracing::info!(%jwks_url, failures = self.failures, "key refresh works again");
+        }
         self.report_changes(&before.jwks, &jwks);
+        self.failures = 0;
         // The same keys stay the same set, so that what was verified with them stays verified.
         let jwks = if before.jwks.has_same_keys(&jwks) {
             Arc::clone(&before.jwks)
@@ -414,21 +590,30 @@ impl Task {
         (jwks, origin, pause_after_success(interval, max_age, &mut self.random))
     }
 
-    fn failed(&mut self, error: RefreshError) -> Duration {
+    fn failed(&mut self, error: RefreshError, before: &Snapshot) -> (Failing, Duration) {
         self.failures = self.failures.saturating_add(1);
-        let has_keys = self.shared.outcome.borrow().has_keys;
+        let now = (self.shared.common.clock)();
+        let age = before.age(now);
         let retry_after = error.retry_after();
-        let pause = pause_after_failure(self.failures, has_keys, retry_after, &mut self.random);
+        let pause =
+            pause_after_failure(self.failures, age.is_some(), retry_after, &mut self.random);
         tracing::warn!(
             jwks_url = %self.shared.address,
             error = %error,
             class = error.class(),
             failures = self.failures,
+            age_s = age.map(|age| age.as_secs()),
             retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             "key refresh failed, the keys in use stay"
         );
-        self.shared.outcome.send_modify(|outcome| outcome.error = Some(Arc::new(error)));
-        pause
+        if age.is_some_and(|age| age >= self.shared.common.max_stale) {
+            tracing::error!(
+                jwks_url = %self.shared.address,
+                "the keys are too old to be used: every token is answered with 503"
+            );
+        }
+        let since = before.failing.as_ref().map_or(now, |failing| failing.since);
+        (Failing { since, error }, pause)
     }
 
     fn report_changes(&self, before: &Jwks, after: &Jwks) {
@@ -452,7 +637,7 @@ impl Task {
         }
     }
 
-    fn publish_progress(&self, change: impl FnOnce(&mut Progress)) {
+    fn publish(&self, change: impl FnOnce(&mut Progress)) {
         let budget_opens = self.began.checked_add(self.budget.opens_at()).unwrap_or(self.began);
         self.shared.progress.send_modify(|progress| {
             progress.budget_opens = budget_opens;

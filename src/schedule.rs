@@ -67,6 +67,12 @@ impl Budget {
         }
         is_open
     }
+
+    /// Charges a fetch that is made in any case, and leaves the bucket no worse than empty.
+    pub(crate) fn charge_even_if_spent(&mut self, now: Duration) {
+        let empty = now.saturating_add(Self::REFILL.saturating_mul(Self::CAPACITY));
+        self.full_at = self.full_at.max(now).saturating_add(Self::REFILL).min(empty);
+    }
 }
 
 /// Splitmix64: jitter needs to differ between processes, not to be unpredictable.
@@ -156,5 +162,16 @@ mod tests {
         assert!(budget.charge(s(1_120)));
         assert!(budget.charge(s(1_120)));
         assert!(!budget.charge(s(1_120)));
+    }
+
+    #[test]
+    fn what_is_charged_in_any_case_leaves_the_budget_empty_and_no_worse() {
+        let mut budget = Budget::full();
+        for _ in 0..10 {
+            budget.charge_even_if_spent(s(1_000));
+        }
+        assert_eq!(budget.opens_at(), s(1_030));
+        budget.charge_even_if_spent(s(1_029));
+        assert_eq!(budget.opens_at(), s(1_059));
     }
 }

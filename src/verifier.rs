@@ -4,15 +4,20 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind};
-use crate::fetch::{AnyFetchJwks, FetchJwks, JwksDocument};
+#[cfg(feature = "reqwest")]
+use crate::fetch::HttpFetch;
+use crate::fetch::{AnyFetchJwks, FetchJwks, FileFetch, JwksDocument};
+use crate::health::Health;
 use crate::jwks::Jwks;
 use crate::refresh::{
     Clock, Common, CurrentKeys, Limits, Missing, NoRuntime, Patience, Source, all_ready,
 };
+use crate::schedule::Random;
 use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
 
 /// Verifies access tokens with keys that it keeps current in the background.
@@ -44,7 +49,7 @@ struct Inner {
 /// One pool: its rules, and the keys that count for these rules alone.
 struct Pool {
     rules: Rules,
-    source: Source,
+    source: Arc<Source>,
 }
 
 impl Verifier {
@@ -80,6 +85,68 @@ impl Verifier {
                 pool.source.nudge();
                 Err(VerifyErrorKind::UnknownKey.into())
             }
+        }
+    }
+
+    /// The same keys under other rules: they must name a pool that this verifier has. The tasks
+    /// that refresh the keys are shared, and end with the last verifier that needs them.
+    ///
+    /// # Errors
+    ///
+    /// When the rules are wrong, or their pool is not one of this verifier's.
+    pub fn with_rules(&self, rules: Rules) -> Result<Self, StartError> {
+        let mut problems = rules.mistakes().collect::<Vec<_>>();
+        let shared = self.inner.pools.iter().find(|pool| pool.rules.pool() == rules.pool());
+        match shared {
+            Some(pool) if problems.is_empty() => {
+                let source = Arc::clone(&pool.source);
+                Ok(Self::new(vec![Pool { rules, source }], Arc::clone(&self.inner.clock)))
+            }
+            Some(_) => Err(StartError::new(problems)),
+            None => {
+                problems.push("the rules name a pool whose keys this verifier has not".to_owned());
+                Err(StartError::new(problems))
+            }
+        }
+    }
+
+    /// How the keys are doing. Of several pools the verifier is [`NotReady`](Health::NotReady)
+    /// only when none can be served, so that one tenant's outage takes no replica out of service;
+    /// [`health_of`](Self::health_of) tells of one pool.
+    pub fn health(&self) -> Health {
+        let now = (self.inner.clock)();
+        Health::of_all(self.inner.pools.iter().map(|pool| pool.source.health(now)), now)
+    }
+
+    /// How the keys of the pool with this issuer are doing; `None` where it is not trusted here.
+    pub fn health_of(&self, issuer: &str) -> Option<Health> {
+        let (_, pool) = self.inner.pool_of(issuer).ok()?;
+        Some(pool.source.health((self.inner.clock)()))
+    }
+
+    /// Fetches the keys of every pool now, and waits for it: for a hook that tells of a rotation.
+    /// It is limited by nothing, so no client may be able to cause it.
+    ///
+    /// # Errors
+    ///
+    /// When the fetch fails; of several pools, the first error. The keys that are held stay.
+    pub async fn refresh(&self) -> Result<(), RefreshError> {
+        let refreshes = self.inner.pools.iter().map(|pool| pool.source.refresh());
+        // Each is wanted before the first is waited for.
+        let refreshes = refreshes.collect::<Vec<_>>();
+        let mut result = Ok(());
+        for refresh in refreshes {
+            result = result.and(refresh.await);
+        }
+        result
+    }
+
+    /// Ends the background tasks, and waits until they are gone. Tokens are still verified with
+    /// the keys that are held, until those are too old. Dropping the last verifier also ends the
+    /// tasks, without waiting.
+    pub async fn shutdown(&self) {
+        for pool in &self.inner.pools {
+            pool.source.shut_down().await;
         }
     }
 
@@ -141,9 +208,9 @@ impl Verifier {
 
     async fn wait_for_keys(&self, within: Duration, patience: Patience) -> Result<(), StartError> {
         let mut problems = Vec::new();
-        let sources = self.inner.pools.iter().map(|pool| &pool.source);
+        let sources = self.inner.pools.iter().map(|pool| &*pool.source);
         all_ready(sources, within, patience, |source, Missing(error)| {
-            let reason = error.map_or_else(|| "no answer yet".to_owned(), |e| with_causes(&*e));
+            let reason = error.map_or_else(|| "no answer yet".to_owned(), |e| with_causes(&e));
             problems.push(format!("no keys from {}: {reason}", source.address()));
         })
         .await;
@@ -175,19 +242,36 @@ enum Verdict<'v> {
 /// The settings of a [`Verifier`].
 #[must_use]
 pub struct VerifierBuilder {
-    pools: Vec<(Rules, Option<(Jwks, SystemTime)>)>,
+    pools: Vec<PoolSettings>,
     fetcher: Option<Arc<dyn AnyFetchJwks>>,
+    #[cfg(feature = "reqwest")]
+    http_client: Option<reqwest::ClientBuilder>,
     clock: Clock,
     refresh_interval: Duration,
     max_stale: Duration,
     connect_within: Duration,
 }
 
+#[derive(Debug)]
+struct PoolSettings {
+    rules: Rules,
+    seed: Option<(Jwks, SystemTime)>,
+    file: Option<PathBuf>,
+}
+
+impl PoolSettings {
+    fn new(rules: Rules) -> Self {
+        Self { rules, seed: None, file: None }
+    }
+}
+
 impl VerifierBuilder {
     fn new(rules: Rules) -> Self {
         Self {
-            pools: vec![(rules, None)],
+            pools: vec![PoolSettings::new(rules)],
             fetcher: None,
+            #[cfg(feature = "reqwest")]
+            http_client: None,
             clock: Arc::new(SystemTime::now),
             refresh_interval: Duration::from_secs(300),
             max_stale: Duration::from_secs(24 * 60 * 60),
@@ -197,16 +281,35 @@ impl VerifierBuilder {
 
     /// Accepts the tokens of one more pool as well, under rules of its own.
     pub fn also(mut self, rules: Rules) -> Self {
-        self.pools.push((rules, None));
+        self.pools.push(PoolSettings::new(rules));
         self
     }
 
     /// Starts with keys that were saved earlier, for the pool that was named last: a restart
     /// while the issuer is down serves at once. They age from `fetched_at` on.
     pub fn seed(mut self, jwks: Jwks, fetched_at: SystemTime) -> Self {
-        if let Some((_, seed)) = self.pools.last_mut() {
-            *seed = Some((jwks, fetched_at));
+        if let Some(pool) = self.pools.last_mut() {
+            pool.seed = Some((jwks, fetched_at));
         }
+        self
+    }
+
+    /// Reads the keys of the pool that was named last from this file, at every refresh and for
+    /// an unknown key ID. Replace it by renaming another over it, so that it is never half there.
+    pub fn jwks_file(mut self, path: impl Into<PathBuf>) -> Self {
+        if let Some(pool) = self.pools.last_mut() {
+            pool.file = Some(path.into());
+        }
+        self
+    }
+
+    /// Fetches with a client of the application's, such as one with a proxy or with root
+    /// certificates of its own. The limits of this crate are set on it last: time, size, no
+    /// redirects, no retries, no decompression. Keys of a loopback `http` URL are fetched
+    /// without it.
+    #[cfg(feature = "reqwest")]
+    pub fn http_client(mut self, client: reqwest::ClientBuilder) -> Self {
+        self.http_client = Some(client);
         self
     }
 
@@ -262,16 +365,27 @@ impl VerifierBuilder {
     /// # Errors
     ///
     /// When the settings are wrong, or no tokio runtime is there to run the refresh on.
-    pub fn start(self) -> Result<Verifier, StartError> {
+    pub fn start(mut self) -> Result<Verifier, StartError> {
         let mut problems = self.mistakes();
         let fetcher = self.fetcher().map_err(|problem| problems.push(problem));
         let (Ok(fetcher), true) = (fetcher, problems.is_empty()) else {
             return Err(StartError::new(problems));
         };
         let common = self.common(fetcher);
-        let pools = self.pools.into_iter().map(|(rules, seed)| {
-            let address = Arc::clone(rules.pool().keys_address());
-            Ok(Pool { rules, source: Source::start(address, common.clone(), seed)? })
+        let pools = self.pools.into_iter().zip(0_u32..).map(|(settings, index)| {
+            let PoolSettings { rules, seed, file } = settings;
+            let mut common = common.clone();
+            let address = match file {
+                Some(path) => {
+                    let address = path.display().to_string().into();
+                    common.fetcher = Arc::new(FileFetch::new(path));
+                    address
+                }
+                None => Arc::clone(rules.pool().keys_address()),
+            };
+            let delay = START_SPREAD.saturating_mul(index).min(MAX_START_SPREAD);
+            let source = Source::start(address, common, seed, delay)?;
+            Ok(Pool { rules, source: Arc::new(source) })
         });
         let pools = pools.collect::<Result<_, _>>().map_err(|NoRuntime| {
             StartError::new(vec!["there is no tokio runtime to refresh the keys on".to_owned()])
@@ -286,7 +400,7 @@ impl VerifierBuilder {
     /// When the settings are wrong, or there are several pools: keys are one pool's alone.
     pub fn with_jwks(mut self, jwks: Jwks) -> Result<Verifier, StartError> {
         let mut problems = self.mistakes();
-        let rules = self.pools.pop().map(|(rules, _)| rules);
+        let rules = self.pools.pop().map(|pool| pool.rules);
         if !self.pools.is_empty() {
             problems.push("fixed keys are one pool's, and several pools are named".to_owned());
         }
@@ -294,7 +408,8 @@ impl VerifierBuilder {
             return Err(StartError::new(problems));
         };
         let common = self.common(Arc::new(NeverFetched));
-        Ok(Verifier::new(vec![Pool { rules, source: Source::fixed(jwks, common) }], self.clock))
+        let source = Arc::new(Source::fixed(jwks, common));
+        Ok(Verifier::new(vec![Pool { rules, source }], self.clock))
     }
 
     fn common(&self, fetcher: Arc<dyn AnyFetchJwks>) -> Common {
@@ -303,6 +418,7 @@ impl VerifierBuilder {
             clock: Arc::clone(&self.clock),
             interval: self.refresh_interval,
             max_stale: self.max_stale,
+            random: Random::from_process,
             limits: Arc::new(Limits::new()),
         }
     }
@@ -313,7 +429,7 @@ impl VerifierBuilder {
 
         let mut mistakes = Vec::new();
         let mut issuers = HashMap::new();
-        for (index, (rules, _)) in self.pools.iter().enumerate() {
+        for (index, PoolSettings { rules, .. }) in self.pools.iter().enumerate() {
             let pool = rules.pool().issuers().first().map_or("", |issuer| &**issuer);
             mistakes.extend(rules.mistakes().map(|mistake| format!("{pool}: {mistake}")));
             for issuer in rules.pool().issuers() {
@@ -335,19 +451,24 @@ impl VerifierBuilder {
     }
 
     #[cfg(feature = "reqwest")]
-    fn fetcher(&self) -> Result<Arc<dyn AnyFetchJwks>, String> {
+    fn fetcher(&mut self) -> Result<Arc<dyn AnyFetchJwks>, String> {
         if let Some(fetcher) = &self.fetcher {
             return Ok(Arc::clone(fetcher));
         }
-        let urls = self.pools.iter().map(|(rules, _)| &**rules.pool().keys_address());
-        match crate::fetch::HttpFetch::for_urls(urls) {
+        let client = self.http_client.take().unwrap_or_default();
+        let fetched = self.pools.iter().filter(|pool| pool.file.is_none());
+        let urls = fetched.map(|pool| &**pool.rules.pool().keys_address());
+        match HttpFetch::for_urls(urls, client) {
             Ok(fetcher) => Ok(Arc::new(fetcher)),
             Err(error) => Err(format!("no HTTP client: {}", with_causes(&error))),
         }
     }
 
     #[cfg(not(feature = "reqwest"))]
-    fn fetcher(&self) -> Result<Arc<dyn AnyFetchJwks>, String> {
+    fn fetcher(&mut self) -> Result<Arc<dyn AnyFetchJwks>, String> {
+        if self.pools.iter().all(|pool| pool.file.is_some()) {
+            return Ok(Arc::new(NeverFetched));
+        }
         let missing =
             "nothing fetches the keys: turn on the feature `reqwest`, or set `fetch_with`";
         self.fetcher.clone().ok_or_else(|| missing.to_owned())
@@ -374,6 +495,10 @@ impl Verifier {
         Self { inner: Arc::new(Inner { pools, by_issuer, clock }) }
     }
 }
+
+/// The first fetches of many pools begin this far apart.
+const START_SPREAD: Duration = Duration::from_millis(4);
+const MAX_START_SPREAD: Duration = Duration::from_secs(5);
 
 /// The fetcher of keys that are fixed.
 struct NeverFetched;

@@ -2,13 +2,17 @@
 
 mod autotraits;
 mod errors;
+mod faults;
 mod examples;
 mod foreign;
 mod jwks;
 mod layer;
+mod model;
 mod placement;
+mod promises;
 mod refresh;
 mod scope;
+mod sockets;
 mod support;
 mod test_issuer;
 mod tidy;
