@@ -1,6 +1,7 @@
 //! Pages that belong to no single item.
 //!
 //! * [Where the layers go](layers): each placement in an axum router, and what it leaves open.
+//! * [When Cognito is down](outage): what happens minute by minute, and what to set.
 //! * [Design](design): the code map, the invariants, and why.
 
 pub mod layers {
@@ -75,6 +76,87 @@ pub mod layers {
     //! never looks like an anonymous request.
 }
 
+pub mod outage {
+    //! # When Cognito is down
+    //!
+    //! Nothing happens, for a day. Tokens are verified with the keys that are in memory; Cognito
+    //! is asked for keys in the background, never while a request waits for a key that is known.
+    //!
+    //! | time | what your clients see | what happens inside |
+    //! | --- | --- | --- |
+    //! | before | 200 | the keys are fetched every 4 to 5 minutes |
+    //! | 0:00, Cognito stops answering | 200 | nothing yet |
+    //! | up to 0:05 | 200 | the next fetch fails, after 5 seconds at most; one warning in the log; [`health`](crate::Verifier::health) is `Degraded` |
+    //! | the next minute | 200 | attempts after about 1, 2, 4, 8 and 16 seconds |
+    //! | until it ends | 200 | an attempt every 15 to 30 seconds, 180 an hour at most; a `Retry-After` of Cognito's is honored, up to 5 minutes |
+    //! | 24:00 since the last good fetch | **503** with `Retry-After` | the keys are too old to be trusted; `health` is `NotReady`; an error in the log |
+    //! | Cognito is back | 200 within 30 seconds | keys are replaced as a whole; `health` is `Ready` |
+    //!
+    //! It is 503 and not 401, since nothing is known against the tokens: a client that is told 401
+    //! would throw its token away and ask Cognito, which is down, for another.
+    //!
+    //! ## A restart during the outage
+    //!
+    //! A process that starts without keys can not verify anything. It answers 503 with
+    //! `Retry-After: 1` ([`start`](crate::VerifierBuilder::start)), or does not start
+    //! ([`connect`](crate::VerifierBuilder::connect)), and has keys within 5 seconds of Cognito's
+    //! return. Where that is not enough, keep the last JWK Set somewhere and hand it in:
+    //!
+    //! ```
+    //! # use std::time::SystemTime;
+    //! use tower_cognito::{Jwks, Verifier};
+    //! # use tower_cognito::{ClientIds, Rules, TestIssuer};
+    //!
+    //! # #[tokio::main(flavor = "current_thread")]
+    //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    //! # let issuer = TestIssuer::new();
+    //! # let rules = Rules::new(issuer.user_pool(), ClientIds::any());
+    //! # let (saved, saved_at) = (issuer.jwks_json(), SystemTime::now());
+    //! let jwks = Jwks::from_json(saved)?;
+    //! let verifier = Verifier::builder(rules).seed(jwks, saved_at).start()?;
+    //! # assert!(verifier.try_verify(&issuer.machine_token("c").sign()).is_ok());
+    //! # Ok(())
+    //! # }
+    //! ```
+    //!
+    //! ## When keys rotate
+    //!
+    //! A token whose key is not known yet waits for one fetch that all such tokens share, for a
+    //! second at most. So a rotation refuses no good token while Cognito answers within that
+    //! second. At most 1,024 requests wait; whatever key IDs an attacker makes up, they cause two
+    //! fetches and then one in 30 seconds, so that in the worst case a new key is known 30
+    //! seconds later. A key ID that stays unknown is 401, never 503.
+    //!
+    //! A key that Cognito removes is refused after the next refresh, within 305 seconds;
+    //! [`Verifier::refresh`](crate::Verifier::refresh) makes it now. If Cognito withdrew *all*
+    //! keys, its answer would count as a failed refresh, and the old keys would be used until they
+    //! are too old: restart to be rid of them at once.
+    //!
+    //! ## Sleep, frozen sandboxes, forks, runtimes
+    //!
+    //! The age of keys is the larger of what two clocks say: one stands still while a machine
+    //! sleeps or AWS Lambda freezes its sandbox, the other can be set back. The first request
+    //! after a thaw causes the refresh that is due, and is answered meanwhile. The background task
+    //! lives on the tokio runtime that the verifier was started on; if that runtime is dropped,
+    //! the next request on another one starts it again, and without any runtime verification goes
+    //! on until the keys are too old. In a child process after `fork` there is
+    //! no such task: it verifies until the keys are too old, and says `Degraded`. Build the
+    //! verifier after the fork.
+    //!
+    //! ## What can be set
+    //!
+    //! | setting | unless set |
+    //! | --- | --- |
+    //! | [`refresh_interval`](crate::VerifierBuilder::refresh_interval) | 5 minutes; a `Cache-Control: max-age` of the issuer's may shorten it, to 60 seconds at least, and never lengthens it |
+    //! | [`max_stale`](crate::VerifierBuilder::max_stale) | 24 hours |
+    //! | [`connect_within`](crate::VerifierBuilder::connect_within) | 10 seconds |
+    //! | [`http_client`](crate::VerifierBuilder::http_client) | a client without a proxy of its own; reqwest reads `HTTPS_PROXY` and `ALL_PROXY` |
+    //! | [`jwks_file`](crate::VerifierBuilder::jwks_file), [`fetch_with`](crate::VerifierBuilder::fetch_with), [`with_jwks`](crate::VerifierBuilder::with_jwks) | keys from a file, from a closure, or fixed |
+    //!
+    //! What bounds an attacker can not be set: 5 seconds and 64 KiB for a fetch, no redirects, the
+    //! budget for unknown keys, the number of requests that wait.
+}
+
 pub mod design {
     //! # Design
     //!
@@ -99,6 +181,7 @@ pub mod design {
     //! | `verify` | is this token good? `verify`, `Rules`, `ClientIds`, `AccessToken`; pure |
     //! | `fetch` | where does a JWK Set come from? `FetchJwks`, and HTTPS |
     //! | `schedule` | private: when to fetch next; pure |
+    //! | `health` | how the keys are doing, for a readiness probe |
     //! | `refresh` | private: the task that keeps one pool's keys current; the only file that knows tokio |
     //! | `verifier` | current keys and the clock, given to `verify` |
     //! | `rejection` | the refusal table: status, challenge, body |
@@ -110,7 +193,7 @@ pub mod design {
     //!
     //! ```text
     //! extract, layer  -> rejection, verifier, verify, scope
-    //! verifier        -> refresh -> fetch, schedule, jwks
+    //! verifier        -> refresh -> fetch, schedule, health, jwks
     //! verifier        -> verify  -> claims, jws, jwks, scope, user_pool
     //! claims, jws, jwks -> json;  all of them -> error
     //! test_issuer     -> the public API

@@ -73,6 +73,7 @@
 //!
 //! * [`layer`]: the two layers; [Where the layers go](docs::layers): what each placement leaves
 //!   open.
+//! * [When Cognito is down](docs::outage): what happens minute by minute.
 //! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
 //! * [`test_issuer`]: tokens for the tests of your own service.
 //! * [Design](docs::design): the code map, the invariants, and why.
