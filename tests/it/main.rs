@@ -2,8 +2,8 @@
 
 mod autotraits;
 mod errors;
-mod faults;
 mod examples;
+mod faults;
 mod foreign;
 mod jwks;
 mod layer;
