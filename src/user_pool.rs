@@ -217,18 +217,16 @@ fn is_port(text: &str) -> bool {
 }
 
 fn is_host(host: &str) -> bool {
-    let ipv6 = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    match ipv6 {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-        }
-    }
+    let is_name_or_ipv4 = || host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    !host.is_empty() && (ipv6(host).is_some() || is_name_or_ipv4())
+}
+
+fn ipv6(host: &str) -> Option<Ipv6Addr> {
+    host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
 fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
-        || host == "[::1]"
+        || ipv6(host).is_some_and(|address| address.is_loopback())
         || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
 }

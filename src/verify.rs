@@ -346,7 +346,7 @@ struct Verified {
     groups: Box<[String]>,
     jwt_id: Option<Box<str>>,
     expires_at: SystemTime,
-    issued_at: SystemTime,
+    issued_at: Option<SystemTime>,
 }
 
 impl AccessToken {
@@ -385,8 +385,8 @@ impl AccessToken {
         self.inner.expires_at
     }
 
-    /// `iat`: when the token was issued, in whole seconds.
-    pub fn issued_at(&self) -> SystemTime {
+    /// `iat`: when the token was issued, in whole seconds. Cognito always says so.
+    pub fn issued_at(&self) -> Option<SystemTime> {
         self.inner.issued_at
     }
 
@@ -432,7 +432,7 @@ impl AccessToken {
                 groups: claims.groups.unwrap_or_default().into(),
                 jwt_id: claims.jwt_id.map(Into::into),
                 expires_at: system_time(claims.expires_at),
-                issued_at: system_time(claims.issued_at),
+                issued_at: claims.issued_at.map(system_time),
             }),
         }
     }

@@ -1,1 +1,992 @@
-//! To come.
+//! What goes wrong between here and the issuer, on real sockets: servers that answer bytes as
+//! they are told to, and time as it is. The number in a name is that of the fault.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+use reqwest::{Client, ClientBuilder, redirect};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tower_cognito::{
+    ClientIds, Health, RefreshError, Rules, UserPool, Verifier, VerifierBuilder, VerifyErrorKind,
+};
+
+use super::support::{CLIENT, Log, issuer, machine};
+
+const PATH: &str = "/pool/.well-known/jwks.json";
+const MAX_DOCUMENT_LEN: usize = 64 * 1024;
+/// A name that no resolver knows.
+const NAME: &str = "issuer.test";
+
+/// What a connection is answered with.
+#[derive(Clone)]
+enum Answer {
+    /// These bytes, once there is a request, and the end of the connection.
+    Bytes(Vec<u8>),
+    /// The first bytes, and then the others one at a time, again and again.
+    Drip(Vec<u8>, Vec<u8>, Duration),
+    /// The first bytes, and then the others again and again, as fast as they are taken.
+    Endless(Vec<u8>, Vec<u8>),
+    /// These bytes, and then a reset, whatever was asked.
+    Reset(Vec<u8>),
+    /// These bytes, once there is a request, and then nothing more.
+    Stall(Vec<u8>),
+    /// These bytes without a request, not even in TLS, and then nothing more.
+    Unasked(Vec<u8>),
+}
+
+struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    answer: Mutex<Answer>,
+    tls: Mutex<Option<TlsAcceptor>>,
+    connections: AtomicUsize,
+    requests: Mutex<Vec<String>>,
+    sent: AtomicUsize,
+    /// A permit for each connection that the client has ended.
+    hung_up: Semaphore,
+}
+
+impl Server {
+    async fn bind() -> Self {
+        Self::of(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    async fn bind_tls(tls: TlsAcceptor) -> Self {
+        let server = Self::bind().await;
+        server.set_tls(Some(tls));
+        server
+    }
+
+    fn of(listener: TcpListener) -> Self {
+        let shared = Arc::new(Shared {
+            answer: Mutex::new(good()),
+            tls: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            requests: Mutex::default(),
+            sent: AtomicUsize::new(0),
+            hung_up: Semaphore::new(0),
+        });
+        let address = listener.local_addr().unwrap();
+        let serving = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                serving.connections.fetch_add(1, Ordering::SeqCst);
+                let shared = Arc::clone(&serving);
+                // The client may be gone before everything is said.
+                tokio::spawn(async move { shared.serve(stream).await.unwrap_or_default() });
+            }
+        });
+        Self { address, shared, task }
+    }
+
+    fn answers(&self, answer: Answer) {
+        *self.shared.answer.lock().unwrap() = answer;
+    }
+
+    fn set_tls(&self, tls: Option<TlsAcceptor>) {
+        *self.shared.tls.lock().unwrap() = tls;
+    }
+
+    fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// Waits until the client has ended as many connections that were never answered.
+    async fn was_hung_up(&self, connections: u32) {
+        let permits = self.shared.hung_up.acquire_many(connections);
+        timeout(Duration::from_secs(3), permits).await.unwrap().unwrap().forget();
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}{PATH}", self.address)
+    }
+
+    /// The same, by a name that only [`Server::client`] knows: no loopback URL.
+    fn url_by_name(&self) -> String {
+        format!("http://{NAME}:{}{PATH}", self.address.port())
+    }
+
+    /// An application's client.
+    fn client(&self) -> ClientBuilder {
+        Client::builder().no_proxy().tls_certs_only([]).resolve(NAME, self.address)
+    }
+
+    fn builder(&self) -> VerifierBuilder {
+        Verifier::builder(rules(&self.url()))
+    }
+
+    /// A verifier that has good keys.
+    async fn connect(&self) -> Verifier {
+        self.builder().connect().await.unwrap()
+    }
+
+    /// With a client of the application's, which no loopback URL is fetched with.
+    async fn connect_with(&self, client: ClientBuilder) -> Verifier {
+        let builder = Verifier::builder(rules(&self.url_by_name())).http_client(client);
+        builder.connect().await.unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    async fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+        let answer = self.answer.lock().unwrap().clone();
+        match &answer {
+            Answer::Reset(bytes) => {
+                stream.write_all(bytes).await?;
+                // What is dropped unread is answered with a reset.
+                return stream.readable().await;
+            }
+            Answer::Unasked(bytes) => {
+                stream.write_all(bytes).await?;
+                return self.wait_for_the_end(&mut stream).await;
+            }
+            _ => {}
+        }
+        let tls = self.tls.lock().unwrap().clone();
+        match tls {
+            Some(tls) => self.speak(tls.accept(stream).await?, answer).await,
+            None => self.speak(stream, answer).await,
+        }
+    }
+
+    async fn speak(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        answer: Answer,
+    ) -> std::io::Result<()> {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await?);
+        }
+        self.requests.lock().unwrap().push(String::from_utf8(request).unwrap());
+        match answer {
+            Answer::Bytes(bytes) => {
+                stream.write_all(&bytes).await?;
+                stream.shutdown().await
+            }
+            Answer::Drip(first, others, pause) => {
+                stream.write_all(&first).await?;
+                for byte in others.iter().cycle() {
+                    stream.write_all(&[*byte]).await?;
+                    sleep(pause).await;
+                }
+                Ok(())
+            }
+            Answer::Endless(first, others) => {
+                stream.write_all(&first).await?;
+                loop {
+                    stream.write_all(&others).await?;
+                    self.sent.fetch_add(others.len(), Ordering::SeqCst);
+                }
+            }
+            Answer::Stall(bytes) => {
+                stream.write_all(&bytes).await?;
+                self.wait_for_the_end(&mut stream).await
+            }
+            Answer::Reset(_) | Answer::Unasked(_) => unreachable!("answered without a request"),
+        }
+    }
+
+    async fn wait_for_the_end(&self, stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
+        let mut buffer = [0; 1024];
+        while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+        self.hung_up.add_permits(1);
+        Ok(())
+    }
+}
+
+fn rules(url: &str) -> Rules {
+    let pool = UserPool::from_issuer_allowing_plain_http_anywhere(issuer().issuer()).unwrap();
+    Rules::new(pool.jwks_url(url).unwrap(), ClientIds::only([CLIENT]))
+}
+
+/// Each `headers` ends with CR LF.
+fn head(status: &str, headers: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\nconnection: close\r\n{headers}\r\n").into_bytes()
+}
+
+fn response(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let body = body.as_ref();
+    let headers = format!("{headers}content-length: {}\r\n", body.len());
+    [&head(status, &headers), body].concat()
+}
+
+fn document(body: impl AsRef<[u8]>) -> Answer {
+    Answer::Bytes(response("200 OK", "content-type: application/json\r\n", body))
+}
+
+fn good() -> Answer {
+    document(issuer().jwks_json())
+}
+
+/// The good set and one member more.
+fn good_and(member: &str) -> String {
+    issuer().jwks_json().replacen("[{", &format!("[{member},{{"), 1)
+}
+
+/// The good set in this many bytes.
+fn padded_to(length: usize) -> String {
+    let mut document = issuer().jwks_json();
+    document.extend(std::iter::repeat_n(' ', length - document.len()));
+    document
+}
+
+fn chunk(body: impl AsRef<[u8]>) -> Vec<u8> {
+    let body = body.as_ref();
+    [format!("{:x}\r\n", body.len()).as_bytes(), body, b"\r\n"].concat()
+}
+
+fn cause(error: &RefreshError) -> String {
+    error.source().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The refresh fails, and that is all that happens: the keys stay, health tells, and once the
+/// server is well again so is the verifier.
+async fn survives(server: &Server, verifier: &Verifier, name: &str, fault: Answer) -> RefreshError {
+    server.answers(fault);
+    let error = fails(verifier, name).await;
+    server.answers(good());
+    recovers(verifier, name).await;
+    error
+}
+
+async fn fails(verifier: &Verifier, name: &str) -> RefreshError {
+    let Err(error) = verifier.refresh().await else { panic!("{name}: the refresh went well") };
+    let Health::Degraded(degraded) = verifier.health() else {
+        panic!("{name}: {:?} after {error:?}", verifier.health());
+    };
+    assert_eq!(degraded.last_error(), Some(error.class()), "{name}");
+    assert!(degraded.since() <= SystemTime::now() && degraded.age().is_some(), "{name}");
+    assert!(verifier.try_verify(&machine("").sign()).is_ok(), "{name}");
+    error
+}
+
+async fn recovers(verifier: &Verifier, name: &str) {
+    if let Err(error) = verifier.refresh().await {
+        panic!("{name}: {error:?} when all is well again");
+    }
+    assert_eq!(verifier.health(), Health::Ready, "{name}");
+    assert!(verifier.try_verify(&machine("").sign()).is_ok(), "{name}");
+}
+
+/// It fails at the limit of 5 seconds; which of the two timers there are is first is open.
+async fn times_out(server: &Server, verifier: &Verifier, name: &str, fault: Answer) {
+    server.answers(fault);
+    let begun = Instant::now();
+    let error = fails(verifier, name).await;
+    let elapsed = begun.elapsed();
+    assert!(["timed_out", "transport"].contains(&error.class()), "{name}: {error:?}");
+    let expected = Duration::from_millis(4_900)..Duration::from_secs(8);
+    assert!(expected.contains(&elapsed), "{name}: {elapsed:?}");
+    server.answers(good());
+    recovers(verifier, name).await;
+}
+
+#[tokio::test]
+async fn h055_connection_refused_until_the_port_is_open() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let url = format!("http://{}{PATH}", socket.local_addr().unwrap());
+    let seeded = Verifier::builder(rules(&url)).seed(issuer().jwks(), SystemTime::now());
+    let verifier = seeded.start().unwrap();
+    let error = fails(&verifier, "nobody listens").await;
+    assert_eq!(error.class(), "transport", "{error:?}");
+
+    let server = Server::of(socket.listen(8).unwrap());
+    recovers(&verifier, "somebody listens").await;
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn h055_reset_at_any_moment() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let answer = response("200 OK", "", issuer().jwks_json());
+    for length in [0, 10, answer.len() / 2, answer.len() - 1] {
+        let name = format!("after {length} bytes");
+        let fault = Answer::Reset(answer[..length].to_vec());
+        let error = survives(&server, &verifier, &name, fault).await;
+        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+        let fault = Answer::Bytes(answer[..length].to_vec());
+        let name = format!("the end {name}");
+        let error = survives(&server, &verifier, &name, fault).await;
+        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn h055_tls_works_with_a_root_of_the_applications_and_with_no_other_certificate() {
+    let (root, stranger) = (Authority::new(), Authority::new());
+    let good = root.acceptor("localhost", 2100);
+    let server = Server::bind_tls(good.clone()).await;
+    let pool = format!("https://localhost:{}/pool", server.address.port());
+    let rules = Rules::new(UserPool::from_issuer(&pool).unwrap(), ClientIds::only([CLIENT]));
+    let token = issuer().machine_token(CLIENT).claim("iss", &*pool).sign();
+    let builder = Verifier::builder(rules.clone()).http_client(root.client());
+    let verifier = builder.connect().await.unwrap();
+    assert!(verifier.try_verify(&token).is_ok());
+
+    for (name, tls) in [
+        ("another root", Some(stranger.acceptor("localhost", 2100))),
+        ("expired", Some(root.acceptor("localhost", 2001))),
+        ("another host", Some(root.acceptor("issuer.example", 2100))),
+        ("plaintext", None),
+    ] {
+        if tls.is_none() {
+            server.answers(Answer::Unasked(response("200 OK", "", issuer().jwks_json())));
+        }
+        server.set_tls(tls);
+        let before = server.requests().len();
+        let error = verifier.refresh().await.expect_err(name);
+        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+        let Health::Degraded(degraded) = verifier.health() else { panic!("{name}") };
+        assert_eq!(degraded.last_error(), Some("transport"), "{name}");
+        assert!(verifier.try_verify(&token).is_ok(), "{name}");
+        assert_eq!(server.requests().len(), before, "{name}: nothing was asked of it");
+
+        server.set_tls(Some(good.clone()));
+        server.answers(self::good());
+        verifier.refresh().await.expect(name);
+        assert_eq!(verifier.health(), Health::Ready, "{name}");
+    }
+
+    // Without the root there is no start either.
+    let builder = Verifier::builder(rules).http_client(stranger.client());
+    let error = builder.connect_within(Duration::from_millis(50)).connect().await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn h056_silence_after_accept_and_after_the_request() {
+    let (deaf, mute) = tokio::join!(Server::bind(), Server::bind());
+    let (first, second) = tokio::join!(deaf.connect(), mute.connect());
+    tokio::join!(
+        times_out(&deaf, &first, "nothing is read", Answer::Unasked(Vec::new())),
+        times_out(&mute, &second, "nothing is said", Answer::Stall(Vec::new())),
+    );
+    tokio::join!(deaf.was_hung_up(1), mute.was_hung_up(1));
+}
+
+#[tokio::test]
+async fn h056_slow_headers_and_endless_informational_answers() {
+    let (slow, continuing) = tokio::join!(Server::bind(), Server::bind());
+    let (first, second) = tokio::join!(slow.connect(), continuing.connect());
+    // One that counts the time since the last byte would never give up.
+    let pause = Duration::from_millis(100);
+    let headers = head("200 OK", &"x-header: of an answer that goes on\r\n".repeat(10));
+    let informational = b"HTTP/1.1 100 Continue\r\n\r\n".to_vec();
+    let pause_of_informational = Duration::from_millis(2);
+    tokio::join!(
+        times_out(&slow, &first, "headers", Answer::Drip(Vec::new(), headers, pause)),
+        times_out(
+            &continuing,
+            &second,
+            "100 Continue",
+            Answer::Drip(Vec::new(), informational, pause_of_informational)
+        ),
+    );
+}
+
+#[tokio::test]
+async fn h056_slow_body() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let body = issuer().jwks_json().into_bytes();
+    let head = head("200 OK", &format!("content-length: {}\r\n", body.len()));
+    let fault = Answer::Drip(head, body, Duration::from_millis(100));
+    times_out(&server, &verifier, "body", fault).await;
+}
+
+#[tokio::test]
+async fn h057_endless_body_is_left_at_64_kib() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let block = vec![b' '; 4096];
+    for (name, headers, block) in [
+        ("without a length", "", block.clone()),
+        ("of 10 GB", "content-length: 10000000000\r\n", block.clone()),
+        ("in chunks", "transfer-encoding: chunked\r\n", chunk(&block)),
+    ] {
+        let before = server.shared.sent.load(Ordering::SeqCst);
+        let begun = Instant::now();
+        let fault = Answer::Endless(head("200 OK", headers), block);
+        let error = survives(&server, &verifier, name, fault).await;
+        assert_eq!(cause(&error), "invalid JWK Set: it is longer than 64 KiB", "{name}");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{name}: {:?}", begun.elapsed());
+        // What the sockets hold is sent, and not received.
+        let sent = server.shared.sent.load(Ordering::SeqCst) - before;
+        assert!(sent < 32 << 20, "{name}: {sent} bytes");
+    }
+}
+
+#[tokio::test]
+async fn h057_endless_headers_are_refused() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    for (name, line) in
+        [("many", b"x-header: value\r\n".repeat(100)), ("one that is long", vec![b'x'; 4096])]
+    {
+        let fault = Answer::Endless(b"HTTP/1.1 200 OK\r\n".to_vec(), line);
+        let begun = Instant::now();
+        let error = survives(&server, &verifier, name, fault).await;
+        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{name}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn h057_chunked_without_end() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let complete = [head("200 OK", "transfer-encoding: chunked\r\n"), chunk(issuer().jwks_json())];
+    let complete = complete.concat();
+    let fault = Answer::Bytes(complete.clone());
+    let error = survives(&server, &verifier, "it ends", fault).await;
+    assert_eq!(error.class(), "transport", "{error:?}");
+    times_out(&server, &verifier, "it stays open", Answer::Stall(complete.clone())).await;
+    server.was_hung_up(1).await;
+    let more = chunk(" ");
+    let pause = Duration::from_millis(20);
+    times_out(&server, &verifier, "it goes on", Answer::Drip(complete, more, pause)).await;
+}
+
+#[tokio::test]
+async fn h057_content_length_lies_short() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let body = issuer().jwks_json();
+    for length in [0, 1, body.len() / 2, body.len() - 1] {
+        let head = head("200 OK", &format!("content-length: {length}\r\n"));
+        let fault = Answer::Bytes([&head, body.as_bytes()].concat());
+        let error = survives(&server, &verifier, &format!("{length} bytes"), fault).await;
+        assert_eq!(error.class(), "document", "{length} bytes: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn h057_content_length_lies_long() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let body = issuer().jwks_json();
+    for length in [(body.len() + 1).to_string(), u64::MAX.to_string(), "-1".into(), "1, 2".into()] {
+        let head = head("200 OK", &format!("content-length: {length}\r\n"));
+        let fault = Answer::Bytes([&head, body.as_bytes()].concat());
+        let error = survives(&server, &verifier, &length, fault).await;
+        assert_eq!(error.class(), "transport", "{length}: {error:?}");
+    }
+    let head = head("200 OK", &format!("content-length: {}\r\n", body.len() + 1));
+    let fault = Answer::Stall([&head, body.as_bytes()].concat());
+    times_out(&server, &verifier, "it stays open", fault).await;
+    server.was_hung_up(1).await;
+}
+
+#[tokio::test]
+async fn h057_what_is_not_http_is_refused() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let body = issuer().jwks_json();
+    for (name, answer) in [
+        ("another protocol", "SSH-2.0-OpenSSH_9.6\r\n".to_owned()),
+        ("no status line", body.clone()),
+        ("no status", format!("HTTP/1.1\r\n\r\n{body}")),
+        ("status of two digits", format!("HTTP/1.1 20\r\n\r\n{body}")),
+        ("another version", format!("HTTP/2.0 200 OK\r\n\r\n{body}")),
+        ("NUL in a header", format!("HTTP/1.1 200 OK\r\nx: \0\r\n\r\n{body}")),
+        (
+            "a chunk without a size",
+            format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{body}\r\n0\r\n\r\n"
+            ),
+        ),
+        (
+            "a chunk of 2^68 bytes",
+            format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n100000000000000000\r\n{body}"
+            ),
+        ),
+    ] {
+        let fault = Answer::Bytes(answer.into_bytes());
+        let error = survives(&server, &verifier, name, fault).await;
+        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn h058_gzip_and_all_other_encodings_are_refused() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    for encoding in ["gzip", "br", "zstd", "deflate", "x-gzip", "GZIP", "gzip, br", "aws-chunked"] {
+        // The body is good as it stands, so nothing but the header can be what is refused.
+        let headers = format!("content-encoding: {encoding}\r\n");
+        let fault = Answer::Bytes(response("200 OK", &headers, issuer().jwks_json()));
+        let error = survives(&server, &verifier, encoding, fault).await;
+        assert_eq!(cause(&error), "invalid JWK Set: it is compressed", "{encoding}");
+    }
+    let twice = "content-encoding: gzip\r\ncontent-encoding: br\r\n";
+    let fault = Answer::Bytes(response("200 OK", twice, issuer().jwks_json()));
+    let error = survives(&server, &verifier, "twice", fault).await;
+    assert_eq!(error.class(), "document");
+}
+
+const REDIRECTS: [&str; 4] = ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"];
+
+#[tokio::test]
+async fn h059_redirects_are_not_followed() {
+    let (server, other) = (Server::bind().await, Server::bind().await);
+    let verifier = server.connect().await;
+    // In vain: what a loopback URL is fetched with is not the application's.
+    let following = server.builder().http_client(server.client().redirect(redirects(10)));
+    let following = following.connect().await.unwrap();
+    for verifier in [&verifier, &following] {
+        redirects_end_there(&server, verifier, &other).await;
+    }
+}
+
+#[tokio::test]
+async fn h059_redirects_are_not_followed_by_a_client_that_would() {
+    let (server, other) = (Server::bind().await, Server::bind().await);
+    let client = server.client().redirect(redirects(10)).resolve("other.test", other.address);
+    let verifier = server.connect_with(client).await;
+    redirects_end_there(&server, &verifier, &other).await;
+}
+
+fn redirects(most: usize) -> redirect::Policy {
+    redirect::Policy::limited(most)
+}
+
+async fn redirects_end_there(server: &Server, verifier: &Verifier, other: &Server) {
+    for status in REDIRECTS {
+        for target in [
+            other.url(),
+            format!("http://other.test:{}{PATH}", other.address.port()),
+            server.url(),
+            server.url_by_name(),
+            PATH.to_owned(),
+            "http://169.254.169.254/latest/meta-data".to_owned(),
+        ] {
+            let name = format!("{status} to {target}");
+            // The body is good, and does not count either.
+            let location = format!("location: {target}\r\n");
+            let fault = Answer::Bytes(response(status, &location, issuer().jwks_json()));
+            let before = server.requests().len();
+            let error = survives(server, verifier, &name, fault).await;
+            assert_eq!(error.to_string(), format!("the answer has status {}", &status[..3]));
+            let requests = server.requests().len() - before;
+            assert_eq!(requests, 2, "{name}: one that was redirected, one that was not");
+        }
+    }
+    assert_eq!(other.connections(), 0);
+}
+
+#[tokio::test]
+async fn h060_bodies_that_are_no_key_set() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let good = issuer().jwks_json();
+    let keys = &good[1..good.len() - 1];
+    let no_object = "invalid JWK Set: it is not a JSON object";
+    let no_array = "invalid JWK Set: its member `keys` is not an array";
+    let no_usable_key = "invalid JWK Set: it has no usable key";
+    for (name, body, problem) in [
+        ("HTML", b"<!doctype html><title>Sign in</title>".to_vec(), no_object),
+        ("empty", Vec::new(), no_object),
+        ("white space", b" \r\n\t ".to_vec(), no_object),
+        ("no keys", b"{}".to_vec(), "invalid JWK Set: it has no member `keys`"),
+        (
+            "other case",
+            good.replacen("keys", "Keys", 1).into(),
+            "invalid JWK Set: it has no member `keys`",
+        ),
+        ("null", br#"{"keys":null}"#.to_vec(), no_array),
+        ("object", br#"{"keys":{}}"#.to_vec(), no_array),
+        ("text", br#"{"keys":"[]"}"#.to_vec(), no_array),
+        ("number", br#"{"keys":1}"#.to_vec(), no_array),
+        ("only an array", b"[]".to_vec(), no_object),
+        ("the array of the keys", keys[7..].into(), no_object),
+        ("no key at all", br#"{"keys":[]}"#.to_vec(), no_usable_key),
+        ("keys that are none", br#"{"keys":[null,1,"a",[],{}]}"#.to_vec(), no_usable_key),
+        ("nothing but null", b"null".to_vec(), no_object),
+        ("truncated", good[..good.len() - 1].into(), no_object),
+        ("truncated in a key", good[..good.len() / 2].into(), no_object),
+        ("one more brace", format!("{good}}}").into(), no_object),
+        ("keys twice", format!("{{{keys},{keys}}}").into(), no_object),
+        ("keys twice, once empty", format!(r#"{{"keys":[],{keys}}}"#).into(), no_object),
+        ("NUL behind it", format!("{good}\0").into(), no_object),
+        ("NUL before it", format!("\0{good}").into(), no_object),
+        ("BOM", format!("\u{feff}{good}").into(), no_object),
+        ("not UTF-8", [good.as_bytes(), b"\xff"].concat(), "invalid JWK Set: it is not UTF-8"),
+        (
+            "not UTF-8 in a text",
+            [br#"{"a":"#, &b"\"\xc3\x28\","[..], keys.as_bytes(), b"}"].concat(),
+            "invalid JWK Set: it is not UTF-8",
+        ),
+        ("UTF-16", good.encode_utf16().flat_map(u16::to_le_bytes).collect(), no_object),
+    ] {
+        let error = survives(&server, &verifier, name, document(body)).await;
+        assert_eq!((error.class(), &*cause(&error)), ("document", problem), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn h061_statuses_other_than_200() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    for status in [
+        "201 Created",
+        "202 Accepted",
+        "203 Non-Authoritative",
+        "204 No Content",
+        "206 Partial Content",
+        "300 Multiple Choices",
+        "304 Not Modified",
+        "400 Bad Request",
+        "401 Unauthorized",
+        "403 Forbidden",
+        "404 Not Found",
+        "407 Proxy Authentication Required",
+        "429 Too Many Requests",
+        "500 Internal Server Error",
+        "503 Service Unavailable",
+        "599 Unheard of",
+        "999 Unheard of",
+    ] {
+        // The body is good, and does not count.
+        let fault = Answer::Bytes(response(status, "", issuer().jwks_json()));
+        let error = survives(&server, &verifier, status, fault).await;
+        assert_eq!(error.to_string(), format!("the answer has status {}", &status[..3]));
+        assert_eq!(error.class(), "status");
+    }
+}
+
+#[tokio::test]
+async fn h061_retry_after_is_clamped_and_never_a_panic() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let backoff = 500..=1_000;
+    for (status, value, pause) in [
+        ("429", "0", 1_000..=1_000),
+        ("503", "0", 1_000..=1_000),
+        ("503", "20", 20_000..=20_000),
+        ("429", " 20 ", 20_000..=20_000),
+        ("429", "1000000000000", 300_000..=300_000),
+        ("503", "18446744073709551615", 300_000..=300_000),
+        ("503", "18446744073709551616", backoff.clone()),
+        ("503", "-1", backoff.clone()),
+        ("503", "1e12", backoff.clone()),
+        ("503", "1.5", backoff.clone()),
+        ("503", "", backoff.clone()),
+        ("429", "soon", backoff.clone()),
+        ("429", "\u{fffd}", backoff.clone()),
+        ("429", "Fri, 31 Dec 9999 23:59:59 GMT", backoff.clone()),
+        ("500", "20", backoff.clone()),
+        ("404", "20", backoff.clone()),
+    ] {
+        let name = format!("{status} with Retry-After {value:?}");
+        let log = Log::of_this_thread();
+        let headers = format!("retry-after: {value}\r\n");
+        let fault = Answer::Bytes(response(status, &headers, ""));
+        let error = survives(&server, &verifier, &name, fault).await;
+        assert_eq!(error.to_string(), format!("the answer has status {status}"), "{name}");
+        let log = log.take();
+        let (_, logged) = log.split_once("retry_in_ms=").expect(&name);
+        let digits = logged.find(|c: char| !c.is_ascii_digit()).unwrap();
+        let logged = logged[..digits].parse::<u64>().unwrap();
+        assert!(pause.contains(&logged), "{name}: {logged} ms");
+    }
+}
+
+#[tokio::test]
+async fn h062_too_many_keys_and_keys_that_are_too_long() {
+    let server = Server::bind().await;
+    let verifier = server.connect().await;
+    let others = |count: usize| {
+        let other = |index| format!(r#"{{"kty":"AKP","kid":"other-{index}"}}"#);
+        good_and(&(0..count).map(other).collect::<Vec<_>>().join(","))
+    };
+    let too_many = "invalid JWK Set: it has more than 100 keys";
+    let long = format!(r#"{{"kty":"RSA","kid":"long","e":"AQAB","n":"{}"}}"#, "z".repeat(60 << 10));
+    for (name, body, problem) in [
+        ("101 keys", others(99), too_many),
+        ("10 000 keys", good_and(&vec!["{}"; 10_000].join(",")), too_many),
+        ("10 000 keys with IDs", others(10_000), "invalid JWK Set: it is longer than 64 KiB"),
+        (
+            "one key of 60 KiB",
+            format!(r#"{{"keys":[{long}]}}"#),
+            "invalid JWK Set: it has no usable key",
+        ),
+    ] {
+        let begun = Instant::now();
+        let error = survives(&server, &verifier, name, document(body)).await;
+        assert_eq!(cause(&error), problem, "{name}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{name}: {:?}", begun.elapsed());
+    }
+    // A hundred are not too many, and a long one spoils no other.
+    for body in [others(98), good_and(&long)] {
+        server.answers(document(body));
+        recovers(&verifier, "not too many").await;
+    }
+}
+
+#[tokio::test]
+async fn h063_good_set_with_an_akp_key_works() {
+    let server = Server::bind().await;
+    let key = format!(
+        r#"{{"kty":"AKP","kid":"pq","use":"sig","alg":"ML-DSA-65","pub":"{}"}}"#,
+        "A".repeat(2603)
+    );
+    server.answers(document(good_and(&key)));
+    let verifier = server.connect().await;
+    recovers(&verifier, "again").await;
+    let post_quantum = machine("").header("kid", "pq").sign();
+    let error = verifier.try_verify(&post_quantum).unwrap_err();
+    assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
+}
+
+#[tokio::test]
+async fn h067_private_members_are_an_error_event_and_the_key_is_skipped() {
+    let event = "the issuer publishes a private key";
+    for member in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
+        let server = Server::bind().await;
+        let verifier = server.connect().await;
+        // The first key is the one that signs access tokens.
+        let private = format!(r#"[{{"{member}":"c2VjcmV0LXBhcnQ","#);
+        server.answers(document(issuer().jwks_json().replacen("[{", &private, 1)));
+        let log = Log::of_this_thread();
+        verifier.refresh().await.unwrap();
+        let error = verifier.try_verify(&machine("").sign()).unwrap_err();
+        assert_eq!(error.kind(), VerifyErrorKind::UnknownKey, "{member}");
+        verifier.refresh().await.unwrap();
+        let log = log.take();
+        let events = log.lines().filter(|line| line.contains(event)).collect::<Vec<_>>();
+        assert_eq!(events.len(), 1, "{member}: {log}");
+        assert!(events[0].contains("ERROR") && events[0].contains("index=0"), "{events:?}");
+        assert!(!log.contains("c2VjcmV0LXBhcnQ"), "{member}: {log}");
+
+        server.answers(good());
+        recovers(&verifier, member).await;
+    }
+}
+
+#[tokio::test]
+async fn h085_stalled_tls_handshake_ends_at_the_connect_limit() {
+    let root = Authority::new();
+    let server = Server::bind_tls(root.acceptor("localhost", 2100)).await;
+    let url = format!("https://localhost:{}{PATH}", server.address.port());
+    // In vain: an application can not lengthen it.
+    let client = root.client().connect_timeout(Duration::from_secs(60));
+    let builder = Verifier::builder(rules(&url)).http_client(client);
+    let verifier = builder.connect().await.unwrap();
+
+    server.answers(Answer::Unasked(Vec::new()));
+    let begun = Instant::now();
+    let error = fails(&verifier, "no handshake").await;
+    let elapsed = begun.elapsed();
+    assert_eq!(error.class(), "transport", "{error:?}");
+    let expected = Duration::from_millis(1_900)..Duration::from_millis(4_500);
+    assert!(expected.contains(&elapsed), "{elapsed:?}");
+    server.was_hung_up(1).await;
+    server.answers(good());
+    recovers(&verifier, "a handshake").await;
+}
+
+#[tokio::test]
+async fn p11_a_connection_that_was_kept_and_then_ended_costs_nothing() {
+    let server = Server::bind().await;
+    // Nothing says that the server ends it, and it does.
+    let body = issuer().jwks_json();
+    let kept = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    server.answers(Answer::Bytes(kept.into_bytes()));
+    let verifier = server.connect().await;
+    for _ in 0..10 {
+        recovers(&verifier, "the next one").await;
+    }
+    assert_eq!(server.connections(), 11);
+}
+
+#[tokio::test]
+async fn p12_the_request_is_one_get_and_says_nothing_of_the_client() {
+    let server = Server::bind().await;
+    let cookie = response("200 OK", "set-cookie: session=1; path=/\r\n", issuer().jwks_json());
+    server.answers(Answer::Bytes(cookie));
+    let verifier = server.connect().await;
+    verifier.refresh().await.unwrap();
+    let expected = [
+        format!("GET {PATH} HTTP/1.1"),
+        "accept: application/json".to_owned(),
+        format!("host: {}", server.address),
+    ];
+    let requests = server.requests();
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        let mut lines = request.trim_end().split("\r\n").collect::<Vec<_>>();
+        lines[1..].sort_unstable();
+        assert_eq!(lines, expected);
+    }
+}
+
+#[tokio::test]
+async fn p12_the_query_of_the_url_is_kept() {
+    let server = Server::bind().await;
+    let url = format!("http://{}/keys?pool=a%2Fb&x", server.address);
+    Verifier::builder(rules(&url)).connect().await.unwrap();
+    assert!(server.requests()[0].starts_with("GET /keys?pool=a%2Fb&x HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn p12_a_document_of_64_kib_is_read_and_one_byte_more_is_not() {
+    let server = Server::bind().await;
+    let (longest, too_long) = (padded_to(MAX_DOCUMENT_LEN), padded_to(MAX_DOCUMENT_LEN + 1));
+    let chunked = |body: &str, size: usize| {
+        let chunks = body.as_bytes().chunks(size).flat_map(chunk).collect::<Vec<_>>();
+        [&head("200 OK", "transfer-encoding: chunked\r\n"), &*chunks, b"0\r\n\r\n"].concat()
+    };
+    let until_the_end = |body: &str| [&head("200 OK", ""), body.as_bytes()].concat();
+
+    server.answers(document(&longest));
+    let verifier = server.connect().await;
+    for answer in [chunked(&longest, 1000), chunked(&longest, 1 << 20), until_the_end(&longest)] {
+        server.answers(Answer::Bytes(answer));
+        recovers(&verifier, "64 KiB").await;
+    }
+    for (name, fault) in [
+        ("a length", document(&too_long)),
+        ("chunks", Answer::Bytes(chunked(&too_long, 1000))),
+        ("one chunk", Answer::Bytes(chunked(&too_long, 1 << 20))),
+        ("the end", Answer::Bytes(until_the_end(&too_long))),
+        // It is refused before it has ended.
+        ("no end", Answer::Stall(until_the_end(&too_long))),
+    ] {
+        let begun = Instant::now();
+        let error = survives(&server, &verifier, name, fault).await;
+        assert_eq!(cause(&error), "invalid JWK Set: it is longer than 64 KiB", "{name}");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{name}: {:?}", begun.elapsed());
+    }
+    server.was_hung_up(1).await;
+}
+
+#[tokio::test]
+async fn p12_a_client_of_the_applications_can_not_lift_the_limits() {
+    let server = Server::bind().await;
+    let headers = [
+        (ACCEPT, HeaderValue::from_static("text/html")),
+        (ACCEPT_ENCODING, HeaderValue::from_static("gzip, br")),
+    ];
+    let day = Duration::from_secs(24 * 3600);
+    let client = server.client().timeout(day).read_timeout(day).connect_timeout(day);
+    let client = client.default_headers(HeaderMap::from_iter(headers));
+    let verifier = server.connect_with(client).await;
+
+    let request = &server.requests()[0];
+    assert!(request.contains("accept-encoding: gzip, br\r\n"), "it is in use: {request}");
+    assert_eq!(request.matches("accept: ").count(), 1, "{request}");
+    assert!(request.contains("accept: application/json\r\n"), "{request}");
+
+    let encoded = response("200 OK", "content-encoding: gzip\r\n", issuer().jwks_json());
+    let error = survives(&server, &verifier, "encoding", Answer::Bytes(encoded)).await;
+    assert_eq!(cause(&error), "invalid JWK Set: it is compressed");
+    let fault = Answer::Endless(head("200 OK", ""), vec![b' '; 4096]);
+    let error = survives(&server, &verifier, "size", fault).await;
+    assert_eq!(cause(&error), "invalid JWK Set: it is longer than 64 KiB");
+    times_out(&server, &verifier, "time", Answer::Stall(Vec::new())).await;
+    server.was_hung_up(1).await;
+}
+
+#[test]
+fn p12_a_proxy_of_the_environment_is_not_asked_for_a_loopback_url() {
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+
+    let mut program = std::env::current_exe().unwrap();
+    program.pop();
+    program.pop();
+    program.extend(["examples", "quickstart"]);
+    let mut command = Command::new(&program);
+    for name in ["USER_POOL_ID", "CLIENT_IDS", "ISSUER", "JWKS_URL"] {
+        command.env_remove(format!("COGNITO_{name}"));
+    }
+    for name in ["NO_PROXY", "no_proxy", "REQUEST_METHOD"] {
+        command.env_remove(name);
+    }
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        command.env(name, &url).env(name.to_lowercase(), &url);
+    }
+    command.env("QUICKSTART_API", "127.0.0.1:0").env("QUICKSTART_ISSUER", "127.0.0.1:0");
+    let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let output = BufReader::new(process.stdout.take().unwrap());
+    // It fetches its keys before it is ready, and ends where it can not.
+    let is_ready = output.lines().any(|line| line.unwrap() == "ready");
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert_eq!(proxy.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert!(is_ready);
+}
+
+/// A certificate authority of the test's own.
+struct Authority {
+    certificate: rcgen::Certificate,
+    issuer: rcgen::Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self { certificate, issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    /// A client that trusts this authority alone.
+    fn client(&self) -> ClientBuilder {
+        let root = reqwest::Certificate::from_der(self.certificate.der()).unwrap();
+        Client::builder().no_proxy().tls_certs_only([root])
+    }
+
+    /// With a certificate for this host that is good until that year.
+    fn acceptor(&self, host: &str, year: i32) -> TlsAcceptor {
+        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}

@@ -289,6 +289,7 @@ fn a_good_url_is_taken_at_every_door() {
             "http://127.0.0.1/a",
             "http://127.255.255.254:1/a",
             "http://[::1]/a",
+            "http://[0:0:0:0:0:0:0:1]/a",
             "http://[::1]:4566/a",
         ] {
             assert!(open(url).is_ok(), "{door}: {url}");
