@@ -108,28 +108,28 @@ impl fmt::Display for InvalidJwks {
 impl Error for InvalidJwks {}
 
 /// Claims that do not have the shape the application asked for.
-#[derive(Debug)]
+///
+/// Says where in the payload, and not what is there: claims are about people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidClaims {
-    cause: BoxError,
+    line: usize,
+    column: usize,
 }
 
 impl InvalidClaims {
-    pub(crate) fn new(cause: impl Into<BoxError>) -> Self {
-        Self { cause: cause.into() }
+    pub(crate) fn at(line: usize, column: usize) -> Self {
+        Self { line, column }
     }
 }
 
 impl fmt::Display for InvalidClaims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the claims do not have the expected shape")
+        let Self { line, column } = self;
+        write!(f, "the claims do not have the expected shape, line {line} column {column}")
     }
 }
 
-impl Error for InvalidClaims {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.cause)
-    }
-}
+impl Error for InvalidClaims {}
 
 /// Why a token was refused.
 ///
@@ -336,7 +336,7 @@ impl fmt::Display for RefreshError {
             RefreshCause::Document(_) => f.write_str("the answer is not a usable JWK Set"),
             RefreshCause::Panicked => f.write_str("the fetch panicked"),
             RefreshCause::Status(code) => write!(f, "the answer has status {code}"),
-            RefreshCause::TimedOut => f.write_str("no complete answer within 5 seconds"),
+            RefreshCause::TimedOut => f.write_str("no complete answer in time"),
             RefreshCause::Transport(_) => f.write_str("the request failed"),
         }
     }
@@ -376,3 +376,9 @@ impl fmt::Display for StartError {
 }
 
 impl Error for StartError {}
+
+/// The error and its causes in one line, for a person who reads a log or starts a service.
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,21 +1,17 @@
 //! Where a JWK Set comes from: the trait, and the one implementation that comes with the crate.
 
-use std::fs::File;
 use std::future::Future;
-use std::io::Read;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::error::RefreshError;
-use crate::jwks::MAX_DOCUMENT_LEN;
 
 /// Fetches the JWK Set of an issuer.
 ///
-/// A closure is enough. Whatever it does, it is run with a limit of 5 seconds, one at a time for
-/// each pool, and a panic in it counts as a failure.
+/// A closure is enough. It is run with a limit of 5 seconds, one at a time for each pool, and a
+/// panic in it counts as a failure. It must not block its thread.
 ///
 /// ```
 /// use tower_cognito::{ClientIds, JwksDocument, RefreshError, Rules, TestIssuer, Verifier};
@@ -82,28 +78,6 @@ impl JwksDocument {
     }
 }
 
-/// A JWK Set in a file, for a machine without a way to the issuer.
-pub(crate) struct FileFetch {
-    path: PathBuf,
-}
-
-impl FileFetch {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path }
-    }
-}
-
-impl FetchJwks for FileFetch {
-    // Blocking, as reading a file is; it is small, and never read in a request.
-    async fn fetch_jwks(&self, _url: &str) -> Result<JwksDocument, RefreshError> {
-        let file = File::open(&self.path).map_err(RefreshError::transport)?;
-        let limit = u64::try_from(MAX_DOCUMENT_LEN).unwrap_or(u64::MAX).saturating_add(1);
-        let mut document = Vec::new();
-        file.take(limit).read_to_end(&mut document).map_err(RefreshError::transport)?;
-        Ok(JwksDocument::new(document))
-    }
-}
-
 /// [`FetchJwks`] behind a pointer.
 pub(crate) trait AnyFetchJwks: Send + Sync {
     fn fetch<'a>(&'a self, url: &'a str) -> FetchFuture<'a>;
@@ -126,12 +100,13 @@ mod over_http {
     use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
     use reqwest::{Client, ClientBuilder, StatusCode, redirect};
 
-    use super::{Duration, FetchJwks, JwksDocument, MAX_DOCUMENT_LEN, RefreshError};
+    use super::{Duration, FetchJwks, JwksDocument, RefreshError};
     use crate::error::InvalidJwks;
+    use crate::jwks::MAX_DOCUMENT_LEN;
     use crate::user_pool::is_loopback_http;
 
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-    pub(super) const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+    const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// One GET over HTTP/1.1, within limits that the other side can not stretch.
     #[derive(Debug)]
@@ -216,6 +191,9 @@ mod over_http {
 
     /// The address stays out: it is a field of the event already, and the operator's own.
     fn transport(error: reqwest::Error) -> RefreshError {
+        if error.is_timeout() {
+            return RefreshError::timed_out();
+        }
         RefreshError::transport(error.without_url())
     }
 

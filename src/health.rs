@@ -39,6 +39,7 @@ pub struct Degraded {
 
 impl Degraded {
     /// Since when: the first refresh that failed, or the time at which one was due and not made.
+    /// Of several pools, that of the pool that is in trouble for longest.
     pub fn since(&self) -> SystemTime {
         self.since
     }
@@ -55,34 +56,31 @@ impl Degraded {
     }
 }
 
+/// One pool's part of it.
+pub(crate) struct PoolHealth {
+    pub(crate) is_usable: bool,
+    pub(crate) trouble: Option<Degraded>,
+}
+
 impl Health {
-    /// The health of a verifier of many pools: not ready only when no pool is, so that one
-    /// tenant's outage takes no replica out of service.
-    pub(crate) fn of_all(pools: impl Iterator<Item = Self>, now: SystemTime) -> Self {
+    /// Not ready only when no pool is, so that one tenant's outage takes no replica out of
+    /// service.
+    pub(crate) fn of_all(pools: impl IntoIterator<Item = PoolHealth>) -> Self {
         let mut is_any_usable = false;
-        let mut is_any_missing = false;
-        let mut worst: Option<Degraded> = None;
-        for pool in pools {
-            match pool {
-                Self::Ready => is_any_usable = true,
-                Self::NotReady => is_any_missing = true,
-                Self::Degraded(degraded) => {
-                    is_any_usable = true;
-                    if worst.as_ref().is_none_or(|worst| degraded.since < worst.since) {
-                        worst = Some(degraded);
-                    }
-                }
+        let mut longest: Option<Degraded> = None;
+        for PoolHealth { is_usable, trouble } in pools {
+            is_any_usable |= is_usable;
+            let is_longer = |trouble: &Degraded| {
+                longest.as_ref().is_none_or(|longest| trouble.since < longest.since)
+            };
+            if trouble.as_ref().is_some_and(is_longer) {
+                longest = trouble;
             }
         }
-        match (is_any_usable, is_any_missing, worst) {
-            (false, _, _) => Self::NotReady,
-            (true, false, None) => Self::Ready,
-            (true, false, Some(worst)) => Self::Degraded(worst),
-            (true, true, worst) => Self::Degraded(Degraded {
-                since: worst.as_ref().map_or(now, |worst| worst.since),
-                age: None,
-                last_error: worst.and_then(|worst| worst.last_error),
-            }),
+        match longest {
+            _ if !is_any_usable => Self::NotReady,
+            Some(longest) => Self::Degraded(longest),
+            None => Self::Ready,
         }
     }
 }

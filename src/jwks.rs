@@ -14,12 +14,12 @@ use serde_json::value::RawValue;
 
 use crate::error::InvalidJwks;
 use crate::json;
+use crate::jws::MAX_KEY_ID_LEN;
 
 /// The longest document that is read, in bytes. Cognito's is about 1 KB.
 pub(crate) const MAX_DOCUMENT_LEN: usize = 64 * 1024;
 
 const MAX_KEYS: usize = 100;
-const MAX_KEY_ID_LEN: usize = 256;
 
 /// A JWK Set ([RFC 7517]): the keys of one issuer, each parsed once.
 ///

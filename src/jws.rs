@@ -11,7 +11,7 @@ use crate::error::VerifyErrorKind;
 use crate::json;
 
 const MAX_TOKEN_LEN: usize = 16 * 1024;
-const MAX_KEY_ID_LEN: usize = 256;
+pub(crate) const MAX_KEY_ID_LEN: usize = 256;
 
 /// The parts of a token, decoded; in canonical base64url, so that a token has one spelling.
 pub(crate) struct Jws<'t> {

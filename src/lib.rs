@@ -55,7 +55,8 @@
 //!
 //! * **Revocation:** a Cognito access token is good until `exp`. [`Rules::check`] is where a list
 //!   of revoked tokens goes.
-//! * **Withdrawn keys** are trusted until the next refresh, 5 minutes at most unless set.
+//! * **Withdrawn keys** are trusted until the next good refresh, 5 minutes at most unless set
+//!   while Cognito can be reached.
 //! * **Outages:** keys are used for 24 hours without a successful refresh; after that the answer
 //!   is 503, not 401.
 //! * **What follows the first byte:** a stream is judged once and may outlive its token.

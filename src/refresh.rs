@@ -27,8 +27,11 @@
 //! key is known, and nothing is awaited under it. The snapshot is swapped by arc-swap; the rest
 //! are tokio's channels and semaphores, whose own tests cover what a model of them would.
 
+use std::fs;
 use std::future::Future;
+use std::io::{self, Read};
 use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -36,12 +39,12 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Timeout, timeout, timeout_at};
 
-use crate::error::RefreshError;
-use crate::fetch::{AnyFetchJwks, JwksDocument};
-use crate::health::{Degraded, Health};
-use crate::jwks::{Jwks, Skip};
+use crate::error::{RefreshError, with_causes};
+use crate::fetch::{AnyFetchJwks, FetchJwks, JwksDocument};
+use crate::health::{Degraded, PoolHealth};
+use crate::jwks::{Jwks, MAX_DOCUMENT_LEN, Skip};
 use crate::schedule::{Budget, Random, pause_after_failure, pause_after_success};
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,6 +53,7 @@ const MAX_WAITERS: usize = 1_024;
 const MAX_FETCHES_ON_DEMAND: usize = 16;
 /// A refresh that should have begun this long ago is not merely under way.
 const OVERDUE: Duration = Duration::from_secs(7);
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The time of day. Everything else here is measured on the monotonic clock.
 pub(crate) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -90,11 +94,17 @@ pub(crate) struct Source {
 enum TaskSlot {
     /// The keys are fixed.
     None,
-    Running(AbortOnDrop<()>),
+    Running(Running),
     ShutDown,
 }
 
-/// There is no tokio runtime to run the task on.
+struct Running {
+    task: AbortOnDrop<()>,
+    /// Whose timers serve those who wait, also on a thread or an executor without any.
+    runtime: Handle,
+}
+
+/// There is no tokio runtime with timers to run the task on.
 #[derive(Debug)]
 pub(crate) struct NoRuntime;
 
@@ -123,8 +133,8 @@ impl Source {
             None => (Jwks::none(), Origin::Nowhere),
         };
         let shared = Arc::new(Shared::new(address, common, jwks, origin, delay));
-        let task = Task::spawn(&shared)?;
-        Ok(Self { shared, task: Mutex::new(TaskSlot::Running(task)) })
+        let running = Task::spawn(&shared)?;
+        Ok(Self { shared, task: Mutex::new(TaskSlot::Running(running)) })
     }
 
     pub(crate) fn address(&self) -> &Arc<str> {
@@ -137,37 +147,43 @@ impl Source {
         if snapshot.overdue(now) > OVERDUE {
             self.wake();
         }
-        match snapshot.age(now) {
-            Some(age) if age < self.shared.common.max_stale => Ok(CurrentKeys(snapshot)),
-            Some(_) => {
-                let next = snapshot.next_refresh.monotonic;
-                let wait = next.saturating_duration_since(Instant::now());
-                Err(wait.clamp(Duration::from_secs(1), Duration::from_secs(30)))
-            }
-            None => Err(Duration::from_secs(1)),
+        let age = snapshot.age(now);
+        if self.shared.is_usable(age) {
+            return Ok(CurrentKeys(snapshot));
         }
+        let next = snapshot.next_refresh.monotonic;
+        let wait = age.map_or(Duration::ZERO, |_| next.saturating_duration_since(Instant::now()));
+        Err(wait.clamp(Duration::from_secs(1), Duration::from_secs(30)))
     }
 
-    pub(crate) fn health(&self, now: SystemTime) -> Health {
+    pub(crate) fn health(&self, now: SystemTime) -> PoolHealth {
         let snapshot = self.shared.snapshot.load();
-        let Some(age) = snapshot.age(now).filter(|age| *age < self.shared.common.max_stale) else {
-            return Health::NotReady;
-        };
-        let overdue = snapshot.overdue(now);
-        let since = match &snapshot.failing {
-            Some(failing) => failing.since,
-            None if overdue > OVERDUE => now.checked_sub(overdue).unwrap_or(now),
-            None => return Health::Ready,
-        };
+        let age = snapshot.age(now);
         let last_error = snapshot.failing.as_ref().map(|failing| failing.error.class());
-        Health::Degraded(Degraded { since, age: Some(age), last_error })
+        let degraded = |since| Some(Degraded { since, age, last_error });
+        // By age and not by the schedule, since it must also notice a task that is no more.
+        let overdue = age.and_then(|age| age.checked_sub(self.shared.common.interval));
+        let trouble = match (&snapshot.failing, overdue) {
+            (Some(failing), _) => degraded(failing.since),
+            (None, Some(overdue)) if overdue > OVERDUE => {
+                degraded(now.checked_sub(overdue).unwrap_or(now))
+            }
+            (None, _) if age.is_none() => degraded(self.shared.began),
+            (None, _) => None,
+        };
+        PoolHealth { is_usable: self.shared.is_usable(age), trouble }
+    }
+
+    /// Whether these are keys that no fetch can change.
+    pub(crate) fn is_fixed(&self) -> bool {
+        matches!(*self.slot(), TaskSlot::None)
     }
 
     /// Wants a fetch for a key ID that the keys do not have, and does not wait for it.
     pub(crate) fn nudge(&self) {
-        let progress = *self.shared.progress.borrow();
-        if !progress.is_fetching() && progress.is_budget_open() && self.is_running() {
-            self.shared.want(|wanted| &mut wanted.on_demand, progress.next());
+        let seen = self.shared.progress();
+        if !seen.is_fetching() && seen.is_budget_open() && self.running().is_some() {
+            self.shared.want(|wanted| &mut wanted.on_demand, seen.next());
         }
     }
 
@@ -180,54 +196,70 @@ impl Source {
         let Ok(_waiter) = self.shared.common.limits.waiters.try_acquire() else {
             return;
         };
-        if !self.is_running() {
+        let Some(runtime) = self.running() else {
             return;
-        }
+        };
         let looking = async {
-            let joined = self.shared.progress.borrow().is_fetching();
-            if joined && self.next_fetch().await && found() {
+            // Progress is read before the keys are: what is finished later was not looked at yet.
+            let seen = self.shared.progress();
+            if found() {
                 return;
             }
-            if self.next_fetch().await {
+            let mut last = seen;
+            if seen.is_fetching() {
+                if !self.settled(seen.started, seen).await {
+                    return;
+                }
+                last = self.shared.progress();
+                if found() {
+                    return;
+                }
+            }
+            if self.next_fetch(last).await {
                 found();
             }
         };
         // Late keys are no use to this request, so the outcome does not matter.
-        let _ = timeout(MAX_WAIT, looking).await;
+        let _ = timeout_on(&runtime, MAX_WAIT, looking).await;
     }
 
-    /// Waits for the fetch that is under way, or else for one that it asks for. Answers at once
-    /// with `false` if there is none to be had.
-    async fn next_fetch(&self) -> bool {
-        let mut watched = self.shared.progress.subscribe();
-        let progress = *watched.borrow_and_update();
-        let awaited = if progress.is_fetching() {
-            progress.started
-        } else if progress.is_budget_open() {
-            self.shared.want(|wanted| &mut wanted.on_demand, progress.next());
-            progress.next()
-        } else {
+    /// Waits for the first fetch that had not finished when `seen` was read, and asks for it if
+    /// it is not under way. Answers at once with `false` if there is none to be had.
+    async fn next_fetch(&self, seen: Progress) -> bool {
+        if seen.is_fetching() {
+            return self.settled(seen.started, seen).await;
+        }
+        if !seen.is_budget_open() {
             return false;
-        };
-        let settled = watched.wait_for(|now| now.finished >= awaited || now.denied >= awaited);
-        settled.await.is_ok_and(|now| now.finished >= awaited)
+        }
+        self.shared.want(|wanted| &mut wanted.on_demand, seen.next());
+        self.settled(seen.next(), seen).await
+    }
+
+    /// Waits until that fetch has finished, or until one is denied.
+    async fn settled(&self, fetch: u64, seen: Progress) -> bool {
+        let mut watched = self.shared.progress.subscribe();
+        let settled =
+            watched.wait_for(|now| now.finished >= fetch || now.denials > seen.denials).await;
+        settled.is_ok_and(|now| now.finished >= fetch)
     }
 
     /// Asks for a fetch that begins after this call, and answers what came of it once awaited.
     pub(crate) fn refresh(&self) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
-        let mut watched = self.shared.progress.subscribe();
-        let awaited = watched.borrow_and_update().next();
-        let is_running = self.is_running();
-        if is_running {
+        let runtime = self.running();
+        let awaited = self.shared.progress().next();
+        if runtime.is_some() {
             self.shared.want(|wanted| &mut wanted.at_once, awaited);
         }
         async move {
-            if !is_running {
+            let Some(runtime) = runtime else {
                 return Err(RefreshError::transport("no task fetches these keys"));
-            }
+            };
             // The fetch under way, if there is one, and the one that was asked for.
             let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
-            match timeout(limit, watched.wait_for(|now| now.finished >= awaited)).await {
+            let mut watched = self.shared.progress.subscribe();
+            let finished = watched.wait_for(|now| now.finished >= awaited);
+            match timeout_on(&runtime, limit, finished).await {
                 Ok(Ok(_)) => {}
                 _ => return Err(RefreshError::timed_out()),
             }
@@ -238,18 +270,19 @@ impl Source {
         }
     }
 
-    /// Waits for the first keys until the deadline.
-    pub(crate) async fn ready(
-        &self,
-        deadline: Duration,
-        patience: Patience,
-    ) -> Result<(), Missing> {
-        let mut watched = self.shared.progress.subscribe();
-        let is_settled = |progress: &Progress| {
-            progress.has_keys || (patience == Patience::UntilHopeless && progress.is_hopeless)
-        };
-        let _ = timeout(deadline, watched.wait_for(is_settled)).await;
-        if self.shared.progress.borrow().has_keys {
+    /// Waits for keys that can be used, until the deadline.
+    pub(crate) async fn ready(&self, within: Duration, patience: Patience) -> Result<(), Missing> {
+        if self.is_ready() {
+            return Ok(());
+        }
+        if let Some(runtime) = self.running() {
+            let mut watched = self.shared.progress.subscribe();
+            let is_settled = |progress: &Progress| {
+                progress.has_keys || (patience == Patience::UntilHopeless && progress.is_hopeless)
+            };
+            let _ = timeout_on(&runtime, within, watched.wait_for(is_settled)).await;
+        }
+        if self.is_ready() {
             return Ok(());
         }
         let snapshot = self.shared.snapshot.load();
@@ -259,39 +292,48 @@ impl Source {
     /// Ends the task, and waits until it is gone. The keys stay, and grow old.
     pub(crate) async fn shut_down(&self) {
         let slot = std::mem::replace(&mut *self.slot(), TaskSlot::ShutDown);
-        if let TaskSlot::Running(mut task) = slot {
-            task.0.abort();
-            let _ = (&mut task.0).await;
+        if let TaskSlot::Running(mut running) = slot {
+            running.task.0.abort();
+            let _ = (&mut running.task.0).await;
+            // No request shall look for a task that is overdue for ever, and nobody wait for it.
+            let last = self.shared.snapshot.load_full();
+            let next_refresh = Next::after(A_YEAR, &self.shared.common.clock);
+            self.shared.snapshot.store(Arc::new(Snapshot { next_refresh, ..(*last).clone() }));
+            self.shared.progress.send_modify(|progress| {
+                progress.finished = progress.started;
+                progress.denials = progress.denials.saturating_add(1);
+            });
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        let now = (self.shared.common.clock)();
+        self.shared.is_usable(self.shared.snapshot.load().age(now))
     }
 
     /// The refresh is overdue. Either the time of day went on without the task, as in a sandbox
     /// that was frozen, or the task is gone with its runtime.
     #[cold]
     fn wake(&self) {
-        if self.is_running() {
-            let progress = *self.shared.progress.borrow();
-            if !progress.is_fetching() {
-                self.shared.want(|wanted| &mut wanted.at_once, progress.next());
+        if self.running().is_some() {
+            let seen = self.shared.progress();
+            if !seen.is_fetching() {
+                self.shared.want(|wanted| &mut wanted.at_once, seen.next());
             }
         }
     }
 
-    /// Whether there is a task; one that went with its runtime is started again where that is
-    /// possible.
-    fn is_running(&self) -> bool {
+    /// The runtime of the task, if there is one; a task that went with its runtime is started
+    /// again where that is possible.
+    fn running(&self) -> Option<Handle> {
         let mut slot = self.slot();
-        match &*slot {
-            TaskSlot::None | TaskSlot::ShutDown => false,
-            TaskSlot::Running(task) if !task.0.is_finished() => true,
-            TaskSlot::Running(_) => match Task::spawn(&self.shared) {
-                Ok(task) => {
-                    *slot = TaskSlot::Running(task);
-                    true
-                }
-                Err(NoRuntime) => false,
-            },
+        let TaskSlot::Running(running) = &mut *slot else {
+            return None;
+        };
+        if running.task.0.is_finished() {
+            *running = Task::spawn(&self.shared).ok()?;
         }
+        Some(running.runtime.clone())
     }
 
     fn slot(&self) -> MutexGuard<'_, TaskSlot> {
@@ -322,6 +364,7 @@ impl Deref for CurrentKeys {
 }
 
 /// What a request sees: one load, no lock, never half of anything.
+#[derive(Clone)]
 struct Snapshot {
     jwks: Arc<Jwks>,
     origin: Origin,
@@ -340,7 +383,8 @@ struct Next {
 impl Next {
     fn after(pause: Duration, clock: &Clock) -> Self {
         let wall = clock();
-        Self { monotonic: later(pause), wall: wall.checked_add(pause).unwrap_or(wall) }
+        let later_wall = wall.checked_add(pause).or_else(|| wall.checked_add(A_YEAR));
+        Self { monotonic: later(pause), wall: later_wall.unwrap_or(wall) }
     }
 }
 
@@ -386,8 +430,8 @@ impl Snapshot {
 struct Progress {
     started: u64,
     finished: u64,
-    /// The last one that was wanted and not made, for the budget was spent.
-    denied: u64,
+    /// How many were wanted and not made.
+    denials: u64,
     budget_opens: Instant,
     has_keys: bool,
     /// The last answer says that there is no such key set.
@@ -417,6 +461,7 @@ struct Wanted {
 
 struct Shared {
     address: Arc<str>,
+    began: SystemTime,
     common: Common,
     snapshot: ArcSwap<Snapshot>,
     progress: watch::Sender<Progress>,
@@ -430,18 +475,28 @@ impl Shared {
         let progress = Progress {
             started: 0,
             finished: 0,
-            denied: 0,
+            denials: 0,
             budget_opens: Instant::now(),
-            has_keys: !matches!(snapshot.origin, Origin::Nowhere),
+            has_keys: matches!(snapshot.origin, Origin::Fixed),
             is_hopeless: false,
         };
         Self {
             address,
+            began: (common.clock)(),
             common,
             snapshot: ArcSwap::from_pointee(snapshot),
             progress: watch::Sender::new(progress),
             wanted: watch::Sender::new(Wanted::default()),
         }
+    }
+
+    fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Whether keys of this age can be used; `None` is no keys.
+    fn is_usable(&self, age: Option<Duration>) -> bool {
+        age.is_some_and(|age| age < self.common.max_stale)
     }
 
     /// Many may want the same fetch; it is made once.
@@ -466,8 +521,11 @@ struct Task {
 
 impl Task {
     /// Starts a task where there is none: at first, and after one that went with its runtime.
-    fn spawn(shared: &Arc<Shared>) -> Result<AbortOnDrop<()>, NoRuntime> {
+    fn spawn(shared: &Arc<Shared>) -> Result<Running, NoRuntime> {
         let runtime = Handle::try_current().map_err(|_| NoRuntime)?;
+        // Tokio says only by a panic that a runtime has no timers.
+        std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO)))
+            .map_err(|_| NoRuntime)?;
         let task = Self {
             shared: Arc::clone(shared),
             random: (shared.common.random)(),
@@ -477,35 +535,42 @@ impl Task {
         };
         // A fetch that went with the runtime will never be finished.
         task.publish(|progress| progress.finished = progress.started);
-        Ok(AbortOnDrop(runtime.spawn(task.run())))
+        let started = shared.progress().started;
+        shared.wanted.send_replace(Wanted { on_demand: started, at_once: started });
+        // Before anybody can want anything of this task.
+        let wanted = shared.wanted.subscribe();
+        let task = AbortOnDrop(runtime.spawn(task.run(wanted)));
+        Ok(Running { task, runtime })
     }
 
-    async fn run(mut self) {
-        let mut wanted = self.shared.wanted.subscribe();
+    async fn run(mut self, mut wanted: watch::Receiver<Wanted>) {
         loop {
-            let next_refresh = self.shared.snapshot.load().next_refresh;
-            match timeout_at(next_refresh.monotonic, wanted.changed()).await {
-                Err(_) => self.refresh().await,
-                Ok(Ok(())) => {
-                    let wanted = *wanted.borrow_and_update();
-                    let started = self.shared.progress.borrow().started;
-                    if wanted.at_once > started {
-                        self.refresh().await;
-                    } else if wanted.on_demand > started {
-                        self.refresh_on_demand(wanted.on_demand).await;
-                    }
-                }
+            let next_refresh = self.shared.snapshot.load().next_refresh.monotonic;
+            let is_wanted = match timeout_at(next_refresh, wanted.changed()).await {
                 Ok(Err(_)) => return,
+                Ok(Ok(())) => true,
+                Err(_) => false,
+            };
+            let asked = *wanted.borrow_and_update();
+            let started = self.shared.progress().started;
+            // What is due comes first, and is what everybody wants.
+            if !is_wanted || next_refresh <= Instant::now() || asked.at_once > started {
+                self.refresh().await;
+            } else if asked.on_demand > started {
+                self.refresh_on_demand().await;
             }
         }
     }
 
-    async fn refresh_on_demand(&mut self, fetch: u64) {
+    async fn refresh_on_demand(&mut self) {
         let limits = Arc::clone(&self.shared.common.limits);
         let slot = timeout(MAX_WAIT, limits.fetches_on_demand.acquire()).await;
         let is_paid = slot.is_ok() && self.budget.charge(self.began.elapsed());
         if !is_paid {
-            self.publish(|progress| progress.denied = fetch);
+            // The same fetch can be wanted again, by others than those who are denied it now.
+            let started = self.shared.progress().started;
+            self.shared.wanted.send_modify(|wanted| wanted.on_demand = started);
+            self.publish(|progress| progress.denials = progress.denials.saturating_add(1));
             return;
         }
         if self.budget.opens_at() > self.began.elapsed() {
@@ -542,8 +607,9 @@ impl Task {
             }
         };
         let next_refresh = Next::after(pause, &self.shared.common.clock);
-        let has_keys = !matches!(origin, Origin::Nowhere);
-        self.shared.snapshot.store(Arc::new(Snapshot { jwks, origin, failing, next_refresh }));
+        let snapshot = Snapshot { jwks, origin, failing, next_refresh };
+        let has_keys = self.shared.is_usable(snapshot.age((self.shared.common.clock)()));
+        self.shared.snapshot.store(Arc::new(snapshot));
         self.publish(|progress| {
             progress.finished = progress.started;
             progress.has_keys = has_keys;
@@ -594,19 +660,22 @@ impl Task {
         self.failures = self.failures.saturating_add(1);
         let now = (self.shared.common.clock)();
         let age = before.age(now);
+        let is_usable = self.shared.is_usable(age);
         let retry_after = error.retry_after();
-        let pause =
-            pause_after_failure(self.failures, age.is_some(), retry_after, &mut self.random);
+        let pause = pause_after_failure(self.failures, is_usable, retry_after, &mut self.random);
+        if retry_after.is_some() {
+            self.budget.close_until(self.began.elapsed().saturating_add(pause));
+        }
         tracing::warn!(
             jwks_url = %self.shared.address,
-            error = %error,
+            error = with_causes(&error),
             class = error.class(),
             failures = self.failures,
             age_s = age.map(|age| age.as_secs()),
             retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             "key refresh failed, the keys in use stay"
         );
-        if age.is_some_and(|age| age >= self.shared.common.max_stale) {
+        if age.is_some() && !is_usable {
             tracing::error!(
                 jwks_url = %self.shared.address,
                 "the keys are too old to be used: every token is answered with 503"
@@ -646,9 +715,16 @@ impl Task {
     }
 }
 
+/// What no clock can show is as good as a year.
 fn later(pause: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(pause).unwrap_or(now)
+    now.checked_add(pause).or_else(|| now.checked_add(A_YEAR)).unwrap_or(now)
+}
+
+/// A timeout by the timers of that runtime, wherever it is awaited.
+fn timeout_on<F: Future>(runtime: &Handle, limit: Duration, future: F) -> Timeout<F> {
+    let _entered = runtime.enter();
+    timeout(limit, future)
 }
 
 struct AbortOnDrop<T>(JoinHandle<T>);
@@ -657,6 +733,39 @@ impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// A JWK Set in a file, for a machine without a way to the issuer. Here, since reading a file may
+/// block, and this file alone knows where it may.
+pub(crate) struct FileFetch {
+    path: PathBuf,
+}
+
+impl FileFetch {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+}
+
+impl FetchJwks for FileFetch {
+    async fn fetch_jwks(&self, _url: &str) -> Result<JwksDocument, RefreshError> {
+        let path = self.path.clone();
+        match tokio::task::spawn_blocking(move || read_document(&path)).await {
+            Ok(read) => read.map(JwksDocument::new).map_err(RefreshError::transport),
+            Err(_) => Err(RefreshError::panicked()),
+        }
+    }
+}
+
+fn read_document(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let limit = u64::try_from(MAX_DOCUMENT_LEN).unwrap_or(u64::MAX).saturating_add(1);
+    let mut document = Vec::new();
+    fs::File::open(path)?.take(limit).read_to_end(&mut document)?;
+    Ok(document)
 }
 
 /// Waits for all of them, one after the other: they run already.

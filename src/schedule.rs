@@ -15,8 +15,13 @@ pub(crate) fn pause_after_success(
     max_age: Option<Duration>,
     random: &mut Random,
 ) -> Duration {
-    let max_age = max_age.map_or(interval, |max_age| max_age.max(MIN_INTERVAL));
-    interval.min(max_age).mul_f64(random.between(0.8, 1.0))
+    let jitter = random.between(0.8, 1.0);
+    match max_age {
+        Some(max_age) if max_age < interval => {
+            max_age.mul_f64(jitter).max(MIN_INTERVAL).min(interval.mul_f64(jitter))
+        }
+        _ => interval.mul_f64(jitter),
+    }
 }
 
 /// The pause after `failures` fetches in a row brought none; shorter while there are no keys at
@@ -44,6 +49,8 @@ pub(crate) fn pause_after_failure(
 pub(crate) struct Budget {
     /// When the bucket is full again.
     full_at: Duration,
+    /// Until when the issuer asked to be left alone.
+    closed_until: Duration,
 }
 
 impl Budget {
@@ -51,12 +58,17 @@ impl Budget {
     const REFILL: Duration = Duration::from_secs(30);
 
     pub(crate) fn full() -> Self {
-        Self { full_at: Duration::ZERO }
+        Self { full_at: Duration::ZERO, closed_until: Duration::ZERO }
     }
 
     /// The first moment at which a fetch may be charged.
     pub(crate) fn opens_at(&self) -> Duration {
-        self.full_at.saturating_sub(Self::REFILL.saturating_mul(Self::CAPACITY - 1))
+        let has_one = Self::REFILL.saturating_mul(Self::CAPACITY - 1);
+        self.full_at.saturating_sub(has_one).max(self.closed_until)
+    }
+
+    pub(crate) fn close_until(&mut self, time: Duration) {
+        self.closed_until = time;
     }
 
     /// Charges one fetch, if the bucket has one.
@@ -113,7 +125,7 @@ mod tests {
             let pause = pause_after_success(s(300), Some(s(100)), &mut random);
             assert!((s(80)..=s(100)).contains(&pause), "{pause:?}");
             let pause = pause_after_success(s(300), Some(s(0)), &mut random);
-            assert!((s(48)..=s(60)).contains(&pause), "{pause:?}");
+            assert_eq!(pause, s(60));
             let pause = pause_after_success(s(300), Some(s(86_400)), &mut random);
             assert!((s(240)..=s(300)).contains(&pause), "{pause:?}");
             let pause = pause_after_success(s(10), Some(s(0)), &mut random);
@@ -162,6 +174,14 @@ mod tests {
         assert!(budget.charge(s(1_120)));
         assert!(budget.charge(s(1_120)));
         assert!(!budget.charge(s(1_120)));
+    }
+
+    #[test]
+    fn an_issuer_that_asks_for_a_pause_gets_it() {
+        let mut budget = Budget::full();
+        budget.close_until(s(1_300));
+        assert!(!budget.charge(s(1_299)));
+        assert!(budget.charge(s(1_300)));
     }
 
     #[test]

@@ -217,8 +217,16 @@ fn is_port(text: &str) -> bool {
 }
 
 fn is_host(host: &str) -> bool {
-    let is_name_or_ipv4 = || host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    !host.is_empty() && (ipv6(host).is_some() || is_name_or_ipv4())
+    if ipv6(host).is_some() || host.parse::<Ipv4Addr>().is_ok() {
+        return true;
+    }
+    // WHATWG URL parsers, such as the HTTP client's, read a host that ends in a number as an IPv4
+    // address, in spellings that others take for a name.
+    let last_label = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
+    let is_number = last_label.bytes().all(|b| b.is_ascii_digit())
+        || last_label.starts_with("0x")
+        || last_label.starts_with("0X");
+    !is_number && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
 fn ipv6(host: &str) -> Option<Ipv6Addr> {

@@ -2,20 +2,19 @@
 //! the clock.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind};
+use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes};
 #[cfg(feature = "reqwest")]
 use crate::fetch::HttpFetch;
-use crate::fetch::{AnyFetchJwks, FetchJwks, FileFetch, JwksDocument};
+use crate::fetch::{AnyFetchJwks, FetchJwks, JwksDocument};
 use crate::health::Health;
 use crate::jwks::Jwks;
 use crate::refresh::{
-    Clock, Common, CurrentKeys, Limits, Missing, NoRuntime, Patience, Source, all_ready,
+    Clock, Common, CurrentKeys, FileFetch, Limits, Missing, NoRuntime, Patience, Source, all_ready,
 };
 use crate::schedule::Random;
 use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
@@ -88,8 +87,9 @@ impl Verifier {
         }
     }
 
-    /// The same keys under other rules: they must name a pool that this verifier has. The tasks
-    /// that refresh the keys are shared, and end with the last verifier that needs them.
+    /// The same keys under other rules, which must name a pool of this verifier's; it is the one
+    /// pool of the new one. The task that refreshes the keys is shared, and ends with the last
+    /// verifier that needs it.
     ///
     /// # Errors
     ///
@@ -115,13 +115,13 @@ impl Verifier {
     /// [`health_of`](Self::health_of) tells of one pool.
     pub fn health(&self) -> Health {
         let now = (self.inner.clock)();
-        Health::of_all(self.inner.pools.iter().map(|pool| pool.source.health(now)), now)
+        Health::of_all(self.inner.pools.iter().map(|pool| pool.source.health(now)))
     }
 
     /// How the keys of the pool with this issuer are doing; `None` where it is not trusted here.
     pub fn health_of(&self, issuer: &str) -> Option<Health> {
         let (_, pool) = self.inner.pool_of(issuer).ok()?;
-        Some(pool.source.health((self.inner.clock)()))
+        Some(Health::of_all([pool.source.health((self.inner.clock)())]))
     }
 
     /// Fetches the keys of every pool now, and waits for it: for a hook that tells of a rotation.
@@ -142,8 +142,8 @@ impl Verifier {
     }
 
     /// Ends the background tasks, and waits until they are gone. Tokens are still verified with
-    /// the keys that are held, until those are too old. Dropping the last verifier also ends the
-    /// tasks, without waiting.
+    /// the keys that are held, until those are too old. It is the end for verifiers that share
+    /// these keys, too. Dropping the last of them also ends the tasks, without waiting.
     pub async fn shutdown(&self) {
         for pool in &self.inner.pools {
             pool.source.shut_down().await;
@@ -167,6 +167,9 @@ impl Verifier {
     ) -> Option<Result<AccessToken, VerifyError>> {
         match self.judge(token) {
             Verdict::Final(result) => Some(result),
+            Verdict::UnknownKey(pool) if pool.source.is_fixed() => {
+                Some(Err(VerifyErrorKind::UnknownKey.into()))
+            }
             Verdict::UnknownKey(_) => None,
         }
     }
@@ -305,8 +308,8 @@ impl VerifierBuilder {
 
     /// Fetches with a client of the application's, such as one with a proxy or with root
     /// certificates of its own. The limits of this crate are set on it last: time, size, no
-    /// redirects, no retries, no decompression. Keys of a loopback `http` URL are fetched
-    /// without it.
+    /// redirects, no retries, no decompression. A cookie store stays as it is set. Keys of a
+    /// loopback `http` URL are fetched without this client.
     #[cfg(feature = "reqwest")]
     pub fn http_client(mut self, client: reqwest::ClientBuilder) -> Self {
         self.http_client = Some(client);
@@ -319,8 +322,9 @@ impl VerifierBuilder {
         self
     }
 
-    /// How often the keys are fetched: every 5 minutes unless set, 10 seconds at least. It is
-    /// also how long a key that the issuer removed may still be trusted.
+    /// How often the keys are fetched: every 5 minutes unless set, 10 seconds at least and a day
+    /// at most. As long as the issuer can be reached, it is also how long a key that was removed
+    /// may still be trusted.
     pub fn refresh_interval(mut self, interval: Duration) -> Self {
         self.refresh_interval = interval;
         self
@@ -347,6 +351,7 @@ impl VerifierBuilder {
 
     /// Starts, and waits for the first keys of every pool: a wrong pool fails here, not at the
     /// first request. What may pass is tried again within [`connect_within`](Self::connect_within).
+    /// A pool with [`seed`](Self::seed) that is not too old has its first keys already.
     ///
     /// # Errors
     ///
@@ -364,7 +369,8 @@ impl VerifierBuilder {
     ///
     /// # Errors
     ///
-    /// When the settings are wrong, or no tokio runtime is there to run the refresh on.
+    /// When the settings are wrong, or no tokio runtime with timers is there to refresh the keys
+    /// on.
     pub fn start(mut self) -> Result<Verifier, StartError> {
         let mut problems = self.mistakes();
         let fetcher = self.fetcher().map_err(|problem| problems.push(problem));
@@ -388,7 +394,9 @@ impl VerifierBuilder {
             Ok(Pool { rules, source: Arc::new(source) })
         });
         let pools = pools.collect::<Result<_, _>>().map_err(|NoRuntime| {
-            StartError::new(vec!["there is no tokio runtime to refresh the keys on".to_owned()])
+            StartError::new(vec![
+                "there is no tokio runtime with timers to refresh the keys on".to_owned(),
+            ])
         })?;
         Ok(Verifier::new(pools, self.clock))
     }
@@ -400,6 +408,12 @@ impl VerifierBuilder {
     /// When the settings are wrong, or there are several pools: keys are one pool's alone.
     pub fn with_jwks(mut self, jwks: Jwks) -> Result<Verifier, StartError> {
         let mut problems = self.mistakes();
+        if self.pools.iter().any(|pool| pool.seed.is_some() || pool.file.is_some())
+            || self.has_way_to_fetch()
+        {
+            problems
+                .push("fixed keys are never fetched, and a way to fetch them is set".to_owned());
+        }
         let rules = self.pools.pop().map(|pool| pool.rules);
         if !self.pools.is_empty() {
             problems.push("fixed keys are one pool's, and several pools are named".to_owned());
@@ -423,9 +437,18 @@ impl VerifierBuilder {
         }
     }
 
+    fn has_way_to_fetch(&self) -> bool {
+        #[cfg(feature = "reqwest")]
+        if self.http_client.is_some() {
+            return true;
+        }
+        self.fetcher.is_some()
+    }
+
     /// Everything that can not have been meant.
     fn mistakes(&self) -> Vec<String> {
         const MIN_INTERVAL: Duration = Duration::from_secs(10);
+        const MAX_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
         let mut mistakes = Vec::new();
         let mut issuers = HashMap::new();
@@ -442,6 +465,11 @@ impl VerifierBuilder {
             let interval = self.refresh_interval;
             mistakes.push(format!("refresh interval is {interval:?}, and at least 10 s are asked"));
         }
+        if self.refresh_interval > MAX_INTERVAL {
+            let interval = self.refresh_interval;
+            mistakes
+                .push(format!("refresh interval is {interval:?}, and at most a day is allowed"));
+        }
         if self.max_stale < self.refresh_interval {
             let (stale, interval) = (self.max_stale, self.refresh_interval);
             mistakes
@@ -453,7 +481,9 @@ impl VerifierBuilder {
     #[cfg(feature = "reqwest")]
     fn fetcher(&mut self) -> Result<Arc<dyn AnyFetchJwks>, String> {
         if let Some(fetcher) = &self.fetcher {
-            return Ok(Arc::clone(fetcher));
+            let is_unused = self.http_client.is_some();
+            let problem = "`http_client` is not used, since `fetch_with` is set";
+            return if is_unused { Err(problem.to_owned()) } else { Ok(Arc::clone(fetcher)) };
         }
         let client = self.http_client.take().unwrap_or_default();
         let fetched = self.pools.iter().filter(|pool| pool.file.is_none());
@@ -507,10 +537,4 @@ impl FetchJwks for NeverFetched {
     async fn fetch_jwks(&self, _url: &str) -> Result<JwksDocument, RefreshError> {
         Err(RefreshError::transport("these keys are fixed"))
     }
-}
-
-/// The error and its causes in one line, for a person who starts a service.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| (*error).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

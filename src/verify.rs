@@ -417,7 +417,8 @@ impl AccessToken {
     ///
     /// When the claims do not have that shape.
     pub fn deserialize_claims<T: DeserializeOwned>(&self) -> Result<T, InvalidClaims> {
-        serde_json::from_str(&self.inner.payload).map_err(InvalidClaims::new)
+        serde_json::from_str(&self.inner.payload)
+            .map_err(|error| InvalidClaims::at(error.line(), error.column()))
     }
 
     fn new(claims: Claims<'_>, issuer: &Arc<str>, payload: &str) -> Self {

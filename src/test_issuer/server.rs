@@ -129,9 +129,14 @@ impl TestServer {
         locked(&self.shared.clients).insert(id.to_owned(), client);
     }
 
-    /// Answers requests for the JWK Set in this way, until the next call.
-    pub fn set_fault(&self, fault: Option<Fault>) {
-        *locked(&self.shared.fault) = fault;
+    /// Answers requests for the JWK Set in this way from now on.
+    pub fn set_fault(&self, fault: Fault) {
+        *locked(&self.shared.fault) = Some(fault);
+    }
+
+    /// Answers requests for the JWK Set as it should.
+    pub fn clear_fault(&self) {
+        *locked(&self.shared.fault) = None;
     }
 
     /// How many requests for the JWK Set there were.

@@ -89,7 +89,9 @@ impl TokenBuilder {
 
     /// `iat` and `auth_time` are this time, and `exp` is an hour later.
     pub fn issued_at(self, time: SystemTime) -> Self {
-        let token = self.claim("iat", seconds(time)).claim("exp", seconds(time + LIFETIME));
+        let token = self
+            .claim("iat", seconds(time))
+            .claim("exp", seconds(time.checked_add(LIFETIME).unwrap_or(time)));
         let has_auth_time = token.claims.iter().any(|(name, _)| name == "auth_time");
         if has_auth_time { token.claim("auth_time", seconds(time)) } else { token }
     }

@@ -138,6 +138,6 @@ fn without_a_runtime_start_is_an_error_and_not_a_panic() {
     let error = Verifier::builder(support::rules()).start().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the verifier is not ready: there is no tokio runtime to refresh the keys on"
+        "the verifier is not ready: there is no tokio runtime with timers to refresh the keys on"
     );
 }

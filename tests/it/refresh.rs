@@ -447,7 +447,7 @@ async fn keys_come_over_http_from_the_served_issuer() {
             "the answer is not a usable JWK Set: invalid JWK Set: it is longer than 64 KiB",
         ),
     ] {
-        server.set_fault(Some(fault));
+        server.set_fault(fault);
         let builder = Verifier::builder(rules.clone()).connect_within(Duration::from_millis(50));
         let error = builder.connect().await.unwrap_err();
         assert!(error.to_string().ends_with(reason), "{error}");

@@ -811,7 +811,7 @@ async fn h085_stalled_tls_handshake_ends_at_the_connect_limit() {
     let begun = Instant::now();
     let error = fails(&verifier, "no handshake").await;
     let elapsed = begun.elapsed();
-    assert_eq!(error.class(), "transport", "{error:?}");
+    assert_eq!(error.class(), "timed_out", "{error:?}");
     let expected = Duration::from_millis(1_900)..Duration::from_millis(4_500);
     assert!(expected.contains(&elapsed), "{elapsed:?}");
     server.was_hung_up(1).await;

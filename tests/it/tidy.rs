@@ -14,7 +14,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ("fetch", &["error", "jwks", "user_pool"]),
     ("health", &[]),
     ("json", &[]),
-    ("jwks", &["error", "json"]),
+    ("jwks", &["error", "json", "jws"]),
     ("jws", &["error", "json"]),
     ("layer", &["layer"]),
     ("layer/bearer", &[]),
