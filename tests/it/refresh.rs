@@ -1,6 +1,7 @@
 //! Keys over time. Under paused time the fetcher is a closure; where a socket is the point, the
 //! embedded issuer serves on loopback.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -504,4 +505,254 @@ fn a_key_set_shows_its_ids_and_nothing_else() {
     assert_eq!(jwks.key_ids().count(), 2);
     let debug = format!("{jwks:?}");
     assert!(debug.len() < 120, "{debug}");
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+#[test]
+fn a_request_on_another_runtime_starts_the_task_again_and_gets_its_fetch() {
+    let issuer = TestIssuer::new();
+    let endpoint = Endpoint::new(current(&issuer));
+    let first = runtime();
+    let verifier = first.block_on(endpoint.builder(rules_of(&issuer)).connect()).unwrap();
+    drop(first);
+    issuer.rotate();
+    endpoint.answers(current(&issuer));
+    let token = token_of(&issuer);
+    // Nobody's runtime: what is known is verified, what is not is refused, and nothing hangs.
+    assert_eq!(kind(&verifier, &token), Some(VerifyErrorKind::UnknownKey));
+
+    let second = runtime();
+    let begun = Instant::now();
+    assert!(second.block_on(verifier.verify(&token)).is_ok());
+    second.block_on(verifier.refresh()).unwrap();
+    assert_eq!(endpoint.requests(), 3);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+/// Polls without any runtime around it.
+fn block_on_without_tokio<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_future_that_is_polled_outside_of_tokio_waits_by_the_timers_of_the_task() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let issuer = TestIssuer::new();
+    let endpoint = Endpoint::new(current(&issuer));
+    let verifier = runtime.block_on(endpoint.builder(rules_of(&issuer)).connect()).unwrap();
+    let unknown = issuer.machine_token(CLIENT).header("kid", "unknown").sign();
+    let error = block_on_without_tokio(verifier.verify(&unknown)).unwrap_err();
+    assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
+    issuer.rotate();
+    endpoint.answers(current(&issuer));
+    assert!(block_on_without_tokio(verifier.verify(&token_of(&issuer))).is_ok());
+    block_on_without_tokio(verifier.ready(Duration::MAX)).unwrap();
+    block_on_without_tokio(verifier.refresh()).unwrap();
+    endpoint.answers(Answer::Hang);
+    assert!(block_on_without_tokio(verifier.verify(&unknown)).is_err());
+    block_on_without_tokio(verifier.shutdown());
+}
+
+#[test]
+fn a_runtime_without_timers_is_an_error_at_start() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let endpoint = Endpoint::new(current(issuer()));
+    let _entered = runtime.enter();
+    let error = endpoint.builder(support::rules()).start().unwrap_err();
+    assert!(error.to_string().contains("no tokio runtime with timers"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_was_denied_for_want_of_a_slot_can_be_had_later() {
+    // 16 pools whose issuer hangs hold every slot for fetches on demand.
+    let (ours, others) = (TestIssuer::new(), issuer());
+    let endpoint = Endpoint::new(current(&ours));
+    let hung = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let builder = {
+        let (endpoint, hung, others) = (endpoint.clone(), Arc::clone(&hung), others.clone());
+        Verifier::builder(rules_of(&ours)).fetch_with(move |url: String| {
+            let ours = !url.contains("other");
+            if ours {
+                endpoint.requests.fetch_add(1, Ordering::SeqCst);
+            }
+            let answer = endpoint.answer.lock().unwrap().clone();
+            let (hung, others) = (hung.load(Ordering::SeqCst), others.jwks_json());
+            async move {
+                match answer {
+                    Answer::Document(document) if ours => Ok(JwksDocument::new(document)),
+                    _ if hung => std::future::pending().await,
+                    _ => Ok::<_, RefreshError>(JwksDocument::new(others)),
+                }
+            }
+        })
+    };
+    let names = (0..16).map(|n| format!("https://other-{n}.example")).collect::<Vec<_>>();
+    let verifier = names.iter().fold(builder, |builder, name| {
+        let pool = UserPool::from_issuer(name).unwrap();
+        builder.also(Rules::new(pool, ClientIds::any()))
+    });
+    let verifier = verifier.connect().await.unwrap();
+    hung.store(true, Ordering::SeqCst);
+    for name in &names {
+        let unknown = others.machine_token("c").claim("iss", name).header("kid", "x").sign();
+        assert_eq!(kind(&verifier, &unknown), Some(VerifyErrorKind::UnknownKey));
+    }
+    sleep(Duration::from_millis(10)).await;
+
+    ours.rotate();
+    endpoint.answers(current(&ours));
+    let token = token_of(&ours);
+    assert!(verifier.verify(&token).await.is_err(), "no slot is free");
+    // The others' fetches end at their limit of 5 s.
+    sleep(Duration::from_secs(5)).await;
+    assert!(verifier.verify(&token).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn saved_keys_that_are_too_old_are_none() {
+    let endpoint = Endpoint::new(Answer::Status(404));
+    let saved = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+    let builder = || endpoint.builder(support::rules()).seed(issuer().jwks(), saved);
+    assert!(builder().connect().await.is_err());
+    let verifier = builder().start().unwrap();
+    assert!(verifier.ready(Duration::from_secs(1)).await.is_err());
+    endpoint.answers(current(issuer()));
+    // As soon as where there never were keys.
+    verifier.ready(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_duration_is_too_long() {
+    let endpoint = Endpoint::new(Answer::Status(503));
+    let verifier = endpoint.builder(support::rules()).max_stale(Duration::MAX).start().unwrap();
+    let waiting = {
+        let verifier = verifier.clone();
+        tokio::spawn(async move { verifier.ready(Duration::MAX).await })
+    };
+    sleep(Duration::from_secs(3600)).await;
+    assert!(!waiting.is_finished());
+    endpoint.answers(current(issuer()));
+    waiting.await.unwrap().unwrap();
+    let error = endpoint
+        .builder(support::rules())
+        .max_stale(Duration::MAX)
+        .refresh_interval(Duration::MAX)
+        .start()
+        .unwrap_err();
+    assert!(error.to_string().contains("at most a day is allowed"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_asks_for_a_pause_gets_it_from_unknown_keys_too() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let verifier = {
+        let (calls, document) = (Arc::clone(&calls), issuer().jwks_json());
+        Verifier::builder(support::rules())
+            .fetch_with(move |_| {
+                let is_first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+                let document = document.clone();
+                async move {
+                    let busy = RefreshError::status(429);
+                    if is_first {
+                        Ok(JwksDocument::new(document))
+                    } else {
+                        Err(busy.with_retry_after(Duration::from_secs(200)))
+                    }
+                }
+            })
+            .connect()
+            .await
+            .unwrap()
+    };
+    let unknown = support::machine("").header("kid", "unknown").sign();
+    for _ in 0..190 {
+        assert!(verifier.verify(&unknown).await.is_err());
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_lets_those_go_who_wait() {
+    let endpoint = Endpoint::new(current(issuer()));
+    let verifier = endpoint.builder(support::rules()).connect().await.unwrap();
+    endpoint.answers(Answer::Hang);
+    let unknown = support::machine("").header("kid", "unknown").sign();
+    let waiting = {
+        let verifier = verifier.clone();
+        tokio::spawn(async move {
+            (verifier.verify(&unknown).await.is_err(), verifier.refresh().await.is_err())
+        })
+    };
+    sleep(Duration::from_millis(10)).await;
+    let begun = tokio::time::Instant::now();
+    verifier.shutdown().await;
+    assert_eq!(waiting.await.unwrap(), (true, true));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+    assert_eq!(kind(&verifier, &token_of(issuer())), None, "the keys stay");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_come_from_a_file_and_a_new_file_is_read_when_a_key_is_unknown() {
+    let issuer = TestIssuer::new();
+    let folder = std::env::temp_dir().join(format!("tower-cognito-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("jwks.json");
+    let replace = |document: String| {
+        std::fs::write(folder.join("new"), document).unwrap();
+        std::fs::rename(folder.join("new"), &file).unwrap();
+    };
+    let builder = || Verifier::builder(rules_of(&issuer)).jwks_file(&file);
+    let missing = builder().connect_within(Duration::from_millis(10)).connect().await.unwrap_err();
+    assert!(missing.to_string().contains("jwks.json"), "{missing}");
+    replace(issuer.jwks_json());
+    let verifier = builder().connect().await.unwrap();
+    assert!(verifier.verify(&token_of(&issuer)).await.is_ok());
+
+    issuer.rotate();
+    replace(issuer.jwks_json());
+    verifier.refresh().await.unwrap();
+    assert!(verifier.verify(&token_of(&issuer)).await.is_ok());
+    replace("half a docum".to_owned());
+    assert_eq!(verifier.refresh().await.unwrap_err().class(), "document");
+    assert!(verifier.verify(&token_of(&issuer)).await.is_ok());
+
+    let folder_as_file = Verifier::builder(rules_of(&issuer)).jwks_file(&folder);
+    let error = folder_as_file.connect_within(Duration::from_millis(10)).connect().await;
+    assert!(error.unwrap_err().to_string().contains("it is not a regular file"));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_policies_share_one_source_and_nothing_else() {
+    let endpoint = Endpoint::new(current(issuer()));
+    let ours = endpoint.builder(support::rules()).connect().await.unwrap();
+    let rules = Rules::new(issuer().user_pool(), ClientIds::only(["another"]));
+    let theirs = ours.with_rules(rules).unwrap();
+    assert_eq!(endpoint.requests(), 1);
+    let (our_token, their_token) = (token_of(issuer()), issuer().machine_token("another").sign());
+    assert_eq!(kind(&ours, &our_token), None);
+    assert_eq!(kind(&theirs, &their_token), None);
+    assert_eq!(kind(&ours, &their_token), Some(VerifyErrorKind::WrongClient));
+    assert_eq!(kind(&theirs, &our_token), Some(VerifyErrorKind::WrongClient));
+    // The task lives as long as one of them.
+    drop(ours);
+    sleep(Duration::from_secs(301)).await;
+    assert_eq!(endpoint.requests(), 2);
+
+    let elsewhere = UserPool::new("us-east-1_Elsewhere").unwrap();
+    let error = theirs.with_rules(Rules::new(elsewhere, ClientIds::only([""; 0]))).unwrap_err();
+    assert_eq!(error.problems().count(), 2, "{error}");
 }
