@@ -34,6 +34,34 @@ pub(crate) fn read_object<'a, const N: usize>(
     Ok(values)
 }
 
+/// Rewrites `\/` as `/`, which JSON takes for the same (RFC 8259 section 7), and answers with the
+/// new length. Cognito wrote every slash so until 2026; without escapes, values can be borrowed.
+///
+/// Outside of a string neither is JSON, so nothing becomes well-formed by it.
+pub(crate) fn unescape_slashes(text: &mut [u8]) -> usize {
+    let Some(first) = text.iter().position(|byte| *byte == b'\\') else {
+        return text.len();
+    };
+    let (mut from, mut to) = (first, first);
+    while let Some(byte) = text.get(from).copied() {
+        let next = text.get(from.saturating_add(1)).copied();
+        let kept: &[u8] = match (byte, next) {
+            (b'\\', Some(b'/')) => &[b'/'],
+            (b'\\', Some(next)) => &[byte, next],
+            _ => &[byte],
+        };
+        let consumed = if byte == b'\\' && next.is_some() { 2 } else { 1 };
+        for byte in kept {
+            if let Some(place) = text.get_mut(to) {
+                *place = *byte;
+            }
+            to = to.saturating_add(1);
+        }
+        from = from.saturating_add(consumed);
+    }
+    to
+}
+
 /// The value as a string, if it is one.
 pub(crate) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     let quoted = raw.get().strip_prefix('"')?.strip_suffix('"')?;
@@ -137,7 +165,7 @@ impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
     // Only `visit_map`: serde's derive would also take an array in the order of the fields.
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
         let mut values = [None; N];
-        let mut other_names = HashSet::new();
+        let mut other_names = Names::default();
         while let Some(name) = members.next_key_seed(Name)? {
             let raw: &'de RawValue = members.next_value()?;
             let slot = self.names.iter().zip(&mut values).find(|(known, _)| **known == name);
@@ -155,6 +183,31 @@ impl<'de, const N: usize> Visitor<'de> for Object<'_, N> {
             }
         }
         Ok(values)
+    }
+}
+
+/// The names that nobody asked for, each once. The first of them need no memory of the heap, which
+/// are all where a token is as Cognito writes it.
+#[derive(Default)]
+struct Names<'a> {
+    first: [&'a str; 8],
+    count: usize,
+    others: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Names<'a> {
+    fn insert(&mut self, name: Cow<'a, str>) -> bool {
+        if self.first.iter().take(self.count).any(|first| *first == name) {
+            return false;
+        }
+        match (name, self.first.get_mut(self.count)) {
+            (Cow::Borrowed(name), Some(free)) if !self.others.contains(name) => {
+                *free = name;
+                self.count = self.count.saturating_add(1);
+                true
+            }
+            (name, _) => self.others.insert(name),
+        }
     }
 }
 
@@ -301,6 +354,42 @@ mod tests {
         assert_eq!(string(raw(r#""\ud83d\ude00""#)).as_deref(), Some("😀"));
         for json in [r#""\ud83d""#, r#""\ude00\ud83d""#, "null", "1", "[\"a\"]", "{}"] {
             assert_eq!(string(raw(json)), None, "{json}");
+        }
+    }
+
+    #[track_caller]
+    fn check_slashes(text: &str, expected: &str) {
+        let mut bytes = text.as_bytes().to_vec();
+        let length = unescape_slashes(&mut bytes);
+        assert_eq!(std::str::from_utf8(&bytes[..length]), Ok(expected), "{text}");
+    }
+
+    #[test]
+    fn slashes_are_unescaped_and_nothing_else_is() {
+        check_slashes("", "");
+        check_slashes("plain/", "plain/");
+        check_slashes(r"a\/b\/", "a/b/");
+        check_slashes(r"\/\/\/", "///");
+        check_slashes(r"a\\/b", r"a\\/b");
+        check_slashes(r"a\\\/b", r"a\\/b");
+        check_slashes(r#"\"\u002f\n\/"#, r#"\"\u002f\n/"#);
+        check_slashes(r"ends in \", r"ends in \");
+    }
+
+    #[test]
+    fn a_name_counts_once_however_many_there_are_and_however_it_is_written() {
+        let members = |names: &[&str]| {
+            let members = names.iter().map(|name| format!("\"{name}\":0"));
+            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+        };
+        let many = (0..40).map(|n| format!("n{n}")).collect::<Vec<_>>();
+        let many = many.iter().map(String::as_str).collect::<Vec<_>>();
+        check_object(&members(&many), true);
+        for twice in ["n0", "n7", "n8", "n39", "\\u006e0", "\\u006e39"] {
+            let all = many.iter().copied().chain([twice]).collect::<Vec<_>>();
+            check_object(&members(&all), false);
+            let all = [twice].into_iter().chain(many.iter().copied()).collect::<Vec<_>>();
+            check_object(&members(&all), false);
         }
     }
 

@@ -10,20 +10,25 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::error::VerifyErrorKind;
 use crate::json;
 
-const MAX_TOKEN_LEN: usize = 16 * 1024;
+pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
 pub(crate) const MAX_KEY_ID_LEN: usize = 256;
 
 /// The parts of a token, decoded; in canonical base64url, so that a token has one spelling.
-pub(crate) struct Jws<'t> {
+pub(crate) struct Jws<'t, 'b> {
     /// What the signature is over (RFC 7515 section 5.2 step 8).
     pub(crate) signing_input: &'t str,
-    pub(crate) key_id: String,
-    pub(crate) payload: String,
-    pub(crate) signature: Vec<u8>,
+    pub(crate) key_id: Cow<'b, str>,
+    pub(crate) payload: &'b str,
+    pub(crate) signature: &'b [u8],
 }
 
-impl<'t> Jws<'t> {
-    pub(crate) fn from_token(token: &'t str) -> Result<Self, VerifyErrorKind> {
+impl<'t, 'b> Jws<'t, 'b> {
+    /// Decodes into the buffer, which must be as long as the token, so that nothing is allocated
+    /// for whoever can not even sign.
+    pub(crate) fn from_token(
+        token: &'t str,
+        buffer: &'b mut [u8],
+    ) -> Result<Self, VerifyErrorKind> {
         if token.len() > MAX_TOKEN_LEN {
             return Err(VerifyErrorKind::TooLarge);
         }
@@ -39,11 +44,10 @@ impl<'t> Jws<'t> {
         {
             return Err(VerifyErrorKind::Malformed);
         }
-        let header = decode_text(header)?;
-        let payload = decode_text(payload)?;
-        let signature = decode(signature)?;
-        let key_id = key_id_of(&header)?.into_owned();
-        Ok(Self { signing_input, key_id, payload, signature })
+        let (header, buffer) = decode_text(header, buffer)?;
+        let (payload, buffer) = decode_text(payload, buffer)?;
+        let (signature, _) = decode(signature, buffer)?;
+        Ok(Self { signing_input, key_id: key_id_of(header)?, payload, signature })
     }
 }
 
@@ -84,11 +88,24 @@ fn is_access_token_type(media_type: &str) -> bool {
     subtype.eq_ignore_ascii_case("JWT") || subtype.eq_ignore_ascii_case("at+jwt")
 }
 
-fn decode_text(part: &str) -> Result<String, VerifyErrorKind> {
-    String::from_utf8(decode(part)?).map_err(|_| VerifyErrorKind::Malformed)
+/// The part as UTF-8 text with plain slashes, and what is left of the buffer.
+fn decode_text<'b>(
+    part: &str,
+    buffer: &'b mut [u8],
+) -> Result<(&'b str, &'b mut [u8]), VerifyErrorKind> {
+    let (text, rest) = decode(part, buffer)?;
+    let length = json::unescape_slashes(text);
+    let text = text.get(..length).and_then(|text| std::str::from_utf8(text).ok());
+    Ok((text.ok_or(VerifyErrorKind::Malformed)?, rest))
 }
 
-/// The engine refuses padding, impossible lengths and non-zero trailing bits.
-fn decode(part: &str) -> Result<Vec<u8>, VerifyErrorKind> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| VerifyErrorKind::Malformed)
+/// The bytes of the part, and what is left of the buffer. The engine refuses padding, impossible
+/// lengths and non-zero trailing bits.
+fn decode<'b>(
+    part: &str,
+    buffer: &'b mut [u8],
+) -> Result<(&'b mut [u8], &'b mut [u8]), VerifyErrorKind> {
+    let length =
+        URL_SAFE_NO_PAD.decode_slice(part, buffer).map_err(|_| VerifyErrorKind::Malformed)?;
+    buffer.split_at_mut_checked(length).ok_or(VerifyErrorKind::Malformed)
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::claims::{Claims, RawClaims};
 use crate::error::{InvalidClaims, VerifyError, VerifyErrorKind};
 use crate::jwks::Jwks;
-use crate::jws::Jws;
+use crate::jws::{Jws, MAX_TOKEN_LEN};
 use crate::scope::Scopes;
 use crate::user_pool::UserPool;
 
@@ -71,18 +71,34 @@ pub(crate) fn verify_in<'r, K: Deref<Target = Jwks>>(
     now: SystemTime,
     choose: impl FnOnce(&str) -> Result<Jurisdiction<'r, K>, VerifyError>,
 ) -> Result<AccessToken, VerifyError> {
-    let jws = Jws::from_token(token)?;
-    let raw = RawClaims::from_payload(&jws.payload)?;
+    // Two sizes, since even to clear the larger one would cost a usual token something.
+    if token.len() <= USUAL_TOKEN_LEN {
+        verify_with(token, &mut [0; USUAL_TOKEN_LEN], now, choose)
+    } else {
+        verify_with(token, &mut [0; MAX_TOKEN_LEN], now, choose)
+    }
+}
+
+const USUAL_TOKEN_LEN: usize = 2 * 1024;
+
+fn verify_with<'r, K: Deref<Target = Jwks>>(
+    token: &str,
+    buffer: &mut [u8],
+    now: SystemTime,
+    choose: impl FnOnce(&str) -> Result<Jurisdiction<'r, K>, VerifyError>,
+) -> Result<AccessToken, VerifyError> {
+    let jws = Jws::from_token(token, buffer)?;
+    let raw = RawClaims::from_payload(jws.payload)?;
     let Jurisdiction { rules, issuer, keys } = choose(&raw.issuer()?)?;
     let key = keys.get(&jws.key_id).ok_or(VerifyErrorKind::UnknownKey)?;
-    if !key.verifies(jws.signing_input.as_bytes(), &jws.signature) {
+    if !key.verifies(jws.signing_input.as_bytes(), jws.signature) {
         return Err(VerifyErrorKind::BadSignature.into());
     }
 
     // From here on the pool itself says what stands in the token.
     let claims = raw.typed()?;
     rules.check_claims(&claims, now)?;
-    let token = AccessToken::new(claims, issuer, &jws.payload);
+    let token = AccessToken::new(claims, issuer, jws.payload);
     rules.check_application(&token)?;
     Ok(token)
 }

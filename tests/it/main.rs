@@ -1,5 +1,6 @@
 //! The one integration binary, a module for each boundary.
 
+mod allocations;
 mod autotraits;
 mod errors;
 mod examples;

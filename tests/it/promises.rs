@@ -1,1 +1,1264 @@
-//! To come.
+//! What the refresh engine promises, each promise by its number: `p01` to `p20`. Time is paused,
+//! and the time of day goes on with it; where a real runtime or a socket is the point, no time is
+//! measured. What bodies and answers are refused is in `jwks` and in `sockets`.
+
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::pin;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::time::{Instant, sleep};
+use tower_cognito::{
+    ClientIds, Degraded, Health, JwksDocument, RefreshError, Rules, TestIssuer, TestServer,
+    UserPool, Verifier, VerifierBuilder, VerifyErrorKind,
+};
+
+use super::support::{CLIENT, Log};
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const INTERVAL: Duration = Duration::from_secs(300);
+/// Timers fire on whole milliseconds.
+const TICK: Duration = Duration::from_millis(2);
+
+pub(crate) const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(crate) const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// One issuer, made once: its keys before and after a rotation, and tokens that outlive all
+/// that happens here.
+pub(crate) struct Keys {
+    pub(crate) issuer: TestIssuer,
+    /// The members of its sets.
+    pub(crate) old: String,
+    pub(crate) new: String,
+    pub(crate) id: String,
+    pub(crate) old_token: String,
+    pub(crate) new_token: String,
+}
+
+pub(crate) fn keys() -> &'static Keys {
+    static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+        let issuer = TestIssuer::new();
+        let [old, id] = members(&issuer).try_into().unwrap();
+        let old_token = lasting(&issuer, issuer.issuer());
+        issuer.rotate();
+        let [new, _, _] = members(&issuer).try_into().unwrap();
+        let new_token = lasting(&issuer, issuer.issuer());
+        Keys { issuer, old, new, id, old_token, new_token }
+    });
+    &KEYS
+}
+
+fn members(issuer: &TestIssuer) -> Vec<String> {
+    let set: serde_json::Value = serde_json::from_str(&issuer.jwks_json()).unwrap();
+    set["keys"].as_array().unwrap().iter().map(ToString::to_string).collect()
+}
+
+fn lasting(issuer: &TestIssuer, iss: &str) -> String {
+    let token = issuer.machine_token(CLIENT).claim("iss", iss);
+    token.claim("exp", 9_999_999_999_u64).sign()
+}
+
+pub(crate) fn set(members: &[&str]) -> String {
+    format!(r#"{{"keys":[{}]}}"#, members.join(","))
+}
+
+pub(crate) fn old_set() -> Reply {
+    Reply::Set(set(&[&keys().old]))
+}
+
+pub(crate) fn new_set() -> Reply {
+    Reply::Set(set(&[&keys().new]))
+}
+
+pub(crate) fn both_sets() -> Reply {
+    Reply::Set(set(&[&keys().old, &keys().new]))
+}
+
+/// A token whose key ID no set has. It gets past every check before that of the key.
+pub(crate) fn unknown(number: u64) -> String {
+    let header = format!(r#"{{"kid":"unknown-{number}","alg":"RS256"}}"#);
+    let (_, rest) = keys().old_token.split_once('.').unwrap();
+    format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header))
+}
+
+pub(crate) fn rules() -> Rules {
+    Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]))
+}
+
+pub(crate) fn kind(verifier: &Verifier, token: &str) -> Option<VerifyErrorKind> {
+    verifier.try_verify(token).err().map(|error| error.kind())
+}
+
+/// What an issuer answers.
+#[derive(Clone)]
+pub(crate) enum Reply {
+    Set(String),
+    Status(u16),
+    RetryAfter(u64),
+    Hang,
+    Panic,
+    /// Hangs, and panics when it is given up.
+    PanicInDrop,
+    /// The one and the other, by turns.
+    ByTurns(Box<[Self; 2]>),
+}
+
+/// An issuer that answers what a test says, after as long as it says, and a time of day that
+/// goes on with the paused one. It keeps when it was asked, and how many fetches are open.
+#[derive(Clone)]
+pub(crate) struct Fake {
+    reply: Arc<Mutex<Reply>>,
+    takes: Arc<Mutex<Duration>>,
+    times: Arc<Mutex<Vec<Instant>>>,
+    last_good: Arc<Mutex<Option<Instant>>>,
+    open: Arc<AtomicUsize>,
+    ahead: Arc<AtomicI64>,
+}
+
+impl Fake {
+    pub(crate) fn new(reply: Reply) -> Self {
+        Self {
+            reply: Arc::new(Mutex::new(reply)),
+            takes: Arc::default(),
+            times: Arc::default(),
+            last_good: Arc::default(),
+            open: Arc::default(),
+            ahead: Arc::default(),
+        }
+    }
+
+    pub(crate) fn answers(&self, reply: Reply) {
+        *self.reply.lock().unwrap() = reply;
+    }
+
+    /// How long a fetch takes from now on. What it answers is decided at its end.
+    pub(crate) fn takes(&self, time: Duration) {
+        *self.takes.lock().unwrap() = time;
+    }
+
+    pub(crate) fn times(&self) -> Vec<Instant> {
+        self.times.lock().unwrap().clone()
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.times.lock().unwrap().len()
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a fetch is under way.
+    pub(crate) async fn is_open(&self) {
+        while self.open() == 0 {
+            sleep(ms(100)).await;
+        }
+    }
+
+    /// Sets the time of day this many seconds off.
+    pub(crate) fn set_ahead(&self, seconds: i64) {
+        self.ahead.store(seconds, Ordering::SeqCst);
+    }
+
+    pub(crate) fn clock(&self) -> impl Fn() -> SystemTime + Send + Sync + 'static {
+        let (begun, ahead) = (Instant::now(), Arc::clone(&self.ahead));
+        move || {
+            let ahead = ahead.load(Ordering::SeqCst);
+            let off = s(ahead.unsigned_abs());
+            let now = UNIX_EPOCH + s(2_000_000_000) + begun.elapsed();
+            if ahead < 0 { now - off } else { now + off }
+        }
+    }
+
+    pub(crate) fn builder(&self) -> VerifierBuilder {
+        self.builder_for(rules())
+    }
+
+    pub(crate) fn builder_for(&self, rules: Rules) -> VerifierBuilder {
+        let fake = self.clone();
+        Verifier::builder(rules).clock(self.clock()).fetch_with(move |_url: String| fake.fetch())
+    }
+
+    pub(crate) fn fetch(
+        &self,
+    ) -> impl Future<Output = Result<JwksDocument, RefreshError>> + Send + use<> {
+        let fake = self.clone();
+        async move {
+            let number = {
+                let mut times = fake.times.lock().unwrap();
+                times.push(Instant::now());
+                times.len()
+            };
+            fake.open.fetch_add(1, Ordering::SeqCst);
+            let mut open = Open { count: Arc::clone(&fake.open), panics: false };
+            let takes = *fake.takes.lock().unwrap();
+            if !takes.is_zero() {
+                sleep(takes).await;
+            }
+            let mut reply = fake.reply.lock().unwrap().clone();
+            if let Reply::ByTurns(replies) = reply {
+                reply = replies[number % 2].clone();
+            }
+            match reply {
+                Reply::Set(document) => {
+                    if document.contains("kid") {
+                        *fake.last_good.lock().unwrap() = Some(Instant::now());
+                    }
+                    Ok(JwksDocument::new(document))
+                }
+                Reply::Status(code) => Err(RefreshError::status(code)),
+                Reply::RetryAfter(seconds) => {
+                    Err(RefreshError::status(503).with_retry_after(s(seconds)))
+                }
+                Reply::Hang => std::future::pending().await,
+                Reply::Panic => resume_unwind(Box::new("this fetcher panics, and prints nothing")),
+                Reply::PanicInDrop => {
+                    open.panics = true;
+                    std::future::pending().await
+                }
+                Reply::ByTurns(_) => unreachable!("turns are not nested"),
+            }
+        }
+    }
+}
+
+/// A fetch that was begun and not yet given up.
+struct Open {
+    count: Arc<AtomicUsize>,
+    panics: bool,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        if self.panics && !std::thread::panicking() {
+            resume_unwind(Box::new("this fetch panics when it is given up"));
+        }
+    }
+}
+
+/// Splitmix64: the same numbers for the same seed.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits ^ (bits >> 31)) % limit
+    }
+}
+
+/// The most of these times, in order, that lie within one second.
+fn busiest_second(times: &[Instant]) -> usize {
+    let within = |first: Instant| times.partition_point(|time| *time < first + s(1));
+    let counts = (0..).zip(times).map(|(before, first)| within(*first) - before);
+    counts.max().unwrap_or(0)
+}
+
+fn gaps(times: &[Instant]) -> Vec<Duration> {
+    times.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+pub(crate) fn degraded(health: Health) -> Degraded {
+    match health {
+        Health::Degraded(degraded) => degraded,
+        other => panic!("not degraded: {other:?}"),
+    }
+}
+
+/// A runtime of the test's own, on its thread.
+pub(crate) fn paused_runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+/// Whether this process runs the one test and nothing beside it. In one that does not, the test
+/// is run in a process of its own.
+fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "TOWER_COGNITO_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "{test} was not found: {text}");
+    false
+}
+
+/// The memory that this process holds, in bytes; 0 where no system tells.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).map_or(0, |pages| pages.parse::<u64>().unwrap() * 4096)
+}
+
+#[tokio::test(start_paused = true)]
+async fn p01_start_asks_nobody_and_requests_before_the_first_keys_never_wait() {
+    let fake = Fake::new(Reply::Status(503));
+    let verifier = fake.builder().start().unwrap();
+    assert_eq!(fake.requests(), 0, "`start` itself does nothing");
+
+    let mut unavailable = 0;
+    for _ in 0..3_000 {
+        let begun = Instant::now();
+        let error = verifier.verify(&keys().old_token).await.unwrap_err();
+        assert_eq!(error.kind(), VerifyErrorKind::KeysUnavailable);
+        assert_eq!(error.retry_after(), Some(s(1)));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::KeysUnavailable));
+        unavailable += 1;
+        sleep(ms(200)).await;
+    }
+    assert_eq!(unavailable, 3_000);
+
+    let takes = ms(300);
+    fake.takes(takes);
+    fake.answers(old_set());
+    let returned = Instant::now();
+    while verifier.verify(&keys().old_token).await.is_err() {
+        sleep(ms(1)).await;
+    }
+    let waited = returned.elapsed();
+    assert!(waited <= s(5) + takes + TICK, "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p01_a_hung_issuer_delays_nobody_either() {
+    let fake = Fake::new(Reply::Hang);
+    let verifier = fake.builder().start().unwrap();
+    for _ in 0..100 {
+        let begun = Instant::now();
+        let error = verifier.verify(&keys().old_token).await.unwrap_err();
+        assert_eq!(error.kind(), VerifyErrorKind::KeysUnavailable);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        sleep(ms(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p01_ready_waits_as_long_as_it_is_told_to() {
+    let fake = Fake::new(Reply::Status(503));
+    let verifier = fake.builder().start().unwrap();
+    let begun = Instant::now();
+    assert!(verifier.ready(s(7)).await.is_err());
+    assert!((s(7)..=s(7) + TICK).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    let (waiting, begun) = (verifier.clone(), Instant::now());
+    let waiting = tokio::spawn(async move { waiting.ready(s(60)).await.map(|()| Instant::now()) });
+    sleep(s(20)).await;
+    fake.answers(old_set());
+    let ready = waiting.await.unwrap().unwrap();
+    assert!(ready - begun <= s(25) + TICK, "{:?}", ready - begun);
+    // Once there are keys there is no wait.
+    let begun = Instant::now();
+    verifier.ready(Duration::ZERO).await.unwrap();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p02_ten_thousand_who_wait_for_the_first_keys_cause_one_fetch() {
+    let fake = Fake::new(old_set());
+    fake.takes(ms(800));
+    let verifier = fake.builder().start().unwrap();
+    let begun = Instant::now();
+    let waiting = (0..10_000).map(|_| {
+        let verifier = verifier.clone();
+        tokio::spawn(async move { verifier.ready(s(10)).await })
+    });
+    for waiting in waiting.collect::<Vec<_>>() {
+        waiting.await.unwrap().unwrap();
+    }
+    assert!(begun.elapsed() <= ms(850), "{:?}", begun.elapsed());
+    assert_eq!(fake.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p02_on_many_threads_and_a_socket_too() {
+    let server = TestServer::bind("127.0.0.1:0").await.unwrap();
+    let rules = Rules::new(server.issuer().user_pool(), ClientIds::only([CLIENT]));
+    let verifier = Verifier::builder(rules).start().unwrap();
+    let waiting = (0..10_000).map(|_| {
+        let verifier = verifier.clone();
+        tokio::spawn(async move { verifier.ready(s(60)).await })
+    });
+    for waiting in waiting.collect::<Vec<_>>() {
+        waiting.await.unwrap().unwrap();
+    }
+    assert_eq!(server.jwks_requests(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p03_a_known_key_takes_no_fetch_and_no_wait() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.answers(Reply::Hang);
+    for _ in 0..100 {
+        let verified = pin!(verifier.verify(&keys().old_token));
+        let polled = verified.poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Ok(_))), "ready at the first poll");
+    }
+    assert_eq!(fake.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p03_a_swap_of_the_keys_refuses_no_token_whose_key_is_in_both_sets() {
+    let Keys { old, new, id, .. } = keys();
+    let [small, large] = [Reply::Set(set(&[old, new])), Reply::Set(set(&[id, new, old]))];
+    let fake = Fake::new(Reply::ByTurns(Box::new([small, large])));
+    let verifier = fake.builder().connect().await.unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let clients = (0..4).map(|_| {
+        let (verifier, is_over) = (verifier.clone(), Arc::clone(&is_over));
+        tokio::spawn(async move {
+            let mut verified = 0_u32;
+            while !is_over.load(Ordering::SeqCst) {
+                for token in [&keys().old_token, &keys().new_token] {
+                    verifier.verify(token).await.unwrap();
+                    verifier.try_verify(token).unwrap();
+                    verified += 2;
+                }
+                tokio::task::yield_now().await;
+            }
+            verified
+        })
+    });
+    let clients = clients.collect::<Vec<_>>();
+    for _ in 0..400 {
+        verifier.refresh().await.unwrap();
+    }
+    is_over.store(true, Ordering::SeqCst);
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
+    assert_eq!(fake.requests(), 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p04_keys_are_refreshed_ahead_without_traffic() {
+    const CYCLES: usize = 10_000;
+    let fake = Fake::new(old_set());
+    let _verifier = fake.builder().connect().await.unwrap();
+    while fake.requests() <= CYCLES {
+        sleep(INTERVAL * 100).await;
+    }
+    let gaps = gaps(&fake.times()[..=CYCLES]);
+    let longest = gaps.iter().max().unwrap();
+    let shortest = gaps.iter().min().unwrap();
+    assert!(*longest <= INTERVAL + TICK, "{longest:?}");
+    assert!(*shortest >= INTERVAL.mul_f64(0.8), "{shortest:?}");
+    let mean = gaps.iter().sum::<Duration>() / u32::try_from(CYCLES).unwrap();
+    assert!((s(267)..=s(273)).contains(&mean), "{mean:?}");
+    println!("mean {mean:?}, from {shortest:?} to {longest:?}");
+}
+
+/// Each pause lies between the half and the whole of what doubles up to its cap.
+fn check_backoff(gaps: &[Duration], first: Duration, cap: Duration) {
+    for (number, gap) in (0..).zip(gaps) {
+        let most = first.saturating_mul(1 << number.min(20)).min(cap);
+        assert!((most / 2..=most + TICK).contains(gap), "pause {number} is {gap:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p05_with_keys_an_outage_costs_the_issuer_little() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.answers(Reply::Status(500));
+    sleep(INTERVAL).await;
+    let down = fake.requests();
+    sleep(HOUR).await;
+    let attempts = fake.requests() - down;
+    println!("{attempts} attempts in an hour of outage");
+    assert!((110..=180).contains(&attempts), "{attempts}");
+    check_backoff(&gaps(&fake.times()[1..]), s(1), s(30));
+
+    // A success forgets the failures.
+    fake.answers(old_set());
+    verifier.refresh().await.unwrap();
+    let recovered = fake.requests();
+    fake.answers(Reply::Status(500));
+    sleep(INTERVAL + s(60)).await;
+    check_backoff(&gaps(&fake.times()[recovered..]), s(1), s(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p05_without_keys_it_tries_sooner() {
+    for reply in [Reply::Status(500), Reply::Panic, Reply::Set("{}".into())] {
+        let fake = Fake::new(reply);
+        let _verifier = fake.builder().start().unwrap();
+        sleep(s(120)).await;
+        check_backoff(&gaps(&fake.times()), ms(100), s(5));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p05_what_the_issuer_asks_for_is_honored_within_limits() {
+    for (asked, pause) in [(0, s(1)), (20, s(20)), (1_000_000_000_000, s(300))] {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        fake.answers(Reply::RetryAfter(asked));
+        let _ = verifier.refresh().await;
+        sleep(pause * 5 + ms(100)).await;
+        for gap in &gaps(&fake.times())[1..] {
+            assert!((pause..=pause + TICK).contains(gap), "{asked}: {gap:?}");
+        }
+        assert_eq!(fake.requests(), 7);
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p06_a_storm_of_unknown_keys_causes_four_fetches_a_minute_at_most() {
+    for takes in [Duration::ZERO, ms(700)] {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        let connected = fake.requests();
+        fake.takes(takes);
+        let begun = Instant::now();
+        let mut sent = 0;
+        while begun.elapsed() < s(60) {
+            assert_eq!(kind(&verifier, &unknown(sent)), Some(VerifyErrorKind::UnknownKey));
+            let waiting = verifier.clone();
+            tokio::spawn(async move { waiting.verify(&unknown(sent + 1)).await.unwrap_err() });
+            sent += 2;
+            sleep(ms(20)).await;
+        }
+        assert!(sent > 5_000, "{sent}");
+        let fetches = fake.requests() - connected;
+        assert!((3..=4).contains(&fetches), "{fetches} fetches for {sent} unknown keys");
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+    }
+}
+
+#[tokio::test]
+async fn p06_over_a_socket_too() {
+    let server = TestServer::bind("127.0.0.1:0").await.unwrap();
+    let rules = Rules::new(server.issuer().user_pool(), ClientIds::only([CLIENT]));
+    let verifier = Verifier::builder(rules).connect().await.unwrap();
+    let token = server.issuer().machine_token(CLIENT);
+    let begun = Instant::now();
+    for number in 0..500 {
+        let unknown = token.clone().header("kid", format!("unknown-{number}"));
+        let text = unknown.sign();
+        let error = verifier.verify(&text).await.unwrap_err();
+        assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
+    }
+    let most = 3 + begun.elapsed().as_secs() / 30;
+    assert!(server.jwks_requests() <= most, "{} of {most}", server.jwks_requests());
+}
+
+/// Unknown keys leave nothing behind.
+#[test]
+fn p06_no_memory_is_kept_of_unknown_keys() {
+    if !is_alone("promises::p06_no_memory_is_kept_of_unknown_keys") {
+        return;
+    }
+    paused_runtime().block_on(async {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        let storm = |from: u64| {
+            for number in from..from + 5_000 {
+                assert!(verifier.try_verify(&unknown(number)).is_err());
+            }
+        };
+        storm(0);
+        let before = resident();
+        storm(5_000);
+        storm(10_000);
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 1 << 20, "{grown} bytes more");
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn p07_so_many_wait_and_no_more_and_none_of_them_long() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.answers(Reply::Hang);
+    let begun = Instant::now();
+    let requests = (0..5_000).map(|number| {
+        let verifier = verifier.clone();
+        tokio::spawn(async move {
+            let error = verifier.verify(&unknown(number)).await.unwrap_err();
+            assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
+            begun.elapsed()
+        })
+    });
+    let mut at_once = 0;
+    let mut waited = 0;
+    for request in requests.collect::<Vec<_>>() {
+        match request.await.unwrap() {
+            Duration::ZERO => at_once += 1,
+            time if (s(1)..=s(1) + TICK).contains(&time) => waited += 1,
+            time => panic!("answered after {time:?}"),
+        }
+    }
+    assert_eq!((waited, at_once), (1_024, 5_000 - 1_024));
+    assert_eq!(fake.requests(), 2);
+
+    // They have left, and others may wait.
+    let begun = Instant::now();
+    assert!(verifier.verify(&unknown(0)).await.is_err());
+    assert!(begun.elapsed() >= s(1));
+    assert_eq!(fake.requests(), 2, "for the fetch that is under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p07_only_what_passed_every_check_before_that_of_the_key_may_wait() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.answers(Reply::Hang);
+    let token = keys().issuer.machine_token(CLIENT).header("kid", "unknown");
+    let begun = Instant::now();
+    for hopeless in [
+        token.clone().header("alg", "none").sign(),
+        token.clone().header("alg", "HS256").sign(),
+        token.clone().header("typ", "dpop+jwt").sign(),
+        token.clone().header("crit", ["exp"]).sign(),
+        token.clone().header("kid", "k".repeat(300)).sign(),
+        token.clone().without_header("kid").sign(),
+        token.clone().claim("iss", "https://elsewhere.example").sign(),
+        token.clone().claim("pad", "x".repeat(17_000)).sign(),
+        "not.a.token".to_owned(),
+    ] {
+        let error = verifier.verify(&hopeless).await.unwrap_err();
+        assert_ne!(error.kind(), VerifyErrorKind::KeysUnavailable);
+        assert_eq!(begun.elapsed(), Duration::ZERO, "{hopeless}");
+    }
+    sleep(ms(1)).await;
+    assert_eq!(fake.requests(), 1, "none of them is worth a fetch");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p08_a_key_not_published_ahead_is_there_after_one_fetch() {
+    let takes = ms(250);
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.takes(takes);
+    fake.answers(new_set());
+    let begun = Instant::now();
+    verifier.verify(&keys().new_token).await.unwrap();
+    assert!(begun.elapsed() <= takes + ms(10), "{:?}", begun.elapsed());
+    assert_eq!(fake.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p08_under_attack_it_is_there_within_half_a_minute() {
+    let takes = ms(250);
+    for seed in 0..5 {
+        let mut dice = Dice(seed);
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        fake.takes(takes);
+        let attacked = verifier.clone();
+        let attack = tokio::spawn(async move {
+            for number in 0.. {
+                let _ = attacked.try_verify(&unknown(number));
+                sleep(ms(50)).await;
+            }
+        });
+        sleep(ms(dice.below(120_000))).await;
+        fake.answers(both_sets());
+        let rotated = Instant::now();
+        while verifier.verify(&keys().new_token).await.is_err() {
+            sleep(ms(20)).await;
+        }
+        let waited = rotated.elapsed();
+        assert!(waited <= s(30) + takes + ms(50), "seed {seed}: {waited:?}");
+        attack.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p09_a_removed_key_counts_no_longer_than_an_interval_and_a_fetch() {
+    let takes = s(5) - ms(1);
+    let mut longest = Duration::ZERO;
+    for seed in 0..8 {
+        let mut dice = Dice(seed);
+        let fake = Fake::new(both_sets());
+        let verifier = fake.builder().connect().await.unwrap();
+        fake.takes(takes);
+        sleep(ms(dice.below(900_000))).await;
+        fake.answers(new_set());
+        let removed = Instant::now();
+        while kind(&verifier, &keys().old_token).is_none() {
+            sleep(ms(250)).await;
+        }
+        assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::UnknownKey));
+        assert_eq!(kind(&verifier, &keys().new_token), None);
+        longest = longest.max(removed.elapsed());
+    }
+    assert!(longest <= s(305) + ms(250), "{longest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p09_refresh_removes_it_at_once() {
+    let fake = Fake::new(both_sets());
+    let verifier = fake.builder().connect().await.unwrap();
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+    fake.answers(new_set());
+    let begun = Instant::now();
+    verifier.refresh().await.unwrap();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::UnknownKey));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p10_an_outage_refuses_no_good_token_for_a_day_and_then_none_is_called_bad() {
+    let takes = ms(400);
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    let last_good = fake.times()[0];
+    fake.answers(Reply::Status(503));
+    while last_good.elapsed() < DAY - s(60) {
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        sleep(s(60)).await;
+    }
+    while last_good.elapsed() < DAY {
+        assert_eq!(kind(&verifier, &keys().old_token), None, "{:?}", last_good.elapsed());
+        sleep(ms(100)).await;
+    }
+    let error = verifier.verify(&keys().old_token).await.unwrap_err();
+    assert_eq!(error.kind(), VerifyErrorKind::KeysUnavailable);
+    assert!((s(1)..=s(30)).contains(&error.retry_after().unwrap()));
+    assert_eq!(verifier.health(), Health::NotReady);
+    sleep(HOUR).await;
+    assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::KeysUnavailable));
+    assert_eq!(kind(&verifier, &unknown(0)), Some(VerifyErrorKind::KeysUnavailable));
+
+    fake.takes(takes);
+    fake.answers(old_set());
+    let returned = Instant::now();
+    while verifier.verify(&keys().old_token).await.is_err() {
+        sleep(ms(10)).await;
+    }
+    assert!(returned.elapsed() <= s(30) + takes + ms(10), "{:?}", returned.elapsed());
+    assert_eq!(verifier.health(), Health::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p10_whatever_the_outages_age_alone_decides() {
+    let (takes, max_stale) = (ms(400), HOUR);
+    let mut outages = 0;
+    for seed in 0..12 {
+        let mut dice = Dice(seed);
+        let fake = Fake::new(old_set());
+        fake.takes(takes);
+        let verifier = fake.builder().max_stale(max_stale).connect().await.unwrap();
+        for _ in 0..6 {
+            let outage = match dice.below(5) {
+                0 => Reply::Hang,
+                1 => Reply::Panic,
+                2 => Reply::Set("<html>".into()),
+                3 => Reply::Status(404),
+                _ => Reply::Status(500),
+            };
+            fake.answers(outage);
+            outages += 1;
+            let over = Instant::now() + ms(dice.below(2 * 3_600_000));
+            while Instant::now() < over {
+                let age = fake.last_good.lock().unwrap().unwrap().elapsed();
+                let expected = (age >= max_stale).then_some(VerifyErrorKind::KeysUnavailable);
+                assert_eq!(kind(&verifier, &keys().old_token), expected, "seed {seed}: {age:?}");
+                sleep(ms(dice.below(60_000))).await;
+            }
+            fake.answers(old_set());
+            // A fetch that hangs is given up first.
+            sleep(s(35) + takes + TICK).await;
+            assert_eq!(kind(&verifier, &keys().old_token), None, "seed {seed}: recovered");
+            sleep(ms(dice.below(600_000))).await;
+            assert_eq!(kind(&verifier, &keys().old_token), None, "seed {seed}: still well");
+        }
+    }
+    assert_eq!(outages, 72);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p10_an_hour_without_the_issuer_under_traffic() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.answers(Reply::Status(503));
+    let (begun, before) = (Instant::now(), fake.requests());
+    let (mut good, mut refused) = (0, 0);
+    while begun.elapsed() < HOUR {
+        match verifier.verify(&keys().old_token).await {
+            Ok(_) => good += 1,
+            Err(_) => refused += 1,
+        }
+        assert_eq!(kind(&verifier, &unknown(good)), Some(VerifyErrorKind::UnknownKey));
+        sleep(s(3)).await;
+    }
+    let attempts = fake.requests() - before;
+    println!("{good} good tokens, {refused} refused, {attempts} attempts");
+    assert_eq!(refused, 0);
+    assert!(attempts <= 180, "{attempts}");
+    assert_eq!(degraded(verifier.health()).last_error(), Some("status"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p14_no_time_of_day_stops_verification_or_the_refresh() {
+    const YEARS_70: i64 = 70 * 366 * 24 * 3600;
+    const YEARS_10: i64 = 10 * 365 * 24 * 3600;
+    // 1963, an hour ago, ten years on, and back again.
+    for ahead in [-YEARS_70, -3600, YEARS_10] {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        for ahead in [ahead, 0] {
+            fake.set_ahead(ahead);
+            // What is too old by the time of day is fetched before it is used again.
+            let _ = kind(&verifier, &keys().old_token);
+            sleep(ms(10)).await;
+            assert_eq!(kind(&verifier, &keys().old_token), None, "{ahead} s ahead");
+            assert_eq!(verifier.health(), Health::Ready, "{ahead} s ahead");
+            let before = fake.requests();
+            sleep(HOUR).await;
+            let fetches = fake.requests() - before;
+            assert!((12..=15).contains(&fetches), "{ahead} s ahead: {fetches} fetches in an hour");
+            assert_eq!(kind(&verifier, &keys().old_token), None, "{ahead} s ahead");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p14_a_clock_that_is_set_back_makes_no_expired_token_good_and_no_keys_young() {
+    let fake = Fake::new(both_sets());
+    let verifier = fake.builder().max_stale(HOUR).connect().await.unwrap();
+    fake.answers(Reply::Status(500));
+    // The tests' clock begins in 2033.
+    let expires = UNIX_EPOCH + s(2_000_000_000 - 600);
+    let short = keys().issuer.machine_token(CLIENT).expires_at(expires).sign();
+    assert_eq!(kind(&verifier, &short), Some(VerifyErrorKind::Expired));
+    // Set back by less than it has been expired for, or by more.
+    fake.set_ahead(-599);
+    assert_eq!(kind(&verifier, &short), Some(VerifyErrorKind::Expired));
+    fake.set_ahead(-601);
+    assert_eq!(kind(&verifier, &short), None);
+    // Keys age on the monotonic clock whatever the time of day.
+    fake.set_ahead(-3_000_000_000);
+    sleep(HOUR - s(1)).await;
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+    sleep(s(1)).await;
+    assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::KeysUnavailable));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p15_a_fetcher_that_panics_every_second_time_is_survived() {
+    let turns = Reply::ByTurns(Box::new([Reply::Panic, old_set()]));
+    let fake = Fake::new(turns);
+    let verifier = fake.builder().connect().await.unwrap();
+    for _ in 0..200 {
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        sleep(s(30)).await;
+    }
+    // A panic is a failure like any other: the next attempt is 0.5 to 1 s later.
+    let gaps = gaps(&fake.times());
+    assert!(gaps.len() > 40, "{} fetches", gaps.len());
+    for pair in gaps.chunks_exact(2) {
+        assert!((s(240)..=INTERVAL + TICK).contains(&pair[0]), "{pair:?}");
+        assert!((ms(500)..=s(1) + TICK).contains(&pair[1]), "{pair:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p15_a_fetch_that_panics_when_it_is_given_up_is_survived() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.answers(Reply::PanicInDrop);
+    let error = verifier.refresh().await.unwrap_err();
+    assert_eq!(error.class(), "timed_out");
+    sleep(HOUR).await;
+    assert!(fake.requests() > 60, "{} requests", fake.requests());
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+    assert!(fake.open() <= 1, "{} fetches are open", fake.open());
+    fake.answers(old_set());
+    sleep(s(36)).await;
+    assert_eq!(verifier.health(), Health::Ready);
+    // The last handle goes while such a fetch is open.
+    fake.answers(Reply::PanicInDrop);
+    fake.is_open().await;
+    drop(verifier);
+    sleep(ms(1)).await;
+    assert_eq!(fake.open(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p15_a_panic_is_reported_as_such() {
+    let fake = Fake::new(Reply::Panic);
+    let error = fake.builder().connect_within(s(1)).connect().await.unwrap_err();
+    assert!(error.to_string().ends_with("the fetch panicked"), "{error}");
+    let verifier = fake.builder().start().unwrap();
+    assert_eq!(verifier.refresh().await.unwrap_err().class(), "panicked");
+}
+
+#[test]
+fn p16_the_refresh_goes_on_in_another_runtime() {
+    let fake = Fake::new(old_set());
+    let first = paused_runtime();
+    let verifier = first.block_on(fake.builder().connect()).unwrap();
+    drop(first);
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+
+    // The second runtime's clock begins at the time of its making; past the deadline in it.
+    let second = paused_runtime();
+    second.block_on(async {
+        sleep(INTERVAL + s(10)).await;
+        fake.answers(new_set());
+        let before = fake.requests();
+        assert_eq!(kind(&verifier, &keys().old_token), None, "this one is not delayed");
+        sleep(ms(1)).await;
+        assert_eq!(fake.requests(), before + 1);
+        assert_eq!(kind(&verifier, &keys().new_token), None);
+        assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::UnknownKey));
+        assert_eq!(verifier.health(), Health::Ready);
+        // And there it stays.
+        sleep(HOUR).await;
+        assert!((12..=15).contains(&(fake.requests() - before - 1)), "{}", fake.requests());
+    });
+}
+
+#[test]
+fn p16_without_a_runtime_the_keys_serve_until_they_are_too_old() {
+    let fake = Fake::new(old_set());
+    let first = paused_runtime();
+    let verifier = first.block_on(fake.builder().connect()).unwrap();
+    drop(first);
+    let day = i64::try_from(DAY.as_secs()).unwrap();
+    assert_eq!(verifier.health(), Health::Ready);
+    for ahead in [400, 3600, day - 60] {
+        fake.set_ahead(ahead);
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        // No runtime, and so no wait either.
+        let verified = pin!(verifier.verify(&keys().old_token));
+        let polled = verified.poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(polled, Poll::Ready(Ok(_))));
+        let degraded = degraded(verifier.health());
+        assert_eq!(degraded.last_error(), None, "nothing was tried");
+        assert!(degraded.age().unwrap() >= s(ahead.unsigned_abs()));
+    }
+    fake.set_ahead(day + 1);
+    assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::KeysUnavailable));
+    assert_eq!(verifier.health(), Health::NotReady);
+    assert_eq!(fake.requests(), 1);
+
+    // And the first request in a runtime brings it back.
+    paused_runtime().block_on(async {
+        sleep(INTERVAL + s(10)).await;
+        assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::KeysUnavailable));
+        sleep(ms(1)).await;
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn p17_with_the_last_handle_the_task_and_its_open_fetch_are_gone() {
+    let tasks = Handle::current().metrics();
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    assert_eq!(tasks.num_alive_tasks(), 1);
+    fake.answers(Reply::Hang);
+    fake.is_open().await;
+    assert_eq!((fake.open(), tasks.num_alive_tasks()), (1, 2));
+    let clone = verifier.clone();
+    drop(verifier);
+    sleep(ms(1)).await;
+    assert_eq!((fake.open(), tasks.num_alive_tasks()), (1, 2));
+    drop(clone);
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    assert_eq!((fake.open(), tasks.num_alive_tasks()), (0, 0));
+    let requests = fake.requests();
+    sleep(DAY).await;
+    assert_eq!(fake.requests(), requests);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p17_shutdown_waits_until_they_are_gone() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.answers(Reply::Hang);
+    fake.is_open().await;
+    let begun = Instant::now();
+    verifier.shutdown().await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    tokio::task::yield_now().await;
+    assert_eq!((fake.open(), Handle::current().metrics().num_alive_tasks()), (0, 0));
+
+    // The keys stay, nobody waits for others, and nothing starts again.
+    let requests = fake.requests();
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+    assert!(verifier.verify(&unknown(0)).await.is_err());
+    assert_eq!(verifier.refresh().await.unwrap_err().class(), "transport");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    sleep(HOUR).await;
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+    assert_eq!(degraded(verifier.health()).last_error(), None);
+    sleep(DAY).await;
+    assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::KeysUnavailable));
+    verifier.shutdown().await;
+    assert_eq!(fake.requests(), requests);
+}
+
+#[test]
+fn p17_ten_thousand_verifiers_leave_no_task_and_no_memory() {
+    if !is_alone("promises::p17_ten_thousand_verifiers_leave_no_task_and_no_memory") {
+        return;
+    }
+    paused_runtime().block_on(async {
+        let tasks = Handle::current().metrics();
+        let fake = Fake::new(Reply::Hang);
+        let create_and_drop = async |times: usize| {
+            for _ in 0..times {
+                let verifier = fake.builder().start().unwrap();
+                sleep(ms(1)).await;
+                assert_eq!((fake.open(), tasks.num_alive_tasks()), (1, 2));
+                drop(verifier);
+                sleep(ms(1)).await;
+                assert_eq!((fake.open(), tasks.num_alive_tasks()), (0, 0));
+            }
+        };
+        create_and_drop(1_000).await;
+        let before = resident();
+        create_and_drop(9_000).await;
+        let grown = resident().saturating_sub(before);
+        assert_eq!(fake.requests(), 10_000);
+        assert!(grown < 2 << 20, "{grown} bytes more");
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn p19_a_thousand_replicas_started_together_drift_apart() {
+    const REPLICAS: usize = 1_000;
+    let fake = Fake::new(old_set());
+    let replicas = (0..REPLICAS).map(|_| fake.builder().start().unwrap()).collect::<Vec<_>>();
+    sleep(INTERVAL * 4).await;
+    let times = fake.times();
+    assert_eq!(busiest_second(&times[..REPLICAS]), REPLICAS, "they did start together");
+    let later = &times[REPLICAS..];
+    assert!(later.len() >= 3 * REPLICAS, "{}", later.len());
+    let most = busiest_second(later);
+    println!("at most {most} of {REPLICAS} in one second");
+    assert!(most <= REPLICAS / 20, "{most}");
+    drop(replicas);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p20_health_goes_from_not_ready_to_ready_to_degraded_and_back() {
+    let fake = Fake::new(Reply::Hang);
+    let clock = fake.clock();
+    let verifier = fake.builder().max_stale(HOUR).start().unwrap();
+    assert_eq!(verifier.health(), Health::NotReady);
+    sleep(s(10)).await;
+    assert_eq!(verifier.health(), Health::NotReady, "a failure without keys is no degradation");
+    fake.answers(old_set());
+    verifier.ready(s(30)).await.unwrap();
+    assert_eq!(verifier.health(), Health::Ready);
+
+    // Each class of error, with the time of the first failure.
+    for (reply, class) in [
+        (Reply::Status(500), "status"),
+        (Reply::Panic, "panicked"),
+        (Reply::Hang, "timed_out"),
+        (Reply::Set("[]".into()), "document"),
+    ] {
+        fake.answers(old_set());
+        verifier.refresh().await.unwrap();
+        assert_eq!(verifier.health(), Health::Ready);
+        let good = *fake.last_good.lock().unwrap();
+        fake.answers(reply);
+        assert_eq!(verifier.refresh().await.unwrap_err().class(), class);
+        let since = clock();
+        for minutes in [0, 1, 58] {
+            sleep(s(60 * minutes)).await;
+            let degraded = degraded(verifier.health());
+            assert_eq!(degraded.last_error(), Some(class));
+            assert_eq!(degraded.since(), since, "{class}: the first failure");
+            assert_eq!(degraded.age(), good.map(|good| good.elapsed()));
+        }
+        assert_eq!(kind(&verifier, &keys().old_token), None, "degraded keys serve");
+        sleep(s(61)).await;
+        assert_eq!(verifier.health(), Health::NotReady, "{class}: too old");
+        assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::KeysUnavailable));
+    }
+    assert_eq!(verifier.health_of("https://elsewhere.example"), None);
+    assert_eq!(verifier.health_of(keys().issuer.issuer()), Some(Health::NotReady));
+    fake.answers(old_set());
+    sleep(s(36)).await;
+    assert_eq!(verifier.health(), Health::Ready);
+}
+
+fn pool(number: usize) -> Rules {
+    let pool = UserPool::new(&format!("us-east-1_Pool{number}")).unwrap();
+    Rules::new(pool, ClientIds::only([CLIENT]))
+}
+
+fn issuer_of(number: usize) -> String {
+    format!("https://cognito-idp.us-east-1.amazonaws.com/us-east-1_Pool{number}")
+}
+
+/// Many pools with the same keys, of which some are down.
+struct Pools {
+    fake: Fake,
+    down: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Pools {
+    fn new() -> Self {
+        Self { fake: Fake::new(both_sets()), down: Arc::default() }
+    }
+
+    fn builder(&self, pools: usize) -> VerifierBuilder {
+        let (fake, down) = (self.fake.clone(), Arc::clone(&self.down));
+        let builder = Verifier::builder(pool(0)).clock(fake.clock()).fetch_with(move |url| {
+            let fetch = fake.fetch();
+            let is_down =
+                |number: &usize| url == format!("{}/.well-known/jwks.json", issuer_of(*number));
+            let is_down = down.lock().unwrap().iter().any(is_down);
+            async move { if is_down { Err(RefreshError::status(503)) } else { fetch.await } }
+        });
+        (1..pools).fold(builder, |builder, number| builder.also(pool(number)))
+    }
+
+    fn token(number: usize) -> String {
+        lasting(&keys().issuer, &issuer_of(number))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p20_of_many_pools_one_that_is_down_degrades_the_whole_and_is_told() {
+    let pools = Pools::new();
+    let verifier = pools.builder(3).connect().await.unwrap();
+    assert_eq!(verifier.health(), Health::Ready);
+    pools.down.lock().unwrap().push(1);
+    sleep(HOUR).await;
+    assert_eq!(degraded(verifier.health()).last_error(), Some("status"));
+    for (number, is_down) in [(0, false), (1, true), (2, false)] {
+        let health = verifier.health_of(&issuer_of(number)).unwrap();
+        assert_eq!(matches!(health, Health::Degraded(_)), is_down, "{number}: {health:?}");
+        assert_eq!(kind(&verifier, &Pools::token(number)), None);
+    }
+    // Too old: this pool's tokens alone are not served, and the whole is still no worse.
+    sleep(DAY).await;
+    assert_eq!(verifier.health_of(&issuer_of(1)), Some(Health::NotReady));
+    assert_eq!(degraded(verifier.health()).age(), None);
+    for (number, expected) in [(0, None), (1, Some(VerifyErrorKind::KeysUnavailable)), (2, None)] {
+        assert_eq!(kind(&verifier, &Pools::token(number)), expected, "{number}");
+    }
+    pools.down.lock().unwrap().extend([0, 2]);
+    sleep(DAY + HOUR).await;
+    assert_eq!(verifier.health(), Health::NotReady, "when none is left");
+    pools.down.lock().unwrap().clear();
+    sleep(s(31)).await;
+    assert_eq!(verifier.health(), Health::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p20_a_thousand_pools_start_spread_out_and_fail_one_by_one() {
+    const POOLS: usize = 1_000;
+    let pools = Pools::new();
+    let begun = Instant::now();
+    let verifier = pools.builder(POOLS).connect().await.unwrap();
+    let first = pools.fake.times();
+    assert_eq!(first.len(), POOLS, "one fetch each");
+    assert!(begun.elapsed() <= s(5), "{:?}", begun.elapsed());
+    let most = busiest_second(&first);
+    println!("{POOLS} pools were there after {:?}, at most {most} in one second", begun.elapsed());
+    assert!(most <= POOLS / 4 + 1, "{most}");
+    assert_eq!(verifier.health(), Health::Ready);
+
+    // The outage of one touches no other, and costs no more attempts than that of one.
+    pools.down.lock().unwrap().push(7);
+    sleep(INTERVAL * 2).await;
+    for number in (0..POOLS).step_by(100).chain([6, 7, 8]) {
+        assert_eq!(kind(&verifier, &Pools::token(number)), None, "{number}");
+        let health = verifier.health_of(&issuer_of(number)).unwrap();
+        assert_eq!(health == Health::Ready, number != 7, "{number}: {health:?}");
+    }
+    let most = busiest_second(&pools.fake.times()[POOLS..]);
+    assert!(most <= POOLS / 20, "{most} in one second of the second cycle");
+}
+
+/// The lines of a log that have all of these words.
+fn lines<'l>(log: &'l str, words: &[&str]) -> Vec<&'l str> {
+    let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
+    log.lines().filter(has_all).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn p20_what_happens_to_the_keys_is_logged_with_fields_and_without_tokens() {
+    let log = Log::of_this_thread();
+    let url = format!("jwks_url={}/.well-known/jwks.json", keys().issuer.issuer());
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().max_stale(HOUR).connect().await.unwrap();
+    fake.answers(new_set());
+    verifier.verify(&keys().new_token).await.unwrap();
+    assert!(verifier.verify(&keys().old_token).await.is_err());
+    fake.answers(Reply::Status(503));
+    assert!(verifier.refresh().await.is_err());
+    sleep(HOUR + s(60)).await;
+    assert!(verifier.try_verify(&keys().new_token).is_err());
+    fake.answers(new_set());
+    sleep(s(31)).await;
+    let log = log.take();
+
+    let kids = |member: &str| {
+        let key: serde_json::Value = serde_json::from_str(member).unwrap();
+        format!("kid={}", key["kid"])
+    };
+    let (old, new) = (kids(&keys().old), kids(&keys().new));
+    assert_eq!(lines(&log, &[" INFO ", "key added", &url, &old]).len(), 1, "{log}");
+    assert_eq!(lines(&log, &[" INFO ", "key added", &url, &new]).len(), 1, "{log}");
+    assert_eq!(lines(&log, &[" INFO ", "key removed", &url, &old]).len(), 1, "{log}");
+    assert_eq!(lines(&log, &["key added"]).len() + lines(&log, &["key removed"]).len(), 3);
+    assert!(!lines(&log, &["DEBUG", "keys refreshed", &url, "keys=1"]).is_empty());
+
+    let failed = lines(&log, &[" WARN ", "key refresh failed, the keys in use stay", &url]);
+    assert!(failed.len() > 100, "{}", failed.len());
+    for (failures, line) in (1..).zip(&failed) {
+        for field in
+            ["error=the answer has status 503", "class=\"status\"", "age_s=", "retry_in_ms="]
+        {
+            assert!(line.contains(field), "{field} is not in {line}");
+        }
+        assert!(line.contains(&format!(" failures={failures} ")), "{line}");
+    }
+    let stale = lines(&log, &["ERROR", "every token is answered with 503", &url]);
+    assert!((1..=5).contains(&stale.len()), "{stale:?}");
+    let works = lines(&log, &[" INFO ", "key refresh works again", &url]);
+    assert_eq!(works.len(), 1, "{works:?}");
+    assert!(works[0].contains(&format!("failures={}", failed.len())), "{works:?}");
+
+    for token in [&keys().old_token, &keys().new_token] {
+        for part in token.split('.') {
+            assert!(!log.contains(part), "no part of a token is logged");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p20_that_the_budget_is_spent_is_said_at_most_once_in_half_a_minute() {
+    let log = Log::of_this_thread();
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    for number in 0..1_800 {
+        let _ = verifier.verify(&unknown(number)).await;
+        sleep(ms(100)).await;
+    }
+    let log = log.take();
+    let said = lines(&log, &[" WARN ", "unknown key IDs have spent the budget"]);
+    assert!((5..=7).contains(&said.len()), "{} times in 180 s", said.len());
+    assert!(!log.contains("unknown-"), "what a client sent is not logged");
+}
