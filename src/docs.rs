@@ -90,7 +90,7 @@ pub mod outage {
     //! | the next minute | 200 | attempts after about 1, 2, 4, 8 and 16 seconds |
     //! | until it ends | 200 | an attempt every 15 to 30 seconds, 180 an hour at most; a `Retry-After` of Cognito's is honored, up to 5 minutes |
     //! | 24:00 since the last good fetch | **503** with `Retry-After` | the keys are too old to be trusted; `health` is `NotReady`; an error in the log |
-    //! | Cognito is back | 200 within 30 seconds | keys are replaced as a whole; `health` is `Ready` |
+    //! | Cognito is back | 200 within 30 seconds, or when the pause is over that it asked for | keys are replaced as a whole; `health` is `Ready` |
     //!
     //! It is 503 and not 401, since nothing is known against the tokens: a client that is told 401
     //! would throw its token away and ask Cognito, which is down, for another.
@@ -100,7 +100,7 @@ pub mod outage {
     //! A process that starts without keys can not verify anything. It answers 503 with
     //! `Retry-After: 1` ([`start`](crate::VerifierBuilder::start)), or does not start
     //! ([`connect`](crate::VerifierBuilder::connect)), and has keys within 5 seconds of Cognito's
-    //! return. Where that is not enough, keep the last JWK Set somewhere and hand it in:
+    //! return, unless Cognito asked for a longer pause. Where that is not enough, keep the last JWK Set somewhere and hand it in:
     //!
     //! ```
     //! # use std::time::SystemTime;
@@ -210,7 +210,8 @@ pub mod design {
     //!   and on none of serde_json's or jsonwebtoken's that an application turns on.
     //! * `tokio` is named in `refresh` alone, the system clock in `verifier` alone (and in the
     //!   test issuer), cryptography in `jwks` alone (and in the test issuer's signer).
-    //! * A request whose key is known waits for nothing and takes no lock.
+    //! * A request whose key is known waits for nothing, and takes no lock while refreshes are made
+    //!   on time.
     //! * No text, log line or response holds a byte of a token.
     //!
     //! ## Why

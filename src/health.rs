@@ -44,13 +44,13 @@ impl Degraded {
         self.since
     }
 
-    /// How old the keys are; `None` where one of several pools has no keys.
+    /// How old the keys of that pool are; `None` where it has none.
     pub fn age(&self) -> Option<Duration> {
         self.age
     }
 
-    /// The class of the last error, [`RefreshError::class`](crate::RefreshError::class); `None`
-    /// where no refresh was tried.
+    /// The class of its last error, [`RefreshError::class`](crate::RefreshError::class); `None`
+    /// where no refresh has failed.
     pub fn last_error(&self) -> Option<&'static str> {
         self.last_error
     }

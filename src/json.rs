@@ -43,21 +43,19 @@ pub(crate) fn unescape_slashes(text: &mut [u8]) -> usize {
         return text.len();
     };
     let (mut from, mut to) = (first, first);
-    while let Some(byte) = text.get(from).copied() {
+    while let Some(&byte) = text.get(from) {
         let next = text.get(from.saturating_add(1)).copied();
-        let kept: &[u8] = match (byte, next) {
-            (b'\\', Some(b'/')) => &[b'/'],
-            (b'\\', Some(next)) => &[byte, next],
+        let is_pair = byte == b'\\' && next.is_some();
+        let kept: &[u8] = match (is_pair, next) {
+            (true, Some(b'/')) => b"/",
+            (true, Some(next)) => &[byte, next],
             _ => &[byte],
         };
-        let consumed = if byte == b'\\' && next.is_some() { 2 } else { 1 };
-        for byte in kept {
-            if let Some(place) = text.get_mut(to) {
-                *place = *byte;
-            }
-            to = to.saturating_add(1);
+        if let Some(place) = text.get_mut(to..to.saturating_add(kept.len())) {
+            place.copy_from_slice(kept);
         }
-        from = from.saturating_add(consumed);
+        to = to.saturating_add(kept.len());
+        from = from.saturating_add(if is_pair { 2 } else { 1 });
     }
     to
 }

@@ -668,7 +668,7 @@ impl Task {
         }
         tracing::warn!(
             jwks_url = %self.shared.address,
-            error = with_causes(&error),
+            error = %with_causes(&error),
             class = error.class(),
             failures = self.failures,
             age_s = age.map(|age| age.as_secs()),

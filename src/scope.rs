@@ -108,6 +108,7 @@ impl Requirement {
     ///
     /// When the identifier is malformed.
     #[track_caller]
+    #[expect(clippy::panic, reason = "the identifier is a literal in the caller's source")]
     pub(crate) fn any_in(resource_server: &str) -> Self {
         if let Err(problem) = check_scope_token(resource_server) {
             panic!("invalid resource server identifier: {problem}");
@@ -140,6 +141,7 @@ impl Requirement {
 }
 
 #[track_caller]
+#[expect(clippy::panic, reason = "the scopes are literals in the caller's source")]
 fn literals<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Box<[Scope]> {
     let mut parsed = Vec::new();
     for scope in scopes {

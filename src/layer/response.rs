@@ -167,6 +167,7 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
+    #[expect(clippy::expect_used, reason = "polling a finished future is its caller's mistake")]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
