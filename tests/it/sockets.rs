@@ -356,11 +356,11 @@ async fn h055_tls_works_with_a_root_of_the_applications_and_with_no_other_certif
     let verifier = builder.connect().await.unwrap();
     assert!(verifier.try_verify(&token).is_ok());
 
-    for (name, tls) in [
-        ("another root", Some(stranger.acceptor("localhost", 2100))),
-        ("expired", Some(root.acceptor("localhost", 2001))),
-        ("another host", Some(root.acceptor("issuer.example", 2100))),
-        ("plaintext", None),
+    for (name, tls, reason) in [
+        ("another root", Some(stranger.acceptor("localhost", 2100)), "InvalidCertificate("),
+        ("expired", Some(root.acceptor("localhost", 2001)), "Expired"),
+        ("another host", Some(root.acceptor("issuer.example", 2100)), "NotValidForName"),
+        ("plaintext", None, "InvalidMessage"),
     ] {
         if tls.is_none() {
             server.answers(Answer::Unasked(response("200 OK", "", issuer().jwks_json())));
@@ -369,6 +369,7 @@ async fn h055_tls_works_with_a_root_of_the_applications_and_with_no_other_certif
         let before = server.requests().len();
         let error = verifier.refresh().await.expect_err(name);
         assert_eq!(error.class(), "transport", "{name}: {error:?}");
+        assert!(format!("{error:?}").contains(reason), "{name}: {error:?}");
         let Health::Degraded(degraded) = verifier.health() else { panic!("{name}") };
         assert_eq!(degraded.last_error(), Some("transport"), "{name}");
         assert!(verifier.try_verify(&token).is_ok(), "{name}");
@@ -381,9 +382,11 @@ async fn h055_tls_works_with_a_root_of_the_applications_and_with_no_other_certif
     }
 
     // Without the root there is no start either.
-    let builder = Verifier::builder(rules).http_client(stranger.client());
-    let error = builder.connect_within(Duration::from_millis(50)).connect().await.unwrap_err();
-    assert!(error.to_string().contains("certificate"), "{error}");
+    let verifier = Verifier::builder(rules).http_client(stranger.client()).start().unwrap();
+    let error = verifier.refresh().await.unwrap_err();
+    assert_eq!(error.class(), "transport", "{error:?}");
+    assert!(format!("{error:?}").contains("InvalidCertificate("), "{error:?}");
+    assert_eq!(verifier.health(), Health::NotReady);
 }
 
 #[tokio::test]
