@@ -75,18 +75,21 @@ async fn run() -> Result<(), Box<dyn Error>> {
     };
     let verifier = Verifier::builder(rules).connect().await?;
 
+    // Before anybody is told that it runs.
+    let stopped = stop_signal()?;
     match &embedded {
         Some(server) => print_how_to_call(server, &api),
         None => println!("API_URL={api}/item\nACTIVITY_URL={api}/activity"),
     }
-    let service = axum::serve(listener, app(verifier)).with_graceful_shutdown(stopped());
-    tokio::select! {
-        served = async { service.await } => served?,
-        () = async {
-            stopped().await;
+    let stopped = async {
+        stopped.await;
+        // A client that keeps its request open must not keep the service.
+        tokio::spawn(async {
             tokio::time::sleep(Duration::from_secs(5)).await;
-        } => {}
-    }
+            std::process::exit(0);
+        });
+    };
+    axum::serve(listener, app(verifier)).with_graceful_shutdown(stopped).await?;
     Ok(())
 }
 
@@ -212,19 +215,22 @@ Ctrl-C ends it."#
     );
 }
 
-/// Ctrl-C, or SIGTERM as container platforms send it.
-async fn stopped() {
-    #[cfg(unix)]
-    let terminated = async {
-        match signal::unix::signal(signal::unix::SignalKind::terminate()) {
-            Ok(mut signals) => _ = signals.recv().await,
-            Err(_) => std::future::pending().await,
+/// Ctrl-C, or SIGTERM as container platforms send it; listened for from this call on.
+#[cfg(unix)]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    use signal::unix::{SignalKind, signal};
+
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
         }
-    };
-    #[cfg(not(unix))]
-    let terminated = std::future::pending::<()>();
-    tokio::select! {
-        _ = signal::ctrl_c() => {}
-        () = terminated => {}
-    }
+    })
+}
+
+#[cfg(not(unix))]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    Ok(async { _ = signal::ctrl_c().await })
 }

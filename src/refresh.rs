@@ -100,7 +100,7 @@ enum TaskSlot {
 
 struct Running {
     task: AbortOnDrop<()>,
-    /// Whose timers serve those who wait, also on a thread or an executor without any.
+    /// Whose timers serve those who wait on a thread or an executor without any.
     runtime: Handle,
 }
 
@@ -523,9 +523,9 @@ impl Task {
     /// Starts a task where there is none: at first, and after one that went with its runtime.
     fn spawn(shared: &Arc<Shared>) -> Result<Running, NoRuntime> {
         let runtime = Handle::try_current().map_err(|_| NoRuntime)?;
-        // Tokio says only by a panic that a runtime has no timers.
-        std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO)))
-            .map_err(|_| NoRuntime)?;
+        if !has_timers() {
+            return Err(NoRuntime);
+        }
         let task = Self {
             shared: Arc::clone(shared),
             random: (shared.common.random)(),
@@ -721,10 +721,20 @@ fn later(pause: Duration) -> Instant {
     now.checked_add(pause).or_else(|| now.checked_add(A_YEAR)).unwrap_or(now)
 }
 
-/// A timeout by the timers of that runtime, wherever it is awaited.
-fn timeout_on<F: Future>(runtime: &Handle, limit: Duration, future: F) -> Timeout<F> {
-    let _entered = runtime.enter();
+/// A timeout by the timers of the runtime it is called on, which is driven while somebody waits;
+/// where there are none, by those of the task's runtime.
+fn timeout_on<F: Future>(task: &Handle, limit: Duration, future: F) -> Timeout<F> {
+    if has_timers() {
+        return timeout(limit, future);
+    }
+    let _entered = task.enter();
     timeout(limit, future)
+}
+
+/// Tokio says only by a panic that a runtime has no timers.
+fn has_timers() -> bool {
+    let try_one = || drop(tokio::time::sleep(Duration::ZERO));
+    Handle::try_current().is_ok() && std::panic::catch_unwind(try_one).is_ok()
 }
 
 struct AbortOnDrop<T>(JoinHandle<T>);

@@ -1,1 +1,479 @@
-//! To come.
+//! Faults and hostile answers, each by its number in the list of such: `h064` to `h084`. Those
+//! that a promise covers already are in `promises`. A forked process (`h077`) is not tested: its
+//! child has handles and no task, which is the case without a runtime of `p16`.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{Instant, sleep};
+use tower_cognito::{
+    ClientIds, Health, JwksDocument, RefreshError, Rules, Verifier, VerifyErrorKind,
+};
+
+use super::promises::{
+    Dice, Fake, HOUR, Keys, Reply, both_sets, degraded, keys, kind, ms, new_set, old_set,
+    paused_runtime, rules, s, set, unknown,
+};
+use super::support::{CLIENT, Log};
+
+/// A member of a set under another key ID.
+fn renamed(member: &str, kid: &str) -> String {
+    let mut key: serde_json::Value = serde_json::from_str(member).unwrap();
+    key["kid"] = kid.into();
+    key.to_string()
+}
+
+fn kid(member: &str) -> String {
+    let key: serde_json::Value = serde_json::from_str(member).unwrap();
+    key["kid"].as_str().unwrap().to_owned()
+}
+
+async fn verifier_of(reply: Reply) -> Verifier {
+    Fake::new(reply).builder().connect().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn h064_of_two_keys_under_one_id_neither_counts() {
+    let Keys { old, new, old_token, new_token, .. } = keys();
+    let double = renamed(old, &kid(new));
+    let octets = format!(r#"{{"kty":"oct","kid":"{}","k":"AAAA"}}"#, kid(new));
+    for other in [&double, &octets] {
+        for members in [[old, new, other], [old, other, new]] {
+            let verifier = verifier_of(Reply::Set(set(&members.map(|key| &**key)))).await;
+            assert_eq!(kind(&verifier, old_token), None);
+            assert_eq!(kind(&verifier, new_token), Some(VerifyErrorKind::UnknownKey));
+        }
+    }
+    // Twice the same is once.
+    let verifier = verifier_of(Reply::Set(set(&[new, old, new]))).await;
+    assert_eq!(kind(&verifier, new_token), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn h065_two_backends_that_disagree_refuse_a_token_for_an_interval_at_most() {
+    let turns = Reply::ByTurns(Box::new([old_set(), both_sets()]));
+    let verifier = verifier_of(turns).await;
+    let mut refused_since = None;
+    let mut longest = Duration::ZERO;
+    let begun = Instant::now();
+    while begun.elapsed() < HOUR {
+        // The key that both have is never in doubt.
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        match verifier.verify(&keys().new_token).await {
+            Ok(_) => refused_since = None,
+            Err(_) => {
+                let since = *refused_since.get_or_insert_with(Instant::now);
+                longest = longest.max(since.elapsed());
+            }
+        }
+        sleep(s(5)).await;
+    }
+    assert!(longest <= s(300), "{longest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn h066_another_key_under_the_same_id_counts_from_the_swap_on() {
+    let Keys { old, new, old_token, .. } = keys();
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    let successor = renamed(new, &kid(old));
+    let new_token = keys().issuer.machine_token(CLIENT).header("kid", kid(old));
+    let new_token = new_token.claim("exp", 9_999_999_999_u64).sign();
+    assert_eq!(kind(&verifier, old_token), None);
+    assert_eq!(kind(&verifier, &new_token), Some(VerifyErrorKind::BadSignature));
+    fake.answers(Reply::Set(set(&[&successor])));
+    verifier.refresh().await.unwrap();
+    assert_eq!(kind(&verifier, old_token), Some(VerifyErrorKind::BadSignature));
+    assert_eq!(kind(&verifier, &new_token), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn h067_a_private_key_is_not_used_and_said_aloud() {
+    let log = Log::of_this_thread();
+    let Keys { old, new, .. } = keys();
+    for part in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
+        let private = format!(r#"{{"{part}":"AQAB",{}"#, &new[1..]);
+        let verifier = verifier_of(Reply::Set(set(&[old, &private]))).await;
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        assert_eq!(kind(&verifier, &keys().new_token), Some(VerifyErrorKind::UnknownKey));
+    }
+    let log = log.take();
+    let said = log.lines().filter(|line| line.contains("ERROR"));
+    let said = said.filter(|line| line.contains("the issuer publishes a private key"));
+    assert_eq!(said.count(), 8, "{log}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn h068_the_keys_of_another_pool_open_nothing_in_its_name() {
+    // The answer of another pool: nothing in it tells so.
+    let verifier = verifier_of(new_set()).await;
+    let theirs = keys().issuer.machine_token(CLIENT).claim("iss", "https://theirs.example");
+    assert_eq!(kind(&verifier, &theirs.sign()), Some(VerifyErrorKind::UnknownIssuer));
+    assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::UnknownKey));
+}
+
+#[tokio::test(start_paused = true)]
+async fn h069_while_the_clock_jumps_the_refresh_keeps_its_pace() {
+    let mut dice = Dice(69);
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    for _ in 0..200 {
+        // By up to 20 years, to before 1970 and back; each jump forward may cost one fetch.
+        let years_20 = 20 * 365 * 24 * 3600;
+        let ahead = i64::try_from(dice.below(2 * years_20)).unwrap() - 2_100_000_000;
+        fake.set_ahead(ahead);
+        let _ = verifier.verify(&keys().old_token).await;
+        sleep(ms(1)).await;
+        assert_eq!(kind(&verifier, &keys().old_token), None, "{ahead} s ahead");
+        assert_eq!(verifier.health(), Health::Ready, "{ahead} s ahead");
+        sleep(s(60)).await;
+    }
+    assert!(fake.requests() <= 1 + 200 + 50, "{} requests", fake.requests());
+}
+
+#[tokio::test(start_paused = true)]
+async fn h070_the_first_request_after_a_freeze_is_served_and_wakes_the_refresh() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.set_ahead(2 * 3600);
+    fake.answers(both_sets());
+    assert!(degraded(verifier.health()).age().unwrap() >= 2 * HOUR);
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+    sleep(ms(1)).await;
+    assert_eq!(fake.requests(), 2);
+    assert_eq!(kind(&verifier, &keys().new_token), None);
+    assert_eq!(verifier.health(), Health::Ready);
+    // With the issuer down it is tried in the usual rhythm, and not for each request.
+    fake.answers(Reply::Status(503));
+    fake.set_ahead(4 * 3600);
+    for _ in 0..600 {
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        sleep(ms(100)).await;
+    }
+    assert!(fake.requests() <= 2 + 9, "{} requests", fake.requests());
+}
+
+#[tokio::test(start_paused = true)]
+async fn h071_under_a_test_that_travels_in_time_nothing_is_busy() {
+    let fake = Fake::new(old_set());
+    // A time of day that stands still, as the system's does under paused time.
+    let now = (fake.clock())();
+    let verifier = fake.builder().clock(move || now).connect().await.unwrap();
+    sleep(24 * HOUR).await;
+    assert!((288..=362).contains(&fake.requests()), "{} requests in a day", fake.requests());
+    // All at once is one step.
+    let before = fake.requests();
+    tokio::time::advance(24 * HOUR).await;
+    sleep(ms(1)).await;
+    assert_eq!(fake.requests(), before + 1);
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn h072_what_is_late_is_given_up_and_never_counts() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    // It would bring another set a second after its time.
+    fake.takes(s(6));
+    fake.answers(new_set());
+    let begun = Instant::now();
+    assert_eq!(verifier.refresh().await.unwrap_err().class(), "timed_out");
+    assert!((s(5)..=s(5) + ms(2)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    for _ in 0..600 {
+        sleep(ms(100)).await;
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        assert!(fake.open() <= 1, "one at a time");
+    }
+    // Within the limit it counts.
+    fake.takes(s(5) - ms(1));
+    sleep(s(40)).await;
+    assert_eq!(kind(&verifier, &keys().new_token), None);
+}
+
+#[test]
+fn h072_a_fetcher_that_blocks_its_thread_stops_no_verification_elsewhere() {
+    let runtime = paused_runtime();
+    let (entered, is_entered) = mpsc::channel();
+    let (release, is_released) = mpsc::channel::<()>();
+    let gate = Mutex::new((entered, is_released));
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let fetched = Arc::clone(&fetches);
+    let builder = Verifier::builder(rules()).fetch_with(move |_url| {
+        let is_first = fetched.fetch_add(1, Ordering::SeqCst) == 0;
+        if !is_first {
+            let (entered, is_released) = &*gate.lock().unwrap();
+            // Once the test is over nobody listens.
+            let _ = entered.send(());
+            let _ = is_released.recv();
+        }
+        async { Ok::<_, RefreshError>(JwksDocument::new(set(&[&keys().old]))) }
+    });
+    let verifier = runtime.block_on(builder.connect()).unwrap();
+    let blocked = verifier.clone();
+    let thread = std::thread::spawn(move || runtime.block_on(blocked.refresh()));
+    is_entered.recv().unwrap();
+    for _ in 0..100 {
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(pin!(verifier.verify(&keys().old_token)).poll(&mut context).is_ready());
+    }
+    drop(release);
+    thread.join().unwrap().unwrap();
+    assert_eq!(fetches.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn h073_h074_a_clock_that_panics_is_survived_in_a_request_and_in_the_task() {
+    let fake = Fake::new(old_set());
+    let (clock, panics) = (fake.clock(), Arc::new(AtomicBool::new(false)));
+    let flag = Arc::clone(&panics);
+    let builder = fake.builder().clock(move || {
+        if flag.load(Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("this clock panics"));
+        }
+        clock()
+    });
+    let verifier = builder.connect().await.unwrap();
+    panics.store(true, Ordering::SeqCst);
+    let request = {
+        let verifier = verifier.clone();
+        tokio::spawn(async move { verifier.verify(&keys().old_token).await })
+    };
+    assert!(request.await.unwrap_err().is_panic());
+    // It ends the task in the middle of a refresh.
+    sleep(s(301)).await;
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+    panics.store(false, Ordering::SeqCst);
+    // Nothing is locked, and the first request that finds the refresh overdue starts it again.
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+    sleep(s(70)).await;
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+    sleep(ms(1)).await;
+    assert_eq!(verifier.health(), Health::Ready);
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
+}
+
+#[test]
+fn h075_a_runtime_that_goes_during_a_fetch_takes_no_key_with_it() {
+    let fake = Fake::new(old_set());
+    let first = paused_runtime();
+    let verifier = first.block_on(async {
+        let verifier = fake.builder().connect().await.unwrap();
+        fake.answers(Reply::Hang);
+        fake.is_open().await;
+        verifier
+    });
+    drop(first);
+    assert_eq!(fake.open(), 0);
+    assert_eq!(kind(&verifier, &keys().old_token), None);
+    assert_eq!(kind(&verifier, &unknown(0)), Some(VerifyErrorKind::UnknownKey));
+    fake.answers(both_sets());
+    paused_runtime().block_on(async {
+        sleep(s(700)).await;
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        sleep(ms(1)).await;
+        assert_eq!(fake.requests(), 3);
+        assert_eq!(kind(&verifier, &keys().new_token), None);
+    });
+}
+
+#[test]
+fn h076_a_wait_in_a_runtime_of_its_own_ends() {
+    let fake = Fake::new(old_set());
+    let first = paused_runtime();
+    let verifier = first.block_on(fake.builder().connect()).unwrap();
+    fake.answers(both_sets());
+    first.block_on(verifier.verify(&keys().new_token)).unwrap();
+    let many = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let inside = verifier.clone();
+    let waited = many.block_on(async move {
+        let blocking = move || Handle::current().block_on(inside.verify(&keys().new_token));
+        tokio::task::spawn_blocking(blocking).await.unwrap()
+    });
+    assert!(waited.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn h078_the_last_handle_may_be_dropped_by_the_task_itself() {
+    // In the fetch, or in the clock, which the task reads when the fetch is over.
+    for in_clock in [false, true] {
+        let fake = Fake::new(old_set());
+        let held = Arc::new(Mutex::new(None::<Verifier>));
+        let [in_fetch, in_time] = [Arc::clone(&held), Arc::clone(&held)];
+        let (fetching, clock) = (fake.clone(), fake.clock());
+        let verifier = Verifier::builder(rules())
+            .clock(move || {
+                drop(in_time.try_lock().ok().and_then(|mut held| held.take_if(|_| in_clock)));
+                clock()
+            })
+            .fetch_with(move |_url: String| {
+                drop(in_fetch.lock().unwrap().take_if(|_| !in_clock));
+                fetching.fetch()
+            })
+            .connect()
+            .await
+            .unwrap();
+        *held.lock().unwrap() = Some(verifier);
+        sleep(s(301)).await;
+        assert!(held.lock().unwrap().is_none());
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+        let requests = fake.requests();
+        sleep(HOUR).await;
+        assert_eq!(fake.requests(), requests);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h079_verifiers_that_share_keys_share_nothing_else() {
+    let fake = Fake::new(new_set());
+    let ours = fake.builder().connect().await.unwrap();
+    let pool = || keys().issuer.user_pool();
+    let theirs = ours.with_rules(Rules::new(pool(), ClientIds::only(["other"]))).unwrap();
+    let other_token = keys().issuer.machine_token("other").claim("exp", 9_999_999_999_u64).sign();
+    for _ in 0..2 {
+        assert_eq!(kind(&ours, &keys().new_token), None);
+        assert_eq!(kind(&theirs, &keys().new_token), Some(VerifyErrorKind::WrongClient));
+        assert_eq!(kind(&theirs, &other_token), None);
+        assert_eq!(kind(&ours, &other_token), Some(VerifyErrorKind::WrongClient));
+    }
+    assert_eq!((fake.requests(), Handle::current().metrics().num_alive_tasks()), (1, 1));
+    // The task is the last one's.
+    drop(ours);
+    sleep(s(301)).await;
+    assert_eq!(fake.requests(), 2);
+    drop(theirs);
+    sleep(ms(1)).await;
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn h080_clients_that_hang_up_give_their_places_back_and_end_no_fetch() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.takes(ms(900));
+    fake.answers(both_sets());
+    for _ in 0..3 {
+        let gone = (0..1_500).map(|number| {
+            let verifier = verifier.clone();
+            tokio::spawn(async move { verifier.verify(&unknown(number)).await.is_err() })
+        });
+        let gone = gone.collect::<Vec<_>>();
+        sleep(ms(100)).await;
+        gone.iter().for_each(tokio::task::JoinHandle::abort);
+        sleep(ms(1)).await;
+    }
+    assert_eq!((fake.requests(), fake.open()), (2, 1));
+    // There is a place for one more, and the fetch that the others caused brings its key.
+    let begun = Instant::now();
+    verifier.verify(&keys().new_token).await.unwrap();
+    assert!(begun.elapsed() <= ms(600), "{:?}", begun.elapsed());
+    assert_eq!(fake.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn h081_unknown_keys_while_the_issuer_is_down_cause_few_attempts() {
+    for reply in [Reply::Status(500), Reply::Hang, Reply::Panic] {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        fake.answers(reply);
+        let storm = async |minutes: u64| {
+            let before = fake.requests();
+            let over = Instant::now() + s(60 * minutes);
+            while Instant::now() < over {
+                assert_eq!(kind(&verifier, &unknown(1)), Some(VerifyErrorKind::UnknownKey));
+                let waiting = verifier.clone();
+                tokio::spawn(async move { waiting.verify(&unknown(2)).await.is_err() });
+                sleep(ms(250)).await;
+            }
+            fake.requests() - before
+        };
+        // The first minute has the quick attempts of the backoff, and two for the budget.
+        let first = storm(1).await;
+        assert!(first <= 9 + 2, "{first} attempts in the first minute");
+        let later = storm(5).await;
+        assert!(later <= 5 * 4, "{later} attempts in five minutes more");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h082_a_budget_drained_right_before_a_rotation_delays_the_new_key_half_a_minute() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    for number in 0..10 {
+        let _ = verifier.verify(&unknown(number)).await;
+    }
+    assert_eq!(fake.requests(), 3);
+    fake.takes(ms(200));
+    fake.answers(new_set());
+    let rotated = Instant::now();
+    assert!(verifier.verify(&keys().new_token).await.is_err());
+    assert_eq!(rotated.elapsed(), Duration::ZERO, "refused at once, and not after a wait");
+    while verifier.verify(&keys().new_token).await.is_err() {
+        sleep(ms(10)).await;
+    }
+    assert!(rotated.elapsed() <= s(30) + ms(220), "{:?}", rotated.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn h083_a_fetch_that_ends_as_its_waiters_give_up_is_followed_by_no_herd() {
+    for takes in [ms(990), ms(999), ms(1_000), ms(1_001), ms(1_010)] {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        fake.takes(takes);
+        let waiting = (0..500).map(|number| {
+            let verifier = verifier.clone();
+            tokio::spawn(async move { verifier.verify(&unknown(number)).await.is_err() })
+        });
+        for waiting in waiting.collect::<Vec<_>>() {
+            assert!(waiting.await.unwrap());
+        }
+        sleep(s(20)).await;
+        // The one that they joined, and one more that began after the first was asked for.
+        assert!(fake.requests() <= 3, "{} requests after {takes:?}", fake.requests());
+        assert_eq!(fake.open(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h084_under_swaps_each_load_sees_one_whole_set() {
+    let Keys { old, new, .. } = keys();
+    let successor = renamed(new, &kid(old));
+    let token = keys().issuer.machine_token(CLIENT).header("kid", kid(old));
+    let new_token = token.claim("exp", 9_999_999_999_u64).sign();
+    // One ID, two keys: a torn set would know neither token or have no such key.
+    let turns = [Reply::Set(set(&[old])), Reply::Set(set(&[&successor]))];
+    let fake = Fake::new(Reply::ByTurns(Box::new(turns)));
+    let verifier = fake.builder().connect().await.unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let readers = (0..4).map(|_| {
+        let (verifier, new_token) = (verifier.clone(), new_token.clone());
+        let is_over = Arc::clone(&is_over);
+        tokio::spawn(async move {
+            while !is_over.load(Ordering::SeqCst) {
+                for token in [&keys().old_token, &new_token] {
+                    let kind = kind(&verifier, token);
+                    assert!(matches!(kind, None | Some(VerifyErrorKind::BadSignature)), "{kind:?}");
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    let readers = readers.collect::<Vec<_>>();
+    for _ in 0..200 {
+        verifier.refresh().await.unwrap();
+        // After a refresh nobody sees the set before it.
+        let accepted =
+            [&keys().old_token, &new_token].map(|token| kind(&verifier, token).is_none());
+        let is_odd = fake.requests() % 2 == 1;
+        assert_eq!(accepted, [!is_odd, is_odd]);
+    }
+    is_over.store(true, Ordering::SeqCst);
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}

@@ -544,6 +544,43 @@ async fn p06_a_storm_of_unknown_keys_causes_four_fetches_a_minute_at_most() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn p06_the_budget_fills_again_for_as_long_as_it_takes() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    for number in 0..40 {
+        sleep(s(30) + TICK).await;
+        let before = fake.requests();
+        assert_eq!(kind(&verifier, &unknown(number)), Some(VerifyErrorKind::UnknownKey));
+        sleep(ms(1)).await;
+        assert_eq!(fake.requests(), before + 1, "{number}: the synchronous door asks too");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p06_over_many_pools_sixteen_fetches_at_once_and_those_denied_are_made_later() {
+    let pools = Pools::new();
+    let verifier = pools.builder(40).connect().await.unwrap();
+    pools.fake.answers(Reply::Hang);
+    // All before the first of their tasks has its turn.
+    for number in 0..40 {
+        let token = keys().issuer.machine_token(CLIENT).claim("iss", issuer_of(number));
+        assert!(verifier.try_verify(&token.header("kid", "unknown").sign()).is_err());
+    }
+    for _ in 0..100 {
+        sleep(ms(20)).await;
+        assert!(pools.fake.open() <= 16, "{} at once", pools.fake.open());
+    }
+    assert_eq!(pools.fake.requests(), 40 + 16);
+    // Those that hung are given up; who was denied is not denied for good.
+    sleep(s(4)).await;
+    pools.fake.answers(new_set());
+    let before = pools.fake.requests();
+    let token = keys().issuer.machine_token(CLIENT).claim("iss", issuer_of(39));
+    let _ = verifier.verify(&token.header("kid", "unknown").sign()).await;
+    assert_eq!(pools.fake.requests(), before + 1);
+}
+
 #[tokio::test]
 async fn p06_over_a_socket_too() {
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
@@ -659,7 +696,7 @@ async fn p08_a_key_not_published_ahead_is_there_after_one_fetch() {
 #[tokio::test(start_paused = true)]
 async fn p08_under_attack_it_is_there_within_half_a_minute() {
     let takes = ms(250);
-    for seed in 0..5 {
+    for seed in 0..3 {
         let mut dice = Dice(seed);
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
@@ -687,7 +724,7 @@ async fn p08_under_attack_it_is_there_within_half_a_minute() {
 async fn p09_a_removed_key_counts_no_longer_than_an_interval_and_a_fetch() {
     let takes = s(5) - ms(1);
     let mut longest = Duration::ZERO;
-    for seed in 0..8 {
+    for seed in 0..5 {
         let mut dice = Dice(seed);
         let fake = Fake::new(both_sets());
         let verifier = fake.builder().connect().await.unwrap();
@@ -754,7 +791,7 @@ async fn p10_an_outage_refuses_no_good_token_for_a_day_and_then_none_is_called_b
 async fn p10_whatever_the_outages_age_alone_decides() {
     let (takes, max_stale) = (ms(400), HOUR);
     let mut outages = 0;
-    for seed in 0..12 {
+    for seed in 0..6 {
         let mut dice = Dice(seed);
         let fake = Fake::new(old_set());
         fake.takes(takes);
@@ -784,7 +821,7 @@ async fn p10_whatever_the_outages_age_alone_decides() {
             assert_eq!(kind(&verifier, &keys().old_token), None, "seed {seed}: still well");
         }
     }
-    assert_eq!(outages, 72);
+    assert_eq!(outages, 36);
 }
 
 #[tokio::test(start_paused = true)]
@@ -994,6 +1031,8 @@ async fn p17_shutdown_waits_until_they_are_gone() {
     let begun = Instant::now();
     verifier.shutdown().await;
     assert_eq!(begun.elapsed(), Duration::ZERO);
+    // The one that refreshes is gone, and its open fetch at the next turn.
+    assert!(Handle::current().metrics().num_alive_tasks() <= 1);
     tokio::task::yield_now().await;
     assert_eq!((fake.open(), Handle::current().metrics().num_alive_tasks()), (0, 0));
 
@@ -1011,6 +1050,38 @@ async fn p17_shutdown_waits_until_they_are_gone() {
     verifier.shutdown().await;
     assert_eq!(fake.requests(), requests);
 }
+
+#[test]
+fn p16_what_is_asked_for_in_another_runtime_is_done_there() {
+    let in_another = |ask: fn(&Verifier) -> Asked<'_>| {
+        let fake = Fake::new(old_set());
+        let first = paused_runtime();
+        let verifier = first.block_on(async {
+            let verifier = fake.builder().connect().await.unwrap();
+            fake.answers(Reply::Hang);
+            fake.is_open().await;
+            verifier
+        });
+        // In the middle of a fetch.
+        drop(first);
+        fake.answers(new_set());
+        paused_runtime().block_on(async {
+            let begun = Instant::now();
+            ask(&verifier).await;
+            assert!(begun.elapsed() <= TICK, "{:?}", begun.elapsed());
+            assert_eq!(fake.requests(), 3);
+            assert_eq!(kind(&verifier, &keys().new_token), None);
+        });
+    };
+    in_another(|verifier| Box::pin(async { verifier.refresh().await.unwrap() }));
+    in_another(|verifier| {
+        Box::pin(async {
+            verifier.verify(&keys().new_token).await.unwrap();
+        })
+    });
+}
+
+type Asked<'v> = std::pin::Pin<Box<dyn Future<Output = ()> + 'v>>;
 
 #[test]
 fn p17_ten_thousand_verifiers_leave_no_task_and_no_memory() {
@@ -1140,10 +1211,10 @@ impl Pools {
 #[tokio::test(start_paused = true)]
 async fn p20_of_many_pools_one_that_is_down_degrades_the_whole_and_is_told() {
     let pools = Pools::new();
-    let verifier = pools.builder(3).connect().await.unwrap();
+    let verifier = pools.builder(3).max_stale(HOUR).connect().await.unwrap();
     assert_eq!(verifier.health(), Health::Ready);
     pools.down.lock().unwrap().push(1);
-    sleep(HOUR).await;
+    sleep(INTERVAL * 2).await;
     assert_eq!(degraded(verifier.health()).last_error(), Some("status"));
     for (number, is_down) in [(0, false), (1, true), (2, false)] {
         let health = verifier.health_of(&issuer_of(number)).unwrap();
@@ -1151,14 +1222,14 @@ async fn p20_of_many_pools_one_that_is_down_degrades_the_whole_and_is_told() {
         assert_eq!(kind(&verifier, &Pools::token(number)), None);
     }
     // Too old: this pool's tokens alone are not served, and the whole is still no worse.
-    sleep(DAY).await;
+    sleep(HOUR).await;
     assert_eq!(verifier.health_of(&issuer_of(1)), Some(Health::NotReady));
-    assert_eq!(degraded(verifier.health()).age(), None);
+    assert!(degraded(verifier.health()).age().unwrap() >= HOUR);
     for (number, expected) in [(0, None), (1, Some(VerifyErrorKind::KeysUnavailable)), (2, None)] {
         assert_eq!(kind(&verifier, &Pools::token(number)), expected, "{number}");
     }
     pools.down.lock().unwrap().extend([0, 2]);
-    sleep(DAY + HOUR).await;
+    sleep(HOUR + INTERVAL).await;
     assert_eq!(verifier.health(), Health::NotReady, "when none is left");
     pools.down.lock().unwrap().clear();
     sleep(s(31)).await;
@@ -1236,7 +1307,7 @@ async fn p20_what_happens_to_the_keys_is_logged_with_fields_and_without_tokens()
         assert!(line.contains(&format!(" failures={failures} ")), "{line}");
     }
     let stale = lines(&log, &["ERROR", "every token is answered with 503", &url]);
-    assert!((1..=5).contains(&stale.len()), "{stale:?}");
+    assert!((1..=50).contains(&stale.len()), "{stale:?}");
     let works = lines(&log, &[" INFO ", "key refresh works again", &url]);
     assert_eq!(works.len(), 1, "{works:?}");
     assert!(works[0].contains(&format!("failures={}", failed.len())), "{works:?}");
@@ -1253,12 +1324,15 @@ async fn p20_that_the_budget_is_spent_is_said_at_most_once_in_half_a_minute() {
     let log = Log::of_this_thread();
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
+    let _ = verifier.verify(&unknown(0)).await;
+    sleep(s(60)).await;
     for number in 0..1_800 {
         let _ = verifier.verify(&unknown(number)).await;
         sleep(ms(100)).await;
     }
     let log = log.take();
     let said = lines(&log, &[" WARN ", "unknown key IDs have spent the budget"]);
-    assert!((5..=7).contains(&said.len()), "{} times in 180 s", said.len());
+    // Not for the one that left another, nor for the first of the two.
+    assert!((5..=6).contains(&said.len()), "{} times in 180 s", said.len());
     assert!(!log.contains("unknown-"), "what a client sent is not logged");
 }
