@@ -10,7 +10,7 @@
 //! | no keys | unavailable | backoff from 100 ms to 5 s |
 //! | fresh: the last fetch was good | verified | after the interval, or for an unknown key ID |
 //! | failing: the last fetch was not | verified | backoff from 1 s to 30 s |
-//! | stale: failing for longer than the limit | unavailable | backoff from 1 s to 30 s |
+//! | stale: failing for longer than the limit | unavailable | as without keys |
 //! | shut down | verified, unavailable once stale | none |
 //!
 //! | event | keys | then |
@@ -181,8 +181,12 @@ impl Source {
 
     /// Wants a fetch for a key ID that the keys do not have, and does not wait for it.
     pub(crate) fn nudge(&self) {
+        // First, as it may start a task again whose fetch went with its runtime.
+        if self.running().is_none() {
+            return;
+        }
         let seen = self.shared.progress();
-        if !seen.is_fetching() && seen.is_budget_open() && self.running().is_some() {
+        if !seen.is_fetching() && seen.is_budget_open() {
             self.shared.want(|wanted| &mut wanted.on_demand, seen.next());
         }
     }
@@ -517,6 +521,8 @@ struct Task {
     began: Instant,
     budget: Budget,
     failures: u32,
+    /// That the keys are too old was said already.
+    is_stale: bool,
 }
 
 impl Task {
@@ -532,6 +538,7 @@ impl Task {
             began: Instant::now(),
             budget: Budget::full(),
             failures: 0,
+            is_stale: false,
         };
         // A fetch that went with the runtime will never be finished.
         task.publish(|progress| progress.finished = progress.started);
@@ -644,6 +651,7 @@ impl Task {
         }
         self.report_changes(&before.jwks, &jwks);
         self.failures = 0;
+        self.is_stale = false;
         // The same keys stay the same set, so that what was verified with them stays verified.
         let jwks = if before.jwks.has_same_keys(&jwks) {
             Arc::clone(&before.jwks)
@@ -675,12 +683,14 @@ impl Task {
             retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             "key refresh failed, the keys in use stay"
         );
-        if age.is_some() && !is_usable {
+        let is_stale = age.is_some() && !is_usable;
+        if is_stale && !self.is_stale {
             tracing::error!(
                 jwks_url = %self.shared.address,
                 "the keys are too old to be used: every token is answered with 503"
             );
         }
+        self.is_stale = is_stale;
         let since = before.failing.as_ref().map_or(now, |failing| failing.since);
         (Failing { since, error }, pause)
     }

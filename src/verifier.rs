@@ -389,7 +389,7 @@ impl VerifierBuilder {
                 }
                 None => Arc::clone(rules.pool().keys_address()),
             };
-            let delay = START_SPREAD.saturating_mul(index).min(MAX_START_SPREAD);
+            let delay = START_SPREAD.saturating_mul(index % MAX_START_SPREAD);
             let source = Source::start(address, common, seed, delay)?;
             Ok(Pool { rules, source: Arc::new(source) })
         });
@@ -526,9 +526,9 @@ impl Verifier {
     }
 }
 
-/// The first fetches of many pools begin this far apart.
+/// The first fetches of many pools begin this far apart, and all within 5 seconds.
 const START_SPREAD: Duration = Duration::from_millis(4);
-const MAX_START_SPREAD: Duration = Duration::from_secs(5);
+const MAX_START_SPREAD: u32 = 1_250;
 
 /// The fetcher of keys that are fixed.
 struct NeverFetched;

@@ -287,6 +287,13 @@ fn h076_a_wait_in_a_runtime_of_its_own_ends() {
     let fake = Fake::new(old_set());
     let first = paused_runtime();
     let verifier = first.block_on(fake.builder().connect()).unwrap();
+    // The task's runtime stands still, and the wait is over after its second all the same.
+    paused_runtime().block_on(async {
+        let begun = Instant::now();
+        assert!(verifier.verify(&unknown(0)).await.is_err());
+        assert!((s(1)..=s(1) + ms(2)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    });
+    // Where it is driven, the wait brings the key.
     fake.answers(both_sets());
     first.block_on(verifier.verify(&keys().new_token)).unwrap();
     let many = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

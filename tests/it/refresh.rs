@@ -532,6 +532,43 @@ fn a_request_on_another_runtime_starts_the_task_again_and_gets_its_fetch() {
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
+#[test]
+fn a_fetch_that_went_with_its_runtime_does_not_keep_others_from_asking() {
+    let issuer = TestIssuer::new();
+    let endpoint = Endpoint::new(current(&issuer));
+    let first = runtime();
+    let verifier = first.block_on(endpoint.builder(rules_of(&issuer)).connect()).unwrap();
+    issuer.rotate();
+    let token = token_of(&issuer);
+    endpoint.answers(Answer::Hang);
+    first.block_on(async {
+        assert_eq!(kind(&verifier, &token), Some(VerifyErrorKind::UnknownKey));
+        sleep(Duration::from_millis(10)).await;
+    });
+    assert_eq!(endpoint.requests(), 2);
+    drop(first);
+
+    endpoint.answers(current(&issuer));
+    runtime().block_on(async {
+        assert_eq!(kind(&verifier, &token), Some(VerifyErrorKind::UnknownKey));
+        sleep(Duration::from_millis(10)).await;
+        assert_eq!(kind(&verifier, &token), None);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_the_keys_are_too_old_is_said_once() {
+    let endpoint = Endpoint::new(current(issuer()));
+    let builder = endpoint.builder(support::rules()).max_stale(Duration::from_secs(3600));
+    let _verifier = builder.connect().await.unwrap();
+    endpoint.answers(Answer::Status(503));
+    let log = support::Log::of_this_thread();
+    sleep(Duration::from_secs(2 * 3600)).await;
+    let log = log.take();
+    assert_eq!(log.matches("too old to be used").count(), 1, "{log}");
+    assert!(log.matches("key refresh failed").count() > 100);
+}
+
 /// Polls without any runtime around it.
 fn block_on_without_tokio<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
