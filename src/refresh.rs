@@ -22,17 +22,17 @@
 //! | a request finds the refresh overdue | kept | the task is woken, or started again if its runtime is gone |
 //! | the last handle is dropped | gone | the task and its fetch are aborted |
 //!
-//! There are no atomics of our own here, and one lock: the standard library's, around the task's
-//! handle. It is taken when a key ID is unknown or a refresh is overdue, never for a request whose
-//! key is known, and nothing is awaited under it. The snapshot is swapped by arc-swap; the rest
-//! are tokio's channels and semaphores, whose own tests cover what a model of them would.
+//! There are no atomics and no locks of our own here. The snapshot is swapped by arc-swap, which
+//! is all that a request with a known key touches; the rest are tokio's watch channels and
+//! semaphores, each holding one value that is replaced as a whole, and their own loom tests cover
+//! what a model of them here would.
 
 use std::fs;
 use std::future::Future;
 use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
@@ -88,7 +88,7 @@ impl Limits {
 /// The keys of one pool, and the task that keeps them current. The task ends with this.
 pub(crate) struct Source {
     shared: Arc<Shared>,
-    task: Mutex<TaskSlot>,
+    task: watch::Sender<TaskSlot>,
 }
 
 enum TaskSlot {
@@ -112,7 +112,7 @@ impl Source {
     /// Keys that never change and never age.
     pub(crate) fn fixed(jwks: Jwks, common: Common) -> Self {
         let shared = Shared::new("".into(), common, jwks, Origin::Fixed, Duration::ZERO);
-        Self { shared: Arc::new(shared), task: Mutex::new(TaskSlot::None) }
+        Self { shared: Arc::new(shared), task: watch::Sender::new(TaskSlot::None) }
     }
 
     /// Starts the task, whose first fetch is made after `delay`. `seed` are keys that were saved
@@ -134,7 +134,7 @@ impl Source {
         };
         let shared = Arc::new(Shared::new(address, common, jwks, origin, delay));
         let running = Task::spawn(&shared)?;
-        Ok(Self { shared, task: Mutex::new(TaskSlot::Running(running)) })
+        Ok(Self { shared, task: watch::Sender::new(TaskSlot::Running(running)) })
     }
 
     pub(crate) fn address(&self) -> &Arc<str> {
@@ -176,7 +176,7 @@ impl Source {
 
     /// Whether these are keys that no fetch can change.
     pub(crate) fn is_fixed(&self) -> bool {
-        matches!(*self.slot(), TaskSlot::None)
+        matches!(*self.task.borrow(), TaskSlot::None)
     }
 
     /// Wants a fetch for a key ID that the keys do not have, and does not wait for it.
@@ -295,7 +295,7 @@ impl Source {
 
     /// Ends the task, and waits until it is gone. The keys stay, and grow old.
     pub(crate) async fn shut_down(&self) {
-        let slot = std::mem::replace(&mut *self.slot(), TaskSlot::ShutDown);
+        let slot = self.task.send_replace(TaskSlot::ShutDown);
         if let TaskSlot::Running(mut running) = slot {
             running.task.0.abort();
             let _ = (&mut running.task.0).await;
@@ -330,18 +330,29 @@ impl Source {
     /// The runtime of the task, if there is one; a task that went with its runtime is started
     /// again where that is possible.
     fn running(&self) -> Option<Handle> {
-        let mut slot = self.slot();
-        let TaskSlot::Running(running) = &mut *slot else {
-            return None;
-        };
-        if running.task.0.is_finished() {
-            *running = Task::spawn(&self.shared).ok()?;
+        match &*self.task.borrow() {
+            TaskSlot::None | TaskSlot::ShutDown => return None,
+            TaskSlot::Running(running) if !running.task.0.is_finished() => {
+                return Some(running.runtime.clone());
+            }
+            TaskSlot::Running(_) => {}
         }
-        Some(running.runtime.clone())
-    }
-
-    fn slot(&self) -> MutexGuard<'_, TaskSlot> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+        // One at a time: of many who notice, one starts it.
+        let mut runtime = None;
+        self.task.send_if_modified(|slot| {
+            let TaskSlot::Running(running) = slot else {
+                return false;
+            };
+            if running.task.0.is_finished() {
+                let Ok(again) = Task::spawn(&self.shared) else {
+                    return false;
+                };
+                *running = again;
+            }
+            runtime = Some(running.runtime.clone());
+            true
+        });
+        runtime
     }
 }
 
