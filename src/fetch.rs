@@ -212,4 +212,31 @@ mod over_http {
         })?;
         Some(Duration::from_secs(seconds.trim_matches('"').parse().ok()?))
     }
+
+    #[cfg(test)]
+    mod tests {
+        use http::HeaderValue;
+
+        use super::*;
+
+        #[track_caller]
+        fn check_max_age(value: &'static str, expected: Option<u64>) {
+            let headers = [(CACHE_CONTROL, HeaderValue::from_static(value))];
+            let headers = HeaderMap::from_iter(headers);
+            assert_eq!(max_age(&headers), expected.map(Duration::from_secs), "{value}");
+        }
+
+        #[test]
+        fn max_age_is_read_where_it_is_a_number() {
+            check_max_age("max-age=60", Some(60));
+            check_max_age("public, max-age=60, must-revalidate", Some(60));
+            check_max_age("Max-Age=\"60\"", Some(60));
+            check_max_age("no-cache", None);
+            check_max_age("s-maxage=60", None);
+            check_max_age("max-age", None);
+            check_max_age("max-age=-1", None);
+            check_max_age("max-age=soon", None);
+            check_max_age("max-age=99999999999999999999", None);
+        }
+    }
 }

@@ -793,3 +793,29 @@ async fn two_policies_share_one_source_and_nothing_else() {
     let error = theirs.with_rules(Rules::new(elsewhere, ClientIds::only([""; 0]))).unwrap_err();
     assert_eq!(error.problems().count(), 2, "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn max_age_shortens_the_interval_and_never_lengthens_it() {
+    for (max_age, shortest, longest) in [(0, 60, 60), (100, 80, 100), (86_400, 240, 300)] {
+        let fetches = Arc::new(Mutex::new(Vec::new()));
+        let (times, document) = (Arc::clone(&fetches), issuer().jwks_json());
+        let _verifier = Verifier::builder(support::rules())
+            .fetch_with(move |_| {
+                times.lock().unwrap().push(tokio::time::Instant::now());
+                let document = JwksDocument::new(document.clone());
+                let document = document.with_max_age(Duration::from_secs(max_age));
+                async { Ok::<_, RefreshError>(document) }
+            })
+            .connect()
+            .await
+            .unwrap();
+        sleep(Duration::from_secs(4_000)).await;
+        let fetches = fetches.lock().unwrap();
+        for pair in fetches.windows(2) {
+            let pause = (pair[1] - pair[0]).as_secs_f64();
+            let expected = f64::from(shortest) - 0.1..=f64::from(longest) + 0.1;
+            assert!(expected.contains(&pause), "max-age={max_age}: {pause} s");
+        }
+        assert!(fetches.len() > 10);
+    }
+}
