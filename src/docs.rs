@@ -182,7 +182,7 @@ pub mod design {
     //! | `fetch` | where does a JWK Set come from? `FetchJwks`, and HTTPS |
     //! | `schedule` | private: when to fetch next; pure |
     //! | `health` | how the keys are doing, for a readiness probe |
-    //! | `refresh` | private: the task that keeps one pool's keys current; the only file that knows tokio |
+    //! | `refresh` | private: what keeps one pool's keys current: its handle, what the task publishes (`shared`), the task (`task`), keys from a file (`file`); the only folder that knows tokio |
     //! | `verifier` | current keys and the clock, given to `verify` |
     //! | `rejection` | the refusal table: status, challenge, body |
     //! | `layer` | `RequireToken`, `RequireScope`, and the response of both |
@@ -208,7 +208,7 @@ pub mod design {
     //! * A key is looked up in the set of the pool that the token names, never in another's.
     //! * A verdict depends on the token, the keys, the rules and the time: on no feature flag,
     //!   and on none of serde_json's or jsonwebtoken's that an application turns on.
-    //! * `tokio` is named in `refresh` alone, the system clock in `verifier` alone (and in the
+    //! * `tokio` is named in `refresh/` alone, the system clock in `verifier` alone (and in the
     //!   test issuer), cryptography in `jwks` alone (and in the test issuer's signer).
     //! * A request whose key is known waits for nothing, and takes no lock while refreshes are made
     //!   on time.

@@ -1,0 +1,385 @@
+//! Keeps one pool's keys current. The only folder that knows tokio.
+//!
+//! One task owns the pool's fetches, its backoff and its budget; nothing else changes them. What
+//! it publishes are two immutable values: the [`Snapshot`] that requests read without waiting,
+//! and the [`Progress`] that those watch who wait for a fetch. The fetcher, the time of day and
+//! the random numbers are handed in.
+//!
+//! | state | a token with a known key | next fetch |
+//! | --- | --- | --- |
+//! | no keys | unavailable | backoff from 100 ms to 5 s |
+//! | fresh: the last fetch was good | verified | after the interval, or for an unknown key ID |
+//! | failing: the last fetch was not | verified | backoff from 1 s to 30 s |
+//! | stale: failing for longer than the limit | unavailable | as without keys |
+//! | shut down | verified, unavailable once stale | none |
+//!
+//! | event | keys | then |
+//! | --- | --- | --- |
+//! | a fetch brings a good set | replaced, or kept if they are the same | fresh |
+//! | a fetch fails, is late, panics, or brings no good set | kept | failing, or still no keys |
+//! | an unknown key ID, budget open | kept | a fetch that everybody with an unknown key ID joins |
+//! | an unknown key ID, budget spent | kept | refused at once |
+//! | a request finds the refresh overdue | kept | the task is woken, or started again if its runtime is gone |
+//! | the last handle is dropped | gone | the task and its fetch are aborted |
+//!
+//! There are no atomics and no locks of our own here. The snapshot is swapped by arc-swap, which
+//! is all that a request with a known key touches; the rest are tokio's watch channels and
+//! semaphores, each holding one value that is replaced as a whole, and their own loom tests cover
+//! what a model of them here would.
+
+mod file;
+mod shared;
+mod task;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, Timeout, timeout};
+
+use self::shared::{A_YEAR, Next, Origin, Progress, Shared, Snapshot, later};
+use self::task::{Running, Task, has_timers};
+use crate::error::RefreshError;
+use crate::fetch::AnyFetchJwks;
+use crate::health::{Degraded, PoolHealth};
+use crate::jwks::Jwks;
+use crate::schedule::Random;
+
+pub(crate) use self::file::FileFetch;
+pub(crate) use self::shared::CurrentKeys;
+pub(crate) use self::task::NoRuntime;
+
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAITERS: usize = 1_024;
+const MAX_FETCHES_ON_DEMAND: usize = 16;
+/// A refresh that should have begun this long ago is not merely under way.
+const OVERDUE: Duration = Duration::from_secs(7);
+/// The time of day. Everything else here is measured on the monotonic clock.
+pub(crate) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// What the pools of one verifier have in common.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) fetcher: Arc<dyn AnyFetchJwks>,
+    pub(crate) clock: Clock,
+    pub(crate) interval: Duration,
+    pub(crate) max_stale: Duration,
+    pub(crate) random: fn() -> Random,
+    pub(crate) limits: Arc<Limits>,
+}
+
+/// What an attacker may occupy, counted over all pools of a verifier.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    waiters: Semaphore,
+    fetches_on_demand: Semaphore,
+}
+
+impl Limits {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiters: Semaphore::new(MAX_WAITERS),
+            fetches_on_demand: Semaphore::new(MAX_FETCHES_ON_DEMAND),
+        }
+    }
+}
+
+/// The keys of one pool, and the task that keeps them current. The task ends with this.
+pub(crate) struct Source {
+    shared: Arc<Shared>,
+    task: watch::Sender<TaskSlot>,
+}
+
+enum TaskSlot {
+    /// The keys are fixed.
+    None,
+    Running(Running),
+    ShutDown,
+}
+impl Source {
+    /// Keys that never change and never age.
+    pub(crate) fn fixed(jwks: Jwks, common: Common) -> Self {
+        let shared = Shared::new("".into(), common, jwks, Origin::Fixed, Duration::ZERO);
+        Self { shared: Arc::new(shared), task: watch::Sender::new(TaskSlot::None) }
+    }
+
+    /// Starts the task, whose first fetch is made after `delay`. `seed` are keys that were saved
+    /// earlier.
+    pub(crate) fn start(
+        address: Arc<str>,
+        common: Common,
+        seed: Option<(Jwks, SystemTime)>,
+        delay: Duration,
+    ) -> Result<Self, NoRuntime> {
+        let (jwks, origin) = match seed {
+            Some((jwks, fetched_at)) => {
+                let age = (common.clock)().duration_since(fetched_at).unwrap_or_default();
+                let now = Instant::now();
+                let monotonic = now.checked_sub(age).unwrap_or(now);
+                (jwks, Origin::Fetched { monotonic, wall: fetched_at })
+            }
+            None => (Jwks::none(), Origin::Nowhere),
+        };
+        let shared = Arc::new(Shared::new(address, common, jwks, origin, delay));
+        let running = Task::spawn(&shared)?;
+        Ok(Self { shared, task: watch::Sender::new(TaskSlot::Running(running)) })
+    }
+
+    pub(crate) fn address(&self) -> &Arc<str> {
+        &self.shared.address
+    }
+
+    /// The keys to judge with at this time of day, or how long to wait before trying again.
+    pub(crate) fn current(&self, now: SystemTime) -> Result<CurrentKeys, Duration> {
+        let snapshot = self.shared.snapshot.load();
+        if snapshot.overdue(now) > OVERDUE {
+            self.wake();
+        }
+        let age = snapshot.age(now);
+        if self.shared.is_usable(age) {
+            return Ok(CurrentKeys(snapshot));
+        }
+        let next = snapshot.next_refresh.monotonic;
+        let wait = age.map_or(Duration::ZERO, |_| next.saturating_duration_since(Instant::now()));
+        Err(wait.clamp(Duration::from_secs(1), Duration::from_secs(30)))
+    }
+
+    pub(crate) fn health(&self, now: SystemTime) -> PoolHealth {
+        let snapshot = self.shared.snapshot.load();
+        let age = snapshot.age(now);
+        let last_error = snapshot.failing.as_ref().map(|failing| failing.error.class());
+        let degraded = |since| Some(Degraded { since, age, last_error });
+        // By age and not by the schedule, since it must also notice a task that is no more.
+        let overdue = age.and_then(|age| age.checked_sub(self.shared.common.interval));
+        let trouble = match (&snapshot.failing, overdue) {
+            (Some(failing), _) => degraded(failing.since),
+            (None, Some(overdue)) if overdue > OVERDUE => {
+                degraded(now.checked_sub(overdue).unwrap_or(now))
+            }
+            (None, _) if age.is_none() => degraded(self.shared.began),
+            (None, _) => None,
+        };
+        PoolHealth { is_usable: self.shared.is_usable(age), trouble }
+    }
+
+    /// Whether these are keys that no fetch can change.
+    pub(crate) fn is_fixed(&self) -> bool {
+        matches!(*self.task.borrow(), TaskSlot::None)
+    }
+
+    /// Wants a fetch for a key ID that the keys do not have, and does not wait for it.
+    pub(crate) fn nudge(&self) {
+        // First, as it may start a task again whose fetch went with its runtime.
+        if self.running().is_none() {
+            return;
+        }
+        let seen = self.shared.progress();
+        if !seen.is_fetching() && seen.is_budget_open() {
+            self.shared.want(|wanted| &mut wanted.on_demand, seen.next());
+        }
+    }
+
+    /// Waits for newer keys, within limits, until `found` says that they have what was missing.
+    ///
+    /// Joins the fetch that is under way. That one may have begun before the issuer published the
+    /// key, so if it does not bring it, or there is none, one more is asked for: as far as the
+    /// budget allows.
+    pub(crate) async fn look_again(&self, mut found: impl FnMut() -> bool) {
+        let Ok(_waiter) = self.shared.common.limits.waiters.try_acquire() else {
+            return;
+        };
+        let Some(runtime) = self.running() else {
+            return;
+        };
+        let looking = async {
+            // Progress is read before the keys are: what is finished later was not looked at yet.
+            let seen = self.shared.progress();
+            if found() {
+                return;
+            }
+            let mut last = seen;
+            if seen.is_fetching() {
+                if !self.settled(seen.started, seen).await {
+                    return;
+                }
+                last = self.shared.progress();
+                if found() {
+                    return;
+                }
+            }
+            if self.next_fetch(last).await {
+                found();
+            }
+        };
+        // Late keys are no use to this request, so the outcome does not matter.
+        let _ = timeout_on(&runtime, MAX_WAIT, looking).await;
+    }
+
+    /// Waits for the first fetch that had not finished when `seen` was read, and asks for it if
+    /// it is not under way. Answers at once with `false` if there is none to be had.
+    async fn next_fetch(&self, seen: Progress) -> bool {
+        if seen.is_fetching() {
+            return self.settled(seen.started, seen).await;
+        }
+        if !seen.is_budget_open() {
+            return false;
+        }
+        self.shared.want(|wanted| &mut wanted.on_demand, seen.next());
+        self.settled(seen.next(), seen).await
+    }
+
+    /// Waits until that fetch has finished, or until one is denied.
+    async fn settled(&self, fetch: u64, seen: Progress) -> bool {
+        let mut watched = self.shared.progress.subscribe();
+        let settled =
+            watched.wait_for(|now| now.finished >= fetch || now.denials > seen.denials).await;
+        settled.is_ok_and(|now| now.finished >= fetch)
+    }
+
+    /// Asks for a fetch that begins after this call, and answers what came of it once awaited.
+    pub(crate) fn refresh(&self) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
+        let runtime = self.running();
+        let awaited = self.shared.progress().next();
+        if runtime.is_some() {
+            self.shared.want(|wanted| &mut wanted.at_once, awaited);
+        }
+        async move {
+            let Some(runtime) = runtime else {
+                return Err(RefreshError::transport("no task fetches these keys"));
+            };
+            // The fetch under way, if there is one, and the one that was asked for.
+            let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
+            let mut watched = self.shared.progress.subscribe();
+            let finished = watched.wait_for(|now| now.finished >= awaited);
+            match timeout_on(&runtime, limit, finished).await {
+                Ok(Ok(_)) => {}
+                _ => return Err(RefreshError::timed_out()),
+            }
+            match &self.shared.snapshot.load().failing {
+                Some(failing) => Err(failing.error.clone()),
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Waits for keys that can be used, until the deadline.
+    pub(crate) async fn ready(&self, within: Duration, patience: Patience) -> Result<(), Missing> {
+        if self.is_ready() {
+            return Ok(());
+        }
+        if let Some(runtime) = self.running() {
+            let mut watched = self.shared.progress.subscribe();
+            let is_settled = |progress: &Progress| {
+                progress.has_keys || (patience == Patience::UntilHopeless && progress.is_hopeless)
+            };
+            let _ = timeout_on(&runtime, within, watched.wait_for(is_settled)).await;
+        }
+        if self.is_ready() {
+            return Ok(());
+        }
+        let snapshot = self.shared.snapshot.load();
+        Err(Missing(snapshot.failing.as_ref().map(|failing| failing.error.clone())))
+    }
+
+    /// Ends the task, and waits until it is gone. The keys stay, and grow old.
+    pub(crate) async fn shut_down(&self) {
+        let slot = self.task.send_replace(TaskSlot::ShutDown);
+        if let TaskSlot::Running(mut running) = slot {
+            running.task.0.abort();
+            let _ = (&mut running.task.0).await;
+            // No request shall look for a task that is overdue for ever, and nobody wait for it.
+            let last = self.shared.snapshot.load_full();
+            let next_refresh = Next::after(A_YEAR, &self.shared.common.clock);
+            self.shared.snapshot.store(Arc::new(Snapshot { next_refresh, ..(*last).clone() }));
+            self.shared.progress.send_modify(|progress| {
+                progress.finished = progress.started;
+                progress.denials = progress.denials.saturating_add(1);
+            });
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let now = (self.shared.common.clock)();
+        self.shared.is_usable(self.shared.snapshot.load().age(now))
+    }
+
+    /// The refresh is overdue. Either the time of day went on without the task, as in a sandbox
+    /// that was frozen, or the task is gone with its runtime.
+    #[cold]
+    fn wake(&self) {
+        if self.running().is_some() {
+            let seen = self.shared.progress();
+            if !seen.is_fetching() {
+                self.shared.want(|wanted| &mut wanted.at_once, seen.next());
+            }
+        }
+    }
+
+    /// The runtime of the task, if there is one; a task that went with its runtime is started
+    /// again where that is possible.
+    fn running(&self) -> Option<Handle> {
+        match &*self.task.borrow() {
+            TaskSlot::None | TaskSlot::ShutDown => return None,
+            TaskSlot::Running(running) if !running.task.0.is_finished() => {
+                return Some(running.runtime.clone());
+            }
+            TaskSlot::Running(_) => {}
+        }
+        // One at a time: of many who notice, one starts it.
+        let mut runtime = None;
+        self.task.send_if_modified(|slot| {
+            let TaskSlot::Running(running) = slot else {
+                return false;
+            };
+            if running.task.0.is_finished() {
+                let Ok(again) = Task::spawn(&self.shared) else {
+                    return false;
+                };
+                *running = again;
+            }
+            runtime = Some(running.runtime.clone());
+            true
+        });
+        runtime
+    }
+}
+
+/// When to give up waiting for the first keys before the time is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    ToTheEnd,
+    /// When the issuer says that there is no such key set.
+    UntilHopeless,
+}
+
+/// There are no keys yet, and why, if a fetch has failed already.
+pub(crate) struct Missing(pub(crate) Option<RefreshError>);
+
+/// Waits for all of them, one after the other: they run already.
+pub(crate) async fn all_ready<'s>(
+    sources: impl Iterator<Item = &'s Source>,
+    time: Duration,
+    patience: Patience,
+    mut missing: impl FnMut(&Source, Missing),
+) {
+    let deadline = later(time);
+    for source in sources {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Err(why) = source.ready(left, patience).await {
+            missing(source, why);
+        }
+    }
+}
+
+/// A timeout by the timers of the runtime it is called on, which is driven while somebody waits;
+/// where there are none, by those of the task's runtime.
+fn timeout_on<F: Future>(task: &Handle, limit: Duration, future: F) -> Timeout<F> {
+    if has_timers() {
+        return timeout(limit, future);
+    }
+    let _entered = task.enter();
+    timeout(limit, future)
+}

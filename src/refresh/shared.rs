@@ -1,0 +1,184 @@
+//! What the task publishes, and what is wanted of it: values that are replaced as a whole.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Clock, Common};
+use crate::error::RefreshError;
+use crate::jwks::Jwks;
+
+pub(super) const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The keys that are current at the moment, without a reference count.
+pub(crate) struct CurrentKeys(pub(super) Guard<Arc<Snapshot>>);
+
+impl Deref for CurrentKeys {
+    type Target = Jwks;
+
+    fn deref(&self) -> &Jwks {
+        &self.0.jwks
+    }
+}
+
+/// What a request sees: one load, no lock, never half of anything.
+#[derive(Clone)]
+pub(super) struct Snapshot {
+    pub(super) jwks: Arc<Jwks>,
+    pub(super) origin: Origin,
+    /// Since when, and for what, refreshes have failed.
+    pub(super) failing: Option<Failing>,
+    pub(super) next_refresh: Next,
+}
+
+/// A moment to come, on both clocks.
+#[derive(Clone, Copy)]
+pub(super) struct Next {
+    pub(super) monotonic: Instant,
+    pub(super) wall: SystemTime,
+}
+
+impl Next {
+    pub(super) fn after(pause: Duration, clock: &Clock) -> Self {
+        let wall = clock();
+        let later_wall = wall.checked_add(pause).or_else(|| wall.checked_add(A_YEAR));
+        Self { monotonic: later(pause), wall: later_wall.unwrap_or(wall) }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Origin {
+    Fetched { monotonic: Instant, wall: SystemTime },
+    Fixed,
+    Nowhere,
+}
+
+#[derive(Clone)]
+pub(super) struct Failing {
+    pub(super) since: SystemTime,
+    pub(super) error: RefreshError,
+}
+
+impl Snapshot {
+    /// The larger age of the two clocks: the monotonic one stands still while a machine sleeps or
+    /// a sandbox is frozen, the wall clock can be set back.
+    pub(super) fn age(&self, now: SystemTime) -> Option<Duration> {
+        match self.origin {
+            Origin::Fetched { monotonic, wall } => {
+                let wall_age = now.duration_since(wall).unwrap_or_default();
+                Some(monotonic.elapsed().max(wall_age))
+            }
+            Origin::Fixed => Some(Duration::ZERO),
+            Origin::Nowhere => None,
+        }
+    }
+
+    /// How long ago the next refresh should have begun, by the clock that says more.
+    pub(super) fn overdue(&self, now: SystemTime) -> Duration {
+        if matches!(self.origin, Origin::Fixed) {
+            return Duration::ZERO;
+        }
+        let wall = now.duration_since(self.next_refresh.wall).unwrap_or_default();
+        self.next_refresh.monotonic.elapsed().max(wall)
+    }
+}
+
+/// How far the task is: fetches are counted from 1.
+#[derive(Clone, Copy)]
+pub(super) struct Progress {
+    pub(super) started: u64,
+    pub(super) finished: u64,
+    /// How many were wanted and not made.
+    pub(super) denials: u64,
+    pub(super) budget_opens: Instant,
+    pub(super) has_keys: bool,
+    /// The last answer says that there is no such key set.
+    pub(super) is_hopeless: bool,
+}
+
+impl Progress {
+    pub(super) fn is_fetching(&self) -> bool {
+        self.started > self.finished
+    }
+
+    pub(super) fn is_budget_open(&self) -> bool {
+        self.budget_opens <= Instant::now()
+    }
+
+    pub(super) fn next(&self) -> u64 {
+        self.started.saturating_add(1)
+    }
+}
+
+/// The last fetch that is wanted, by those whose wants the budget limits, and by the others.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wanted {
+    pub(super) on_demand: u64,
+    pub(super) at_once: u64,
+}
+
+pub(super) struct Shared {
+    pub(super) address: Arc<str>,
+    pub(super) began: SystemTime,
+    pub(super) common: Common,
+    pub(super) snapshot: ArcSwap<Snapshot>,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) wanted: watch::Sender<Wanted>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        address: Arc<str>,
+        common: Common,
+        jwks: Jwks,
+        origin: Origin,
+        delay: Duration,
+    ) -> Self {
+        let next_refresh = Next::after(delay, &common.clock);
+        let snapshot = Snapshot { jwks: Arc::new(jwks), origin, failing: None, next_refresh };
+        let progress = Progress {
+            started: 0,
+            finished: 0,
+            denials: 0,
+            budget_opens: Instant::now(),
+            has_keys: matches!(snapshot.origin, Origin::Fixed),
+            is_hopeless: false,
+        };
+        Self {
+            address,
+            began: (common.clock)(),
+            common,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            progress: watch::Sender::new(progress),
+            wanted: watch::Sender::new(Wanted::default()),
+        }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Whether keys of this age can be used; `None` is no keys.
+    pub(super) fn is_usable(&self, age: Option<Duration>) -> bool {
+        age.is_some_and(|age| age < self.common.max_stale)
+    }
+
+    /// Many may want the same fetch; it is made once.
+    pub(super) fn want(&self, which: impl FnOnce(&mut Wanted) -> &mut u64, fetch: u64) {
+        self.wanted.send_if_modified(|wanted| {
+            let wanted = which(wanted);
+            let is_news = fetch > *wanted;
+            *wanted = fetch.max(*wanted);
+            is_news
+        });
+    }
+}
+/// What no clock can show is as good as a year.
+pub(super) fn later(pause: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(pause).or_else(|| now.checked_add(A_YEAR)).unwrap_or(now)
+}

@@ -1,0 +1,249 @@
+//! The task: the one owner of a pool's fetches, backoff and budget.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::shared::{Failing, Next, Origin, Progress, Shared, Snapshot, Wanted};
+use super::{FETCH_TIMEOUT, MAX_WAIT};
+use crate::error::{RefreshError, with_causes};
+use crate::fetch::JwksDocument;
+use crate::jwks::{Jwks, Skip};
+use crate::schedule::{Budget, Random, pause_after_failure, pause_after_success};
+
+/// A task that was started.
+pub(super) struct Running {
+    pub(super) task: AbortOnDrop<()>,
+    /// Whose timers serve those who wait on a thread or an executor without any.
+    pub(super) runtime: Handle,
+}
+/// There is no tokio runtime with timers to run the task on.
+#[derive(Debug)]
+pub(crate) struct NoRuntime;
+
+/// The owner of one pool's fetches.
+pub(super) struct Task {
+    shared: Arc<Shared>,
+    random: Random,
+    began: Instant,
+    budget: Budget,
+    failures: u32,
+    /// That the keys are too old was said already.
+    is_stale: bool,
+}
+
+impl Task {
+    /// Starts a task where there is none: at first, and after one that went with its runtime.
+    pub(super) fn spawn(shared: &Arc<Shared>) -> Result<Running, NoRuntime> {
+        let runtime = Handle::try_current().map_err(|_| NoRuntime)?;
+        if !has_timers() {
+            return Err(NoRuntime);
+        }
+        let task = Self {
+            shared: Arc::clone(shared),
+            random: (shared.common.random)(),
+            began: Instant::now(),
+            budget: Budget::full(),
+            failures: 0,
+            is_stale: false,
+        };
+        // A fetch that went with the runtime will never be finished.
+        task.publish(|progress| progress.finished = progress.started);
+        let started = shared.progress().started;
+        shared.wanted.send_replace(Wanted { on_demand: started, at_once: started });
+        // Before anybody can want anything of this task.
+        let wanted = shared.wanted.subscribe();
+        let task = AbortOnDrop(runtime.spawn(task.run(wanted)));
+        Ok(Running { task, runtime })
+    }
+
+    async fn run(mut self, mut wanted: watch::Receiver<Wanted>) {
+        loop {
+            let next_refresh = self.shared.snapshot.load().next_refresh.monotonic;
+            let is_wanted = match timeout_at(next_refresh, wanted.changed()).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) => true,
+                Err(_) => false,
+            };
+            let asked = *wanted.borrow_and_update();
+            let started = self.shared.progress().started;
+            // What is due comes first, and is what everybody wants.
+            if !is_wanted || next_refresh <= Instant::now() || asked.at_once > started {
+                self.refresh().await;
+            } else if asked.on_demand > started {
+                self.refresh_on_demand().await;
+            }
+        }
+    }
+
+    async fn refresh_on_demand(&mut self) {
+        let limits = Arc::clone(&self.shared.common.limits);
+        let slot = timeout(MAX_WAIT, limits.fetches_on_demand.acquire()).await;
+        let is_paid = slot.is_ok() && self.budget.charge(self.began.elapsed());
+        if !is_paid {
+            // The same fetch can be wanted again, by others than those who are denied it now.
+            let started = self.shared.progress().started;
+            self.shared.wanted.send_modify(|wanted| wanted.on_demand = started);
+            self.publish(|progress| progress.denials = progress.denials.saturating_add(1));
+            return;
+        }
+        if self.budget.opens_at() > self.began.elapsed() {
+            tracing::warn!(
+                jwks_url = %self.shared.address,
+                "unknown key IDs have spent the budget for fetches, and are refused at once for now"
+            );
+        }
+        // Fails as any other fetch; but what it costs is paid already.
+        self.fetch_and_publish().await;
+    }
+
+    async fn refresh(&mut self) {
+        // While the issuer is down, attempts are attempts, whoever wants them.
+        if self.failures > 0 {
+            self.budget.charge_even_if_spent(self.began.elapsed());
+        }
+        self.fetch_and_publish().await;
+    }
+
+    async fn fetch_and_publish(&mut self) {
+        self.publish(|progress| progress.started = progress.next());
+        let fetched = self.fetch().await;
+        let before = self.shared.snapshot.load_full();
+        let is_hopeless = fetched.as_ref().is_err_and(RefreshError::is_permanent);
+        let (jwks, origin, failing, pause) = match fetched {
+            Ok((jwks, max_age)) => {
+                let (jwks, origin, pause) = self.succeeded(jwks, max_age, &before);
+                (jwks, origin, None, pause)
+            }
+            Err(error) => {
+                let (failing, pause) = self.failed(error, &before);
+                (Arc::clone(&before.jwks), before.origin, Some(failing), pause)
+            }
+        };
+        let next_refresh = Next::after(pause, &self.shared.common.clock);
+        let snapshot = Snapshot { jwks, origin, failing, next_refresh };
+        let has_keys = self.shared.is_usable(snapshot.age((self.shared.common.clock)()));
+        self.shared.snapshot.store(Arc::new(snapshot));
+        self.publish(|progress| {
+            progress.finished = progress.started;
+            progress.has_keys = has_keys;
+            progress.is_hopeless = is_hopeless;
+        });
+    }
+
+    /// Runs the fetch as a task of its own, so that a panic in it, even in its drop, stays there,
+    /// and so that one that is late is gone for good.
+    async fn fetch(&self) -> Result<(Jwks, Option<Duration>), RefreshError> {
+        let fetcher = Arc::clone(&self.shared.common.fetcher);
+        let address = Arc::clone(&self.shared.address);
+        let mut fetch = AbortOnDrop(tokio::spawn(async move { fetcher.fetch(&address).await }));
+        let JwksDocument { body, max_age } = match timeout(FETCH_TIMEOUT, &mut fetch.0).await {
+            Ok(Ok(fetched)) => fetched?,
+            Ok(Err(_)) => return Err(RefreshError::panicked()),
+            Err(_) => return Err(RefreshError::timed_out()),
+        };
+        Ok((Jwks::from_json(body).map_err(RefreshError::document)?, max_age))
+    }
+
+    fn succeeded(
+        &mut self,
+        jwks: Jwks,
+        max_age: Option<Duration>,
+        before: &Snapshot,
+    ) -> (Arc<Jwks>, Origin, Duration) {
+        let jwks_url = &self.shared.address;
+        tracing::debug!(%jwks_url, keys = jwks.key_ids().count(), "keys refreshed");
+        if before.failing.is_some() {
+            tracing::info!(%jwks_url, failures = self.failures, "key refresh works again");
+        }
+        self.report_changes(&before.jwks, &jwks);
+        self.failures = 0;
+        self.is_stale = false;
+        // The same keys stay the same set, so that what was verified with them stays verified.
+        let jwks = if before.jwks.has_same_keys(&jwks) {
+            Arc::clone(&before.jwks)
+        } else {
+            Arc::new(jwks)
+        };
+        let wall = (self.shared.common.clock)();
+        let origin = Origin::Fetched { monotonic: Instant::now(), wall };
+        let interval = self.shared.common.interval;
+        (jwks, origin, pause_after_success(interval, max_age, &mut self.random))
+    }
+
+    fn failed(&mut self, error: RefreshError, before: &Snapshot) -> (Failing, Duration) {
+        self.failures = self.failures.saturating_add(1);
+        let now = (self.shared.common.clock)();
+        let age = before.age(now);
+        let is_usable = self.shared.is_usable(age);
+        let retry_after = error.retry_after();
+        let pause = pause_after_failure(self.failures, is_usable, retry_after, &mut self.random);
+        if retry_after.is_some() {
+            self.budget.close_until(self.began.elapsed().saturating_add(pause));
+        }
+        tracing::warn!(
+            jwks_url = %self.shared.address,
+            error = %with_causes(&error),
+            class = error.class(),
+            failures = self.failures,
+            age_s = age.map(|age| age.as_secs()),
+            retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "key refresh failed, the keys in use stay"
+        );
+        let is_stale = age.is_some() && !is_usable;
+        if is_stale && !self.is_stale {
+            tracing::error!(
+                jwks_url = %self.shared.address,
+                "the keys are too old to be used: every token is answered with 503"
+            );
+        }
+        self.is_stale = is_stale;
+        let since = before.failing.as_ref().map_or(now, |failing| failing.since);
+        (Failing { since, error }, pause)
+    }
+
+    fn report_changes(&self, before: &Jwks, after: &Jwks) {
+        let jwks_url = &self.shared.address;
+        for id in after.key_ids().filter(|id| before.get(id).is_none()) {
+            tracing::info!(%jwks_url, kid = ?id, "key added");
+        }
+        for id in before.key_ids().filter(|id| after.get(id).is_none()) {
+            tracing::info!(%jwks_url, kid = ?id, "key removed");
+        }
+        if before.skipped() == after.skipped() {
+            return;
+        }
+        for skipped in after.skipped() {
+            let (index, reason) = (skipped.index, skipped.reason.as_str());
+            if skipped.reason == Skip::Private {
+                tracing::error!(%jwks_url, index, reason, "the issuer publishes a private key");
+            } else {
+                tracing::warn!(%jwks_url, index, reason, "a key of the set can not be used");
+            }
+        }
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Progress)) {
+        let budget_opens = self.began.checked_add(self.budget.opens_at()).unwrap_or(self.began);
+        self.shared.progress.send_modify(|progress| {
+            progress.budget_opens = budget_opens;
+            change(progress);
+        });
+    }
+}
+/// Tokio says only by a panic that a runtime has no timers.
+pub(super) fn has_timers() -> bool {
+    let try_one = || drop(tokio::time::sleep(Duration::ZERO));
+    Handle::try_current().is_ok() && std::panic::catch_unwind(try_one).is_ok()
+}
+pub(super) struct AbortOnDrop<T>(pub(super) JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
