@@ -99,6 +99,7 @@ enum TaskSlot {
     Running(Running),
     ShutDown,
 }
+
 impl Source {
     /// Keys that never change and never age.
     pub(crate) fn fixed(jwks: Jwks, common: Common) -> Self {

@@ -177,6 +177,7 @@ impl Shared {
         });
     }
 }
+
 /// What no clock can show is as good as a year.
 pub(super) fn later(pause: Duration) -> Instant {
     let now = Instant::now();

@@ -21,6 +21,7 @@ pub(super) struct Running {
     /// Whose timers serve those who wait on a thread or an executor without any.
     pub(super) runtime: Handle,
 }
+
 /// There is no tokio runtime with timers to run the task on.
 #[derive(Debug)]
 pub(crate) struct NoRuntime;
@@ -235,11 +236,13 @@ impl Task {
         });
     }
 }
+
 /// Tokio says only by a panic that a runtime has no timers.
 pub(super) fn has_timers() -> bool {
     let try_one = || drop(tokio::time::sleep(Duration::ZERO));
     Handle::try_current().is_ok() && std::panic::catch_unwind(try_one).is_ok()
 }
+
 pub(super) struct AbortOnDrop<T>(pub(super) JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {
