@@ -1,7 +1,7 @@
 //! A verifier: rules, the keys that are current, and the time of day. The only file that reads
 //! the clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -97,16 +97,15 @@ impl Verifier {
     pub fn with_rules(&self, rules: Rules) -> Result<Self, StartError> {
         let mut problems = rules.mistakes().collect::<Vec<_>>();
         let shared = self.inner.pools.iter().find(|pool| pool.rules.pool() == rules.pool());
+        if shared.is_none() {
+            problems.push("the rules name a pool whose keys this verifier has not".to_owned());
+        }
         match shared {
             Some(pool) if problems.is_empty() => {
                 let source = Arc::clone(&pool.source);
                 Ok(Self::new(vec![Pool { rules, source }], Arc::clone(&self.inner.clock)))
             }
-            Some(_) => Err(StartError::new(problems)),
-            None => {
-                problems.push("the rules name a pool whose keys this verifier has not".to_owned());
-                Err(StartError::new(problems))
-            }
+            _ => Err(StartError::new(problems)),
         }
     }
 
@@ -389,7 +388,7 @@ impl VerifierBuilder {
                 }
                 None => Arc::clone(rules.pool().keys_address()),
             };
-            let delay = START_SPREAD.saturating_mul(index % MAX_START_SPREAD);
+            let delay = START_SPREAD.saturating_mul(index % START_SLOTS);
             let source = Source::start(address, common, seed, delay)?;
             Ok(Pool { rules, source: Arc::new(source) })
         });
@@ -451,12 +450,12 @@ impl VerifierBuilder {
         const MAX_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
         let mut mistakes = Vec::new();
-        let mut issuers = HashMap::new();
-        for (index, PoolSettings { rules, .. }) in self.pools.iter().enumerate() {
+        let mut issuers = HashSet::new();
+        for PoolSettings { rules, .. } in &self.pools {
             let pool = rules.pool().issuers().first().map_or("", |issuer| &**issuer);
             mistakes.extend(rules.mistakes().map(|mistake| format!("{pool}: {mistake}")));
             for issuer in rules.pool().issuers() {
-                if issuers.insert(issuer, index).is_some() {
+                if !issuers.insert(issuer) {
                     mistakes.push(format!("{issuer}: this issuer is named twice"));
                 }
             }
@@ -528,7 +527,7 @@ impl Verifier {
 
 /// The first fetches of many pools begin this far apart, and all within 5 seconds.
 const START_SPREAD: Duration = Duration::from_millis(4);
-const MAX_START_SPREAD: u32 = 1_250;
+const START_SLOTS: u32 = 1_250;
 
 /// The fetcher of keys that are fixed.
 struct NeverFetched;

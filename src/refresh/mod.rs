@@ -197,21 +197,20 @@ impl Source {
         };
         let looking = async {
             // Progress is read before the keys are: what is finished later was not looked at yet.
-            let seen = self.shared.progress();
+            let mut seen = self.shared.progress();
             if found() {
                 return;
             }
-            let mut last = seen;
             if seen.is_fetching() {
-                if !self.settled(seen.started, seen).await {
+                if !self.next_fetch(seen).await {
                     return;
                 }
-                last = self.shared.progress();
+                seen = self.shared.progress();
                 if found() {
                     return;
                 }
             }
-            if self.next_fetch(last).await {
+            if self.next_fetch(seen).await {
                 found();
             }
         };

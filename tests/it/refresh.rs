@@ -292,15 +292,28 @@ async fn fixed_keys_never_go_stale_and_nobody_waits_for_others() {
     assert_eq!(kind(&verifier, &token), None);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_unknown_key_waits_for_one_shared_fetch() {
+/// A verifier, a token of a key that it does not have yet, and an endpoint that will bring the key
+/// once the gate has a permit.
+struct Rotated {
+    endpoint: Endpoint,
+    verifier: Verifier,
+    gate: Arc<Semaphore>,
+    token: String,
+}
+
+async fn rotated_behind_a_gate() -> Rotated {
     let issuer = TestIssuer::new();
     let endpoint = Endpoint::new(current(&issuer));
     let verifier = endpoint.builder(rules_of(&issuer)).connect().await.unwrap();
     issuer.rotate();
     let gate = Arc::new(Semaphore::new(0));
     endpoint.answers(Answer::When(Arc::clone(&gate), issuer.jwks_json()));
-    let token = token_of(&issuer);
+    Rotated { endpoint, verifier, gate, token: token_of(&issuer) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_key_waits_for_one_shared_fetch() {
+    let Rotated { endpoint, verifier, gate, token } = rotated_behind_a_gate().await;
 
     // The synchronous door refuses at once, and asks for the fetch.
     assert_eq!(kind(&verifier, &token), Some(VerifyErrorKind::UnknownKey));
@@ -366,13 +379,7 @@ async fn unknown_keys_cost_the_issuer_little_and_wait_at_most_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_hangs_up_does_not_end_the_fetch() {
-    let issuer = TestIssuer::new();
-    let endpoint = Endpoint::new(current(&issuer));
-    let verifier = endpoint.builder(rules_of(&issuer)).connect().await.unwrap();
-    issuer.rotate();
-    let gate = Arc::new(Semaphore::new(0));
-    endpoint.answers(Answer::When(Arc::clone(&gate), issuer.jwks_json()));
-    let token = token_of(&issuer);
+    let Rotated { endpoint, verifier, gate, token } = rotated_behind_a_gate().await;
     let hung_up = {
         let (verifier, token) = (verifier.clone(), token.clone());
         tokio::spawn(async move { verifier.verify(&token).await.is_ok() })
