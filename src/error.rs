@@ -371,7 +371,7 @@ impl StartError {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the verifier is not ready: {}", self.problems.join("; "))
+        write!(f, "can not start: {}", self.problems.join("; "))
     }
 }
 

@@ -23,8 +23,9 @@ use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
-use crate::layer::{Guarded, refusal_response};
+use crate::layer::{Form, Guarded, refusal_response};
 use crate::rejection::Rejection;
+use crate::telemetry;
 use crate::verify::AccessToken;
 
 impl<S: Sync> FromRequestParts<S> for AccessToken {
@@ -54,15 +55,11 @@ impl<S: Sync> OptionalFromRequestParts<S> for AccessToken {
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         // axum takes the body from the answer to HEAD itself.
-        refusal_response(self, false).map(Into::into)
+        refusal_response(self, Form::Http).map(Into::into)
     }
 }
 
 fn no_layer() -> Rejection {
-    tracing::error!(
-        layer = "AccessToken",
-        "no `RequireToken` layer runs outside this `AccessToken` extractor: every request is \
-         refused"
-    );
+    telemetry::no_require_token("AccessToken");
     Rejection::internal()
 }

@@ -103,7 +103,7 @@ mod over_http {
     use super::{Duration, FetchJwks, JwksDocument, RefreshError};
     use crate::error::InvalidJwks;
     use crate::jwks::MAX_DOCUMENT_LEN;
-    use crate::user_pool::is_loopback_http;
+    use crate::url::is_loopback_http;
 
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
     const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);

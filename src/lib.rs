@@ -105,27 +105,39 @@ mod refresh;
 mod rejection;
 mod schedule;
 mod scope;
+mod telemetry;
+mod url;
 mod user_pool;
 mod verifier;
 mod verify;
 
+pub mod config;
 pub mod docs;
 #[cfg(feature = "axum")]
 pub mod extract;
+#[cfg(feature = "tonic")]
+pub mod interceptor;
 pub mod layer;
+pub mod resource_metadata;
+pub mod scope_table;
 #[cfg(feature = "test-issuer")]
 pub mod test_issuer;
 
+pub use config::Config;
 pub use error::{
     InvalidClaims, InvalidJwks, InvalidScope, InvalidUrl, InvalidUserPoolId, RefreshError,
     StartError, VerifyError, VerifyErrorKind,
 };
 pub use fetch::{FetchJwks, JwksDocument};
 pub use health::{Degraded, Health};
+#[cfg(feature = "tonic")]
+pub use interceptor::TokenInterceptor;
 pub use jwks::Jwks;
 pub use layer::{RequireScope, RequireToken};
 pub use rejection::{RefusalBody, Rejection, RejectionKind};
+pub use resource_metadata::ResourceMetadata;
 pub use scope::{Scope, Scopes};
+pub use scope_table::{Access, ScopeTable};
 #[cfg(feature = "test-issuer")]
 pub use test_issuer::{TestIssuer, TestServer};
 pub use user_pool::UserPool;

@@ -1,15 +1,15 @@
 //! The refusal table: what a client is told, and no more.
 //!
-//! | condition | status | challenge |
-//! | --- | --- | --- |
-//! | no token, or another scheme | 401 | `realm` alone |
-//! | malformed `Authorization` | 400 | `invalid_request` |
-//! | expired | 401 | `invalid_token`, "The access token expired" |
-//! | any other fault of the token | 401 | `invalid_token`, "The access token is invalid" |
-//! | a scope is missing | 403 | `insufficient_scope`, with the scopes asked for |
-//! | forbidden by groups or the application's check | 403 | `insufficient_scope` |
-//! | no current keys | 503 | none, `Retry-After` |
-//! | the layers are put together wrongly | 500 | none |
+//! | condition | status | challenge | gRPC |
+//! | --- | --- | --- | --- |
+//! | no token, or another scheme | 401 | `realm` alone | 16 |
+//! | malformed `Authorization` | 400 | `invalid_request` | 16 |
+//! | expired | 401 | `invalid_token`, "The access token expired" | 16 |
+//! | any other fault of the token | 401 | `invalid_token`, "The access token is invalid" | 16 |
+//! | a scope is missing | 403 | `insufficient_scope`, with the scopes asked for | 7 |
+//! | forbidden by groups, the application's check or the scope table | 403 | `insufficient_scope` | 7 |
+//! | no current keys | 503 | none, `Retry-After` | 14 |
+//! | the layers are put together wrongly | 500 | none | 13 |
 //!
 //! Which rule refused a token goes to the logs: whoever could not sign one learns nothing from
 //! the answer.
@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::header::{CACHE_CONTROL, HeaderMap};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::error::{VerifyError, VerifyErrorKind};
 use crate::scope::{Requirement, Scope};
@@ -38,6 +39,8 @@ enum Reason {
     Internal,
     InvalidRequest,
     MissingToken,
+    /// The scope table does not name the request.
+    Unlisted,
     Token(VerifyError),
 }
 
@@ -47,7 +50,8 @@ enum Reason {
 pub enum RejectionKind {
     /// The access token has expired: 401.
     ExpiredToken,
-    /// The token is good, but its groups or the application's check forbid the request: 403.
+    /// The token is good, but its groups, the application's check or the scope table forbid the
+    /// request: 403.
     Forbidden,
     /// The token lacks a scope that the route asks for: 403.
     InsufficientScope,
@@ -76,6 +80,10 @@ impl Rejection {
         Self { reason: Reason::InsufficientScope(asked), settings }
     }
 
+    pub(crate) fn unlisted(settings: Arc<Settings>) -> Self {
+        Self { reason: Reason::Unlisted, settings }
+    }
+
     pub(crate) fn internal() -> Self {
         Self { reason: Reason::Internal, settings: Arc::default() }
     }
@@ -97,6 +105,19 @@ impl Rejection {
                 VerifyErrorKind::KeysUnavailable => RejectionKind::Unavailable,
                 _ => RejectionKind::InvalidToken,
             },
+            Reason::Unlisted => RejectionKind::Forbidden,
+        }
+    }
+
+    /// Finer than [`kind`](Self::kind), for logs: never sent to a client.
+    pub(crate) fn reason(&self) -> &'static str {
+        match &self.reason {
+            Reason::InsufficientScope(_) => "insufficient_scope",
+            Reason::Internal => "no_require_token",
+            Reason::InvalidRequest => "invalid_request",
+            Reason::MissingToken => "missing_token",
+            Reason::Token(error) => error.kind().as_str(),
+            Reason::Unlisted => "not_in_scope_table",
         }
     }
 
@@ -124,8 +145,11 @@ impl Rejection {
         if !scopes.is_empty() {
             challenge.push_str(&format!(", scope=\"{}\"", scopes.join(" ")));
         }
-        // Realm and scopes were checked when they were set, so this can not fail; and if it did,
-        // a challenge without them would still be a right one.
+        if let Some(url) = &self.settings.resource_metadata {
+            challenge.push_str(&format!(", resource_metadata=\"{url}\""));
+        }
+        // All of it was checked when it was set, so this can not fail; and if it did, a challenge
+        // without it would still be a right one.
         Some(
             HeaderValue::try_from(challenge)
                 .unwrap_or(HeaderValue::from_static(r#"Bearer realm="api""#)),
@@ -172,50 +196,91 @@ impl Rejection {
     pub(crate) fn body(&self) -> RefusalBody {
         match &self.settings.body {
             Some(body) => body(self),
-            None => self.json(),
+            None => RefusalBody::json(self),
         }
     }
 
-    fn json(&self) -> RefusalBody {
-        let Row { code, description, .. } = self.row();
-        let json = format!(r#"{{"error":"{code}","error_description":"{description}"}}"#);
-        RefusalBody::new(HeaderValue::from_static("application/json"), json)
+    pub(crate) fn is_http_only(&self) -> bool {
+        self.settings.is_http_only
+    }
+
+    /// The code and the message of the gRPC status, and the metadata beside them.
+    pub(crate) fn grpc(&self) -> (i32, &'static str, HeaderMap) {
+        let (code, message) = self.row().grpc;
+        let mut metadata = HeaderMap::new();
+        metadata.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(delay) = self.retry_after() {
+            // gRPC proposal A6: when a client may try again, in milliseconds.
+            let pushback = HeaderName::from_static("grpc-retry-pushback-ms");
+            let milliseconds = delay.as_secs().saturating_mul(1_000);
+            metadata.insert(pushback, HeaderValue::from(milliseconds));
+        }
+        (code, message, metadata)
     }
 
     fn row(&self) -> Row {
         use Challenge::{Code, CodeAndDescription, None, Realm};
 
-        let (status, code, description, challenge) = match self.kind() {
-            RejectionKind::ExpiredToken => {
-                (401, "invalid_token", "The access token expired", CodeAndDescription)
-            }
-            RejectionKind::Forbidden => {
-                (403, "insufficient_scope", "The request is not allowed with this token", Code)
-            }
-            RejectionKind::InsufficientScope => {
-                (403, "insufficient_scope", "A required scope is missing", CodeAndDescription)
-            }
-            RejectionKind::Internal => {
-                (500, "server_error", "The service is not set up correctly", None)
-            }
+        let (status, code, description, challenge, grpc) = match self.kind() {
+            RejectionKind::ExpiredToken => (
+                401,
+                "invalid_token",
+                "The access token expired",
+                CodeAndDescription,
+                (16, "access token expired"),
+            ),
+            RejectionKind::Forbidden => (
+                403,
+                "insufficient_scope",
+                "The request is not allowed with this token",
+                Code,
+                (7, "the request is not allowed with this token"),
+            ),
+            RejectionKind::InsufficientScope => (
+                403,
+                "insufficient_scope",
+                "A required scope is missing",
+                CodeAndDescription,
+                (7, "a required scope is missing"),
+            ),
+            RejectionKind::Internal => (
+                500,
+                "server_error",
+                "The service is not set up correctly",
+                None,
+                (13, "the service is not set up correctly"),
+            ),
             RejectionKind::InvalidRequest => (
                 400,
                 "invalid_request",
                 "The Authorization header is malformed",
                 CodeAndDescription,
+                (16, "malformed authorization metadata"),
             ),
-            RejectionKind::InvalidToken => {
-                (401, "invalid_token", "The access token is invalid", CodeAndDescription)
-            }
-            RejectionKind::MissingToken => {
-                (401, "unauthorized", "A bearer access token is required", Realm)
-            }
-            RejectionKind::Unavailable => {
-                (503, "temporarily_unavailable", "Access tokens can not be verified now", None)
-            }
+            RejectionKind::InvalidToken => (
+                401,
+                "invalid_token",
+                "The access token is invalid",
+                CodeAndDescription,
+                (16, "invalid access token"),
+            ),
+            RejectionKind::MissingToken => (
+                401,
+                "unauthorized",
+                "A bearer access token is required",
+                Realm,
+                (16, "missing bearer token"),
+            ),
+            RejectionKind::Unavailable => (
+                503,
+                "temporarily_unavailable",
+                "Access tokens can not be verified now",
+                None,
+                (14, "access tokens can not be verified now"),
+            ),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Row { status, code, description, challenge }
+        Row { status, code, description, challenge, grpc }
     }
 }
 
@@ -246,6 +311,7 @@ struct Row {
     code: &'static str,
     description: &'static str,
     challenge: Challenge,
+    grpc: (i32, &'static str),
 }
 
 enum Challenge {
@@ -267,13 +333,45 @@ impl RefusalBody {
     pub fn new(content_type: HeaderValue, bytes: impl Into<Bytes>) -> Self {
         Self { content_type, bytes: bytes.into() }
     }
+
+    /// The body unless another is set: `{"error":"…","error_description":"…"}`.
+    pub fn json(rejection: &Rejection) -> Self {
+        let (error, description) = (rejection.error(), rejection.error_description());
+        let json = format!(r#"{{"error":"{error}","error_description":"{description}"}}"#);
+        Self::new(HeaderValue::from_static("application/json"), json)
+    }
+
+    /// A problem document ([RFC 9457]), with the OAuth code in the member `error`.
+    ///
+    /// ```
+    /// use tower_cognito::{RefusalBody, RequireToken};
+    ///
+    /// # fn example(verifier: tower_cognito::Verifier) -> RequireToken {
+    /// RequireToken::new(verifier).refusal_body(RefusalBody::problem)
+    /// # }
+    /// ```
+    ///
+    /// [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
+    pub fn problem(rejection: &Rejection) -> Self {
+        let status = rejection.status();
+        let title = status.canonical_reason().unwrap_or_default();
+        let (error, detail) = (rejection.error(), rejection.error_description());
+        let json = format!(
+            r#"{{"type":"about:blank","title":"{title}","status":{},"detail":"{detail}","error":"{error}"}}"#,
+            status.as_u16()
+        );
+        Self::new(HeaderValue::from_static("application/problem+json"), json)
+    }
 }
 
 /// How refusals look, set on `RequireToken` and the same for everything inside it.
 #[derive(Clone)]
 pub(crate) struct Settings {
     realm: Box<str>,
+    resource_metadata: Option<Box<str>>,
     body: Option<Arc<BodyHook>>,
+    /// No answer in gRPC's form, whatever the request's content type.
+    pub(crate) is_http_only: bool,
 }
 
 type BodyHook = dyn Fn(&Rejection) -> RefusalBody + Send + Sync;
@@ -293,6 +391,11 @@ impl Settings {
         self.realm = realm.into();
     }
 
+    /// A URL that was checked: it has no quote.
+    pub(crate) fn set_resource_metadata(&mut self, url: &str) {
+        self.resource_metadata = Some(url.into());
+    }
+
     pub(crate) fn set_body(
         &mut self,
         body: impl Fn(&Rejection) -> RefusalBody + Send + Sync + 'static,
@@ -303,12 +406,16 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { realm: "api".into(), body: None }
+        Self { realm: "api".into(), resource_metadata: None, body: None, is_http_only: false }
     }
 }
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("realm", &self.realm).finish_non_exhaustive()
+        f.debug_struct("Settings")
+            .field("realm", &self.realm)
+            .field("resource_metadata", &self.resource_metadata)
+            .field("is_http_only", &self.is_http_only)
+            .finish_non_exhaustive()
     }
 }

@@ -88,32 +88,22 @@ pub(crate) enum Requirement {
 }
 
 impl Requirement {
-    /// # Panics
-    ///
-    /// When a scope is malformed, since it is a literal in the caller's source.
-    #[track_caller]
-    pub(crate) fn all_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::AllOf(literals(scopes))
+    pub(crate) fn all_of<'a>(
+        scopes: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, InvalidScope> {
+        Ok(Self::AllOf(parse_all(scopes)?))
     }
 
-    /// # Panics
-    ///
-    /// As [`Requirement::all_of`].
-    #[track_caller]
-    pub(crate) fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::AnyOf(literals(scopes))
+    pub(crate) fn any_of<'a>(
+        scopes: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, InvalidScope> {
+        Ok(Self::AnyOf(parse_all(scopes)?))
     }
 
-    /// # Panics
-    ///
-    /// When the identifier is malformed.
-    #[track_caller]
-    #[expect(clippy::panic, reason = "the identifier is a literal in the caller's source")]
-    pub(crate) fn any_in(resource_server: &str) -> Self {
-        if let Err(problem) = check_scope_token(resource_server) {
-            panic!("invalid resource server identifier: {problem}");
-        }
-        Self::AnyIn(resource_server.into())
+    /// Any scope of this resource server.
+    pub(crate) fn any_in(resource_server: &str) -> Result<Self, InvalidScope> {
+        check_scope_token(resource_server).map_err(InvalidScope::new)?;
+        Ok(Self::AnyIn(resource_server.into()))
     }
 
     /// The one rule.
@@ -140,18 +130,10 @@ impl Requirement {
     }
 }
 
-#[track_caller]
-#[expect(clippy::panic, reason = "the scopes are literals in the caller's source")]
-fn literals<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Box<[Scope]> {
-    let mut parsed = Vec::new();
-    for scope in scopes {
-        match scope.parse() {
-            Ok(scope) => parsed.push(scope),
-            Err(problem) => panic!("{problem}"),
-        }
-    }
-    assert!(!parsed.is_empty(), "no scope is named, so nothing could be required");
-    parsed.into()
+fn parse_all<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Box<[Scope]>, InvalidScope> {
+    let scopes = scopes.into_iter().map(str::parse).collect::<Result<Box<[_]>, _>>()?;
+    // With none, `all_of` would be met by every token.
+    if scopes.is_empty() { Err(InvalidScope::new("no scope is named")) } else { Ok(scopes) }
 }
 
 fn check_scope_token(text: &str) -> Result<(), &'static str> {

@@ -17,6 +17,7 @@ use crate::refresh::{
     Clock, Common, CurrentKeys, FileFetch, Limits, Missing, NoRuntime, Patience, Source, all_ready,
 };
 use crate::schedule::Random;
+use crate::telemetry::Timer;
 use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
 
 /// Verifies access tokens with keys that it keeps current in the background.
@@ -65,10 +66,13 @@ impl Verifier {
     /// When the token is not a good one, or with
     /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable) when there are no current keys.
     pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
-        match self.judge(token) {
+        let timer = Timer::start();
+        let result = match self.judge(token) {
             Verdict::Final(result) => result,
             Verdict::UnknownKey(pool) => self.verify_with_newer_keys(token, pool).await,
-        }
+        };
+        timer.verified(&result);
+        result
     }
 
     /// Verifies a token without waiting. If its key is not among those held, it is refused at
@@ -78,13 +82,16 @@ impl Verifier {
     ///
     /// As [`Verifier::verify`].
     pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
-        match self.judge(token) {
+        let timer = Timer::start();
+        let result = match self.judge(token) {
             Verdict::Final(result) => result,
             Verdict::UnknownKey(pool) => {
                 pool.source.nudge();
                 Err(VerifyErrorKind::UnknownKey.into())
             }
-        }
+        };
+        timer.verified(&result);
+        result
     }
 
     /// The same keys under other rules, which must name a pool of this verifier's; it is the one
@@ -164,13 +171,16 @@ impl Verifier {
         &self,
         token: &str,
     ) -> Option<Result<AccessToken, VerifyError>> {
-        match self.judge(token) {
-            Verdict::Final(result) => Some(result),
+        let timer = Timer::start();
+        let result = match self.judge(token) {
+            Verdict::Final(result) => result,
             Verdict::UnknownKey(pool) if pool.source.is_fixed() => {
-                Some(Err(VerifyErrorKind::UnknownKey.into()))
+                Err(VerifyErrorKind::UnknownKey.into())
             }
-            Verdict::UnknownKey(_) => None,
-        }
+            Verdict::UnknownKey(_) => return None,
+        };
+        timer.verified(&result);
+        Some(result)
     }
 
     async fn verify_with_newer_keys(
@@ -268,15 +278,15 @@ impl PoolSettings {
 }
 
 impl VerifierBuilder {
-    fn new(rules: Rules) -> Self {
+    pub(crate) fn new(rules: Rules) -> Self {
         Self {
             pools: vec![PoolSettings::new(rules)],
             fetcher: None,
             #[cfg(feature = "reqwest")]
             http_client: None,
             clock: Arc::new(SystemTime::now),
-            refresh_interval: Duration::from_secs(300),
-            max_stale: Duration::from_secs(24 * 60 * 60),
+            refresh_interval: REFRESH_INTERVAL,
+            max_stale: MAX_STALE,
             connect_within: Duration::from_secs(10),
         }
     }
@@ -446,9 +456,7 @@ impl VerifierBuilder {
 
     /// Everything that can not have been meant.
     fn mistakes(&self) -> Vec<String> {
-        const MIN_INTERVAL: Duration = Duration::from_secs(10);
-        const MAX_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
-
+        let (shortest, longest) = INTERVALS;
         let mut mistakes = Vec::new();
         let mut issuers = HashSet::new();
         for PoolSettings { rules, .. } in &self.pools {
@@ -460,11 +468,11 @@ impl VerifierBuilder {
                 }
             }
         }
-        if self.refresh_interval < MIN_INTERVAL {
+        if self.refresh_interval < shortest {
             let interval = self.refresh_interval;
             mistakes.push(format!("refresh interval is {interval:?}, and at least 10 s are asked"));
         }
-        if self.refresh_interval > MAX_INTERVAL {
+        if self.refresh_interval > longest {
             let interval = self.refresh_interval;
             mistakes
                 .push(format!("refresh interval is {interval:?}, and at most a day is allowed"));
@@ -524,6 +532,14 @@ impl Verifier {
         Self { inner: Arc::new(Inner { pools, by_issuer, clock }) }
     }
 }
+
+/// Unless they are set.
+pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
+pub(crate) const MAX_STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The shortest and the longest time between two refreshes.
+pub(crate) const INTERVALS: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(24 * 60 * 60));
 
 /// The first fetches of many pools begin this far apart, and all within 5 seconds.
 const START_SPREAD: Duration = Duration::from_millis(4);

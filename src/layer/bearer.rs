@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, HeaderMap};
 
 /// What a request has to show.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Credentials<'h> {
+pub(crate) enum Credentials<'h> {
     /// A token, or what stands in its place: the verifier is the judge of its form.
     Bearer(&'h str),
     /// A header that no reading makes a bearer token of.
@@ -17,7 +17,15 @@ pub(super) enum Credentials<'h> {
     None,
 }
 
-pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {
+/// What has to stand before the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Bearer,
+    /// `Bearer`, or nothing at all, as API Gateway has it.
+    BearerOrNone,
+}
+
+pub(crate) fn credentials(headers: &HeaderMap, accepted: Scheme) -> Credentials<'_> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Credentials::None;
@@ -37,7 +45,9 @@ pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {
         return Credentials::Malformed;
     };
     if !scheme.eq_ignore_ascii_case("Bearer") {
-        return Credentials::None;
+        // A token has dots, and no scheme that is in use has.
+        let is_bare = accepted == Scheme::BearerOrNone && rest.is_empty() && scheme.contains('.');
+        return if is_bare { Credentials::Bearer(scheme) } else { Credentials::None };
     }
     // RFC 6750 asks for `1*SP`: one space or more, and no tab.
     let token = rest.trim_start_matches(' ');
@@ -59,7 +69,12 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
         }
-        assert_eq!(credentials(&headers), expected, "{values:?}");
+        assert_eq!(credentials(&headers, Scheme::Bearer), expected, "{values:?}");
+        let lenient = credentials(&headers, Scheme::BearerOrNone);
+        match values {
+            [b"a.b.c"] => assert_eq!(lenient, Credentials::Bearer("a.b.c")),
+            _ => assert_eq!(lenient, expected, "{values:?}"),
+        }
     }
 
     #[test]
@@ -73,6 +88,9 @@ mod tests {
         check(&[b"xBearer tok"], None);
         check(&[b"Basic xBearer tok"], None);
         check(&[b"Bearertok"], None);
+        check(&[b"a.b.c"], None);
+        check(&[b"a.b.c d"], None);
+        check(&[b"Negotiate"], None);
         check(&[b"Bearer tok"], Bearer("tok"));
         check(&[b"bearer tok"], Bearer("tok"));
         check(&[b"BeArEr tok"], Bearer("tok"));

@@ -19,6 +19,7 @@
 //! [Where the layers go](crate::docs::layers) for every way to place them.
 
 mod bearer;
+mod form;
 mod require_scope;
 mod require_token;
 mod response;
@@ -27,7 +28,10 @@ pub use require_scope::{RequireScope, RequireScopeService};
 pub use require_token::{RequireToken, RequireTokenService};
 pub use response::{ResponseBody, ResponseFuture};
 
+#[cfg(feature = "tonic")]
+pub(crate) use bearer::{Credentials, Scheme, credentials};
+#[cfg(feature = "axum")]
+pub(crate) use form::Form;
+pub(crate) use require_token::Guarded;
 #[cfg(feature = "axum")]
 pub(crate) use response::response as refusal_response;
-
-pub(crate) use require_token::Guarded;

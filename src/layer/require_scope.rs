@@ -10,8 +10,10 @@ use tower_service::Service;
 
 use super::Guarded;
 use super::response::{Refusal, ResponseBody, ResponseFuture};
+use crate::error::InvalidScope;
 use crate::rejection::{Rejection, Settings};
 use crate::scope::Requirement;
+use crate::telemetry;
 use crate::verify::AccessToken;
 
 /// Lets a request through if its token has a scope. Goes inside a
@@ -34,7 +36,7 @@ impl RequireScope {
     /// When the text is not one scope; `"…".parse::<Scope>()` tells beforehand.
     #[track_caller]
     pub fn new(scope: &str) -> Self {
-        Self::of(Requirement::all_of([scope]))
+        Self::literal(Requirement::all_of([scope]))
     }
 
     /// Asks for at least one of these scopes, as API Gateway does where a method names several.
@@ -44,7 +46,7 @@ impl RequireScope {
     /// When there are none, or a text is not one scope.
     #[track_caller]
     pub fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::of(Requirement::any_of(scopes))
+        Self::literal(Requirement::any_of(scopes))
     }
 
     /// Asks for all of these scopes.
@@ -54,7 +56,7 @@ impl RequireScope {
     /// When there are none, or a text is not one scope.
     #[track_caller]
     pub fn all_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::of(Requirement::all_of(scopes))
+        Self::literal(Requirement::all_of(scopes))
     }
 
     /// Asks for any scope of this resource server: `any_in("activity")` is met by `activity/read`
@@ -66,11 +68,25 @@ impl RequireScope {
     /// When the text can not be the identifier of a resource server.
     #[track_caller]
     pub fn any_in(resource_server: &str) -> Self {
-        Self::of(Requirement::any_in(resource_server))
+        Self::literal(Requirement::any_in(resource_server))
     }
 
-    fn of(requirement: Requirement) -> Self {
+    pub(crate) fn of(requirement: Requirement) -> Self {
         Self { requirement: Arc::new(requirement) }
+    }
+
+    #[cfg(feature = "tonic")]
+    pub(crate) fn requirement(&self) -> &Arc<Requirement> {
+        &self.requirement
+    }
+
+    #[track_caller]
+    #[expect(clippy::panic, reason = "the scopes are literals in the caller's source")]
+    fn literal(requirement: Result<Requirement, InvalidScope>) -> Self {
+        match requirement {
+            Ok(requirement) => Self::of(requirement),
+            Err(problem) => panic!("{problem}"),
+        }
     }
 }
 
@@ -102,11 +118,7 @@ impl<S> RequireScopeService<S> {
             }
             None if settings.is_some() => Err(Rejection::missing_token(inherited())),
             None => {
-                tracing::error!(
-                    layer = "RequireScope",
-                    "no `RequireToken` layer runs outside this `RequireScope`: every request is \
-                     refused"
-                );
+                telemetry::no_require_token("RequireScope");
                 Err(Rejection::internal())
             }
         }

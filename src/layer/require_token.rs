@@ -8,10 +8,13 @@ use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::bearer::{Credentials, credentials};
+use super::bearer::{Credentials, Scheme, credentials};
 use super::response::{Refusal, ResponseBody, ResponseFuture};
 use crate::error::VerifyError;
 use crate::rejection::{RefusalBody, Rejection, Settings};
+use crate::resource_metadata::ResourceMetadata;
+use crate::scope_table::{Asked, ScopeTable};
+use crate::telemetry;
 use crate::verifier::Verifier;
 use crate::verify::AccessToken;
 
@@ -30,6 +33,8 @@ struct Policy {
     verifier: Verifier,
     settings: Arc<Settings>,
     has_default_settings: bool,
+    table: Option<ScopeTable>,
+    scheme: Scheme,
     anonymous: Anonymous,
 }
 
@@ -47,6 +52,8 @@ impl RequireToken {
                 verifier,
                 settings: Arc::default(),
                 has_default_settings: true,
+                table: None,
+                scheme: Scheme::Bearer,
                 anonymous: Anonymous::Refused,
             }),
         }
@@ -85,9 +92,67 @@ impl RequireToken {
         self
     }
 
+    /// Asks for scopes by method and path: what the table does not name is refused.
+    ///
+    /// See [`scope_table`](crate::scope_table) for an example.
+    pub fn scope_table(mut self, table: ScopeTable) -> Self {
+        Arc::make_mut(&mut self.policy).table = Some(table);
+        self
+    }
+
+    /// Names this document in every challenge, so that a client finds out where to get a token.
+    ///
+    /// See [`resource_metadata`](crate::resource_metadata) for an example.
+    pub fn resource_metadata(mut self, metadata: &ResourceMetadata) -> Self {
+        self.settings_mut().set_resource_metadata(metadata.url());
+        self
+    }
+
+    /// Refuses in HTTP's form alone. Otherwise a gRPC call is answered with HTTP 200 and a status
+    /// of gRPC's; a gateway that asks this service whether a request may pass, and hands on the
+    /// request's content type, would take that for a yes.
+    ///
+    /// ```
+    /// # use tower_cognito::{RequireToken, Verifier};
+    /// # fn example(verifier: Verifier) -> RequireToken {
+    /// RequireToken::new(verifier).http_only()
+    /// # }
+    /// ```
+    pub fn http_only(mut self) -> Self {
+        self.settings_mut().is_http_only = true;
+        self
+    }
+
+    /// Takes `Authorization: <token>` without a scheme as well, as API Gateway does: for clients
+    /// that come from there.
+    ///
+    /// ```
+    /// # use tower_cognito::{RequireToken, Verifier};
+    /// # fn example(verifier: Verifier) -> RequireToken {
+    /// RequireToken::new(verifier).accept_bare_token()
+    /// # }
+    /// ```
+    pub fn accept_bare_token(mut self) -> Self {
+        Arc::make_mut(&mut self.policy).scheme = Scheme::BearerOrNone;
+        self
+    }
+
     /// Lets a request without a token through as well, without an [`AccessToken`] in its
     /// extensions. A token that is there must still be good, and a
-    /// [`RequireScope`](crate::RequireScope) inside still asks for one.
+    /// [`RequireScope`](crate::RequireScope) inside still asks for one. With a scope table it is
+    /// the public rows alone that may go without.
+    ///
+    /// ```
+    /// # use axum::{Router, routing::get};
+    /// # use tower_cognito::{AccessToken, RequireToken, Verifier};
+    /// # fn example(verifier: Verifier) -> Router {
+    /// async fn greet(token: Option<AccessToken>) -> String {
+    ///     token.map_or("hello".to_owned(), |token| format!("hello, {}", token.subject()))
+    /// }
+    ///
+    /// Router::new().route("/", get(greet)).layer(RequireToken::new(verifier).allow_anonymous())
+    /// # }
+    /// ```
     pub fn allow_anonymous(mut self) -> Self {
         Arc::make_mut(&mut self.policy).anonymous = Anonymous::Passes;
         self
@@ -144,9 +209,10 @@ where
         request.extensions_mut().remove::<Guarded>();
 
         let policy = &self.policy;
-        let token = match credentials(request.headers()) {
+        let asked = policy.asked(&request);
+        let token = match policy.credentials(asked, &request) {
             Credentials::Bearer(token) => token,
-            Credentials::None if policy.anonymous == Anonymous::Passes => {
+            Credentials::None if policy.may_go_without(asked) => {
                 request.extensions_mut().insert(Guarded(Arc::clone(&policy.settings)));
                 return ResponseFuture::inner(self.inner.call(request));
             }
@@ -160,18 +226,19 @@ where
             }
         };
         match policy.verifier.verify_without_wait(token) {
-            Some(Ok(token)) => ResponseFuture::inner(self.inner.call(policy.admit(request, token))),
-            Some(Err(error)) => ResponseFuture::refused(policy.refuse(&request, error)),
+            Some(verdict) => match policy.admit(asked, request, verdict) {
+                Ok(request) => ResponseFuture::inner(self.inner.call(request)),
+                Err(refusal) => ResponseFuture::refused(refusal),
+            },
             None => {
                 // The service that was polled ready is the one to call; its clone is left here.
                 let clone = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, clone);
                 let (policy, token) = (Arc::clone(policy), token.to_owned());
                 ResponseFuture::waiting(async move {
-                    match policy.verifier.verify(&token).await {
-                        Ok(token) => Ok(inner.call(policy.admit(request, token))),
-                        Err(error) => Err(policy.refuse(&request, error)),
-                    }
+                    let verdict = policy.verifier.verify(&token).await;
+                    let request = policy.admit(policy.asked(&request), request, verdict)?;
+                    Ok(inner.call(request))
                 })
             }
         }
@@ -179,18 +246,51 @@ where
 }
 
 impl Policy {
-    fn admit<B>(&self, mut request: Request<B>, token: AccessToken) -> Request<B> {
-        request.extensions_mut().insert(token);
-        // An allocation for each request, so only where it tells more than its absence.
-        if !self.has_default_settings {
-            request.extensions_mut().insert(Guarded(Arc::clone(&self.settings)));
+    fn asked<B>(&self, request: &Request<B>) -> &Asked {
+        match &self.table {
+            Some(table) => table.asks(request.method().as_str(), request.uri().path()),
+            None => &Asked::Token,
         }
-        request
     }
 
-    fn refuse<B>(&self, request: &Request<B>, error: VerifyError) -> Refusal {
-        tracing::debug!(reason = error.kind().as_str(), "access token refused");
-        Refusal::of(request, Rejection::token(error, Arc::clone(&self.settings)))
+    fn credentials<'r, B>(&self, asked: &Asked, request: &'r Request<B>) -> Credentials<'r> {
+        match (asked, self.anonymous) {
+            // Where nothing is asked for, nothing is looked at.
+            (Asked::Nothing, Anonymous::Refused) => Credentials::None,
+            _ => credentials(request.headers(), self.scheme),
+        }
+    }
+
+    fn may_go_without(&self, asked: &Asked) -> bool {
+        let is_anonymous = self.anonymous == Anonymous::Passes && self.table.is_none();
+        is_anonymous || matches!(asked, Asked::Nothing)
+    }
+
+    /// The request with its token, if that is good and enough.
+    fn admit<B>(
+        &self,
+        asked: &Asked,
+        mut request: Request<B>,
+        verdict: Result<AccessToken, VerifyError>,
+    ) -> Result<Request<B>, Refusal> {
+        let settings = || Arc::clone(&self.settings);
+        let rejection = match (verdict, asked) {
+            (Err(error), _) => Rejection::token(error, settings()),
+            (Ok(_), Asked::Unlisted) => Rejection::unlisted(settings()),
+            (Ok(token), Asked::Scopes(scopes)) if !scopes.is_met_by(token.scopes()) => {
+                Rejection::insufficient_scope(Arc::clone(scopes), settings())
+            }
+            (Ok(token), _) => {
+                telemetry::admitted(&token);
+                request.extensions_mut().insert(token);
+                // An allocation for each request, so only where it tells more than its absence.
+                if !self.has_default_settings {
+                    request.extensions_mut().insert(Guarded(settings()));
+                }
+                return Ok(request);
+            }
+        };
+        Err(Refusal::of(&request, rejection))
     }
 }
 

@@ -7,38 +7,56 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::form::Form;
 use crate::rejection::{RefusalBody, Rejection};
+use crate::telemetry;
 
-/// A refusal, and what of the request decides its form. Boxed by its users, so that a request
-/// that passes does not carry its size along.
+/// A refusal, and the form that its request asks for. Boxed by its users, so that a request that
+/// passes does not carry its size along.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     rejection: Rejection,
-    is_head: bool,
+    form: Form,
 }
 
 impl Refusal {
     pub(super) fn of<B>(request: &Request<B>, rejection: Rejection) -> Self {
-        Self { rejection, is_head: request.method() == Method::HEAD }
+        telemetry::refused(rejection.reason());
+        let form = match Form::of(request) {
+            Form::Grpc(_) if rejection.is_http_only() => Form::Http,
+            form => form,
+        };
+        Self { rejection, form }
     }
 
     fn into_response<B>(self) -> Response<ResponseBody<B>> {
-        response(self.rejection, self.is_head).map(|bytes| ResponseBody {
+        response(self.rejection, self.form).map(|bytes| ResponseBody {
             kind: Kind::Refusal { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()) },
         })
     }
 }
 
 /// The one place where a rejection becomes a response.
-pub(crate) fn response(rejection: Rejection, is_head: bool) -> Response<Bytes> {
+pub(crate) fn response(rejection: Rejection, form: Form) -> Response<Bytes> {
+    let mut response = match form {
+        Form::Grpc(content_type) => grpc(&rejection, content_type),
+        Form::Http => http(&rejection),
+        // With the headers of GET: hyper sends what it is given, and to a body in the answer to
+        // HEAD an HTTP/2 client says that it is a protocol error.
+        Form::HttpHead => http(&rejection).map(|_| Bytes::new()),
+    };
+    response.extensions_mut().insert(rejection);
+    response
+}
+
+fn http(rejection: &Rejection) -> Response<Bytes> {
     let RefusalBody { content_type, bytes } = rejection.body();
     let length = bytes.len();
-    // hyper sends what it is given, and on HTTP/2 the client then sees a protocol error.
-    let mut response = Response::new(if is_head { Bytes::new() } else { bytes });
+    let mut response = Response::new(bytes);
     *response.status_mut() = rejection.status();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
@@ -50,7 +68,20 @@ pub(crate) fn response(rejection: Rejection, is_head: bool) -> Response<Bytes> {
     if let Some(delay) = rejection.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(delay.as_secs()));
     }
-    response.extensions_mut().insert(rejection);
+    response
+}
+
+/// "Trailers-only": a status in the headers, and no body. gRPC clients look at no HTTP status
+/// where there is one of gRPC's.
+fn grpc(rejection: &Rejection, content_type: &'static str) -> Response<Bytes> {
+    let (code, message, metadata) = rejection.grpc();
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(code));
+    // As gRPC spells it: no message of ours has a character that it would have percent-encoded.
+    headers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(message));
+    headers.extend(metadata);
     response
 }
 

@@ -10,10 +10,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::shared::{Failing, Next, Origin, Progress, Shared, Snapshot, Wanted};
 use super::{FETCH_TIMEOUT, MAX_WAIT};
-use crate::error::{RefreshError, with_causes};
+use crate::error::RefreshError;
 use crate::fetch::JwksDocument;
-use crate::jwks::{Jwks, Skip};
+use crate::jwks::Jwks;
 use crate::schedule::{Budget, Random, pause_after_failure, pause_after_success};
+use crate::telemetry::KeySet;
 
 /// A task that was started.
 pub(super) struct Running {
@@ -89,15 +90,11 @@ impl Task {
             // The same fetch can be wanted again, by others than those who are denied it now.
             let started = self.shared.progress().started;
             self.shared.wanted.send_modify(|wanted| wanted.on_demand = started);
+            self.key_set().denied_on_demand();
             self.publish(|progress| progress.denials = progress.denials.saturating_add(1));
             return;
         }
-        if self.budget.opens_at() > self.began.elapsed() {
-            tracing::warn!(
-                jwks_url = %self.shared.address,
-                "unknown key IDs have spent the budget for fetches, and are refused at once for now"
-            );
-        }
+        self.key_set().fetched_on_demand(self.budget.opens_at() > self.began.elapsed());
         // Fails as any other fetch; but what it costs is paid already.
         self.fetch_and_publish().await;
     }
@@ -156,12 +153,7 @@ impl Task {
         max_age: Option<Duration>,
         before: &Snapshot,
     ) -> (Arc<Jwks>, Origin, Duration) {
-        let jwks_url = &self.shared.address;
-        tracing::debug!(%jwks_url, keys = jwks.key_ids().count(), "keys refreshed");
-        if before.failing.is_some() {
-            tracing::info!(%jwks_url, failures = self.failures, "key refresh works again");
-        }
-        self.report_changes(&before.jwks, &jwks);
+        self.key_set().refreshed(&before.jwks, &jwks, self.failures);
         self.failures = 0;
         self.is_stale = false;
         // The same keys stay the same set, so that what was verified with them stays verified.
@@ -186,46 +178,18 @@ impl Task {
         if retry_after.is_some() {
             self.budget.close_until(self.began.elapsed().saturating_add(pause));
         }
-        tracing::warn!(
-            jwks_url = %self.shared.address,
-            error = %with_causes(&error),
-            class = error.class(),
-            failures = self.failures,
-            age_s = age.map(|age| age.as_secs()),
-            retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-            "key refresh failed, the keys in use stay"
-        );
+        self.key_set().refresh_failed(&error, self.failures, age, pause);
         let is_stale = age.is_some() && !is_usable;
         if is_stale && !self.is_stale {
-            tracing::error!(
-                jwks_url = %self.shared.address,
-                "the keys are too old to be used: every token is answered with 503"
-            );
+            self.key_set().went_stale();
         }
         self.is_stale = is_stale;
         let since = before.failing.as_ref().map_or(now, |failing| failing.since);
         (Failing { since, error }, pause)
     }
 
-    fn report_changes(&self, before: &Jwks, after: &Jwks) {
-        let jwks_url = &self.shared.address;
-        for id in after.key_ids().filter(|id| before.get(id).is_none()) {
-            tracing::info!(%jwks_url, kid = ?id, "key added");
-        }
-        for id in before.key_ids().filter(|id| after.get(id).is_none()) {
-            tracing::info!(%jwks_url, kid = ?id, "key removed");
-        }
-        if before.skipped() == after.skipped() {
-            return;
-        }
-        for skipped in after.skipped() {
-            let (index, reason) = (skipped.index, skipped.reason.as_str());
-            if skipped.reason == Skip::Private {
-                tracing::error!(%jwks_url, index, reason, "the issuer publishes a private key");
-            } else {
-                tracing::warn!(%jwks_url, index, reason, "a key of the set can not be used");
-            }
-        }
+    fn key_set(&self) -> KeySet<'_> {
+        KeySet(&self.shared.address)
     }
 
     fn publish(&self, change: impl FnOnce(&mut Progress)) {

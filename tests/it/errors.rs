@@ -129,7 +129,7 @@ fn all_mistakes_in_the_settings_are_reported_at_once() {
             "fixed keys are one pool's, and several pools are named",
         ]
     );
-    assert!(error.to_string().starts_with("the verifier is not ready: "), "{error}");
+    assert!(error.to_string().starts_with("can not start: "), "{error}");
     assert!(error.to_string().contains("; audience") || error.to_string().contains(": audience"));
 }
 
@@ -138,6 +138,6 @@ fn without_a_runtime_start_is_an_error_and_not_a_panic() {
     let error = Verifier::builder(support::rules()).start().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the verifier is not ready: there is no tokio runtime with timers to refresh the keys on"
+        "can not start: there is no tokio runtime with timers to refresh the keys on"
     );
 }

@@ -103,7 +103,7 @@ async fn connect_gives_up_at_once_where_there_is_no_such_key_set() {
     let url = format!("{}/.well-known/jwks.json", issuer().issuer());
     assert_eq!(
         error.to_string(),
-        format!("the verifier is not ready: no keys from {url}: the answer has status 404")
+        format!("can not start: no keys from {url}: the answer has status 404")
     );
 }
 

@@ -6,63 +6,89 @@ use std::fs;
 use std::path::Path;
 
 /// Each file of `src`, and the files whose items it may use.
-const MAY_USE: [(&str, &[&str]); 27] = [
+const MAY_USE: [(&str, &[&str]); 34] = [
     ("claims", &["error", "json"]),
+    ("config", &["error", "layer", "scope", "user_pool", "verifier", "verify"]),
     ("docs", &[]),
     ("error", &[]),
-    ("extract", &["layer", "rejection", "verify"]),
-    ("fetch", &["error", "jwks", "user_pool"]),
+    ("extract", &["layer", "rejection", "telemetry", "verify"]),
+    ("fetch", &["error", "jwks", "url"]),
     ("health", &[]),
+    ("interceptor", &["layer", "rejection", "telemetry", "verifier", "verify"]),
     ("json", &[]),
     ("jwks", &["error", "json", "jws"]),
     ("jws", &["error", "json"]),
     ("layer", &["layer"]),
     ("layer/bearer", &[]),
-    ("layer/require_scope", &["layer", "rejection", "scope", "verify"]),
-    ("layer/require_token", &["error", "layer", "rejection", "verifier", "verify"]),
-    ("layer/response", &["rejection"]),
+    ("layer/form", &[]),
+    ("layer/require_scope", &["error", "layer", "rejection", "scope", "telemetry", "verify"]),
+    (
+        "layer/require_token",
+        &[
+            "error",
+            "layer",
+            "rejection",
+            "resource_metadata",
+            "scope_table",
+            "telemetry",
+            "verifier",
+            "verify",
+        ],
+    ),
+    ("layer/response", &["rejection", "telemetry"]),
     ("lib", &[]),
-    ("refresh", &["error", "fetch", "health", "jwks", "schedule"]),
+    ("refresh", &["error", "fetch", "health", "jwks", "schedule", "telemetry"]),
     ("refresh/file", &["error", "fetch", "jwks"]),
     ("refresh/shared", &["error", "jwks"]),
-    ("refresh/task", &["error", "fetch", "jwks", "schedule"]),
+    ("refresh/task", &["error", "fetch", "jwks", "schedule", "telemetry"]),
     ("rejection", &["error", "scope"]),
+    ("resource_metadata", &["error", "scope", "url"]),
     ("schedule", &[]),
     ("scope", &["error"]),
+    ("scope_table", &["error", "scope"]),
+    ("telemetry", &["error", "jwks", "verify"]),
     ("test_issuer", &["the public API"]),
-    ("user_pool", &["error"]),
-    ("verifier", &["error", "fetch", "health", "jwks", "refresh", "schedule", "verify"]),
+    ("url", &["error"]),
+    ("user_pool", &["error", "url"]),
+    (
+        "verifier",
+        &["error", "fetch", "health", "jwks", "refresh", "schedule", "telemetry", "verify"],
+    ),
     ("verify", &["claims", "error", "jwks", "jws", "scope", "user_pool"]),
     ("test_issuer/*", &["the public API"]),
 ];
 
 /// Words, and the only files that may say them.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 11] = [
     ("aws_lc_rs", &["jwks", "test_issuer/signer"]),
     ("axum_core", &["extract"]),
     ("http_body", &["layer/response"]),
     ("jsonwebtoken", &["jwks"]),
+    ("metrics::", &["telemetry"]),
     ("reqwest::", &["fetch", "verifier"]),
     ("SystemTime::now", &["test_issuer/token", "verifier"]),
     (
         "tokio::",
         &["refresh", "refresh/file", "refresh/shared", "refresh/task", "test_issuer/server"],
     ),
+    ("tonic::", &["interceptor"]),
     ("tower_layer", &["layer/require_scope", "layer/require_token"]),
     ("AccessToken {", &["verify"]),
 ];
 
 /// May name `http`.
-const HTTP: [&str; 9] = [
+const HTTP: [&str; 11] = [
     "extract",
     "fetch",
     "layer/bearer",
+    "layer/form",
     "layer/require_scope",
     "layer/require_token",
     "layer/response",
     "rejection",
+    "resource_metadata",
     "test_issuer/server",
-    "user_pool",
+    "url",
 ];
 
 #[test]

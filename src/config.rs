@@ -1,0 +1,363 @@
+//! The settings of a verifier, from the environment or from a file.
+//!
+//! ```no_run
+//! use tower::util::option_layer;
+//! use tower_cognito::{Config, RequireToken};
+//!
+//! # async fn example(app: axum::Router) -> Result<axum::Router, tower_cognito::StartError> {
+//! let config = Config::from_env()?;
+//! let verifier = config.verifier().connect().await?;
+//! let app = app
+//!     .layer(option_layer(config.required_scopes()))
+//!     .layer(RequireToken::new(verifier));
+//! # Ok(app)
+//! # }
+//! ```
+//!
+//! | variable | key in a file | value |
+//! | --- | --- | --- |
+//! | `COGNITO_USER_POOL_ID` | `user_pool_id` | as `ap-northeast-1_AbCdEfGhI`; this or the issuer |
+//! | `COGNITO_ISSUER` | `issuer` | a URL, byte for byte what `iss` says: an emulator, a proxy |
+//! | `COGNITO_JWKS_URL` | `jwks_url` | a URL, where the keys are not at the issuer's |
+//! | `COGNITO_CLIENT_IDS` | `client_ids` | one or several, or the word `any`; never left out |
+//! | `COGNITO_REQUIRED_SCOPES` | `required_scopes` | a token needs all of them |
+//! | `COGNITO_AUDIENCE` | `audience` | what `aud` must contain |
+//! | `COGNITO_GROUPS` | `groups` | a user must be in one of them |
+//! | `COGNITO_LEEWAY_SECONDS` | `leeway_seconds` | 0 to 300 |
+//! | `COGNITO_REFRESH_INTERVAL_SECONDS` | `refresh_interval_seconds` | 10 to 86400 |
+//! | `COGNITO_MAX_STALE_SECONDS` | `max_stale_seconds` | the refresh interval at least |
+//! | `COGNITO_CONNECT_WITHIN_SECONDS` | `connect_within_seconds` | how long `connect` tries |
+//!
+//! A list is separated by spaces in a variable, client IDs by commas too; in a file it is a list.
+//! What is not set is as in the code. A setting that is not known is an error, since a misspelt
+//! `COGNITO_REQUIRED_SCOPES` would ask for nothing; all mistakes are reported together, and no
+//! value is ever repeated.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
+
+use crate::error::StartError;
+use crate::layer::RequireScope;
+use crate::scope::Requirement;
+use crate::user_pool::UserPool;
+use crate::verifier::{INTERVALS, MAX_STALE, REFRESH_INTERVAL, VerifierBuilder};
+use crate::verify::{ClientIds, MAX_LEEWAY, Rules};
+
+/// The settings of a verifier, from the environment or from a file. See the
+/// [module docs](crate::config) for their names.
+///
+/// It is deserialized by serde from whatever format has keys and values:
+///
+/// ```
+/// use tower_cognito::Config;
+///
+/// let config: Config = toml::from_str(
+///     r#"
+///     user_pool_id = "ap-northeast-1_AbCdEfGhI"
+///     client_ids = ["5a1b2c3d4e5f6g7h8i9j0k1l2m"]
+///     required_scopes = ["activity/*"]
+///     "#,
+/// )?;
+///
+/// let error = toml::from_str::<Config>(r#"user_pool = "AbCdEfGhI""#).unwrap_err().to_string();
+/// assert!(error.contains("`user_pool`: there is no such setting"));
+/// assert!(error.contains("`client_ids`: it is missing"));
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    rules: Rules,
+    required_scopes: Option<RequireScope>,
+    refresh_interval: Option<Duration>,
+    max_stale: Option<Duration>,
+    connect_within: Option<Duration>,
+}
+
+impl Config {
+    /// The variables of this process that begin with `COGNITO_`.
+    ///
+    /// # Errors
+    ///
+    /// When settings are missing, malformed or unknown; lists all that is wrong.
+    pub fn from_env() -> Result<Self, StartError> {
+        Self::from_vars(std::env::vars_os())
+    }
+
+    /// [`Config::from_env`] with variables from elsewhere; or with some left out, where another
+    /// part of the program has variables that begin with `COGNITO_`.
+    ///
+    /// ```
+    /// use tower_cognito::Config;
+    ///
+    /// let of_others = ["COGNITO_DOMAIN", "COGNITO_CLIENT_SECRET"];
+    /// let vars = std::env::vars_os().filter(|(name, _)| !of_others.iter().any(|other| name == other));
+    /// # let vars = vars.chain([
+    /// #     ("COGNITO_USER_POOL_ID".into(), "us-east-1_Example".into()),
+    /// #     ("COGNITO_CLIENT_IDS".into(), "any".into()),
+    /// # ]);
+    /// let config = Config::from_vars(vars)?;
+    /// # Ok::<(), tower_cognito::StartError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_env`].
+    pub fn from_vars(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, StartError> {
+        let mut settings = Settings::new(|key| format!("COGNITO_{}", key.to_ascii_uppercase()));
+        for (name, value) in vars {
+            let name = name.to_string_lossy();
+            let Some(key) = name.strip_prefix("COGNITO_") else {
+                continue;
+            };
+            // `COGNITO_Issuer` is another variable.
+            let key = if key.contains(|c: char| c.is_ascii_lowercase()) { "" } else { key };
+            match value.into_string() {
+                Ok(value) => settings.add(&key.to_ascii_lowercase(), &name, Value::String(value)),
+                Err(_) => settings.problems.push(format!("`{name}`: it is not Unicode")),
+            }
+        }
+        settings.config()
+    }
+
+    /// What a token must be like.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// A verifier with these settings, to be started.
+    pub fn verifier(&self) -> VerifierBuilder {
+        let mut builder = VerifierBuilder::new(self.rules.clone());
+        if let Some(interval) = self.refresh_interval {
+            builder = builder.refresh_interval(interval);
+        }
+        if let Some(max_stale) = self.max_stale {
+            builder = builder.max_stale(max_stale);
+        }
+        if let Some(within) = self.connect_within {
+            builder = builder.connect_within(within);
+        }
+        builder
+    }
+
+    /// The layer that asks for the scopes, if any are set.
+    pub fn required_scopes(&self) -> Option<RequireScope> {
+        self.required_scopes.clone()
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Settings;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("settings by their names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Settings, A::Error> {
+                let mut settings = Settings::new(str::to_owned);
+                while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                    settings.add(&key, &key, value);
+                }
+                Ok(settings)
+            }
+        }
+
+        deserializer.deserialize_map(Entries)?.config().map_err(D::Error::custom)
+    }
+}
+
+const KEYS: [&str; 11] = [
+    "audience",
+    "client_ids",
+    "connect_within_seconds",
+    "groups",
+    "issuer",
+    "jwks_url",
+    "leeway_seconds",
+    "max_stale_seconds",
+    "refresh_interval_seconds",
+    "required_scopes",
+    "user_pool_id",
+];
+
+/// What was set, and what is wrong with it.
+struct Settings {
+    values: BTreeMap<&'static str, Value>,
+    problems: Vec<String>,
+    name_of: fn(&str) -> String,
+}
+
+impl Settings {
+    fn new(name_of: fn(&str) -> String) -> Self {
+        Self { values: BTreeMap::new(), problems: Vec::new(), name_of }
+    }
+
+    fn add(&mut self, key: &str, name: &str, value: Value) {
+        let Some(key) = KEYS.iter().find(|known| **known == key) else {
+            let known = KEYS.map(self.name_of).join("`, `");
+            let problem = format!("`{name}`: there is no such setting; there are `{known}`");
+            return self.problems.push(problem);
+        };
+        if self.values.insert(key, value).is_some() {
+            self.problem(key, "it is there twice");
+        }
+    }
+
+    fn config(mut self) -> Result<Config, StartError> {
+        let pool = self.pool();
+        let clients = self.clients();
+        let required_scopes = self.required_scopes();
+        let audience = self.text("audience");
+        let groups = self.list("groups", char::is_whitespace);
+        let leeway = self.seconds("leeway_seconds", 0..=MAX_LEEWAY.as_secs());
+        let (shortest, longest) = INTERVALS;
+        let intervals = shortest.as_secs()..=longest.as_secs();
+        let refresh_interval = self.seconds("refresh_interval_seconds", intervals);
+        let max_stale = self.seconds("max_stale_seconds", 0..=u64::MAX);
+        let connect_within = self.seconds("connect_within_seconds", 0..=u64::MAX);
+        if max_stale.unwrap_or(MAX_STALE) < refresh_interval.unwrap_or(REFRESH_INTERVAL) {
+            self.problem("max_stale_seconds", "it is shorter than the refresh interval");
+        }
+
+        let (Some(pool), Some(clients)) = (pool, clients) else {
+            return Err(StartError::new(self.problems));
+        };
+        let mut rules = Rules::new(pool, clients).leeway(leeway.unwrap_or_default());
+        if let Some(audience) = audience {
+            rules = rules.audience(audience);
+        }
+        if let Some(groups) = groups {
+            rules = rules.groups(groups);
+        }
+        let config = Config { rules, required_scopes, refresh_interval, max_stale, connect_within };
+        if self.problems.is_empty() { Ok(config) } else { Err(StartError::new(self.problems)) }
+    }
+
+    fn pool(&mut self) -> Option<UserPool> {
+        let pool = match (self.text("user_pool_id"), self.text("issuer")) {
+            (Some(_), Some(_)) => {
+                self.problem("issuer", "a user pool ID is set as well; leave one of them out");
+                None
+            }
+            (Some(id), None) => self.checked("user_pool_id", UserPool::new(&id)),
+            (None, Some(issuer)) => self.checked("issuer", UserPool::from_issuer(&issuer)),
+            (None, None) => {
+                let is_set = |key| self.values.contains_key(key);
+                if !is_set("user_pool_id") && !is_set("issuer") {
+                    let what = "it is missing; it looks like `ap-northeast-1_AbCdEfGhI`";
+                    self.problem("user_pool_id", what);
+                }
+                None
+            }
+        };
+        let Some(url) = self.text("jwks_url") else {
+            return pool;
+        };
+        // Also without a pool, since all mistakes are to be found at once.
+        let elsewhere = || UserPool::from_issuer("https://issuer.example");
+        let pool = pool.map_or_else(elsewhere, Ok).and_then(|pool| pool.jwks_url(&url));
+        self.checked("jwks_url", pool)
+    }
+
+    fn clients(&mut self) -> Option<ClientIds> {
+        if !self.values.contains_key("client_ids") {
+            let what = "it is missing; name the app clients, or write `any`";
+            self.problem("client_ids", what);
+        }
+        let ids = self.list("client_ids", |c| c == ',' || c.is_whitespace())?;
+        if ids == ["any"] {
+            return Some(ClientIds::any());
+        }
+        // What Cognito's API admits, and a hyphen, which emulators write.
+        let is_id = |id: &String| {
+            id != "any" && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
+        };
+        if !ids.iter().all(is_id) {
+            let what = "it is no list of client IDs; one looks like `5a1b2c3d4e5f6g7h8i9j0k1l2m`";
+            self.problem("client_ids", what);
+        }
+        Some(ClientIds::only(ids))
+    }
+
+    fn required_scopes(&mut self) -> Option<RequireScope> {
+        if let Some(Value::String(text)) = self.values.get("required_scopes")
+            && text.contains(',')
+        {
+            self.problem("required_scopes", "it has a comma, and scopes are separated by spaces");
+            return None;
+        }
+        let scopes = self.list("required_scopes", char::is_whitespace)?;
+        let requirement = Requirement::all_of(scopes.iter().map(String::as_str));
+        self.checked("required_scopes", requirement).map(RequireScope::of)
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        let text = match self.values.get(key)? {
+            Value::String(text) if !text.trim().is_empty() => Ok(text.clone()),
+            Value::String(_) => Err("it is empty; leave it out instead"),
+            _ => Err("it is not a text"),
+        };
+        self.checked(key, text)
+    }
+
+    fn list(&mut self, key: &str, separator: fn(char) -> bool) -> Option<Vec<String>> {
+        let items = match self.values.get(key)? {
+            Value::String(text) => {
+                let items = text.split(separator).filter(|item| !item.is_empty());
+                Some(items.map(str::to_owned).collect::<Vec<_>>())
+            }
+            Value::Array(items) => {
+                items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+            }
+            _ => None,
+        };
+        let items = match items {
+            Some(items) if items.is_empty() => Err("it is empty; leave it out instead"),
+            Some(items) if items.iter().any(String::is_empty) => Err("it names something empty"),
+            Some(items) => Ok(items),
+            None => Err("it is not a list of texts"),
+        };
+        self.checked(key, items)
+    }
+
+    fn seconds(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<Duration> {
+        let seconds = match self.values.get(key)? {
+            Value::String(text) => text.parse().ok(),
+            value => value.as_u64(),
+        };
+        let seconds = match seconds.filter(|seconds| range.contains(seconds)) {
+            Some(seconds) => Ok(Duration::from_secs(seconds)),
+            None if *range.end() == u64::MAX => Err("it is not a whole number".to_owned()),
+            None => {
+                let (least, most) = range.into_inner();
+                Err(format!("it is not a whole number from {least} to {most}"))
+            }
+        };
+        self.checked(key, seconds)
+    }
+
+    fn checked<T>(&mut self, key: &str, result: Result<T, impl fmt::Display>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.problem(key, &problem.to_string());
+                None
+            }
+        }
+    }
+
+    fn problem(&mut self, key: &str, what: &str) {
+        self.problems.push(format!("`{}`: {what}", (self.name_of)(key)));
+    }
+}

@@ -1,0 +1,311 @@
+//! The scopes of a whole service in one table, by method and path.
+//!
+//! ```
+//! use tower_cognito::{Access, RequireToken, ScopeTable};
+//!
+//! # fn example(verifier: tower_cognito::Verifier) -> Result<(), tower_cognito::StartError> {
+//! let table = ScopeTable::new([
+//!     ("GET  /health", Access::public()),
+//!     ("POST /activity", Access::scope("activity/*")),
+//!     ("GET  /item", Access::any_of(["item/read", "item/write"])),
+//!     ("GET  /item/{id}", Access::any_of(["item/read", "item/write"])),
+//!     ("PUT  /item/{id}", Access::scope("item/write")),
+//!     ("ANY  /admin/{*rest}", Access::all_of(["admin/use", "item/write"])),
+//!     ("GET  /me", Access::any_token()),
+//!     ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
+//!     ("GRPC /activity.v1.Feed/Post", Access::scope("activity/*")),
+//! ])?;
+//! let layer = RequireToken::new(verifier).scope_table(table);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It is what the methods of an API Gateway stage say about scopes, and like there **everything
+//! that is not named is refused**: 401 without a good token, 403 with one.
+//!
+//! | in a row | means |
+//! | --- | --- |
+//! | `GET` | the method, and `HEAD` too, unless a row of its own names that |
+//! | `ANY` | every method that no other row names for this path |
+//! | `GRPC` | `POST`, which is what gRPC sends, to `/package.Service/Method` |
+//! | `/item` | this segment, byte for byte |
+//! | `/{id}` | one segment that is not empty |
+//! | `/{*rest}` | all that is left, and it is not empty |
+//!
+//! One path at most is chosen, read from the left: a segment by its name before a parameter, a
+//! parameter before a wildcard. Then its rows decide, also when none has the method: a `DELETE
+//! /item/7` is refused by the table above, and would be refused if there were a row for
+//! `ANY /{*rest}` as well.
+//!
+//! # What the table and the router must read alike
+//!
+//! Paths are compared as they were sent, percent-encoding included, as axum's router does. A path
+//! that some router could read in another way is refused, whatever the table says: with `//`, a
+//! `.` or `..` segment, a backslash, `%2F`, `%2E`, `%5C`, an escape that is none, or a segment
+//! that spells one named in the table with other escapes.
+//!
+//! The table is asked before the request is routed and sees the path that the layer sees. So the
+//! layer goes around the outermost router: inside `nest`, axum has cut the prefix off. What
+//! rewrites paths, such as tower-http's `NormalizePath`, goes outside the layer.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::error::{InvalidScope, StartError};
+use crate::scope::Requirement;
+
+/// Which scopes a request needs, by its method and path. See the
+/// [module docs](crate::scope_table).
+#[derive(Clone, Debug)]
+pub struct ScopeTable {
+    root: Node,
+}
+
+/// What a row of a [`ScopeTable`] asks for.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Access(Result<Asked, InvalidScope>);
+
+impl Access {
+    /// Nothing. A token is not even looked at, so a bad one is not refused; unless
+    /// [`allow_anonymous`](crate::RequireToken::allow_anonymous) is set, which makes the token
+    /// optional on public rows.
+    pub fn public() -> Self {
+        Self(Ok(Asked::Nothing))
+    }
+
+    /// A good token, with whatever scopes.
+    pub fn any_token() -> Self {
+        Self(Ok(Asked::Token))
+    }
+
+    /// This scope.
+    pub fn scope(scope: &str) -> Self {
+        Self::of(Requirement::all_of([scope]))
+    }
+
+    /// At least one of these scopes.
+    pub fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::of(Requirement::any_of(scopes))
+    }
+
+    /// All of these scopes.
+    pub fn all_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::of(Requirement::all_of(scopes))
+    }
+
+    /// Any scope of this resource server.
+    pub fn any_in(resource_server: &str) -> Self {
+        Self::of(Requirement::any_in(resource_server))
+    }
+
+    // A mistake is kept for `ScopeTable::new`, which reports all there are.
+    fn of(requirement: Result<Requirement, InvalidScope>) -> Self {
+        Self(requirement.map(|requirement| Asked::Scopes(Arc::new(requirement))))
+    }
+}
+
+/// What a request has to show.
+#[derive(Clone, Debug)]
+pub(crate) enum Asked {
+    Nothing,
+    Token,
+    Scopes(Arc<Requirement>),
+    /// No row names the request, so nothing is enough.
+    Unlisted,
+}
+
+impl ScopeTable {
+    /// A table of these rows: a method and a path, and what they ask for.
+    ///
+    /// # Errors
+    ///
+    /// When a method, a path or a scope is malformed, or two rows name the same requests; lists
+    /// everything that is wrong.
+    pub fn new<'a>(rows: impl IntoIterator<Item = (&'a str, Access)>) -> Result<Self, StartError> {
+        let mut table = Self { root: Node::default() };
+        let mut problems = Vec::new();
+        for (key, Access(asked)) in rows {
+            let row = asked.map_err(|problem| problem.to_string());
+            let added = row.and_then(|asked| {
+                let (method, segments) = parse(key)?;
+                table.root.add(&segments, method, asked)
+            });
+            problems.extend(added.err().map(|problem| format!("scope table, `{key}`: {problem}")));
+        }
+        if problems.is_empty() { Ok(table) } else { Err(StartError::new(problems)) }
+    }
+
+    /// What this request has to show.
+    pub(crate) fn asks(&self, method: &str, path: &str) -> &Asked {
+        let found = path.strip_prefix('/').filter(|_| is_unambiguous(path));
+        found
+            .and_then(|path| self.root.find(Some(path)).ok()?)
+            .and_then(|rows| rows.of(method))
+            .unwrap_or(&Asked::Unlisted)
+    }
+}
+
+/// What may come next in a path.
+#[derive(Clone, Debug, Default)]
+struct Node {
+    /// The rows whose path ends here.
+    rows: Rows,
+    named: BTreeMap<Box<str>, Self>,
+    parameter: Option<Box<Self>>,
+    wildcard: Rows,
+}
+
+/// The rows of one path, by method.
+#[derive(Clone, Debug, Default)]
+struct Rows(BTreeMap<Box<str>, Asked>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Segment<'k> {
+    Named(&'k str),
+    Parameter,
+    Wildcard,
+}
+
+/// A segment of the request spells a segment of the table with other escapes.
+struct OtherSpelling;
+
+impl Node {
+    fn add(&mut self, path: &[Segment<'_>], method: &str, asked: Asked) -> Result<(), String> {
+        match path {
+            [] => self.rows.add(method, asked),
+            [Segment::Wildcard, ..] => self.wildcard.add(method, asked),
+            [Segment::Parameter, rest @ ..] => {
+                self.parameter.get_or_insert_default().add(rest, method, asked)
+            }
+            [Segment::Named(name), rest @ ..] => {
+                self.named.entry((*name).into()).or_default().add(rest, method, asked)
+            }
+        }
+    }
+
+    /// No deeper than the table is, and each node is looked at once at most.
+    fn find(&self, path: Option<&str>) -> Result<Option<&Rows>, OtherSpelling> {
+        let Some(path) = path else {
+            return Ok(Some(&self.rows).filter(|rows| !rows.0.is_empty()));
+        };
+        let (segment, rest) = match path.split_once('/') {
+            Some((segment, rest)) => (segment, Some(rest)),
+            None => (path, None),
+        };
+        let named = match self.named.get(segment) {
+            Some(node) => node.find(rest)?,
+            None if self.named.keys().any(|name| is_same_decoded(name, segment)) => {
+                return Err(OtherSpelling);
+            }
+            None => None,
+        };
+        if named.is_some() || path.is_empty() {
+            return Ok(named);
+        }
+        let parameter = self.parameter.as_ref().filter(|_| !segment.is_empty());
+        if let Some(found) = parameter.map(|node| node.find(rest)).transpose()?.flatten() {
+            return Ok(Some(found));
+        }
+        Ok(Some(&self.wildcard).filter(|rows| !rows.0.is_empty()))
+    }
+}
+
+impl Rows {
+    fn add(&mut self, method: &str, asked: Asked) -> Result<(), String> {
+        match self.0.insert(method.into(), asked) {
+            Some(_) => Err("another row names the same requests".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    fn of(&self, method: &str) -> Option<&Asked> {
+        let get_as_well = || self.0.get("GET").filter(|_| method == "HEAD");
+        self.0.get(method).or_else(get_as_well).or_else(|| self.0.get("ANY"))
+    }
+}
+
+fn parse(key: &str) -> Result<(&str, Vec<Segment<'_>>), String> {
+    let mut words = key.split_ascii_whitespace();
+    let (Some(method), Some(path), None) = (words.next(), words.next(), words.next()) else {
+        return Err("not a method and a path, as in `GET /item/{id}`".to_owned());
+    };
+    if !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        return Err("a method is written in capitals, as in `GET /item/{id}`".to_owned());
+    }
+    let segments = parse_path(path)?;
+    if method != "GRPC" {
+        return Ok((method, segments));
+    }
+    match segments.as_slice() {
+        [Segment::Named(service), Segment::Named(_) | Segment::Wildcard] if !service.is_empty() => {
+            Ok(("POST", segments))
+        }
+        _ => Err("not a gRPC path, as in `GRPC /package.Service/Method`".to_owned()),
+    }
+}
+
+fn parse_path(path: &str) -> Result<Vec<Segment<'_>>, String> {
+    let Some(rest) = path.strip_prefix('/') else {
+        return Err("a path begins with `/`".to_owned());
+    };
+    let is_in_a_path = |byte: u8| byte.is_ascii_graphic() && !br##"?#"<>\^`|"##.contains(&byte);
+    if !path.bytes().all(is_in_a_path) || !is_unambiguous(path) {
+        return Err("no request has this path, or one that could be read in two ways".to_owned());
+    }
+    let segments = rest.split('/').map(parse_segment).collect::<Result<Vec<_>, _>>()?;
+    match segments.iter().position(|segment| *segment == Segment::Wildcard) {
+        Some(at) if at.saturating_add(1) < segments.len() => {
+            Err("a `{*…}` stands at the end of a path alone".to_owned())
+        }
+        _ => Ok(segments),
+    }
+}
+
+fn parse_segment(segment: &str) -> Result<Segment<'_>, String> {
+    if !segment.contains(['{', '}']) {
+        return Ok(Segment::Named(segment));
+    }
+    let inside = segment.strip_prefix('{').and_then(|segment| segment.strip_suffix('}'));
+    let (name, found) = match inside.map(|inside| (inside, inside.strip_prefix('*'))) {
+        Some((_, Some(name))) => (name, Segment::Wildcard),
+        Some((name, None)) => (name, Segment::Parameter),
+        None => ("", Segment::Parameter),
+    };
+    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if is_name { Ok(found) } else { Err("a parameter is `{name}` or `{*name}`".to_owned()) }
+}
+
+/// Whether no router could read this path as another one.
+fn is_unambiguous(path: &str) -> bool {
+    let is_odd = |segment: &str| matches!(segment, "." | "..");
+    if path.contains("//") || path.contains('\\') || path.split('/').any(is_odd) {
+        return false;
+    }
+    path.split('%').skip(1).all(|escape| match decode_escape(escape) {
+        Some(byte) => !matches!(byte, b'/' | b'.' | b'\\'),
+        None => false,
+    })
+}
+
+/// The byte of the two digits after a `%`.
+fn decode_escape(digits: &str) -> Option<u8> {
+    let digits = digits.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u8::from_str_radix(digits, 16).ok()
+}
+
+fn is_same_decoded(name: &str, segment: &str) -> bool {
+    (name.contains('%') || segment.contains('%')) && decoded(name) == decoded(segment)
+}
+
+fn decoded(segment: &str) -> Cow<'_, [u8]> {
+    let mut pieces = segment.split('%');
+    let first = pieces.next().unwrap_or_default();
+    let mut bytes = Cow::Borrowed(first.as_bytes());
+    for piece in pieces {
+        bytes.to_mut().extend(decode_escape(piece));
+        bytes.to_mut().extend(piece.as_bytes().iter().skip(2));
+    }
+    bytes
+}

@@ -1,0 +1,184 @@
+//! Every log event, span field and metric that there is. The page `docs::observability` lists
+//! their names, which are kept stable.
+
+use std::time::Duration;
+
+use tracing::Span;
+
+use crate::error::{RefreshError, VerifyError, with_causes};
+use crate::jwks::{Jwks, Skip};
+use crate::verify::AccessToken;
+
+/// How long a verification takes, where that is measured.
+pub(crate) struct Timer {
+    #[cfg(feature = "metrics")]
+    began: std::time::Instant,
+}
+
+impl Timer {
+    pub(crate) fn start() -> Self {
+        Self {
+            #[cfg(feature = "metrics")]
+            began: std::time::Instant::now(),
+        }
+    }
+
+    /// A token was judged.
+    pub(crate) fn verified(self, result: &Result<AccessToken, VerifyError>) {
+        #[cfg(feature = "metrics")]
+        {
+            // Literal labels cost no allocation, and most tokens are good ones.
+            match result {
+                Ok(_) => metrics::counter!(
+                    "cognito_verifications_total", "result" => "accepted", "reason" => "none"
+                ),
+                Err(error) => metrics::counter!(
+                    "cognito_verifications_total",
+                    "result" => "refused",
+                    "reason" => error.kind().as_str()
+                ),
+            }
+            .increment(1);
+            metrics::histogram!("cognito_verify_duration_seconds").record(self.began.elapsed());
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = result;
+    }
+}
+
+/// A request goes on with this token.
+pub(crate) fn admitted(token: &AccessToken) {
+    let span = Span::current();
+    if !span.is_disabled() {
+        span.record("cognito.client_id", token.client_id());
+        span.record("cognito.sub", token.subject());
+    }
+}
+
+/// A request was refused.
+pub(crate) fn refused(reason: &'static str) {
+    Span::current().record("cognito.refused", reason);
+    tracing::debug!(reason, "request refused");
+}
+
+/// What needs a `RequireToken` around it has none.
+pub(crate) fn no_require_token(layer: &'static str) {
+    tracing::error!(
+        layer,
+        "no `RequireToken` layer runs outside this `{layer}`: every request is refused"
+    );
+}
+
+/// One pool's key set, by the address that it is fetched from.
+pub(crate) struct KeySet<'s>(pub(crate) &'s str);
+
+impl KeySet<'_> {
+    /// A refresh brought a good set, after so many that failed.
+    pub(crate) fn refreshed(&self, before: &Jwks, after: &Jwks, failures: u32) {
+        let jwks_url = self.0;
+        tracing::debug!(%jwks_url, keys = after.key_ids().count(), "keys refreshed");
+        if failures > 0 {
+            tracing::info!(%jwks_url, failures, "key refresh works again");
+        }
+        self.changed(before, after);
+        self.count_refresh("ok");
+        self.show_age(Duration::ZERO);
+    }
+
+    pub(crate) fn refresh_failed(
+        &self,
+        error: &RefreshError,
+        failures: u32,
+        age: Option<Duration>,
+        pause: Duration,
+    ) {
+        tracing::warn!(
+            jwks_url = %self.0,
+            error = %with_causes(error),
+            class = error.class(),
+            failures,
+            age_s = age.map(|age| age.as_secs()),
+            retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "key refresh failed, the keys in use stay"
+        );
+        self.count_refresh(error.class());
+        if let Some(age) = age {
+            self.show_age(age);
+        }
+    }
+
+    pub(crate) fn went_stale(&self) {
+        tracing::error!(
+            jwks_url = %self.0,
+            "the keys are too old to be used: every token is answered with 503"
+        );
+    }
+
+    /// A fetch for an unknown key ID, and whether the budget has another.
+    pub(crate) fn fetched_on_demand(&self, is_budget_spent: bool) {
+        self.count_on_demand("made");
+        if is_budget_spent {
+            tracing::warn!(
+                jwks_url = %self.0,
+                "unknown key IDs have spent the budget for fetches, and are refused at once for now"
+            );
+        }
+    }
+
+    /// A fetch for an unknown key ID that the budget does not allow.
+    pub(crate) fn denied_on_demand(&self) {
+        self.count_on_demand("denied");
+    }
+
+    fn changed(&self, before: &Jwks, after: &Jwks) {
+        let jwks_url = self.0;
+        for id in after.key_ids().filter(|id| before.get(id).is_none()) {
+            tracing::info!(%jwks_url, kid = ?id, "key added");
+        }
+        for id in before.key_ids().filter(|id| after.get(id).is_none()) {
+            tracing::info!(%jwks_url, kid = ?id, "key removed");
+        }
+        if before.skipped() == after.skipped() {
+            return;
+        }
+        for skipped in after.skipped() {
+            let (index, reason) = (skipped.index, skipped.reason.as_str());
+            if skipped.reason == Skip::Private {
+                tracing::error!(%jwks_url, index, reason, "the issuer publishes a private key");
+            } else {
+                tracing::warn!(%jwks_url, index, reason, "a key of the set can not be used");
+            }
+        }
+    }
+
+    #[cfg(feature = "metrics")]
+    fn count_refresh(&self, result: &'static str) {
+        let jwks_url = self.0.to_owned();
+        metrics::counter!("cognito_jwks_refreshes_total", "jwks_url" => jwks_url, "result" => result)
+            .increment(1);
+    }
+
+    #[cfg(feature = "metrics")]
+    fn show_age(&self, age: Duration) {
+        metrics::gauge!("cognito_jwks_age_seconds", "jwks_url" => self.0.to_owned()).set(age);
+    }
+
+    #[cfg(feature = "metrics")]
+    fn count_on_demand(&self, result: &'static str) {
+        metrics::counter!(
+            "cognito_unknown_kid_fetches_total",
+            "jwks_url" => self.0.to_owned(),
+            "result" => result
+        )
+        .increment(1);
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    fn count_refresh(&self, _: &'static str) {}
+
+    #[cfg(not(feature = "metrics"))]
+    fn show_age(&self, _: Duration) {}
+
+    #[cfg(not(feature = "metrics"))]
+    fn count_on_demand(&self, _: &'static str) {}
+}
