@@ -3,13 +3,13 @@
 //!     cargo run --example quickstart
 //!
 //! Without any setting the issuer is an embedded stand-in for Cognito. With
-//! `COGNITO_USER_POOL_ID` and `COGNITO_CLIENT_IDS` (separated by commas) it is that real user
-//! pool; `COGNITO_ISSUER` and `COGNITO_JWKS_URL` name an emulator or another process instead.
+//! `COGNITO_USER_POOL_ID` and `COGNITO_CLIENT_IDS` it is that real user pool; `COGNITO_ISSUER`
+//! and `COGNITO_JWKS_URL` name an emulator or another process instead. `Config` has the others.
 //! `QUICKSTART_API` and `QUICKSTART_ISSUER` (`host:port`) say where to listen.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
+use std::ffi::OsStr;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -20,19 +20,18 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::signal;
-use tower_cognito::{
-    AccessToken, ClientIds, RequireScope, RequireToken, Rules, TestServer, UserPool, Verifier,
-};
+use tower_cognito::{AccessToken, Config, RequireScope, RequireToken, TestServer, Verifier};
 
 const CLIENT_ID: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 const CLIENT_SECRET: &str = "not-a-secret-outside-this-example";
 const SCOPES: [&str; 3] = ["activity/*", "activity/read", "demo-dev/read"];
 
 /// The service. Everything below it is about running it on a machine without an AWS account.
-fn app(verifier: Verifier) -> Router {
+fn app(verifier: Verifier, required_scopes: RequireScope) -> Router {
     Router::new()
         .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
         .route("/item", get(items).layer(RequireScope::new("demo-dev/read")))
+        .layer(required_scopes) // those of the configuration: none unless set
         .layer(RequireToken::new(verifier))
 }
 
@@ -58,22 +57,25 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    let pool = Settings::from_env()?;
+    let configured = match env::vars_os().any(|(name, _)| is_setting(&name)) {
+        true => Some(Config::from_env()?),
+        false => None,
+    };
     let listener = listen("QUICKSTART_API", "127.0.0.1:8080").await?;
     let api = format!("http://{}", listener.local_addr()?);
 
     // The issuer lives as long as the service.
     let mut embedded = None;
-    let rules = match pool {
-        Some(pool) => pool.rules()?,
+    let config = match configured {
+        Some(config) => config,
         None => {
-            let server = embedded_issuer().await?;
-            let pool = server.issuer().user_pool();
-            embedded = Some(server);
-            Rules::new(pool, ClientIds::only([CLIENT_ID]))
+            let server = embedded.insert(embedded_issuer().await?);
+            let issuer = server.issuer().issuer();
+            Config::from_vars([("COGNITO_ISSUER", issuer), ("COGNITO_CLIENT_IDS", CLIENT_ID)])?
         }
     };
-    let verifier = Verifier::builder(rules).connect().await?;
+    let verifier = config.verifier().connect().await?;
+    let app = app(verifier, config.required_scopes());
 
     // Before anybody is told that it runs.
     let stopped = stop_signal()?;
@@ -89,75 +91,12 @@ async fn run() -> Result<(), Box<dyn Error>> {
             std::process::exit(0);
         });
     };
-    axum::serve(listener, app(verifier)).with_graceful_shutdown(stopped).await?;
+    axum::serve(listener, app).with_graceful_shutdown(stopped).await?;
     Ok(())
 }
 
-/// The user pool that the environment names.
-struct Settings {
-    pool: UserPool,
-    clients: Vec<String>,
-}
-
-impl Settings {
-    /// `None` where the environment says nothing. Everything that is wrong is said at once.
-    fn from_env() -> Result<Option<Self>, String> {
-        let names =
-            ["COGNITO_USER_POOL_ID", "COGNITO_CLIENT_IDS", "COGNITO_ISSUER", "COGNITO_JWKS_URL"];
-        let mut problems = Vec::new();
-        let mut values = BTreeMap::new();
-        for name in names {
-            match env::var(name) {
-                Ok(value) => _ = values.insert(name, value),
-                Err(env::VarError::NotPresent) => {}
-                Err(env::VarError::NotUnicode(_)) => problems.push(format!("{name} is not UTF-8")),
-            }
-        }
-        if values.is_empty() && problems.is_empty() {
-            return Ok(None);
-        }
-        let value = |name| values.get(name).map(String::as_str);
-
-        let pool = match (value("COGNITO_ISSUER"), value("COGNITO_USER_POOL_ID")) {
-            (Some(issuer), _) => {
-                UserPool::from_issuer(issuer).map_err(|e| format!("COGNITO_ISSUER: {e}"))
-            }
-            (None, Some(id)) => UserPool::new(id).map_err(|e| format!("COGNITO_USER_POOL_ID: {e}")),
-            (None, None) => Err("COGNITO_USER_POOL_ID is not set, and the others need it".into()),
-        };
-        let pool = pool.and_then(|pool| match value("COGNITO_JWKS_URL") {
-            Some(url) => pool.jwks_url(url).map_err(|e| format!("COGNITO_JWKS_URL: {e}")),
-            None => Ok(pool),
-        });
-        let clients = match value("COGNITO_CLIENT_IDS") {
-            Some(ids) => client_ids(ids).map_err(|e| format!("COGNITO_CLIENT_IDS: {e}")),
-            None => Err("COGNITO_CLIENT_IDS is not set, and the others need it".into()),
-        };
-        match (pool, clients) {
-            (Ok(pool), Ok(clients)) if problems.is_empty() => Ok(Some(Self { pool, clients })),
-            (pool, clients) => {
-                problems.extend(pool.err().into_iter().chain(clients.err()));
-                Err(problems.join("\n       "))
-            }
-        }
-    }
-
-    fn rules(self) -> Result<Rules, Box<dyn Error>> {
-        Ok(Rules::new(self.pool, ClientIds::only(self.clients)))
-    }
-}
-
-fn client_ids(list: &str) -> Result<Vec<String>, &'static str> {
-    let ids = list.split(',').map(|id| id.trim().to_owned()).collect::<Vec<_>>();
-    // What Cognito's API admits as a client ID.
-    let is_id = |id: &String| {
-        !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
-    };
-    if ids.iter().all(is_id) {
-        Ok(ids)
-    } else {
-        Err("not a list of client ids separated by commas, such as `5a1b2c3d4e5f6g7h8i9j0k1l2m`")
-    }
+fn is_setting(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with("COGNITO_")
 }
 
 async fn listen(variable: &str, default: &str) -> Result<TcpListener, String> {

@@ -1,15 +1,12 @@
 //! The settings of a verifier, from the environment or from a file.
 //!
 //! ```no_run
-//! use tower::util::option_layer;
 //! use tower_cognito::{Config, RequireToken};
 //!
 //! # async fn example(app: axum::Router) -> Result<axum::Router, tower_cognito::StartError> {
 //! let config = Config::from_env()?;
 //! let verifier = config.verifier().connect().await?;
-//! let app = app
-//!     .layer(option_layer(config.required_scopes()))
-//!     .layer(RequireToken::new(verifier));
+//! let app = app.layer(config.required_scopes()).layer(RequireToken::new(verifier));
 //! # Ok(app)
 //! # }
 //! ```
@@ -73,7 +70,7 @@ use crate::verify::{ClientIds, MAX_LEEWAY, Rules};
 #[derive(Clone, Debug)]
 pub struct Config {
     rules: Rules,
-    required_scopes: Option<RequireScope>,
+    required_scopes: RequireScope,
     refresh_interval: Option<Duration>,
     max_stale: Option<Duration>,
     connect_within: Option<Duration>,
@@ -95,12 +92,12 @@ impl Config {
     /// ```
     /// use tower_cognito::Config;
     ///
-    /// let of_others = ["COGNITO_DOMAIN", "COGNITO_CLIENT_SECRET"];
-    /// let vars = std::env::vars_os().filter(|(name, _)| !of_others.iter().any(|other| name == other));
-    /// # let vars = vars.chain([
-    /// #     ("COGNITO_USER_POOL_ID".into(), "us-east-1_Example".into()),
-    /// #     ("COGNITO_CLIENT_IDS".into(), "any".into()),
-    /// # ]);
+    /// # let of_this_process = || [
+    /// #     ("COGNITO_USER_POOL_ID", "us-east-1_Example"),
+    /// #     ("COGNITO_CLIENT_IDS", "any"),
+    /// #     ("COGNITO_DOMAIN", "example.auth.us-east-1.amazoncognito.com"),
+    /// # ].into_iter();
+    /// let vars = of_this_process().filter(|(name, _)| *name != "COGNITO_DOMAIN");
     /// let config = Config::from_vars(vars)?;
     /// # Ok::<(), tower_cognito::StartError>(())
     /// ```
@@ -109,17 +106,18 @@ impl Config {
     ///
     /// As [`Config::from_env`].
     pub fn from_vars(
-        vars: impl IntoIterator<Item = (OsString, OsString)>,
+        vars: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
     ) -> Result<Self, StartError> {
         let mut settings = Settings::new(|key| format!("COGNITO_{}", key.to_ascii_uppercase()));
         for (name, value) in vars {
+            let name = name.into();
             let name = name.to_string_lossy();
             let Some(key) = name.strip_prefix("COGNITO_") else {
                 continue;
             };
             // `COGNITO_Issuer` is another variable.
             let key = if key.contains(|c: char| c.is_ascii_lowercase()) { "" } else { key };
-            match value.into_string() {
+            match value.into().into_string() {
                 Ok(value) => settings.add(&key.to_ascii_lowercase(), &name, Value::String(value)),
                 Err(_) => settings.problems.push(format!("`{name}`: it is not Unicode")),
             }
@@ -147,8 +145,8 @@ impl Config {
         builder
     }
 
-    /// The layer that asks for the scopes, if any are set.
-    pub fn required_scopes(&self) -> Option<RequireScope> {
+    /// The layer that asks for the scopes; where none are set, a good token is enough for it.
+    pub fn required_scopes(&self) -> RequireScope {
         self.required_scopes.clone()
     }
 }
@@ -240,6 +238,8 @@ impl Settings {
         if let Some(groups) = groups {
             rules = rules.groups(groups);
         }
+        let required_scopes =
+            required_scopes.unwrap_or_else(|| RequireScope::of(Requirement::none()));
         let config = Config { rules, required_scopes, refresh_interval, max_stale, connect_within };
         if self.problems.is_empty() { Ok(config) } else { Err(StartError::new(self.problems)) }
     }

@@ -100,6 +100,11 @@ impl Requirement {
         Ok(Self::AnyOf(parse_all(scopes)?))
     }
 
+    /// Met by every token.
+    pub(crate) fn none() -> Self {
+        Self::AllOf(Box::default())
+    }
+
     /// Any scope of this resource server.
     pub(crate) fn any_in(resource_server: &str) -> Result<Self, InvalidScope> {
         check_scope_token(resource_server).map_err(InvalidScope::new)?;

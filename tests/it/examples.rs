@@ -1,16 +1,17 @@
 //! Each example, run as a user would run it. `cargo test` has built them.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Request;
 use serde_json::Value;
 
-use super::support::http_1;
+use super::support::{CLIENT, http_1, issuer, machine};
 
 #[tokio::test]
 async fn the_quickstart_plays_both_stories() {
@@ -83,13 +84,14 @@ fn the_quickstart_says_what_is_wrong_with_its_settings() {
         (vec![("COGNITO_USER_POOL_ID", "us-east-1_Example")], vec!["COGNITO_CLIENT_IDS"]),
         (vec![("COGNITO_CLIENT_IDS", "abc")], vec!["COGNITO_USER_POOL_ID"]),
         (
-            vec![("COGNITO_USER_POOL_ID", "us-east-1"), ("COGNITO_CLIENT_IDS", "a,,b")],
+            vec![("COGNITO_USER_POOL_ID", "us-east-1"), ("COGNITO_CLIENT_IDS", "a,ä")],
             vec!["COGNITO_USER_POOL_ID", "COGNITO_CLIENT_IDS"],
         ),
         (
             vec![("COGNITO_ISSUER", "http://127.0.0.1@evil.example"), ("COGNITO_CLIENT_IDS", "a")],
             vec!["COGNITO_ISSUER", "user information"],
         ),
+        (vec![("COGNITO_REQUIRED_SCOPE", "a/b")], vec!["COGNITO_REQUIRED_SCOPE`: there is no"]),
     ] {
         let (code, log) = Quickstart::start(&settings).ended();
         assert_eq!(code, Some(1), "{settings:?}: {log}");
@@ -115,6 +117,185 @@ fn with_an_issuer_of_someone_elses_the_quickstart_prints_two_urls_alone() {
     assert_eq!(second.ended().0, Some(0));
 }
 
+#[tokio::test]
+async fn the_client_gets_one_token_for_all_its_calls_and_another_when_it_is_refused() {
+    let mut quickstart = Quickstart::start(&[]);
+    let lines = quickstart.lines_until_ready();
+    let settings = lines.iter().filter_map(|line| line.split_once('=')).collect::<Vec<_>>();
+    let (code, output, log) = run("client", &[], &settings[..4], "");
+    let items = r#"200 OK [{"test": "hoge"}]"#;
+    assert_eq!(output, format!("a new token\n{items}\n{items}\n{items}\n"), "{log}");
+    assert_eq!(code, Some(0));
+
+    // An API that trusts another issuer refuses the token; the client tries one more, once.
+    let mut other = Quickstart::start(&[]);
+    let other_lines = other.lines_until_ready();
+    let api = other_lines.iter().find_map(|line| line.strip_prefix("API_URL=")).unwrap();
+    let mut settings = settings[..3].to_vec();
+    settings.push(("API_URL", api));
+    let (_, output, _) = run("client", &[], &settings, "");
+    assert!(output.starts_with("a new token\na new token\n401 Unauthorized {"), "{output}");
+
+    let (code, _, log) = run("client", &[], &settings[..2], "");
+    assert_eq!((code, &*log), (Some(1), "error: not set: TOKEN_ENDPOINT_URL, API_URL\n"));
+}
+
+#[test]
+fn the_axum_example_shows_each_answer() {
+    let (code, output, log) = run("axum", &[], &[], "");
+    let problem = |title, status, detail, error| {
+        format!(
+            r#"{status} {{"type":"about:blank","title":"{title}","status":{status},"detail":"{detail}","error":"{error}"}}"#
+        )
+    };
+    let scope = problem("Forbidden", 403, "A required scope is missing", "insufficient_scope");
+    let none = problem("Unauthorized", 401, "A bearer access token is required", "unauthorized");
+    let expected = [
+        "nobody  GET /health -> 200 ok".to_owned(),
+        format!("nobody  GET /item/7 -> {none}"),
+        "reader  GET /item/7 -> 200 item 7".to_owned(),
+        format!("reader  PUT /item/7 -> {scope}"),
+        "writer  PUT /item/7 -> 200 item 7 was written by 5a1b2c3d4e5f6g7h8i9j0k1l2m".to_owned(),
+        "reader  GET /whoami -> 200 5a1b2c3d4e5f6g7h8i9j0k1l2m of tenant blue".to_owned(),
+        "writer  GET /whoami -> 403 ".to_owned(),
+    ];
+    let lines = output.lines().collect::<Vec<_>>();
+    assert_eq!(lines[..7], expected, "{log}");
+    assert!(lines[7].contains("403") && lines[7].contains("not allowed"), "{output}");
+    assert_eq!((code, lines.len()), (Some(0), 8));
+}
+
+#[test]
+fn the_tonic_example_shows_each_status() {
+    let (code, output, log) = run("tonic", &[], &[], "");
+    let nobody = "Unauthenticated, missing bearer token";
+    let denied = "PermissionDenied, a required scope is missing";
+    let seen = "         the method sees client 5a1b2c3d4e5f6g7h8i9j0k1l2m";
+    let layer = format!(
+        "layer\nnobody   Check: {nobody}\nnobody   Watch: {nobody}\n{seen}\nreader   Check: ok\n\
+         reader   Watch: {denied}\n{seen}\nwatcher  Check: ok\nwatcher  Watch: ok\n"
+    );
+    let interceptor = format!(
+        "interceptor\nnobody   Check: {nobody}\nnobody   Watch: {nobody}\n{seen}\n\
+         reader   Check: ok\nreader   Watch: ok\nwatcher  Check: {denied}\nwatcher  Watch: {denied}\n"
+    );
+    assert_eq!(output, layer + &interceptor, "{log}");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn the_mcp_example_leads_from_the_refusal_to_the_token() {
+    let (code, output, log) = run("mcp_metadata", &[], &[], "");
+    let lines = output.lines().collect::<Vec<_>>();
+    let (refused, metadata) = (lines[0], lines[1].strip_prefix("2. ").unwrap());
+    let metadata: Value = serde_json::from_str(metadata).unwrap();
+    let resource = metadata["resource"].as_str().unwrap();
+    let origin = resource.strip_suffix("/mcp").unwrap();
+    let url = format!("{origin}/.well-known/oauth-protected-resource/mcp");
+    let challenge = format!(r#"Bearer realm="api", resource_metadata="{url}""#);
+    assert_eq!(refused, format!("1. 401 Unauthorized: {challenge}"), "{log}");
+    assert_eq!(metadata["scopes_supported"], serde_json::json!(["mcp/call"]));
+    assert!(lines[2].starts_with(&format!("3. with a token for {resource}: 200 OK, ")));
+    let other = "3. with a token for https://other.example/mcp: 401 Unauthorized, ";
+    assert!(lines[3].starts_with(other), "{output}");
+    assert_eq!((code, lines.len()), (Some(0), 4));
+}
+
+#[test]
+fn the_verify_example_judges_a_token_a_line() {
+    let issuer = issuer();
+    let folder = std::env::temp_dir().join(format!("tower-cognito-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let jwks = folder.join("jwks.json");
+    std::fs::write(&jwks, issuer.jwks_json()).unwrap();
+    let jwks = jwks.to_str().unwrap();
+    let good = machine("activity/* a/b").issued_at(UNIX_EPOCH + Duration::from_secs(1_000));
+    let good = good.claim("tenant", serde_json::json!({ "id": 7 })).sign();
+    let usual = ["--jwks", jwks, "--issuer", issuer.issuer(), "--client-id", CLIENT];
+    let with = |more: &[&'static str]| [&usual[..], more].concat();
+    let judge = |args: &[&str], tokens: &str| {
+        let (code, output, log) = run("verify", args, &[], tokens);
+        (code.unwrap(), output, log)
+    };
+
+    let args = with(&["--scope", "x/y", "--scope", "a/b", "--now", "4599"]);
+    let (code, output, log) = judge(&args, &format!("{good}\r\n{good}"));
+    assert_eq!(code, 0, "{log}");
+    let lines = output.lines().collect::<Vec<_>>();
+    assert_eq!((lines.len(), lines[0]), (2, lines[1]));
+    let claims: Value = serde_json::from_str(lines[0].strip_prefix("accept ").unwrap()).unwrap();
+    assert_eq!(claims["tenant"]["id"], 7);
+
+    let tokens = format!("{good}\n\nabc\n{good}x\n{good}");
+    let args = with(&["--now", "4600", "--leeway", "1"]);
+    let (code, output, _) = judge(&args, &tokens);
+    let words = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    let verdicts = output.lines().map(words).collect::<Vec<_>>();
+    assert_eq!(code, 1);
+    assert!(verdicts[0].starts_with("accept {") && verdicts[4].starts_with("accept {"));
+    assert_eq!(verdicts[1..4], ["refuse malformed", "refuse malformed", "refuse malformed"]);
+
+    for (more, reason) in [
+        (vec!["--now", "4600"], "expired token has expired"),
+        (vec!["--now", "9", "--scope", "c/d"], "insufficient_scope a required scope is missing"),
+    ] {
+        let expected = format!("refuse {reason}\n");
+        assert_eq!(judge(&with(&more), &good), (1, expected, String::new()), "{more:?}");
+    }
+    let any = ["--jwks", jwks, "--issuer", issuer.issuer(), "--any-client", "--now", "9"];
+    assert_eq!(judge(&any, &good).0, 0);
+
+    let (code, output, log) = judge(&["--issuer", "http://x.example", "--leeway", "a", "-x"], "");
+    assert_eq!((code, &*output), (2, ""));
+    for option in ["--issuer: ", "--jwks: ", "--leeway: ", "-x: ", "--client-id or --any-client: "]
+    {
+        assert!(log.contains(option), "{option}: {log}");
+    }
+    let (code, _, log) = judge(&with(&["--leeway", "301"]), "");
+    assert!(code == 2 && log.contains("leeway"), "{log}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The exit code of an example, and what it printed and logged.
+fn run(
+    example: &str,
+    args: &[&str],
+    settings: &[(&str, &str)],
+    input: &str,
+) -> (Option<i32>, String, String) {
+    let mut process = command(example)
+        .args(args)
+        .envs(settings.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may end without reading.
+    let _ = process.stdin.take().unwrap().write_all(input.as_bytes());
+    let ended = process.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (ended.status.code(), text(ended.stdout), text(ended.stderr))
+}
+
+fn command(example: &str) -> Command {
+    let mut folder = std::env::current_exe().unwrap();
+    folder.pop();
+    folder.pop();
+    let program = folder.join("examples").join(example);
+    assert!(program.exists(), "{program:?} is missing: `cargo build --examples` makes it");
+    let mut command = Command::new(program);
+    // A setting of the caller's shell is no setting of a test.
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if ["COGNITO_", "CLIENT_", "TOKEN_", "API_"].iter().any(|p| name_text.starts_with(p)) {
+            command.env_remove(&name);
+        }
+    }
+    command.env("NO_PROXY", "*");
+    command
+}
+
 struct Quickstart {
     process: Child,
     output: BufReader<ChildStdout>,
@@ -122,22 +303,14 @@ struct Quickstart {
 
 impl Quickstart {
     fn start(settings: &[(&str, &str)]) -> Self {
-        let mut folder = std::env::current_exe().unwrap();
-        folder.pop();
-        folder.pop();
-        let program = folder.join("examples").join("quickstart");
-        let mut command = Command::new(&program);
-        for name in ["USER_POOL_ID", "CLIENT_IDS", "ISSUER", "JWKS_URL"] {
-            command.env_remove(format!("COGNITO_{name}"));
-        }
-        let mut process = command
+        let mut process = command("quickstart")
             .env("QUICKSTART_API", "127.0.0.1:0")
             .env("QUICKSTART_ISSUER", "127.0.0.1:0")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|e| panic!("{program:?}: {e}; `cargo build --examples` makes it"));
+            .unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         Self { process, output }
     }

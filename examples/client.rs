@@ -1,0 +1,115 @@
+//! The other side: a system that calls a protected API. It gets a token by the client credentials
+//! grant, keeps it until shortly before it ends, and shows it with every call.
+//!
+//!     cargo run --example quickstart     # prints the four settings
+//!     CLIENT_ID=… CLIENT_SECRET=… TOKEN_ENDPOINT_URL=… API_URL=… cargo run --example client
+
+use std::env;
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use oauth2::basic::{BasicClient, BasicTokenResponse};
+use oauth2::{
+    AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
+    TokenResponse, TokenUrl,
+};
+use tokio::sync::Mutex;
+
+/// A token is not used any more this long before it ends: a request takes time, and clocks differ.
+const MARGIN: Duration = Duration::from_secs(60);
+
+type OAuthClient =
+    BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+
+/// Where a client gets its token, and the one that it has.
+struct TokenSource {
+    client: OAuthClient,
+    http: reqwest::Client,
+    held: Mutex<Option<(String, Instant)>>,
+}
+
+impl TokenSource {
+    fn new(id: String, secret: String, url: String) -> Result<Self, Box<dyn Error>> {
+        let client = BasicClient::new(ClientId::new(id))
+            .set_client_secret(ClientSecret::new(secret))
+            .set_token_uri(TokenUrl::new(url)?)
+            .set_auth_type(AuthType::BasicAuth);
+        // RFC 9700 section 4.12: a redirect would take the secret elsewhere.
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(10))
+            .build()?;
+        Ok(Self { client, http, held: Mutex::new(None) })
+    }
+
+    /// The token that is held, or a new one. Of many who call at once, one asks.
+    async fn token(&self) -> Result<String, Box<dyn Error>> {
+        let mut held = self.held.lock().await;
+        if let Some((token, until)) = &*held
+            && Instant::now() < *until
+        {
+            return Ok(token.clone());
+        }
+        let http = |request| fetch(self.http.clone(), request);
+        let response: BasicTokenResponse =
+            self.client.exchange_client_credentials().request_async(&http).await?;
+        println!("a new token");
+        let token = response.access_token().secret().clone();
+        let lifetime = response.expires_in().unwrap_or_default().saturating_sub(MARGIN);
+        *held = Some((token.clone(), Instant::now() + lifetime));
+        Ok(token)
+    }
+
+    /// The API said that the token is not good: it was revoked, or its key withdrawn.
+    async fn forget(&self) {
+        *self.held.lock().await = None;
+    }
+}
+
+async fn fetch(
+    http: reqwest::Client,
+    request: HttpRequest,
+) -> Result<HttpResponse, reqwest::Error> {
+    let response = http.execute(request.try_into()?).await?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut answer = HttpResponse::new(response.bytes().await?.to_vec());
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    Ok(answer)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let names = ["CLIENT_ID", "CLIENT_SECRET", "TOKEN_ENDPOINT_URL", "API_URL"];
+    let missing = names.into_iter().filter(|name| env::var(name).is_err()).collect::<Vec<_>>();
+    if !missing.is_empty() {
+        return Err(format!("not set: {}", missing.join(", ")).into());
+    }
+    let [id, secret, token_url, api_url] = names.map(|name| env::var(name).unwrap_or_default());
+    let tokens = TokenSource::new(id, secret, token_url)?;
+    for _ in 0..3 {
+        let mut response = call(&tokens, &api_url).await?;
+        // Once: a second refusal is not about the token that was held.
+        if response.status() == reqwest::StatusCode::UNAUTHORIZED {
+            tokens.forget().await;
+            response = call(&tokens, &api_url).await?;
+        }
+        println!("{} {}", response.status(), response.text().await?);
+    }
+    Ok(())
+}
+
+async fn call(tokens: &TokenSource, url: &str) -> Result<reqwest::Response, Box<dyn Error>> {
+    Ok(tokens.http.get(url).bearer_auth(tokens.token().await?).send().await?)
+}
