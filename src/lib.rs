@@ -1,4 +1,4 @@
-//! Tower layers that protect axum and other HTTP services with Amazon Cognito access tokens.
+//! Tower layers that protect axum and tonic services with Amazon Cognito access tokens.
 //!
 //! ```
 //! use axum::{Router, body::Bytes, routing::post};
@@ -68,13 +68,18 @@
 //! | --- | --- |
 //! | `reqwest` (default) | fetches the keys over HTTPS; without it, hand in a [`FetchJwks`] or fixed keys |
 //! | `axum` | [`AccessToken`] as an extractor, see [`extract`] |
+//! | `tonic` | [`TokenInterceptor`], and a [`Rejection`] as a `tonic::Status`; the layers need no feature |
+//! | `metrics` | counts and times, see [Observability](docs::observability) |
 //! | `test-issuer` | [`TestIssuer`] and [`TestServer`], to test a service without a network |
 //!
 //! # Where to look next
 //!
 //! * [`layer`]: the two layers; [Where the layers go](docs::layers): what each placement leaves
-//!   open.
-//! * [When Cognito is down](docs::outage): what happens minute by minute.
+//!   open; [`scope_table`]: the scopes of a whole service in one table.
+//! * [What clients see](docs::refusals): each refusal as `curl -i` shows it.
+//! * [`config`]: the settings from the environment or a file; [`resource_metadata`]: RFC 9728.
+//! * [When Cognito is down](docs::outage): what happens minute by minute;
+//!   [Observability](docs::observability): logs, metrics, readiness.
 //! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
 //! * [`test_issuer`]: tokens for the tests of your own service.
 //! * [Design](docs::design): the code map, the invariants, and why.

@@ -9,6 +9,7 @@ mod foreign;
 mod jwks;
 mod layer;
 mod model;
+mod pages;
 mod placement;
 mod promises;
 mod refresh;

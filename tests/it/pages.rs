@@ -1,0 +1,164 @@
+//! The pages of `src/docs`, where they show what the crate does: they must be what it does.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower_cognito::{
+    RefreshError, RefusalBody, Refused, RequireScope, RequireToken, ResourceMetadata, Verifier,
+};
+
+use super::support::{Log, issuer, machine, rules, verifier};
+
+const REFUSALS: &str = include_str!("../../src/docs/refusals.md");
+const OBSERVABILITY: &str = include_str!("../../src/docs/observability.md");
+
+#[tokio::test]
+async fn what_clients_see_is_what_the_page_shows() {
+    let scoped = || get(|| async { "ok" }).layer(RequireScope::new("item/read"));
+    let app = |layer: RequireToken| Router::new().route("/item", scoped()).layer(layer);
+    let usual = || app(RequireToken::new(verifier()));
+    let checked = rules().check(|_| Err(Refused::Forbidden));
+    let forbidden = Verifier::builder(checked).with_jwks(issuer().jwks()).unwrap();
+    let without_keys = Verifier::builder(rules())
+        .fetch_with(async |_| Err(RefreshError::transport("down")))
+        .start()
+        .unwrap();
+    let metadata = ResourceMetadata::new("https://api.example.com/mcp", [issuer().issuer()]);
+
+    let expired = machine("item/read").issued_at(std::time::UNIX_EPOCH).sign();
+    let other_scope = machine("item/write").sign();
+    let good = machine("item/read").sign();
+    let bearer = |token: &str| format!("Bearer {token}");
+    for (heading, app, authorization) in [
+        ("No token", usual(), String::new()),
+        ("A header that is none", usual(), "Bearer".to_owned()),
+        ("A token that is not good", usual(), bearer("abc")),
+        ("A token that has expired", usual(), bearer(&expired)),
+        ("A scope is missing", usual(), bearer(&other_scope)),
+        (
+            "Groups, a check of yours, or the scope table say no",
+            app(RequireToken::new(forbidden)),
+            bearer(&good),
+        ),
+        ("There are no keys", app(RequireToken::new(without_keys)), bearer(&good)),
+        (
+            "The layers are put together wrongly",
+            Router::new().route("/item", scoped()),
+            bearer(&good),
+        ),
+        (
+            "With a problem document",
+            app(RequireToken::new(verifier()).refusal_body(RefusalBody::problem)),
+            bearer(&expired),
+        ),
+        (
+            "With resource metadata",
+            app(RequireToken::new(verifier()).resource_metadata(&metadata.unwrap())),
+            String::new(),
+        ),
+    ] {
+        let shown = section(REFUSALS, heading);
+        let (_, shown) = shown.split_once("```text\n").unwrap();
+        let (shown, _) = shown.split_once("\n```").unwrap();
+        assert_eq!(curl_i(app, &authorization).await, shown, "{heading}");
+    }
+}
+
+#[test]
+fn each_log_event_is_on_the_page_and_no_other() {
+    let telemetry = include_str!("../../src/telemetry.rs");
+    let mut texts = Vec::new();
+    for (at, _) in telemetry.match_indices("tracing::") {
+        let call = &telemetry[at..];
+        let (level, call) = call["tracing::".len()..].split_once('!').unwrap_or_default();
+        if !["debug", "info", "warn", "error"].contains(&level) {
+            continue;
+        }
+        let call = &call[..call.find(");").unwrap()];
+        let text = call.rsplit('"').nth(1).unwrap();
+        texts.push((level, text));
+    }
+    assert_eq!(texts.len(), 11);
+    for (level, text) in &texts {
+        let row = OBSERVABILITY.lines().find(|line| line.contains(text));
+        let row = row.unwrap_or_else(|| panic!("no row for {text}"));
+        assert!(row.starts_with(&format!("| {level} | ")), "{row}");
+    }
+    let rows = section(OBSERVABILITY, "Log events").lines().filter(|line| line.starts_with("| "));
+    assert_eq!(rows.count(), texts.len() + 2);
+}
+
+#[test]
+fn each_metric_is_on_the_page() {
+    let telemetry = include_str!("../../src/telemetry.rs");
+    let names = telemetry.split('"').filter(|text| text.starts_with("cognito_"));
+    let names = names.collect::<std::collections::BTreeSet<_>>();
+    let shown = section(OBSERVABILITY, "Metrics");
+    for name in &names {
+        assert!(shown.contains(&format!("| `{name}` | ")), "{name}");
+    }
+    let rows = shown.lines().filter(|line| line.starts_with("| `cognito_"));
+    assert_eq!(rows.count(), names.len());
+}
+
+#[tokio::test]
+async fn the_logged_reasons_of_a_request_are_on_the_page() {
+    let log = Log::of_this_thread();
+    let app = Router::new().route("/item", get(|| async {})).layer(RequireToken::new(verifier()));
+    curl_i(app, "").await;
+    let log = log.take();
+    assert!(
+        log.contains("DEBUG") && log.contains(r#"request refused reason="missing_token""#),
+        "{log}"
+    );
+    let shown = section(OBSERVABILITY, "Reasons");
+    for reason in [
+        "missing_token",
+        "invalid_request",
+        "insufficient_scope",
+        "not_in_scope_table",
+        "no_require_token",
+    ] {
+        assert!(shown.contains(&format!("`{reason}`")), "{reason}");
+    }
+    let errors = include_str!("../../src/error.rs");
+    let (_, names) = errors.split_once("fn as_str(self)").unwrap();
+    let (names, _) = names.split_once("\n    }\n").unwrap();
+    let names = names.split('"').skip(1).step_by(2).collect::<Vec<_>>();
+    assert!(names.len() >= 17);
+    for name in names {
+        assert!(shown.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+/// From this heading to the next.
+#[track_caller]
+fn section<'p>(page: &'p str, heading: &str) -> &'p str {
+    let (_, rest) =
+        page.split_once(&format!("## {heading}\n")).unwrap_or_else(|| panic!("{heading}"));
+    rest.split("\n## ").next().unwrap()
+}
+
+/// What `curl -i` prints, but for the date.
+async fn curl_i(app: Router, authorization: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    tokio::spawn(async { axum::serve(listener, app).await });
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let authorization = match authorization {
+        "" => String::new(),
+        value => format!("Authorization: {value}\r\n"),
+    };
+    let request =
+        format!("GET /item HTTP/1.1\r\nHost: a\r\n{authorization}Connection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    socket.read_to_string(&mut response).await.unwrap();
+    let lines = response
+        .split("\r\n")
+        .filter(|line| !line.starts_with("date: ") && !line.starts_with("connection: "));
+    lines.collect::<Vec<_>>().join("\n")
+}
