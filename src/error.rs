@@ -134,6 +134,18 @@ impl Error for InvalidClaims {}
 /// Why a token was refused.
 ///
 /// See [`VerifyErrorKind`] for the cases that a caller can tell apart.
+///
+/// ```
+/// use tower_cognito::{VerifyError, VerifyErrorKind};
+///
+/// fn advice(error: &VerifyError) -> String {
+///     match (error.kind(), error.retry_after()) {
+///         (VerifyErrorKind::Expired, _) => "get a new token".to_owned(),
+///         (_, Some(pause)) => format!("come back in {} s with the same one", pause.as_secs()),
+///         _ => error.to_string(),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyError {
     kind: VerifyErrorKind,
@@ -258,6 +270,18 @@ impl VerifyErrorKind {
 }
 
 /// Why a key set could not be refreshed.
+///
+/// Whoever [fetches in a way of their own](crate::VerifierBuilder::fetch_with) makes one:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_cognito::RefreshError;
+///
+/// let refused = RefreshError::status(429).with_retry_after(Duration::from_secs(60));
+/// assert_eq!(refused.class(), "status");
+/// let broken = RefreshError::transport("the connection was reset");
+/// assert_eq!(broken.class(), "transport");
+/// ```
 #[derive(Clone, Debug)]
 pub struct RefreshError {
     cause: RefreshCause,

@@ -31,6 +31,23 @@ use crate::error::RefreshError;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A type of one's own, which says for how long the document is good:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_cognito::{FetchJwks, JwksDocument, RefreshError};
+///
+/// struct FromStore;
+///
+/// impl FetchJwks for FromStore {
+///     async fn fetch_jwks(&self, url: &str) -> Result<JwksDocument, RefreshError> {
+///         let document = read_from_store(url).await.map_err(RefreshError::transport)?;
+///         Ok(JwksDocument::new(document).with_max_age(Duration::from_secs(120)))
+///     }
+/// }
+/// # async fn read_from_store(_: &str) -> std::io::Result<Vec<u8>> { Ok(vec![]) }
+/// ```
 pub trait FetchJwks: Send + Sync + 'static {
     /// Fetches the document at `url`.
     ///

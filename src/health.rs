@@ -16,6 +16,18 @@ use std::time::{Duration, SystemTime};
 ///     }
 /// }
 /// ```
+///
+/// What an alarm would say:
+///
+/// ```
+/// use tower_cognito::Health;
+///
+/// fn alarm(health: &Health) -> Option<String> {
+///     let Health::Degraded(trouble) = health else { return None };
+///     let why = trouble.last_error().unwrap_or("no refresh was made");
+///     Some(format!("keys are {:?} old, since {:?}: {why}", trouble.age(), trouble.since()))
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {

@@ -23,6 +23,16 @@ const MAX_KEYS: usize = 100;
 
 /// A JWK Set ([RFC 7517]): the keys of one issuer, each parsed once.
 ///
+/// ```
+/// use tower_cognito::{InvalidJwks, Jwks};
+///
+/// fn key_ids(document: &str) -> Result<Vec<String>, InvalidJwks> {
+///     let jwks = Jwks::from_json(document)?;
+///     Ok(jwks.key_ids().map(str::to_owned).collect())
+/// }
+/// # assert_eq!(key_ids(&tower_cognito::TestIssuer::new().jwks_json()).unwrap().len(), 2);
+/// ```
+///
 /// [RFC 7517]: https://www.rfc-editor.org/rfc/rfc7517
 pub struct Jwks {
     keys: HashMap<Box<str>, Key>,

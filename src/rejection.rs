@@ -27,6 +27,26 @@ use crate::scope::{Requirement, Scope};
 
 /// Why a request was refused: found in the extensions of the response, so that a layer further
 /// out can log or count it.
+///
+/// ```
+/// use http::Response;
+/// use tower_cognito::{Rejection, RejectionKind};
+///
+/// /// For `tower::ServiceBuilder::map_response`, or `axum::middleware::map_response`.
+/// fn count<B>(response: Response<B>) -> Response<B> {
+///     if let Some(rejection) = response.extensions().get::<Rejection>() {
+///         let exact = rejection.verify_error().map(|error| error.kind().as_str());
+///         match rejection.kind() {
+///             RejectionKind::Unavailable => {
+///                 eprintln!("no keys, clients come back in {:?}", rejection.retry_after());
+///             }
+///             kind => eprintln!("{} {kind:?} {exact:?}", rejection.status()),
+///         }
+///     }
+///     response
+/// }
+/// # let response = count(Response::new(()));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Rejection {
     reason: Reason,

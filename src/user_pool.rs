@@ -16,6 +16,25 @@ use crate::url::{PlainHttp, check_url};
 /// let emulated = UserPool::from_issuer("http://127.0.0.1:4566/us-east-1_Local")?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// What else can be needed:
+///
+/// ```
+/// use tower_cognito::{InvalidUrl, UserPool};
+///
+/// /// A multi-Region pool, whose keys are fetched through a proxy.
+/// fn replicated() -> Result<UserPool, InvalidUrl> {
+///     UserPool::from_issuer("https://cognito-idp.us-east-1.amazonaws.com/us-east-1_Example")?
+///         .also_issuer("https://cognito-idp.us-west-2.amazonaws.com/us-east-1_Example")?
+///         .jwks_url("https://proxy.example/us-east-1_Example/jwks.json")
+/// }
+///
+/// /// An emulator in the network of containers.
+/// fn in_compose() -> Result<UserPool, InvalidUrl> {
+///     UserPool::from_issuer_allowing_plain_http_anywhere("http://cognito:9229/local_1a2b3c")
+/// }
+/// # assert!(replicated().is_ok() && in_compose().is_ok());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserPool {
     issuers: Vec<Arc<str>>,

@@ -98,6 +98,15 @@ impl Verifier {
     /// pool of the new one. The task that refreshes the keys is shared, and ends with the last
     /// verifier that needs it.
     ///
+    /// ```
+    /// # use tower_cognito::{ClientIds, Rules, StartError, UserPool, Verifier};
+    /// # fn example(verifier: Verifier, pool: UserPool) -> Result<(), StartError> {
+    /// let admins = Rules::new(pool, ClientIds::any()).groups(["admins"]);
+    /// let for_admins = verifier.with_rules(admins)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// When the rules are wrong, or their pool is not one of this verifier's.
@@ -125,6 +134,13 @@ impl Verifier {
     }
 
     /// How the keys of the pool with this issuer are doing; `None` where it is not trusted here.
+    ///
+    /// ```
+    /// # use tower_cognito::{Health, Verifier};
+    /// fn is_served(verifier: &Verifier, issuer: &str) -> bool {
+    ///     verifier.health_of(issuer).is_some_and(|health| health != Health::NotReady)
+    /// }
+    /// ```
     pub fn health_of(&self, issuer: &str) -> Option<Health> {
         let (_, pool) = self.inner.pool_of(issuer).ok()?;
         Some(Health::of_all([pool.source.health((self.inner.clock)())]))
@@ -150,6 +166,18 @@ impl Verifier {
     /// Ends the background tasks, and waits until they are gone. Tokens are still verified with
     /// the keys that are held, until those are too old. It is the end for verifiers that share
     /// these keys, too. Dropping the last of them also ends the tasks, without waiting.
+    ///
+    /// ```no_run
+    /// # use axum::Router;
+    /// # use tokio::net::TcpListener;
+    /// # use tower_cognito::Verifier;
+    /// # async fn example(app: Router, listener: TcpListener, verifier: Verifier) -> std::io::Result<()> {
+    /// let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+    /// axum::serve(listener, app).with_graceful_shutdown(stop).await?;
+    /// verifier.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn shutdown(&self) {
         for pool in &self.inner.pools {
             pool.source.shut_down().await;
@@ -252,6 +280,25 @@ enum Verdict<'v> {
 }
 
 /// The settings of a [`Verifier`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_cognito::{ClientIds, Rules, StartError, UserPool, VerifierBuilder, Verifier};
+///
+/// fn two_tenants(blue: UserPool, green: UserPool) -> VerifierBuilder {
+///     Verifier::builder(Rules::new(blue, ClientIds::only(["client-of-blue"])))
+///         .also(Rules::new(green, ClientIds::only(["client-of-green"])))
+///         .http_client(reqwest::Client::builder().user_agent("my-service"))
+///         .refresh_interval(Duration::from_secs(120))
+///         .max_stale(Duration::from_secs(6 * 60 * 60))
+///         .connect_within(Duration::from_secs(20))
+/// }
+///
+/// /// The keys come from a file that something else keeps current.
+/// async fn from_file(rules: Rules) -> Result<Verifier, StartError> {
+///     Verifier::builder(rules).jwks_file("/run/cognito/jwks.json").connect().await
+/// }
+/// ```
 #[must_use]
 pub struct VerifierBuilder {
     pools: Vec<PoolSettings>,

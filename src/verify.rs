@@ -149,6 +149,13 @@ impl Rules {
 
     /// Asks for membership in at least one of these groups (`cognito:groups`).
     ///
+    /// ```
+    /// # use tower_cognito::{ClientIds, Rules, UserPool};
+    /// # let rules = Rules::new(UserPool::new("us-east-1_Example")?, ClientIds::any());
+    /// let rules = rules.groups(["editors", "admins"]);
+    /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
+    /// ```
+    ///
     /// # Panics
     ///
     /// When no group is named.
@@ -334,6 +341,19 @@ impl ClientIds {
 ///
 /// A clone costs one reference count. `Debug` shows who the token is for, never the token.
 ///
+/// ```
+/// use std::time::SystemTime;
+/// use tower_cognito::{AccessToken, Scopes};
+///
+/// fn describe(token: &AccessToken) -> String {
+///     let left = token.expires_at().duration_since(SystemTime::now()).unwrap_or_default();
+///     let who = token.username().unwrap_or(token.client_id());
+///     let groups = token.groups().collect::<Vec<_>>().join(", ");
+///     let scopes: &Scopes = token.scopes();
+///     format!("{who} of [{groups}] may {scopes:?} for another {} s", left.as_secs())
+/// }
+/// ```
+///
 /// Its inside can not be named, so it can be neither taken out nor put together:
 ///
 /// ```
@@ -419,13 +439,18 @@ impl AccessToken {
     /// # let rules = Rules::new(issuer.user_pool(), ClientIds::any());
     /// # let text = issuer.machine_token("c").claim("tenant", "blue").sign();
     /// # let token = verify(&text, &issuer.jwks(), &rules, std::time::SystemTime::now())?;
+    /// use tower_cognito::{AccessToken, InvalidClaims};
+    ///
     /// #[derive(serde::Deserialize)]
-    /// struct Tenant {
+    /// struct Claims {
     ///     tenant: String,
     /// }
     ///
-    /// let claims: Tenant = token.deserialize_claims()?;
-    /// assert_eq!(claims.tenant, "blue");
+    /// fn tenant(token: &AccessToken) -> Result<String, InvalidClaims> {
+    ///     let claims: Claims = token.deserialize_claims()?;
+    ///     Ok(claims.tenant)
+    /// }
+    /// # assert_eq!(tenant(&token)?, "blue");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

@@ -19,6 +19,53 @@
 //! assert_eq!(error.kind(), VerifyErrorKind::InvalidClaim);
 //! ```
 //!
+//! # Rotation and faults
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_cognito::test_issuer::Fault;
+//! use tower_cognito::{ClientIds, Rules, TestServer, Verifier};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = TestServer::bind("127.0.0.1:0").await?;
+//! let issuer = server.issuer();
+//! let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
+//! let verifier = Verifier::builder(rules).connect().await?;
+//! let old = issuer.machine_token("my-client").sign();
+//!
+//! issuer.rotate();
+//! let new = issuer.machine_token("my-client").sign();
+//! assert!(verifier.verify(&new).await.is_ok()); // waits for the new key
+//! assert_eq!(server.jwks_requests(), 2);
+//!
+//! server.set_fault(Fault::Down);
+//! assert!(verifier.refresh().await.is_err());
+//! assert!(verifier.verify(&new).await.is_ok()); // the keys stay
+//! server.clear_fault();
+//!
+//! issuer.withdraw_replaced_keys();
+//! verifier.refresh().await?;
+//! assert!(verifier.verify(&old).await.is_err());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Tokens that should be refused
+//!
+//! ```
+//! use std::time::SystemTime;
+//! use tower_cognito::test_issuer::TokenBuilder;
+//! use tower_cognito::TestIssuer;
+//!
+//! let issuer = TestIssuer::new();
+//! let good: TokenBuilder = issuer.user_token("my-client", "alice").escaped_slashes();
+//! let expired = good.clone().expires_at(SystemTime::UNIX_EPOCH).sign();
+//! let without_key_id = good.clone().without_header("kid").sign();
+//! let twice = good.payload_json().replace(r#""exp""#, r#""exp":1,"exp""#);
+//! let duplicate_claim = good.sign_texts(&good.header_json(), &twice);
+//! ```
+//!
 //! It signs tokens; it can not make an [`AccessToken`](crate::AccessToken).
 
 #![expect(clippy::expect_used, reason = "what fails here is the machine, or a test's own input")]

@@ -215,3 +215,65 @@ fn imports(code: &str) -> Vec<&str> {
     }
     found
 }
+
+#[test]
+fn each_public_item_is_used_in_an_example_that_runs() {
+    let examples = example_code();
+    let words = examples.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let words = words.collect::<std::collections::BTreeSet<_>>();
+    let mut missing = Vec::new();
+    for (file, code) in sources() {
+        for line in code.lines() {
+            let line = line.trim_start();
+            let item = ["pub async fn ", "pub fn ", "pub struct ", "pub enum ", "pub trait "];
+            let Some(rest) = item.iter().find_map(|item| line.strip_prefix(item)) else {
+                continue;
+            };
+            let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+            if !words.contains(name) && !NAMED_BY_NOBODY.contains(&name) {
+                missing.push(format!("{file}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "without an example: {missing:#?}");
+}
+
+/// Types that an application gets without writing their names.
+const NAMED_BY_NOBODY: [&str; 4] =
+    ["RequireScopeService", "RequireTokenService", "ResponseBody", "ResponseFuture"];
+
+/// The code in the documentation, and the examples.
+fn example_code() -> String {
+    let mut code = String::new();
+    let mut folders = vec![root().join("src"), root().join("examples")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            if path.starts_with(root().join("examples")) {
+                code.push_str(&text);
+                continue;
+            }
+            let is_markdown = path.extension().is_some_and(|extension| extension == "md");
+            let mut is_code = false;
+            for line in text.lines() {
+                let line = line.trim_start();
+                let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
+                let Some(doc) = doc.or(is_markdown.then_some(line)) else {
+                    continue;
+                };
+                if doc.trim_start().starts_with("```") {
+                    is_code = !is_code;
+                } else if is_code {
+                    code.push_str(doc);
+                    code.push('\n');
+                }
+            }
+        }
+    }
+    code
+}
