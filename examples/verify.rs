@@ -73,7 +73,10 @@ impl Judge {
             let result = match &*option {
                 "--jwks" => once(&mut jwks, read_jwks(&value)),
                 "--issuer" => once(&mut issuer, UserPool::from_issuer(&value)),
-                "--client-id" => Ok(clients.push(value)),
+                "--client-id" => {
+                    clients.push(value);
+                    Ok(())
+                }
                 "--scope" => value
                     .parse::<Scope>()
                     .map(|scope| scopes.push(scope))

@@ -196,6 +196,14 @@ struct Settings {
     name_of: fn(&str) -> String,
 }
 
+/// What stands between the items of a list in a variable.
+#[derive(Clone, Copy)]
+enum Separator {
+    CommaOrSpace,
+    /// A group or a scope may have a comma in its name.
+    Space,
+}
+
 impl Settings {
     fn new(name_of: fn(&str) -> String) -> Self {
         Self { values: BTreeMap::new(), problems: Vec::new(), name_of }
@@ -217,7 +225,7 @@ impl Settings {
         let clients = self.clients();
         let required_scopes = self.required_scopes();
         let audience = self.text("audience");
-        let groups = self.list("groups", char::is_whitespace);
+        let groups = self.list("groups", Separator::Space);
         let leeway = self.seconds("leeway_seconds", 0..=MAX_LEEWAY.as_secs());
         let (shortest, longest) = INTERVALS;
         let intervals = shortest.as_secs()..=longest.as_secs();
@@ -275,7 +283,7 @@ impl Settings {
             let what = "it is missing; name the app clients, or write `any`";
             self.problem("client_ids", what);
         }
-        let ids = self.list("client_ids", |c| c == ',' || c.is_whitespace())?;
+        let ids = self.list("client_ids", Separator::CommaOrSpace)?;
         if ids == ["any"] {
             return Some(ClientIds::any());
         }
@@ -297,7 +305,7 @@ impl Settings {
             self.problem("required_scopes", "it has a comma, and scopes are separated by spaces");
             return None;
         }
-        let scopes = self.list("required_scopes", char::is_whitespace)?;
+        let scopes = self.list("required_scopes", Separator::Space)?;
         let requirement = Requirement::all_of(scopes.iter().map(String::as_str));
         self.checked("required_scopes", requirement).map(RequireScope::of)
     }
@@ -311,11 +319,20 @@ impl Settings {
         self.checked(key, text)
     }
 
-    fn list(&mut self, key: &str, separator: fn(char) -> bool) -> Option<Vec<String>> {
+    fn list(&mut self, key: &str, separator: Separator) -> Option<Vec<String>> {
         let items = match self.values.get(key)? {
+            // Two commas in a row are a mistake, two spaces are none.
+            Value::String(text) if text.trim().is_empty() => Some(vec![]),
             Value::String(text) => {
-                let items = text.split(separator).filter(|item| !item.is_empty());
-                Some(items.map(str::to_owned).collect::<Vec<_>>())
+                let pieces = match separator {
+                    Separator::CommaOrSpace => text.split(',').map(str::trim).collect::<Vec<_>>(),
+                    Separator::Space => vec![text.trim()],
+                };
+                let items = pieces.into_iter().flat_map(|piece| match piece {
+                    "" => vec![String::new()],
+                    _ => piece.split_whitespace().map(str::to_owned).collect(),
+                });
+                Some(items.collect::<Vec<_>>())
             }
             Value::Array(items) => {
                 items.iter().map(|item| item.as_str().map(str::to_owned)).collect()

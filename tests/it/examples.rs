@@ -84,7 +84,7 @@ fn the_quickstart_says_what_is_wrong_with_its_settings() {
         (vec![("COGNITO_USER_POOL_ID", "us-east-1_Example")], vec!["COGNITO_CLIENT_IDS"]),
         (vec![("COGNITO_CLIENT_IDS", "abc")], vec!["COGNITO_USER_POOL_ID"]),
         (
-            vec![("COGNITO_USER_POOL_ID", "us-east-1"), ("COGNITO_CLIENT_IDS", "a,ä")],
+            vec![("COGNITO_USER_POOL_ID", "us-east-1"), ("COGNITO_CLIENT_IDS", "a,,b")],
             vec!["COGNITO_USER_POOL_ID", "COGNITO_CLIENT_IDS"],
         ),
         (
