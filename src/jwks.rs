@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use base64::Engine;
@@ -35,8 +36,20 @@ const MAX_KEYS: usize = 100;
 ///
 /// [RFC 7517]: https://www.rfc-editor.org/rfc/rfc7517
 pub struct Jwks {
+    id: KeySetId,
     keys: HashMap<Box<str>, Key>,
     skipped: Vec<SkippedKey>,
+}
+
+/// Which key set: each that is made in this process has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeySetId(u64);
+
+impl KeySetId {
+    fn next() -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        Self(MADE.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 impl Jwks {
@@ -90,17 +103,21 @@ impl Jwks {
         if keys.is_empty() {
             return Err(InvalidJwks::new("it has no usable key"));
         }
-        Ok(Self { keys, skipped })
+        Ok(Self { id: KeySetId::next(), keys, skipped })
     }
 
     /// The set before the first fetch.
     pub(crate) fn none() -> Self {
-        Self { keys: HashMap::new(), skipped: Vec::new() }
+        Self { id: KeySetId::next(), keys: HashMap::new(), skipped: Vec::new() }
     }
 
     /// The IDs of the keys that can be used.
     pub fn key_ids(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(|id| &**id)
+    }
+
+    pub(crate) fn id(&self) -> KeySetId {
+        self.id
     }
 
     pub(crate) fn get(&self, key_id: &str) -> Option<&Key> {

@@ -111,6 +111,7 @@ mod rejection;
 mod schedule;
 mod scope;
 mod telemetry;
+mod token_cache;
 mod url;
 mod user_pool;
 mod verifier;

@@ -62,6 +62,10 @@ impl Scopes {
         Self { text: text.into() }
     }
 
+    pub(crate) fn len_in_memory(&self) -> usize {
+        self.text.len()
+    }
+
     /// Whether exactly this scope is among them.
     pub fn contains(&self, scope: &str) -> bool {
         self.iter().any(|granted| granted == scope)

@@ -27,23 +27,40 @@ impl Timer {
     pub(crate) fn verified(self, result: &Result<AccessToken, VerifyError>) {
         #[cfg(feature = "metrics")]
         {
-            // Literal labels cost no allocation, and most tokens are good ones.
-            match result {
-                Ok(_) => metrics::counter!(
-                    "cognito_verifications_total", "result" => "accepted", "reason" => "none"
-                ),
-                Err(error) => metrics::counter!(
-                    "cognito_verifications_total",
-                    "result" => "refused",
-                    "reason" => error.kind().as_str()
-                ),
-            }
-            .increment(1);
+            count_verification(result);
             metrics::histogram!("cognito_verify_duration_seconds").record(self.began.elapsed());
+            metrics::counter!("cognito_token_cache_total", "result" => "miss").increment(1);
         }
         #[cfg(not(feature = "metrics"))]
         let _ = result;
     }
+}
+
+/// A token was judged that had been verified before.
+pub(crate) fn recalled(result: &Result<AccessToken, VerifyError>) {
+    #[cfg(feature = "metrics")]
+    {
+        count_verification(result);
+        metrics::counter!("cognito_token_cache_total", "result" => "hit").increment(1);
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = result;
+}
+
+#[cfg(feature = "metrics")]
+fn count_verification(result: &Result<AccessToken, VerifyError>) {
+    // Literal labels cost no allocation, and most tokens are good ones.
+    match result {
+        Ok(_) => metrics::counter!(
+            "cognito_verifications_total", "result" => "accepted", "reason" => "none"
+        ),
+        Err(error) => metrics::counter!(
+            "cognito_verifications_total",
+            "result" => "refused",
+            "reason" => error.kind().as_str()
+        ),
+    }
+    .increment(1);
 }
 
 /// A request goes on with this token.

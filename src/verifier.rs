@@ -17,7 +17,8 @@ use crate::refresh::{
     Clock, Common, CurrentKeys, FileFetch, Limits, Missing, NoRuntime, Patience, Source, all_ready,
 };
 use crate::schedule::Random;
-use crate::telemetry::Timer;
+use crate::telemetry::{self, Timer};
+use crate::token_cache::{Remembered, TokenCache};
 use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
 
 /// Verifies access tokens with keys that it keeps current in the background.
@@ -44,6 +45,9 @@ struct Inner {
     pools: Vec<Pool>,
     by_issuer: HashMap<Arc<str>, usize>,
     clock: Clock,
+    cache: TokenCache,
+    /// For the caches of those who share the keys.
+    cache_bytes: usize,
 }
 
 /// One pool: its rules, and the keys that count for these rules alone.
@@ -66,8 +70,12 @@ impl Verifier {
     /// When the token is not a good one, or with
     /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable) when there are no current keys.
     pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
+        let now = (self.inner.clock)();
+        if let Some(result) = self.recall(token, now) {
+            return result;
+        }
         let timer = Timer::start();
-        let result = match self.judge(token) {
+        let result = match self.judge(token, now) {
             Verdict::Final(result) => result,
             Verdict::UnknownKey(pool) => self.verify_with_newer_keys(token, pool).await,
         };
@@ -82,8 +90,12 @@ impl Verifier {
     ///
     /// As [`Verifier::verify`].
     pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
+        let now = (self.inner.clock)();
+        if let Some(result) = self.recall(token, now) {
+            return result;
+        }
         let timer = Timer::start();
-        let result = match self.judge(token) {
+        let result = match self.judge(token, now) {
             Verdict::Final(result) => result,
             Verdict::UnknownKey(pool) => {
                 pool.source.nudge();
@@ -119,7 +131,8 @@ impl Verifier {
         match shared {
             Some(pool) if problems.is_empty() => {
                 let source = Arc::clone(&pool.source);
-                Ok(Self::new(vec![Pool { rules, source }], Arc::clone(&self.inner.clock)))
+                let clock = Arc::clone(&self.inner.clock);
+                Ok(Self::new(vec![Pool { rules, source }], clock, self.inner.cache_bytes))
             }
             _ => Err(StartError::new(problems)),
         }
@@ -142,7 +155,7 @@ impl Verifier {
     /// }
     /// ```
     pub fn health_of(&self, issuer: &str) -> Option<Health> {
-        let (_, pool) = self.inner.pool_of(issuer).ok()?;
+        let (_, _, pool) = self.inner.pool_of(issuer).ok()?;
         Some(Health::of_all([pool.source.health((self.inner.clock)())]))
     }
 
@@ -199,8 +212,12 @@ impl Verifier {
         &self,
         token: &str,
     ) -> Option<Result<AccessToken, VerifyError>> {
+        let now = (self.inner.clock)();
+        if let Some(result) = self.recall(token, now) {
+            return Some(result);
+        }
         let timer = Timer::start();
-        let result = match self.judge(token) {
+        let result = match self.judge(token, now) {
             Verdict::Final(result) => result,
             Verdict::UnknownKey(pool) if pool.source.is_fixed() => {
                 Err(VerifyErrorKind::UnknownKey.into())
@@ -217,7 +234,7 @@ impl Verifier {
         pool: &Pool,
     ) -> Result<AccessToken, VerifyError> {
         let mut verdict = Err(VerifyErrorKind::UnknownKey.into());
-        let found = || match self.judge(token) {
+        let found = || match self.judge(token, (self.inner.clock)()) {
             Verdict::Final(result) => {
                 verdict = result;
                 true
@@ -228,21 +245,39 @@ impl Verifier {
         verdict
     }
 
-    fn judge(&self, token: &str) -> Verdict<'_> {
-        let now = (self.inner.clock)();
+    /// The verdict on a token that was verified before, if its keys are still the current ones.
+    fn recall(&self, token: &str, now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
+        let Remembered { token, pool, keys } = self.inner.cache.get(token)?;
+        let pool = self.inner.pools.get(pool)?;
+        let result = match pool.source.current(now) {
+            Ok(current) if current.id() != keys => return None,
+            Ok(_) => pool.rules.recheck(&token, now).map_err(VerifyError::from),
+            Err(retry_after) => Err(VerifyError::keys_unavailable(retry_after)),
+        };
+        let result = result.map(|()| token);
+        telemetry::recalled(&result);
+        Some(result)
+    }
+
+    fn judge(&self, token: &str, now: SystemTime) -> Verdict<'_> {
         let mut chosen = None;
         let result = verify_in(token, now, |issuer| {
-            let (issuer, pool) = self.inner.pool_of(issuer)?;
-            chosen = Some(pool);
+            let (issuer, index, pool) = self.inner.pool_of(issuer)?;
+            chosen = Some((index, pool));
             let keys: CurrentKeys =
                 pool.source.current(now).map_err(VerifyError::keys_unavailable)?;
             Ok(Jurisdiction { rules: &pool.rules, issuer, keys })
         });
         match (result, chosen) {
-            (Err(error), Some(pool)) if error.kind() == VerifyErrorKind::UnknownKey => {
+            (Ok((verified, keys)), Some((pool, _))) => {
+                let remembered = Remembered { token: verified.clone(), pool, keys };
+                self.inner.cache.insert(token, remembered);
+                Verdict::Final(Ok(verified))
+            }
+            (Err(error), Some((_, pool))) if error.kind() == VerifyErrorKind::UnknownKey => {
                 Verdict::UnknownKey(pool)
             }
-            (result, _) => Verdict::Final(result),
+            (result, _) => Verdict::Final(result.map(|(verified, _)| verified)),
         }
     }
 
@@ -259,10 +294,10 @@ impl Verifier {
 }
 
 impl Inner {
-    fn pool_of(&self, issuer: &str) -> Result<(&Arc<str>, &Pool), VerifyErrorKind> {
+    fn pool_of(&self, issuer: &str) -> Result<(&Arc<str>, usize, &Pool), VerifyErrorKind> {
         let known = self.by_issuer.get_key_value(issuer);
         known
-            .and_then(|(issuer, index)| Some((issuer, self.pools.get(*index)?)))
+            .and_then(|(issuer, index)| Some((issuer, *index, self.pools.get(*index)?)))
             .ok_or(VerifyErrorKind::UnknownIssuer)
     }
 }
@@ -309,6 +344,7 @@ pub struct VerifierBuilder {
     refresh_interval: Duration,
     max_stale: Duration,
     connect_within: Duration,
+    token_cache_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -335,6 +371,7 @@ impl VerifierBuilder {
             refresh_interval: REFRESH_INTERVAL,
             max_stale: MAX_STALE,
             connect_within: Duration::from_secs(10),
+            token_cache_bytes: 8 * 1024 * 1024,
         }
     }
 
@@ -375,6 +412,21 @@ impl VerifierBuilder {
     /// Fetches the keys in this way instead of over HTTPS.
     pub fn fetch_with(mut self, fetcher: impl FetchJwks) -> Self {
         self.fetcher = Some(Arc::new(fetcher));
+        self
+    }
+
+    /// How much memory may be used to remember tokens that were verified: 8 MiB unless set, which
+    /// is about 3,000 tokens; 0 switches it off. What such a token says, its key, the time and
+    /// [`Rules::check`] are still judged at every request; its signature is not checked again.
+    ///
+    /// ```
+    /// # use tower_cognito::{Rules, Verifier};
+    /// # fn example(rules: Rules) {
+    /// let builder = Verifier::builder(rules).token_cache_bytes(0);
+    /// # }
+    /// ```
+    pub fn token_cache_bytes(mut self, bytes: usize) -> Self {
+        self.token_cache_bytes = bytes;
         self
     }
 
@@ -454,7 +506,7 @@ impl VerifierBuilder {
                 "there is no tokio runtime with timers to refresh the keys on".to_owned(),
             ])
         })?;
-        Ok(Verifier::new(pools, self.clock))
+        Ok(Verifier::new(pools, self.clock, self.token_cache_bytes))
     }
 
     /// Uses these keys for ever, and no network.
@@ -479,7 +531,7 @@ impl VerifierBuilder {
         };
         let common = self.common(Arc::new(NeverFetched));
         let source = Arc::new(Source::fixed(jwks, common));
-        Ok(Verifier::new(vec![Pool { rules, source }], self.clock))
+        Ok(Verifier::new(vec![Pool { rules, source }], self.clock, self.token_cache_bytes))
     }
 
     fn common(&self, fetcher: Arc<dyn AnyFetchJwks>) -> Common {
@@ -571,12 +623,13 @@ impl fmt::Debug for VerifierBuilder {
 }
 
 impl Verifier {
-    fn new(pools: Vec<Pool>, clock: Clock) -> Self {
+    fn new(pools: Vec<Pool>, clock: Clock, cache_bytes: usize) -> Self {
         let by_issuer = pools.iter().enumerate().flat_map(|(index, pool)| {
             pool.rules.pool().issuers().iter().map(move |issuer| (Arc::clone(issuer), index))
         });
         let by_issuer = by_issuer.collect();
-        Self { inner: Arc::new(Inner { pools, by_issuer, clock }) }
+        let cache = TokenCache::new(cache_bytes);
+        Self { inner: Arc::new(Inner { pools, by_issuer, clock, cache, cache_bytes }) }
     }
 }
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::claims::{Claims, RawClaims};
 use crate::error::{InvalidClaims, VerifyError, VerifyErrorKind};
-use crate::jwks::Jwks;
+use crate::jwks::{Jwks, KeySetId};
 use crate::jws::{Jws, MAX_TOKEN_LEN};
 use crate::scope::Scopes;
 use crate::user_pool::UserPool;
@@ -52,10 +52,11 @@ pub fn verify(
     rules: &Rules,
     now: SystemTime,
 ) -> Result<AccessToken, VerifyError> {
-    verify_in(token, now, |issuer| match rules.trusted_issuer(issuer) {
+    let verified = verify_in(token, now, |issuer| match rules.trusted_issuer(issuer) {
         Some(issuer) => Ok(Jurisdiction { rules, issuer, keys }),
         None => Err(VerifyErrorKind::UnknownIssuer.into()),
-    })
+    });
+    verified.map(|(token, _)| token)
 }
 
 /// Where a token is judged: one pool's rules, and that pool's keys alone.
@@ -65,12 +66,12 @@ pub(crate) struct Jurisdiction<'r, K> {
     pub(crate) keys: K,
 }
 
-/// [`verify`], where the issuer that the token names chooses the pool.
+/// [`verify`], where the issuer that the token names chooses the pool. Says with which keys.
 pub(crate) fn verify_in<'r, K: Deref<Target = Jwks>>(
     token: &str,
     now: SystemTime,
     choose: impl FnOnce(&str) -> Result<Jurisdiction<'r, K>, VerifyError>,
-) -> Result<AccessToken, VerifyError> {
+) -> Result<(AccessToken, KeySetId), VerifyError> {
     // Two sizes, since even to clear the larger one would cost a usual token something.
     if token.len() <= USUAL_TOKEN_LEN {
         verify_with(token, &mut [0; USUAL_TOKEN_LEN], now, choose)
@@ -86,7 +87,7 @@ fn verify_with<'r, K: Deref<Target = Jwks>>(
     buffer: &mut [u8],
     now: SystemTime,
     choose: impl FnOnce(&str) -> Result<Jurisdiction<'r, K>, VerifyError>,
-) -> Result<AccessToken, VerifyError> {
+) -> Result<(AccessToken, KeySetId), VerifyError> {
     let jws = Jws::from_token(token, buffer)?;
     let raw = RawClaims::from_payload(jws.payload)?;
     let Jurisdiction { rules, issuer, keys } = choose(&raw.issuer()?)?;
@@ -100,7 +101,7 @@ fn verify_with<'r, K: Deref<Target = Jwks>>(
     rules.check_claims(&claims, now)?;
     let token = AccessToken::new(claims, issuer, jws.payload);
     rules.check_application(&token)?;
-    Ok(token)
+    Ok((token, keys.id()))
 }
 
 /// What one pool's tokens must be like.
@@ -218,17 +219,7 @@ impl Rules {
         if !self.clients.contains(&claims.client_id) {
             return Err(VerifyErrorKind::WrongClient);
         }
-        let now = nanoseconds(now);
-        let leeway = i128::try_from(self.leeway.min(MAX_LEEWAY).as_nanos()).unwrap_or_default();
-        // RFC 7519 section 4.1.4: "on or after" its time a token has expired.
-        if now >= nanoseconds_of(claims.expires_at).saturating_add(leeway) {
-            return Err(VerifyErrorKind::Expired);
-        }
-        // RFC 7519 section 4.1.5.
-        let is_early = |nbf| nanoseconds_of(nbf) > now.saturating_add(leeway);
-        if claims.not_before.is_some_and(is_early) {
-            return Err(VerifyErrorKind::NotYetValid);
-        }
+        self.check_times(claims.expires_at, claims.not_before, now)?;
         // RFC 7519 section 4.1.3.
         if let Some(expected) = &self.audience {
             let audience = claims.audience.as_deref().unwrap_or_default();
@@ -243,6 +234,37 @@ impl Rules {
         let groups = claims.groups.as_deref().unwrap_or_default();
         if !self.groups.is_empty() && !groups.iter().any(|group| self.groups.contains(group)) {
             return Err(VerifyErrorKind::Forbidden);
+        }
+        Ok(())
+    }
+
+    /// What may have changed about a token that these rules accepted before. The rest are
+    /// properties of the token itself, in the order of [`check_claims`](Self::check_claims).
+    pub(crate) fn recheck(
+        &self,
+        token: &AccessToken,
+        now: SystemTime,
+    ) -> Result<(), VerifyErrorKind> {
+        self.check_times(token.inner.expires_at, token.inner.not_before, now)?;
+        self.check_application(token)
+    }
+
+    fn check_times(
+        &self,
+        expires_at: i64,
+        not_before: Option<i64>,
+        now: SystemTime,
+    ) -> Result<(), VerifyErrorKind> {
+        let now = nanoseconds(now);
+        let leeway = i128::try_from(self.leeway.min(MAX_LEEWAY).as_nanos()).unwrap_or_default();
+        // RFC 7519 section 4.1.4: "on or after" its time a token has expired.
+        if now >= nanoseconds_of(expires_at).saturating_add(leeway) {
+            return Err(VerifyErrorKind::Expired);
+        }
+        // RFC 7519 section 4.1.5.
+        let is_early = |nbf| nanoseconds_of(nbf) > now.saturating_add(leeway);
+        if not_before.is_some_and(is_early) {
+            return Err(VerifyErrorKind::NotYetValid);
         }
         Ok(())
     }
@@ -381,8 +403,10 @@ struct Verified {
     username: Option<Box<str>>,
     groups: Box<[String]>,
     jwt_id: Option<Box<str>>,
-    expires_at: SystemTime,
-    issued_at: Option<SystemTime>,
+    /// Seconds since the epoch, as the others.
+    expires_at: i64,
+    not_before: Option<i64>,
+    issued_at: Option<i64>,
 }
 
 impl AccessToken {
@@ -418,12 +442,12 @@ impl AccessToken {
 
     /// `exp`: from this moment on the token is refused.
     pub fn expires_at(&self) -> SystemTime {
-        self.inner.expires_at
+        system_time(self.inner.expires_at)
     }
 
     /// `iat`: when the token was issued, in whole seconds. Cognito always says so.
     pub fn issued_at(&self) -> Option<SystemTime> {
-        self.inner.issued_at
+        self.inner.issued_at.map(system_time)
     }
 
     /// `jti`: the token's own ID, for a list of revoked ones.
@@ -462,6 +486,19 @@ impl AccessToken {
             .map_err(|error| InvalidClaims::at(error.line(), error.column()))
     }
 
+    /// About how many bytes it keeps.
+    pub(crate) fn len_in_memory(&self) -> usize {
+        let Verified { payload, subject, client_id, scopes, username, groups, jwt_id, .. } =
+            &*self.inner;
+        let length = |text: &Option<Box<str>>| text.as_deref().map_or(0, str::len);
+        let of_groups = groups.iter().map(|group| group.len().saturating_add(size_of::<String>()));
+        [payload.len(), subject.len(), client_id.len(), length(username), length(jwt_id)]
+            .into_iter()
+            .chain([scopes.len_in_memory(), size_of::<Verified>()])
+            .chain(of_groups)
+            .fold(0, usize::saturating_add)
+    }
+
     fn new(claims: Claims<'_>, issuer: &Arc<str>, payload: &str) -> Self {
         Self {
             inner: Arc::new(Verified {
@@ -473,8 +510,9 @@ impl AccessToken {
                 username: claims.username.map(Into::into),
                 groups: claims.groups.unwrap_or_default().into(),
                 jwt_id: claims.jwt_id.map(Into::into),
-                expires_at: system_time(claims.expires_at),
-                issued_at: claims.issued_at.map(system_time),
+                expires_at: claims.expires_at,
+                not_before: claims.not_before,
+                issued_at: claims.issued_at,
             }),
         }
     }

@@ -136,10 +136,11 @@ impl Source {
     /// The keys to judge with at this time of day, or how long to wait before trying again.
     pub(crate) fn current(&self, now: SystemTime) -> Result<CurrentKeys, Duration> {
         let snapshot = self.shared.snapshot.load();
-        if snapshot.overdue(now) > OVERDUE {
+        let moment = Instant::now();
+        if snapshot.overdue(now, moment) > OVERDUE {
             self.wake();
         }
-        let age = snapshot.age(now);
+        let age = snapshot.age(now, moment);
         if self.shared.is_usable(age) {
             return Ok(CurrentKeys(snapshot));
         }
@@ -150,7 +151,7 @@ impl Source {
 
     pub(crate) fn health(&self, now: SystemTime) -> PoolHealth {
         let snapshot = self.shared.snapshot.load();
-        let age = snapshot.age(now);
+        let age = snapshot.age(now, Instant::now());
         let last_error = snapshot.failing.as_ref().map(|failing| failing.error.class());
         let degraded = |since| Some(Degraded { since, age, last_error });
         // By age and not by the schedule, since it must also notice a task that is no more.
@@ -303,7 +304,7 @@ impl Source {
 
     fn is_ready(&self) -> bool {
         let now = (self.shared.common.clock)();
-        self.shared.is_usable(self.shared.snapshot.load().age(now))
+        self.shared.is_usable(self.shared.snapshot.load().age(now, Instant::now()))
     }
 
     /// The refresh is overdue. Either the time of day went on without the task, as in a sandbox

@@ -66,11 +66,11 @@ pub(super) struct Failing {
 impl Snapshot {
     /// The larger age of the two clocks: the monotonic one stands still while a machine sleeps or
     /// a sandbox is frozen, the wall clock can be set back.
-    pub(super) fn age(&self, now: SystemTime) -> Option<Duration> {
+    pub(super) fn age(&self, now: SystemTime, moment: Instant) -> Option<Duration> {
         match self.origin {
             Origin::Fetched { monotonic, wall } => {
                 let wall_age = now.duration_since(wall).unwrap_or_default();
-                Some(monotonic.elapsed().max(wall_age))
+                Some(moment.saturating_duration_since(monotonic).max(wall_age))
             }
             Origin::Fixed => Some(Duration::ZERO),
             Origin::Nowhere => None,
@@ -78,12 +78,12 @@ impl Snapshot {
     }
 
     /// How long ago the next refresh should have begun, by the clock that says more.
-    pub(super) fn overdue(&self, now: SystemTime) -> Duration {
+    pub(super) fn overdue(&self, now: SystemTime, moment: Instant) -> Duration {
         if matches!(self.origin, Origin::Fixed) {
             return Duration::ZERO;
         }
         let wall = now.duration_since(self.next_refresh.wall).unwrap_or_default();
-        self.next_refresh.monotonic.elapsed().max(wall)
+        moment.saturating_duration_since(self.next_refresh.monotonic).max(wall)
     }
 }
 

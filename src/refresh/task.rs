@@ -124,7 +124,8 @@ impl Task {
         };
         let next_refresh = Next::after(pause, &self.shared.common.clock);
         let snapshot = Snapshot { jwks, origin, failing, next_refresh };
-        let has_keys = self.shared.is_usable(snapshot.age((self.shared.common.clock)()));
+        let has_keys =
+            self.shared.is_usable(snapshot.age((self.shared.common.clock)(), Instant::now()));
         self.shared.snapshot.store(Arc::new(snapshot));
         self.publish(|progress| {
             progress.finished = progress.started;
@@ -171,7 +172,7 @@ impl Task {
     fn failed(&mut self, error: RefreshError, before: &Snapshot) -> (Failing, Duration) {
         self.failures = self.failures.saturating_add(1);
         let now = (self.shared.common.clock)();
-        let age = before.age(now);
+        let age = before.age(now, Instant::now());
         let is_usable = self.shared.is_usable(age);
         let retry_after = error.retry_after();
         let pause = pause_after_failure(self.failures, is_usable, retry_after, &mut self.random);
