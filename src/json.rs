@@ -39,9 +39,11 @@ pub(crate) fn read_object<'a, const N: usize>(
 ///
 /// Outside of a string neither is JSON, so nothing becomes well-formed by it.
 pub(crate) fn unescape_slashes(text: &mut [u8]) -> usize {
-    let Some(first) = text.iter().position(|byte| *byte == b'\\') else {
+    // Twice, as `contains` looks at many bytes at once, and usually there is none.
+    if !text.contains(&b'\\') {
         return text.len();
-    };
+    }
+    let first = text.iter().position(|byte| *byte == b'\\').unwrap_or_default();
     let (mut from, mut to) = (first, first);
     while let Some(&byte) = text.get(from) {
         let next = text.get(from.saturating_add(1)).copied();

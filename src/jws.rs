@@ -32,11 +32,6 @@ impl<'t, 'b> Jws<'t, 'b> {
         if token.len() > MAX_TOKEN_LEN {
             return Err(VerifyErrorKind::TooLarge);
         }
-        // RFC 8725 bis, "check the format": this also ends every JSON serialization.
-        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if !token.bytes().all(is_allowed) {
-            return Err(VerifyErrorKind::Malformed);
-        }
         let (signing_input, signature) =
             token.rsplit_once('.').ok_or(VerifyErrorKind::Malformed)?;
         let (header, payload) = signing_input.split_once('.').ok_or(VerifyErrorKind::Malformed)?;
@@ -44,6 +39,8 @@ impl<'t, 'b> Jws<'t, 'b> {
         {
             return Err(VerifyErrorKind::Malformed);
         }
+        // All three before anything is read: it is the decoder that knows the alphabet, and so ends
+        // every JSON serialization (RFC 8725 bis, "check the format").
         let (header, buffer) = decode_text(header, buffer)?;
         let (payload, buffer) = decode_text(payload, buffer)?;
         let (signature, _) = decode(signature, buffer)?;

@@ -51,19 +51,15 @@ impl fmt::Display for Scope {
 }
 
 /// The scopes of a token, in the order in which the token names them.
-#[derive(Clone, Default)]
-pub struct Scopes {
-    text: Box<str>,
+#[derive(Clone, Copy)]
+pub struct Scopes<'t> {
+    text: &'t str,
 }
 
-impl Scopes {
+impl<'t> Scopes<'t> {
     /// Reads the value of a `scope` claim: pieces between U+0020, empty ones skipped.
-    pub(crate) fn from_claim(text: &str) -> Self {
-        Self { text: text.into() }
-    }
-
-    pub(crate) fn len_in_memory(&self) -> usize {
-        self.text.len()
+    pub(crate) fn from_claim(text: &'t str) -> Self {
+        Self { text }
     }
 
     /// Whether exactly this scope is among them.
@@ -72,12 +68,12 @@ impl Scopes {
     }
 
     /// Each scope.
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
+    pub fn iter(&self) -> impl Iterator<Item = &'t str> + use<'t> {
         self.text.split(' ').filter(|piece| !piece.is_empty())
     }
 }
 
-impl fmt::Debug for Scopes {
+impl fmt::Debug for Scopes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
@@ -116,7 +112,7 @@ impl Requirement {
     }
 
     /// The one rule.
-    pub(crate) fn is_met_by(&self, granted: &Scopes) -> bool {
+    pub(crate) fn is_met_by(&self, granted: Scopes<'_>) -> bool {
         match self {
             Self::AllOf(scopes) => scopes.iter().all(|scope| granted.contains(scope.as_str())),
             Self::AnyOf(scopes) => scopes.iter().any(|scope| granted.contains(scope.as_str())),

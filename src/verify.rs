@@ -1,8 +1,9 @@
 //! Whether a token is good: a pure function of the token, the keys, the rules and the time.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -371,7 +372,7 @@ impl ClientIds {
 ///     let left = token.expires_at().duration_since(SystemTime::now()).unwrap_or_default();
 ///     let who = token.username().unwrap_or(token.client_id());
 ///     let groups = token.groups().collect::<Vec<_>>().join(", ");
-///     let scopes: &Scopes = token.scopes();
+///     let scopes: Scopes<'_> = token.scopes();
 ///     format!("{who} of [{groups}] may {scopes:?} for another {} s", left.as_secs())
 /// }
 /// ```
@@ -397,12 +398,12 @@ pub struct AccessToken {
 struct Verified {
     payload: Box<str>,
     issuer: Arc<str>,
-    subject: Box<str>,
-    client_id: Box<str>,
-    scopes: Scopes,
-    username: Option<Box<str>>,
+    subject: Piece,
+    client_id: Piece,
+    scopes: Piece,
+    username: Option<Piece>,
     groups: Box<[String]>,
-    jwt_id: Option<Box<str>>,
+    jwt_id: Option<Piece>,
     /// Seconds since the epoch, as the others.
     expires_at: i64,
     not_before: Option<i64>,
@@ -412,22 +413,22 @@ struct Verified {
 impl AccessToken {
     /// `sub`: the user, or the client itself where a machine asked for the token.
     pub fn subject(&self) -> &str {
-        &self.inner.subject
+        self.inner.subject.within(&self.inner.payload)
     }
 
     /// `client_id`: the app client that the token was issued to.
     pub fn client_id(&self) -> &str {
-        &self.inner.client_id
+        self.inner.client_id.within(&self.inner.payload)
     }
 
     /// `scope`: what the token may be used for.
-    pub fn scopes(&self) -> &Scopes {
-        &self.inner.scopes
+    pub fn scopes(&self) -> Scopes<'_> {
+        Scopes::from_claim(self.inner.scopes.within(&self.inner.payload))
     }
 
     /// `username`: absent where a machine asked for the token.
     pub fn username(&self) -> Option<&str> {
-        self.inner.username.as_deref()
+        self.inner.username.as_ref().map(|piece| piece.within(&self.inner.payload))
     }
 
     /// `cognito:groups`: empty where the user has none, or there is no user.
@@ -452,7 +453,7 @@ impl AccessToken {
 
     /// `jti`: the token's own ID, for a list of revoked ones.
     pub fn jwt_id(&self) -> Option<&str> {
-        self.inner.jwt_id.as_deref()
+        self.inner.jwt_id.as_ref().map(|piece| piece.within(&self.inner.payload))
     }
 
     /// All claims, as a type of the application's.
@@ -490,30 +491,65 @@ impl AccessToken {
     pub(crate) fn len_in_memory(&self) -> usize {
         let Verified { payload, subject, client_id, scopes, username, groups, jwt_id, .. } =
             &*self.inner;
-        let length = |text: &Option<Box<str>>| text.as_deref().map_or(0, str::len);
+        let pieces =
+            [Some(subject), Some(client_id), Some(scopes), username.as_ref(), jwt_id.as_ref()];
+        let apart = pieces.into_iter().flatten().map(Piece::len_apart);
         let of_groups = groups.iter().map(|group| group.len().saturating_add(size_of::<String>()));
-        [payload.len(), subject.len(), client_id.len(), length(username), length(jwt_id)]
-            .into_iter()
-            .chain([scopes.len_in_memory(), size_of::<Verified>()])
+        apart
             .chain(of_groups)
-            .fold(0, usize::saturating_add)
+            .fold(payload.len().saturating_add(size_of::<Verified>()), usize::saturating_add)
     }
 
     fn new(claims: Claims<'_>, issuer: &Arc<str>, payload: &str) -> Self {
+        let piece = |text| Piece::of(text, payload);
         Self {
             inner: Arc::new(Verified {
                 payload: payload.into(),
                 issuer: Arc::clone(issuer),
-                subject: claims.subject.into(),
-                client_id: claims.client_id.into(),
-                scopes: claims.scope.map(|scope| Scopes::from_claim(&scope)).unwrap_or_default(),
-                username: claims.username.map(Into::into),
+                subject: piece(claims.subject),
+                client_id: piece(claims.client_id),
+                scopes: piece(claims.scope.unwrap_or_default()),
+                username: claims.username.map(piece),
                 groups: claims.groups.unwrap_or_default().into(),
-                jwt_id: claims.jwt_id.map(Into::into),
+                jwt_id: claims.jwt_id.map(piece),
                 expires_at: claims.expires_at,
                 not_before: claims.not_before,
                 issued_at: claims.issued_at,
             }),
+        }
+    }
+}
+
+/// A text of the payload: where it stands there, or, if it had escapes, what it says. So a token
+/// is kept in two allocations, however many claims are asked for.
+enum Piece {
+    Apart(Box<str>),
+    Within(Range<usize>),
+}
+
+impl Piece {
+    fn of(text: Cow<'_, str>, payload: &str) -> Self {
+        // Only a guess until it is compared.
+        let start = text.as_ptr().addr().wrapping_sub(payload.as_ptr().addr());
+        let place = start..start.wrapping_add(text.len());
+        if payload.get(place.clone()) == Some(&text) {
+            Self::Within(place)
+        } else {
+            Self::Apart(text.into())
+        }
+    }
+
+    fn within<'p>(&'p self, payload: &'p str) -> &'p str {
+        match self {
+            Self::Apart(text) => text,
+            Self::Within(place) => payload.get(place.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn len_apart(&self) -> usize {
+        match self {
+            Self::Apart(text) => text.len(),
+            Self::Within(_) => 0,
         }
     }
 }

@@ -140,7 +140,9 @@ impl RequireToken {
     /// Lets a request without a token through as well, without an [`AccessToken`] in its
     /// extensions. A token that is there must still be good, and a
     /// [`RequireScope`](crate::RequireScope) inside still asks for one. With a scope table it is
-    /// the public rows alone that may go without.
+    /// the public rows alone that may go without. Another scheme than `Bearer` counts as no token,
+    /// and so does a token without a scheme, unless
+    /// [`accept_bare_token`](Self::accept_bare_token) is set.
     ///
     /// ```
     /// # use axum::{Router, routing::get};
@@ -226,9 +228,9 @@ where
             }
         };
         match policy.verifier.verify_without_wait(token) {
-            Some(verdict) => match policy.admit(asked, request, verdict) {
-                Ok(request) => ResponseFuture::inner(self.inner.call(request)),
-                Err(refusal) => ResponseFuture::refused(refusal),
+            Some(verdict) => match policy.admit(asked, &mut request, verdict) {
+                Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+                Err(rejection) => ResponseFuture::refused(Refusal::of(&request, rejection)),
             },
             None => {
                 // The service that was polled ready is the one to call; its clone is left here.
@@ -237,8 +239,11 @@ where
                 let (policy, token) = (Arc::clone(policy), token.to_owned());
                 ResponseFuture::waiting(async move {
                     let verdict = policy.verifier.verify(&token).await;
-                    let request = policy.admit(policy.asked(&request), request, verdict)?;
-                    Ok(inner.call(request))
+                    let asked = policy.asked(&request);
+                    match policy.admit(asked, &mut request, verdict) {
+                        Ok(()) => Ok(inner.call(request)),
+                        Err(rejection) => Err(Refusal::of(&request, rejection)),
+                    }
                 })
             }
         }
@@ -266,19 +271,19 @@ impl Policy {
         is_anonymous || matches!(asked, Asked::Nothing)
     }
 
-    /// The request with its token, if that is good and enough.
+    /// Gives the request its token, if that is good and enough.
     fn admit<B>(
         &self,
         asked: &Asked,
-        mut request: Request<B>,
+        request: &mut Request<B>,
         verdict: Result<AccessToken, VerifyError>,
-    ) -> Result<Request<B>, Refusal> {
+    ) -> Result<(), Rejection> {
         let settings = || Arc::clone(&self.settings);
-        let rejection = match (verdict, asked) {
-            (Err(error), _) => Rejection::token(error, settings()),
-            (Ok(_), Asked::Unlisted) => Rejection::unlisted(settings()),
+        match (verdict, asked) {
+            (Err(error), _) => Err(Rejection::token(error, settings())),
+            (Ok(_), Asked::Unlisted) => Err(Rejection::unlisted(settings())),
             (Ok(token), Asked::Scopes(scopes)) if !scopes.is_met_by(token.scopes()) => {
-                Rejection::insufficient_scope(Arc::clone(scopes), settings())
+                Err(Rejection::insufficient_scope(Arc::clone(scopes), settings()))
             }
             (Ok(token), _) => {
                 telemetry::admitted(&token);
@@ -287,10 +292,9 @@ impl Policy {
                 if !self.has_default_settings {
                     request.extensions_mut().insert(Guarded(settings()));
                 }
-                return Ok(request);
+                Ok(())
             }
-        };
-        Err(Refusal::of(&request, rejection))
+        }
     }
 }
 

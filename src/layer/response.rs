@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::form::Form;
-use crate::rejection::{RefusalBody, Rejection};
+use crate::rejection::{RefusalBody, Rejection, RejectionKind};
 use crate::telemetry;
 
 /// A refusal, and the form that its request asks for. Boxed by its users, so that a request that
@@ -72,10 +72,14 @@ fn http(rejection: &Rejection) -> Response<Bytes> {
 }
 
 /// "Trailers-only": a status in the headers, and no body. gRPC clients look at no HTTP status
-/// where there is one of gRPC's.
+/// where there is one of gRPC's, and it is 200; but where no `RequireToken` ran, nobody can have
+/// said that a gateway asks, so that this is no 200 either.
 fn grpc(rejection: &Rejection, content_type: &'static str) -> Response<Bytes> {
     let (code, message, metadata) = rejection.grpc();
     let mut response = Response::new(Bytes::new());
+    if rejection.kind() == RejectionKind::Internal {
+        *response.status_mut() = rejection.status();
+    }
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(code));

@@ -30,7 +30,7 @@ fn public_types_are_send_and_sync() {
     shared::<RefusalBody>();
     shared::<ResponseBody<axum::body::Bytes>>();
     shared::<Scope>();
-    shared::<Scopes>();
+    shared::<Scopes<'static>>();
     shared::<StartError>();
     shared::<TestServer>();
     shared::<TokenBuilder>();

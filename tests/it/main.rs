@@ -2,10 +2,12 @@
 
 mod allocations;
 mod autotraits;
+mod doors;
 mod errors;
 mod examples;
 mod faults;
 mod foreign;
+mod grpc;
 mod jwks;
 mod layer;
 mod model;

@@ -573,7 +573,7 @@ async fn p06_over_many_pools_sixteen_fetches_at_once_and_those_denied_are_made_l
     }
     assert_eq!(pools.fake.requests(), 40 + 16);
     // Those that hung are given up; who was denied is not denied for good.
-    sleep(s(4)).await;
+    sleep(s(5)).await;
     pools.fake.answers(new_set());
     let before = pools.fake.requests();
     let token = keys().issuer.machine_token(CLIENT).claim("iss", issuer_of(39));

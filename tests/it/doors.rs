@@ -1,0 +1,1599 @@
+//! Every row of the refusal table through every door: the layers by themselves, HTTP/1.1 and
+//! HTTP/2 sockets, gRPC's form and the interceptor. A response is compared whole, with texts that
+//! are written out here; in `grpc` the same cases meet a real client. A number in a name is that
+//! of the hostile input.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use allocation_counter::measure;
+use axum::body::Body;
+use axum::{Router, routing};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tower::limit::ConcurrencyLimit;
+use tower::util::BoxCloneService;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_cognito::{
+    Access, AccessToken, ClientIds, JwksDocument, RefreshError, RefusalBody, Refused, Rejection,
+    RejectionKind, RequireScope, RequireToken, ResourceMetadata, Rules, ScopeTable, TestIssuer,
+    TokenInterceptor, Verifier, VerifyErrorKind,
+};
+
+use super::support::{CLIENT, issuer, machine, rules, verifier};
+
+/// One row, as it is on the wire.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    kind: RejectionKind,
+    status: u16,
+    /// By itself, and under [`Look::Marked`].
+    challenge: Option<[&'static str; 2]>,
+    json: &'static str,
+    problem: &'static str,
+    text: &'static str,
+    retry_after: Option<&'static str>,
+    pub(crate) grpc_status: i32,
+    pub(crate) grpc_message: &'static str,
+    pub(crate) pushback: Option<&'static str>,
+}
+
+const MISSING: Row = Row {
+    kind: RejectionKind::MissingToken,
+    status: 401,
+    challenge: Some([
+        r#"Bearer realm="api""#,
+        r#"Bearer realm="Orders (v2)", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    json: r#"{"error":"unauthorized","error_description":"A bearer access token is required"}"#,
+    problem: r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"A bearer access token is required","error":"unauthorized"}"#,
+    text: "unauthorized: A bearer access token is required\n",
+    retry_after: None,
+    grpc_status: 16,
+    grpc_message: "missing bearer token",
+    pushback: None,
+};
+const MALFORMED: Row = Row {
+    kind: RejectionKind::InvalidRequest,
+    status: 400,
+    challenge: Some([
+        r#"Bearer realm="api", error="invalid_request", error_description="The Authorization header is malformed""#,
+        r#"Bearer realm="Orders (v2)", error="invalid_request", error_description="The Authorization header is malformed", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    json: r#"{"error":"invalid_request","error_description":"The Authorization header is malformed"}"#,
+    problem: r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"The Authorization header is malformed","error":"invalid_request"}"#,
+    text: "invalid_request: The Authorization header is malformed\n",
+    retry_after: None,
+    grpc_status: 16,
+    grpc_message: "malformed authorization metadata",
+    pushback: None,
+};
+const INVALID: Row = Row {
+    kind: RejectionKind::InvalidToken,
+    status: 401,
+    challenge: Some([
+        r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#,
+        r#"Bearer realm="Orders (v2)", error="invalid_token", error_description="The access token is invalid", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    json: r#"{"error":"invalid_token","error_description":"The access token is invalid"}"#,
+    problem: r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"The access token is invalid","error":"invalid_token"}"#,
+    text: "invalid_token: The access token is invalid\n",
+    retry_after: None,
+    grpc_status: 16,
+    grpc_message: "invalid access token",
+    pushback: None,
+};
+const EXPIRED: Row = Row {
+    kind: RejectionKind::ExpiredToken,
+    status: 401,
+    challenge: Some([
+        r#"Bearer realm="api", error="invalid_token", error_description="The access token expired""#,
+        r#"Bearer realm="Orders (v2)", error="invalid_token", error_description="The access token expired", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    json: r#"{"error":"invalid_token","error_description":"The access token expired"}"#,
+    problem: r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"The access token expired","error":"invalid_token"}"#,
+    text: "invalid_token: The access token expired\n",
+    retry_after: None,
+    grpc_status: 16,
+    grpc_message: "access token expired",
+    pushback: None,
+};
+const SCOPE: Row = Row {
+    kind: RejectionKind::InsufficientScope,
+    status: 403,
+    challenge: Some([
+        r#"Bearer realm="api", error="insufficient_scope", error_description="A required scope is missing", scope="activity/*""#,
+        r#"Bearer realm="Orders (v2)", error="insufficient_scope", error_description="A required scope is missing", scope="activity/*", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    json: r#"{"error":"insufficient_scope","error_description":"A required scope is missing"}"#,
+    problem: r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"A required scope is missing","error":"insufficient_scope"}"#,
+    text: "insufficient_scope: A required scope is missing\n",
+    retry_after: None,
+    grpc_status: 7,
+    grpc_message: "a required scope is missing",
+    pushback: None,
+};
+const TWO_SCOPES: Row = Row {
+    challenge: Some([
+        r#"Bearer realm="api", error="insufficient_scope", error_description="A required scope is missing", scope="item/read item/write""#,
+        r#"Bearer realm="Orders (v2)", error="insufficient_scope", error_description="A required scope is missing", scope="item/read item/write", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    ..SCOPE
+};
+const UNNAMED_SCOPE: Row = Row {
+    challenge: Some([
+        r#"Bearer realm="api", error="insufficient_scope", error_description="A required scope is missing""#,
+        r#"Bearer realm="Orders (v2)", error="insufficient_scope", error_description="A required scope is missing", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    ..SCOPE
+};
+const FORBIDDEN: Row = Row {
+    kind: RejectionKind::Forbidden,
+    status: 403,
+    challenge: Some([
+        r#"Bearer realm="api", error="insufficient_scope""#,
+        r#"Bearer realm="Orders (v2)", error="insufficient_scope", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    json: r#"{"error":"insufficient_scope","error_description":"The request is not allowed with this token"}"#,
+    problem: r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The request is not allowed with this token","error":"insufficient_scope"}"#,
+    text: "insufficient_scope: The request is not allowed with this token\n",
+    retry_after: None,
+    grpc_status: 7,
+    grpc_message: "the request is not allowed with this token",
+    pushback: None,
+};
+const UNAVAILABLE: Row = Row {
+    kind: RejectionKind::Unavailable,
+    status: 503,
+    challenge: None,
+    json: r#"{"error":"temporarily_unavailable","error_description":"Access tokens can not be verified now"}"#,
+    problem: r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"Access tokens can not be verified now","error":"temporarily_unavailable"}"#,
+    text: "temporarily_unavailable: Access tokens can not be verified now\n",
+    retry_after: Some("1"),
+    grpc_status: 14,
+    grpc_message: "access tokens can not be verified now",
+    pushback: Some("1000"),
+};
+/// Nothing is set on a `RequireToken` that is not there: it looks the same always.
+const INTERNAL: Row = Row {
+    kind: RejectionKind::Internal,
+    status: 500,
+    challenge: None,
+    json: r#"{"error":"server_error","error_description":"The service is not set up correctly"}"#,
+    problem: "",
+    text: "",
+    retry_after: None,
+    grpc_status: 13,
+    grpc_message: "the service is not set up correctly",
+    pushback: None,
+};
+
+/// A request, what it meets, and its row.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) guard: Guard,
+    /// The lines of the `Authorization` header.
+    pub(crate) authorization: Vec<HeaderValue>,
+    pub(crate) row: Row,
+    reason: Option<VerifyErrorKind>,
+}
+
+/// A `RequireScope`, and around it a `RequireToken` if there is a verifier.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    verifier: Option<Verifier>,
+    pub(crate) scope: RequireScope,
+    table: Option<ScopeTable>,
+}
+
+impl Guard {
+    pub(crate) fn new(verifier: Verifier) -> Self {
+        Self { verifier: Some(verifier), scope: RequireScope::new("activity/*"), table: None }
+    }
+
+    fn of(rules: Rules) -> Self {
+        Self::new(Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap())
+    }
+
+    fn scope(scope: RequireScope) -> Self {
+        Self { scope, ..Self::new(verifier()) }
+    }
+
+    pub(crate) fn require_token(&self) -> Option<RequireToken> {
+        let layer = RequireToken::new(self.verifier.clone()?);
+        Some(match &self.table {
+            Some(table) => layer.scope_table(table.clone()),
+            None => layer,
+        })
+    }
+
+    /// Where an interceptor can say the same.
+    pub(crate) fn interceptor(&self) -> Option<TokenInterceptor> {
+        let verifier = self.verifier.clone().filter(|_| self.table.is_none())?;
+        Some(TokenInterceptor::new(verifier).require_scope(self.scope.clone()))
+    }
+}
+
+fn no_keys() -> Verifier {
+    Verifier::builder(rules())
+        .fetch_with(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+        .start()
+        .unwrap()
+}
+
+fn lines<const N: usize>(values: [impl AsRef<[u8]>; N]) -> Vec<HeaderValue> {
+    values.iter().map(|value| HeaderValue::from_bytes(value.as_ref()).unwrap()).collect()
+}
+
+fn bearer(token: &str) -> Vec<HeaderValue> {
+    lines([format!("Bearer {token}")])
+}
+
+pub(crate) fn good() -> String {
+    machine("activity/*").sign()
+}
+
+/// The header and the payload of a good token, and the signature of another.
+fn badly_signed() -> String {
+    let (one, other) = (good(), machine("activity/read").sign());
+    let (signed, _) = one.rsplit_once('.').unwrap();
+    let (_, signature) = other.rsplit_once('.').unwrap();
+    format!("{signed}.{signature}")
+}
+
+/// Every row, by every way into it.
+pub(crate) fn cases() -> Vec<Case> {
+    let past = SystemTime::now() - Duration::from_secs(7200);
+    let good = good();
+    let case = |name, authorization, row| Case {
+        name,
+        guard: Guard::new(verifier()),
+        authorization,
+        row,
+        reason: None,
+    };
+    let token = |name, token: String, row, reason| Case {
+        reason: Some(reason),
+        ..case(name, bearer(&token), row)
+    };
+    let scope = |name, asked, granted, row| Case {
+        guard: Guard::scope(asked),
+        ..case(name, bearer(&machine(granted).sign()), row)
+    };
+    let rules_say = |name, rules, row, reason| Case {
+        guard: Guard::of(rules),
+        ..token(name, good.clone(), row, reason)
+    };
+    let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
+    vec![
+        case("no header", vec![], MISSING),
+        case("another scheme", lines(["Basic dXNlcjpwdw=="]), MISSING),
+        case("a token without a scheme", lines([&good]), MISSING),
+        case("Bearer alone", lines(["Bearer"]), MALFORMED),
+        case("Bearer and a tab", lines([format!("Bearer\t{good}")]), MALFORMED),
+        case("two lines", [bearer(&good), bearer(&good)].concat(), MALFORMED),
+        case("opaque bytes", lines([b"Bearer \xff\xfe"]), MALFORMED),
+        case("not ASCII", lines(["Bearer caf\u{e9}"]), MALFORMED),
+        token("no JWS", "garbage".to_owned(), INVALID, VerifyErrorKind::Malformed),
+        token("bad signature", badly_signed(), INVALID, VerifyErrorKind::BadSignature),
+        token(
+            "unknown key",
+            machine("activity/*").header("kid", "unknown").sign(),
+            INVALID,
+            VerifyErrorKind::UnknownKey,
+        ),
+        token(
+            "another algorithm",
+            machine("activity/*").header("alg", "none").sign(),
+            INVALID,
+            VerifyErrorKind::UnsupportedAlgorithm,
+        ),
+        token(
+            "an extension",
+            machine("activity/*").header("crit", ["exp"]).sign(),
+            INVALID,
+            VerifyErrorKind::InvalidHeader,
+        ),
+        token(
+            "another issuer",
+            machine("activity/*").claim("iss", "https://issuer.example").sign(),
+            INVALID,
+            VerifyErrorKind::UnknownIssuer,
+        ),
+        token(
+            "another client",
+            issuer().machine_token("another").scope("activity/*").sign(),
+            INVALID,
+            VerifyErrorKind::WrongClient,
+        ),
+        token(
+            "an ID token",
+            issuer().id_token(CLIENT, "alice").sign(),
+            INVALID,
+            VerifyErrorKind::WrongTokenUse,
+        ),
+        token(
+            "a wrong type",
+            machine("activity/*").claim("exp", "tomorrow").sign(),
+            INVALID,
+            VerifyErrorKind::InvalidClaim,
+        ),
+        token(
+            "bound to a key",
+            machine("activity/*").claim("cnf", "").sign(),
+            INVALID,
+            VerifyErrorKind::SenderConstrained,
+        ),
+        token(
+            "not yet valid",
+            machine("activity/*").claim("nbf", 4_102_444_800_u64).sign(),
+            INVALID,
+            VerifyErrorKind::NotYetValid,
+        ),
+        token(
+            "expired",
+            machine("activity/*").issued_at(past).sign(),
+            EXPIRED,
+            VerifyErrorKind::Expired,
+        ),
+        rules_say(
+            "another audience",
+            rules().audience("https://api.example.com"),
+            INVALID,
+            VerifyErrorKind::WrongAudience,
+        ),
+        rules_say(
+            "revoked",
+            rules().check(|_| Err(Refused::Revoked)),
+            INVALID,
+            VerifyErrorKind::Revoked,
+        ),
+        rules_say(
+            "forbidden",
+            rules().check(|_| Err(Refused::Forbidden)),
+            FORBIDDEN,
+            VerifyErrorKind::Forbidden,
+        ),
+        rules_say("in no group", rules().groups(["admins"]), FORBIDDEN, VerifyErrorKind::Forbidden),
+        scope("a scope is missing", RequireScope::new("activity/*"), "activity/read", SCOPE),
+        scope(
+            "any scope of two",
+            RequireScope::any_of(["item/read", "item/write"]),
+            "activity/*",
+            TWO_SCOPES,
+        ),
+        scope(
+            "the other scope of two",
+            RequireScope::all_of(["item/read", "item/write"]),
+            "item/read",
+            TWO_SCOPES,
+        ),
+        scope("a resource server", RequireScope::any_in("item"), "activity/*", UNNAMED_SCOPE),
+        Case {
+            guard: Guard { table: Some(table), ..Guard::new(verifier()) },
+            ..case("not in the table", bearer(&good), FORBIDDEN)
+        },
+        Case {
+            guard: Guard::new(no_keys()),
+            ..token("no keys yet", good.clone(), UNAVAILABLE, VerifyErrorKind::KeysUnavailable)
+        },
+        Case {
+            guard: Guard { verifier: None, ..Guard::new(verifier()) },
+            ..case("no RequireToken", bearer(&good), INTERNAL)
+        },
+    ]
+}
+
+/// What is set on `RequireToken`.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    Plain,
+    /// With a realm and a metadata URL.
+    Marked,
+    Problem,
+    Text,
+}
+
+const LOOKS: [Look; 4] = [Look::Plain, Look::Marked, Look::Problem, Look::Text];
+
+impl Look {
+    fn set(self, layer: RequireToken) -> RequireToken {
+        match self {
+            Self::Plain => layer,
+            Self::Marked => {
+                let servers = ["https://issuer.example/pool"];
+                let metadata =
+                    ResourceMetadata::new("https://api.example.com/orders", servers).unwrap();
+                layer.realm("Orders (v2)").resource_metadata(&metadata)
+            }
+            Self::Problem => layer.refusal_body(RefusalBody::problem),
+            Self::Text => layer.refusal_body(|rejection| {
+                let (error, description) = (rejection.error(), rejection.error_description());
+                let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+                RefusalBody::new(content_type, format!("{error}: {description}\n"))
+            }),
+        }
+    }
+
+    fn challenge(self, row: &Row) -> Option<&'static str> {
+        let [plain, marked] = row.challenge?;
+        Some(if matches!(self, Self::Marked) { marked } else { plain })
+    }
+
+    fn body(self, row: &Row) -> (&'static str, &'static str) {
+        match self {
+            _ if row.kind == RejectionKind::Internal => ("application/json", row.json),
+            Self::Plain | Self::Marked => ("application/json", row.json),
+            Self::Problem => ("application/problem+json", row.problem),
+            Self::Text => ("text/plain; charset=utf-8", row.text),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Transport {
+    /// No connection: the service is called.
+    Direct,
+    Http1,
+    Http2,
+}
+
+type App = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
+
+/// An app, and a connection to it.
+struct Door {
+    client: Client,
+    inside: Arc<Mutex<Inside>>,
+}
+
+enum Client {
+    Direct(App),
+    Http1(hyper::client::conn::http1::SendRequest<Body>),
+    Http2(hyper::client::conn::http2::SendRequest<Body>),
+}
+
+/// What is seen on the other side of a connection.
+#[derive(Default)]
+struct Inside {
+    /// For each call of the innermost service, the client of the token that it found.
+    calls: Vec<Option<String>>,
+    /// Of the response, as an outer layer sees it.
+    extensions: Extensions,
+}
+
+/// What a request led to.
+struct Seen {
+    status: StatusCode,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+    /// The body was known to be over when the headers came.
+    is_headers_only: bool,
+    calls: Vec<Option<String>>,
+    rejection: Option<Rejection>,
+    has_token: bool,
+}
+
+impl Door {
+    /// To a `RequireToken`, if there is one, around this scope and a service that answers 200.
+    async fn open(
+        transport: Transport,
+        token: Option<RequireToken>,
+        scope: Option<RequireScope>,
+    ) -> Self {
+        let inside = Arc::<Mutex<Inside>>::default();
+        let calls = Arc::clone(&inside);
+        let mut app: App = BoxCloneService::new(service_fn(move |request: Request<Body>| {
+            let token = request.extensions().get::<AccessToken>();
+            calls.lock().unwrap().calls.push(token.map(|token| token.client_id().to_owned()));
+            ready(Ok(Response::new(Body::from("inside"))))
+        }));
+        if let Some(scope) = scope {
+            app = boxed(scope.layer(app));
+        }
+        if let Some(token) = token {
+            app = boxed(token.layer(app));
+        }
+        Self::to(transport, app, inside).await
+    }
+
+    async fn to(transport: Transport, app: App, inside: Arc<Mutex<Inside>>) -> Self {
+        let seen = Arc::clone(&inside);
+        let app = app.map_response(move |response| {
+            seen.lock().unwrap().extensions = response.extensions().clone();
+            response
+        });
+        let app = BoxCloneService::new(app);
+        let client = match transport {
+            Transport::Direct => Client::Direct(app),
+            Transport::Http1 => {
+                let io = TokioIo::new(serve(app, transport).await);
+                let (client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                Client::Http1(client)
+            }
+            Transport::Http2 => {
+                let io = TokioIo::new(serve(app, transport).await);
+                let (client, connection) =
+                    hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+                tokio::spawn(connection);
+                Client::Http2(client)
+            }
+        };
+        Self { client, inside }
+    }
+
+    async fn case(transport: Transport, look: Look, case: &Case) -> Self {
+        let token = case.guard.require_token().map(|layer| look.set(layer));
+        Self::open(transport, token, Some(case.guard.scope.clone())).await
+    }
+
+    async fn send(&mut self, mut request: Request<Body>) -> Seen {
+        std::mem::take(&mut *self.inside.lock().unwrap());
+        let sent = async {
+            match &mut self.client {
+                Client::Direct(app) => app.clone().oneshot(request).await.unwrap(),
+                Client::Http1(client) => {
+                    let host = HeaderValue::from_static("localhost");
+                    request.headers_mut().insert(http::header::HOST, host);
+                    client.send_request(request).await.unwrap().map(Body::new)
+                }
+                Client::Http2(client) => {
+                    let uri = format!("http://localhost{}", request.uri());
+                    *request.uri_mut() = uri.parse().unwrap();
+                    client.ready().await.unwrap();
+                    client.send_request(request).await.unwrap().map(Body::new)
+                }
+            }
+        };
+        let response = timeout(Duration::from_secs(20), sent).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let is_headers_only = http_body::Body::is_end_stream(&body);
+        let body = body.collect().await.unwrap().to_bytes();
+        let Inside { calls, extensions } = std::mem::take(&mut *self.inside.lock().unwrap());
+        Seen {
+            status: parts.status,
+            headers: sorted(&parts.headers),
+            body,
+            is_headers_only,
+            calls,
+            rejection: extensions.get::<Rejection>().cloned(),
+            has_token: extensions.get::<AccessToken>().is_some(),
+        }
+    }
+}
+
+fn boxed<S, B>(service: S) -> App
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    BoxCloneService::new(service.map_response(|response: Response<B>| response.map(Body::new)))
+}
+
+/// Serves one connection, without a `date` header, and opens it.
+async fn serve(app: App, transport: Transport) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let io = TokioIo::new(stream);
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            app.clone().oneshot(request.map(Body::new))
+        });
+        // A client may end a connection as it likes.
+        match transport {
+            Transport::Http2 => hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .auto_date_header(false)
+                .serve_connection(io, service)
+                .await
+                .unwrap_or_default(),
+            Transport::Direct | Transport::Http1 => hyper::server::conn::http1::Builder::new()
+                .auto_date_header(false)
+                .serve_connection(io, service)
+                .await
+                .unwrap_or_default(),
+        }
+    });
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+fn sorted(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+    let mut headers = headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+        .collect::<Vec<_>>();
+    headers.sort();
+    headers
+}
+
+fn request(method: Method, authorization: &[HeaderValue]) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri("/activity").body(Body::empty());
+    for value in authorization {
+        request.as_mut().unwrap().headers_mut().append(AUTHORIZATION, value.clone());
+    }
+    request.unwrap()
+}
+
+fn get(authorization: &[HeaderValue]) -> Request<Body> {
+    request(Method::GET, authorization)
+}
+
+fn post(authorization: &[HeaderValue], content_type: &str) -> Request<Body> {
+    let mut request = request(Method::POST, authorization);
+    request.headers_mut().insert(CONTENT_TYPE, content_type.parse().unwrap());
+    request
+}
+
+/// The form of a refusal.
+#[derive(Clone, Copy)]
+enum Form {
+    Http,
+    HttpHead,
+    /// Under this content type.
+    Grpc(&'static str),
+}
+
+#[track_caller]
+fn check(seen: &Seen, case: &Case, look: Look, form: Form, transport: Transport) {
+    let Case { name, row, .. } = case;
+    let name = format!("{name}, {look:?}, {transport:?}");
+    let mut headers = vec![("cache-control", "no-store".to_owned())];
+    let (status, body) = match form {
+        Form::Http | Form::HttpHead => {
+            let (content_type, body) = look.body(row);
+            headers.push(("content-length", body.len().to_string()));
+            headers.push(("content-type", content_type.to_owned()));
+            headers.extend(row.retry_after.map(|n| ("retry-after", n.to_owned())));
+            headers.extend(look.challenge(row).map(|c| ("www-authenticate", c.to_owned())));
+            (row.status, if matches!(form, Form::Http) { body } else { "" })
+        }
+        Form::Grpc(content_type) => {
+            headers.push(("content-type", content_type.to_owned()));
+            headers.push(("grpc-message", row.grpc_message.to_owned()));
+            headers.extend(row.pushback.map(|n| ("grpc-retry-pushback-ms", n.to_owned())));
+            headers.push(("grpc-status", row.grpc_status.to_string()));
+            // Where no `RequireToken` ran, nobody has said that no gateway asks.
+            (if row.status == 500 { 500 } else { 200 }, "")
+        }
+    };
+    let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value));
+    assert_eq!(seen.status.as_u16(), status, "{name}");
+    assert_eq!(seen.headers, headers.collect::<Vec<_>>(), "{name}");
+    assert_eq!(seen.body, body, "{name}");
+    assert_eq!(seen.is_headers_only, body.is_empty(), "{name}");
+    assert_eq!(seen.calls, [], "{name}: the service was called");
+    assert!(!seen.has_token, "{name}: the response has a token");
+    let rejection = seen.rejection.as_ref().unwrap();
+    check_rejection(rejection, case, look, &name);
+}
+
+#[track_caller]
+fn check_rejection(rejection: &Rejection, case: &Case, look: Look, name: &str) {
+    let row = &case.row;
+    assert_eq!(rejection.kind(), row.kind, "{name}");
+    assert_eq!(rejection.status(), row.status, "{name}");
+    assert_eq!(rejection.verify_error().map(|error| error.kind()), case.reason, "{name}");
+    let challenge = rejection.challenge();
+    let challenge = challenge.as_ref().map(|value| value.to_str().unwrap());
+    assert_eq!(challenge, look.challenge(row), "{name}");
+    let retry_after = rejection.retry_after().map(|delay| delay.as_secs().to_string());
+    assert_eq!(retry_after.as_deref(), row.retry_after, "{name}");
+}
+
+async fn every_case_by(transport: Transport) {
+    for look in LOOKS {
+        for case in cases() {
+            let mut door = Door::case(transport, look, &case).await;
+            let seen = door.send(get(&case.authorization)).await;
+            check(&seen, &case, look, Form::Http, transport);
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_row_is_exact_by_the_layers() {
+    every_case_by(Transport::Direct).await;
+}
+
+#[tokio::test]
+async fn each_row_is_exact_over_http_1() {
+    every_case_by(Transport::Http1).await;
+}
+
+#[tokio::test]
+async fn each_row_is_exact_over_http_2() {
+    every_case_by(Transport::Http2).await;
+}
+
+#[tokio::test]
+async fn each_row_is_exact_in_grpcs_form_whatever_the_http_form_looks_like() {
+    for look in LOOKS {
+        for case in cases() {
+            for transport in [Transport::Direct, Transport::Http2] {
+                let mut door = Door::case(transport, look, &case).await;
+                let seen = door.send(post(&case.authorization, "application/grpc")).await;
+                check(&seen, &case, look, Form::Grpc("application/grpc"), transport);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_row_is_exact_by_the_interceptor() {
+    let mut rows = 0;
+    for case in cases() {
+        let Some(interceptor) = case.guard.interceptor() else {
+            continue;
+        };
+        rows += 1;
+        check_intercepted(interceptor, &case).await;
+    }
+    assert!(rows > 20, "{rows}");
+}
+
+async fn check_intercepted(interceptor: TokenInterceptor, case: &Case) {
+    let Case { name, row, .. } = case;
+    let sent = post(&case.authorization, "application/grpc");
+    let metadata = MetadataMap::from_headers(sent.headers().clone());
+    let call = tonic::Request::from_parts(metadata, Extensions::new(), ());
+    let status = interceptor.clone().call(call).unwrap_err();
+    assert_eq!(status.code() as i32, row.grpc_status, "{name}");
+    assert_eq!(status.message(), row.grpc_message, "{name}");
+    assert_eq!(status.details(), b"", "{name}");
+    let mut metadata = vec![("cache-control".to_owned(), "no-store".to_owned())];
+    let pushback = row.pushback.map(|n| ("grpc-retry-pushback-ms".to_owned(), n.to_owned()));
+    metadata.extend(pushback);
+    assert_eq!(sorted(status.metadata().as_ref()), metadata, "{name}");
+    let source = std::error::Error::source(&status).unwrap();
+    let rejection = source.downcast_ref::<Rejection>().unwrap();
+    check_rejection(rejection, case, Look::Plain, name);
+
+    let inside = Arc::<Mutex<Inside>>::default();
+    let calls = Arc::clone(&inside);
+    let app = service_fn(move |_: Request<Body>| {
+        calls.lock().unwrap().calls.push(None);
+        ready(Ok::<_, Infallible>(Response::new(tonic::body::Body::empty())))
+    });
+    let app = InterceptedService::new(app, interceptor);
+    let response = app.oneshot(sent).await.unwrap();
+    assert_eq!(response.status(), 200, "{name}");
+    metadata.push(("content-type".to_owned(), "application/grpc".to_owned()));
+    // tonic writes a space as it writes what has to be escaped.
+    metadata.push(("grpc-message".to_owned(), row.grpc_message.replace(' ', "%20")));
+    metadata.push(("grpc-status".to_owned(), row.grpc_status.to_string()));
+    metadata.sort();
+    assert_eq!(sorted(response.headers()), metadata, "{name}");
+    assert_eq!(inside.lock().unwrap().calls, [], "{name}: the service was called");
+}
+
+#[tokio::test]
+async fn a_good_request_passes_every_door_with_its_token() {
+    let guard = Guard::new(verifier());
+    for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
+        for look in LOOKS {
+            let token = guard.require_token().map(|layer| look.set(layer));
+            let mut door = Door::open(transport, token, Some(guard.scope.clone())).await;
+            for request in [
+                get(&bearer(&good())),
+                post(&bearer(&good()), "application/json"),
+                post(&bearer(&good()), "application/grpc"),
+            ] {
+                let seen = door.send(request).await;
+                assert_eq!((seen.status, &*seen.body), (StatusCode::OK, &b"inside"[..]));
+                assert_eq!(seen.calls, [Some(CLIENT.to_owned())], "{look:?}, {transport:?}");
+                assert!(seen.rejection.is_none());
+                let added = seen.headers.iter().filter(|(name, _)| name != "content-length");
+                assert_eq!(added.count(), 0, "{:?}", seen.headers);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn head_has_every_header_of_get_and_ends_no_connection() {
+    for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
+        for look in [Look::Plain, Look::Text] {
+            for case in cases() {
+                let mut door = Door::case(transport, look, &case).await;
+                let mut grpc = post(&case.authorization, "application/grpc");
+                *grpc.method_mut() = Method::HEAD;
+                for head in [request(Method::HEAD, &case.authorization), grpc] {
+                    let seen = door.send(head).await;
+                    check(&seen, &case, look, Form::HttpHead, transport);
+                }
+                // On the same connection.
+                let seen = door.send(get(&case.authorization)).await;
+                check(&seen, &case, look, Form::Http, transport);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_web_request_is_answered_under_its_own_content_type() {
+    let cases = cases();
+    for transport in [Transport::Direct, Transport::Http2] {
+        for case in &cases {
+            let mut door = Door::case(transport, Look::Plain, case).await;
+            for (sent, answered) in [
+                ("application/grpc+proto", "application/grpc"),
+                ("Application/GRPC; charset=utf-8", "application/grpc"),
+                ("application/grpc-web", "application/grpc-web+proto"),
+                ("application/grpc-web+proto", "application/grpc-web+proto"),
+                ("application/grpc-web-text", "application/grpc-web-text+proto"),
+                ("application/grpc-web-text+proto", "application/grpc-web-text+proto"),
+            ] {
+                let seen = door.send(post(&case.authorization, sent)).await;
+                check(&seen, case, Look::Plain, Form::Grpc(answered), transport);
+            }
+            for sent in ["application/grpcx", "application/json", "text/plain; application/grpc"] {
+                let seen = door.send(post(&case.authorization, sent)).await;
+                check(&seen, case, Look::Plain, Form::Http, transport);
+            }
+            let mut other = post(&case.authorization, "application/grpc");
+            *other.method_mut() = Method::PUT;
+            let seen = door.send(other).await;
+            check(&seen, case, Look::Plain, Form::Http, transport);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_too_old_say_when_the_next_attempt_is() {
+    let clock = SystemTime::now();
+    let verifier = Verifier::builder(rules())
+        .seed(issuer().jwks(), clock - Duration::from_secs(25 * 3600))
+        .clock(move || clock)
+        .fetch_with(|_| async {
+            let wait = Duration::from_secs(20);
+            Err::<JwksDocument, _>(RefreshError::status(503).with_retry_after(wait))
+        })
+        .start()
+        .unwrap();
+    verifier.refresh().await.unwrap_err();
+    let case = Case {
+        name: "too old",
+        guard: Guard::new(verifier),
+        authorization: bearer(&good()),
+        row: Row { retry_after: Some("20"), pushback: Some("20000"), ..UNAVAILABLE },
+        reason: Some(VerifyErrorKind::KeysUnavailable),
+    };
+    let mut door = Door::case(Transport::Direct, Look::Plain, &case).await;
+    let seen = door.send(get(&case.authorization)).await;
+    check(&seen, &case, Look::Plain, Form::Http, Transport::Direct);
+    let seen = door.send(post(&case.authorization, "application/grpc")).await;
+    check(&seen, &case, Look::Plain, Form::Grpc("application/grpc"), Transport::Direct);
+    check_intercepted(case.guard.interceptor().unwrap(), &case).await;
+    // What is no full second is one.
+    tokio::time::advance(Duration::from_millis(500)).await;
+    let seen = door.send(get(&case.authorization)).await;
+    check(&seen, &case, Look::Plain, Form::Http, Transport::Direct);
+}
+
+#[tokio::test]
+async fn http_only_gives_every_refusal_the_http_form() {
+    for transport in [Transport::Direct, Transport::Http2] {
+        for look in [Look::Plain, Look::Marked] {
+            for case in cases() {
+                let Some(token) = case.guard.require_token() else {
+                    continue;
+                };
+                let token = look.set(token.http_only());
+                let scope = Some(case.guard.scope.clone());
+                let mut door = Door::open(transport, Some(token), scope).await;
+                for content_type in ["application/grpc", "application/grpc-web-text"] {
+                    let seen = door.send(post(&case.authorization, content_type)).await;
+                    check(&seen, &case, look, Form::Http, transport);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn http_only_holds_for_a_scope_layer_that_sees_no_token() {
+    let public = ScopeTable::new([("POST /activity", Access::public())]).unwrap();
+    let case = &cases()[0];
+    for token in [
+        RequireToken::new(verifier()).http_only().allow_anonymous(),
+        RequireToken::new(verifier()).http_only().scope_table(public),
+    ] {
+        let scope = Some(case.guard.scope.clone());
+        let mut door = Door::open(Transport::Direct, Some(token), scope).await;
+        let seen = door.send(post(&[], "application/grpc")).await;
+        check(&seen, case, Look::Plain, Form::Http, Transport::Direct);
+    }
+}
+
+#[tokio::test]
+async fn the_extractor_refuses_as_the_layers_do() {
+    let find = |name| cases().into_iter().find(|case| case.name == name).unwrap();
+    let (missing, internal) = (find("no header"), find("no RequireToken"));
+    for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
+        for look in LOOKS {
+            let inside = Arc::<Mutex<Inside>>::default();
+            let calls = Arc::clone(&inside);
+            let show = async move |token: AccessToken| {
+                calls.lock().unwrap().calls.push(Some(token.client_id().to_owned()));
+            };
+            let bare = Router::new().route("/activity", routing::get(show));
+            let guarded = look.set(RequireToken::new(verifier()).allow_anonymous());
+            let guarded = bare.clone().layer(guarded);
+            for (case, app) in [(&missing, guarded.clone()), (&internal, bare)] {
+                let mut door = Door::to(transport, boxed(app), Arc::clone(&inside)).await;
+                let seen = door.send(get(&case.authorization)).await;
+                check(&seen, case, look, Form::Http, transport);
+                let seen = door.send(request(Method::HEAD, &case.authorization)).await;
+                check(&seen, case, look, Form::HttpHead, transport);
+            }
+            let mut door = Door::to(transport, boxed(guarded), inside).await;
+            let seen = door.send(get(&bearer(&good()))).await;
+            check_outcome(&seen, "good", &Passes(Some(CLIENT)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_require_token_layers_the_inner_one_says_how_its_scope_layer_refuses() {
+    let case = &cases().into_iter().find(|case| case.name == "a scope is missing").unwrap();
+    let inner = RequireScope::new("activity/*");
+    for look in [Look::Plain, Look::Marked, Look::Text] {
+        let token = look.set(RequireToken::new(verifier()));
+        let inside = Arc::<Mutex<Inside>>::default();
+        let app = boxed(token.layer(inner.layer(Unreachable)));
+        let app = boxed(RequireToken::new(verifier()).realm("outer").layer(app));
+        let mut door = Door::to(Transport::Direct, app, inside).await;
+        let seen = door.send(get(&case.authorization)).await;
+        check(&seen, case, look, Form::Http, Transport::Direct);
+    }
+}
+
+/// Passed with this client's token, or none; or is refused with this row.
+enum Outcome {
+    Passes(Option<&'static str>),
+    Fails(Row),
+}
+
+use Outcome::{Fails, Passes};
+
+#[track_caller]
+fn check_outcome(seen: &Seen, name: &str, outcome: &Outcome) {
+    match outcome {
+        Passes(client) => {
+            assert_eq!(seen.status, 200, "{name}");
+            assert_eq!(seen.calls, [client.map(str::to_owned)], "{name}");
+        }
+        Fails(row) => {
+            assert_eq!(seen.status.as_u16(), row.status, "{name}");
+            assert_eq!(seen.body, row.json, "{name}");
+            let challenge = seen.headers.iter().find(|(name, _)| name == "www-authenticate");
+            let challenge = challenge.map(|(_, value)| &**value);
+            assert_eq!(challenge, row.challenge.map(|[plain, _]| plain), "{name}");
+            assert_eq!(seen.rejection.as_ref().map(Rejection::kind), Some(row.kind), "{name}");
+            assert_eq!(seen.calls, [], "{name}: the service was called");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bare_token_is_taken_where_it_is_accepted_and_nothing_else_changes() {
+    let good = good();
+    let expired = machine("").expires_at(SystemTime::UNIX_EPOCH).sign();
+    for (name, authorization, strict, lenient) in [
+        ("bare", lines([&good]), Fails(MISSING), Passes(Some(CLIENT))),
+        ("bare, expired", lines([&expired]), Fails(MISSING), Fails(EXPIRED)),
+        ("bare, no token", lines(["a.b.c"]), Fails(MISSING), Fails(INVALID)),
+        ("with Bearer", bearer(&good), Passes(Some(CLIENT)), Passes(Some(CLIENT))),
+        ("no header", vec![], Fails(MISSING), Fails(MISSING)),
+        ("Basic", lines(["Basic abc"]), Fails(MISSING), Fails(MISSING)),
+        ("Basic alone", lines(["Basic"]), Fails(MISSING), Fails(MISSING)),
+        (
+            "another scheme with a token",
+            lines([format!("DPoP {good}")]),
+            Fails(MISSING),
+            Fails(MISSING),
+        ),
+        ("bare and more", lines([format!("{good} extra")]), Fails(MISSING), Fails(MISSING)),
+        ("Bearer alone", lines(["Bearer"]), Fails(MALFORMED), Fails(MALFORMED)),
+        ("Bearer, a space", lines(["Bearer "]), Fails(MALFORMED), Fails(MALFORMED)),
+        ("two lines", lines([&good, &good]), Fails(MALFORMED), Fails(MALFORMED)),
+        (
+            "bare and with Bearer",
+            [lines([&good]), bearer(&good)].concat(),
+            Fails(MALFORMED),
+            Fails(MALFORMED),
+        ),
+    ] {
+        let layer = RequireToken::new(verifier());
+        for (layer, outcome) in [(layer.clone(), strict), (layer.accept_bare_token(), lenient)] {
+            let mut door = Door::open(Transport::Direct, Some(layer), None).await;
+            check_outcome(&door.send(get(&authorization)).await, name, &outcome);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_a_token_passes_where_it_may_and_one_with_a_bad_token_never() {
+    let (good, other) = (good(), machine("activity/read").sign());
+    let anonymous = || RequireToken::new(verifier()).allow_anonymous();
+    for (name, layer, authorization, alone, with_scope) in [
+        ("no header", anonymous(), vec![], Passes(None), Fails(MISSING)),
+        ("Basic", anonymous(), lines(["Basic abc"]), Passes(None), Fails(MISSING)),
+        (
+            "another scheme with a token",
+            anonymous(),
+            lines([format!("DPoP {good}")]),
+            Passes(None),
+            Fails(MISSING),
+        ),
+        ("bare", anonymous(), lines([&good]), Passes(None), Fails(MISSING)),
+        (
+            "bare, accepted",
+            anonymous().accept_bare_token(),
+            lines([&good]),
+            Passes(Some(CLIENT)),
+            Passes(Some(CLIENT)),
+        ),
+        (
+            "bare, accepted and bad",
+            anonymous().accept_bare_token(),
+            lines(["a.b.c"]),
+            Fails(INVALID),
+            Fails(INVALID),
+        ),
+        ("good", anonymous(), bearer(&good), Passes(Some(CLIENT)), Passes(Some(CLIENT))),
+        ("lacks the scope", anonymous(), bearer(&other), Passes(Some(CLIENT)), Fails(SCOPE)),
+        ("bad", anonymous(), bearer("bad"), Fails(INVALID), Fails(INVALID)),
+        ("Bearer alone", anonymous(), lines(["Bearer"]), Fails(MALFORMED), Fails(MALFORMED)),
+        (
+            "two lines",
+            anonymous(),
+            lines(["Basic abc", "Basic abc"]),
+            Fails(MALFORMED),
+            Fails(MALFORMED),
+        ),
+    ] {
+        for (scope, outcome) in [(None, alone), (Some(RequireScope::new("activity/*")), with_scope)]
+        {
+            let mut door = Door::open(Transport::Direct, Some(layer.clone()), scope).await;
+            check_outcome(&door.send(get(&authorization)).await, name, &outcome);
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_a_scope_table_it_is_the_public_rows_that_may_go_without_a_token() {
+    let table = ScopeTable::new([
+        ("GET /public", Access::public()),
+        ("GET /token", Access::any_token()),
+        ("GET /scope", Access::scope("activity/*")),
+    ])
+    .unwrap();
+    let none = Vec::new();
+    let (good, other) = (bearer(&good()), bearer(&machine("activity/read").sign()));
+    let (bad, alone) = (bearer("bad"), lines(["Bearer"]));
+    let client = || Passes(Some(CLIENT));
+    for (path, authorization, asked, anonymous) in [
+        ("/public", &none, Passes(None), Passes(None)),
+        // Not even looked at, unless the token is optional.
+        ("/public", &good, Passes(None), client()),
+        ("/public", &bad, Passes(None), Fails(INVALID)),
+        ("/public", &alone, Passes(None), Fails(MALFORMED)),
+        ("/token", &none, Fails(MISSING), Fails(MISSING)),
+        ("/token", &good, client(), client()),
+        ("/token", &bad, Fails(INVALID), Fails(INVALID)),
+        ("/scope", &none, Fails(MISSING), Fails(MISSING)),
+        ("/scope", &good, client(), client()),
+        ("/scope", &other, Fails(SCOPE), Fails(SCOPE)),
+        ("/scope", &bad, Fails(INVALID), Fails(INVALID)),
+        ("/other", &none, Fails(MISSING), Fails(MISSING)),
+        ("/other", &good, Fails(FORBIDDEN), Fails(FORBIDDEN)),
+        ("/other", &bad, Fails(INVALID), Fails(INVALID)),
+        ("/other", &alone, Fails(MALFORMED), Fails(MALFORMED)),
+    ] {
+        let layer = RequireToken::new(verifier()).scope_table(table.clone());
+        let layers = [(layer.clone(), asked), (layer.allow_anonymous(), anonymous)];
+        for (layer, outcome) in layers {
+            let mut door = Door::open(Transport::Direct, Some(layer), None).await;
+            let mut request = get(authorization);
+            *request.uri_mut() = path.parse().unwrap();
+            check_outcome(&door.send(request).await, path, &outcome);
+        }
+    }
+}
+
+/// Through `RequireToken` alone, by the layers and over HTTP/1.1.
+async fn check_everywhere(name: &str, authorization: Vec<HeaderValue>, outcome: Outcome) {
+    for transport in [Transport::Direct, Transport::Http1] {
+        let token = RequireToken::new(verifier());
+        let mut door = Door::open(transport, Some(token), None).await;
+        check_outcome(&door.send(get(&authorization)).await, name, &outcome);
+    }
+}
+
+#[tokio::test]
+async fn h003_h005_the_scheme_has_any_case_and_any_number_of_spaces() {
+    for scheme in ["bearer ", "BEARER ", "BeArEr ", "Bearer  ", "Bearer         "] {
+        let value = lines([format!("{scheme}{}", good())]);
+        check_everywhere(scheme, value, Passes(Some(CLIENT))).await;
+    }
+}
+
+#[tokio::test]
+async fn h004_h005_bearer_without_a_token_or_with_a_tab_is_malformed() {
+    for value in ["Bearer", "bearer", "Bearer ", "Bearer    ", "Bearer \t", "Bearer a.b.c\td"] {
+        check_everywhere(value, lines([value]), Fails(MALFORMED)).await;
+    }
+}
+
+#[tokio::test]
+async fn h006_h007_of_two_tokens_neither_is_used() {
+    let good = good();
+    for value in [
+        format!("Bearer {good} extra"),
+        format!("Bearer {good} {good}"),
+        format!("Bearer {good},Bearer {good}"),
+        format!("Bearer bad, Bearer {good}"),
+    ] {
+        check_everywhere("one line", lines([value]), Fails(INVALID)).await;
+    }
+    let good = format!("Bearer {good}");
+    for values in [["Bearer bad", &good], [&good, "Bearer bad"], ["Basic abc", &good], [&good, ""]]
+    {
+        check_everywhere("two lines", lines(values), Fails(MALFORMED)).await;
+    }
+}
+
+#[tokio::test]
+async fn h008_the_scheme_is_the_first_word_and_nothing_else() {
+    let good = good();
+    for prefix in
+        ["xBearer ", "Basic xBearer ", "Basic Bearer ", "Bearer: ", "Bearer=", "\"Bearer "]
+    {
+        let value = lines([format!("{prefix}{good}")]);
+        check_everywhere(prefix, value, Fails(MISSING)).await;
+    }
+}
+
+#[tokio::test]
+async fn h009_bytes_that_are_no_ascii_are_malformed_wherever_they_stand() {
+    let good = good();
+    for value in [
+        [b"Bearer \x80", good.as_bytes()].concat(),
+        [b"Bearer ", good.as_bytes(), b"\xc3\xa9"].concat(),
+        [b"Bearer\xc2\xa0", good.as_bytes()].concat(),
+        b"\xff".to_vec(),
+        "B\u{e9}arer abc".into(),
+    ] {
+        check_everywhere("no ASCII", lines([value]), Fails(MALFORMED)).await;
+    }
+}
+
+#[tokio::test]
+async fn h010_a_token_in_a_form_or_a_cookie_is_not_looked_for() {
+    let good = good();
+    for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
+        let token = RequireToken::new(verifier());
+        let mut door = Door::open(transport, Some(token), None).await;
+        let mut request = post(&[], "application/x-www-form-urlencoded");
+        *request.body_mut() = Body::from(format!("access_token={good}"));
+        *request.uri_mut() = format!("/activity?access_token={good}").parse().unwrap();
+        for name in ["cookie", "proxy-authorization", "x-amzn-oidc-accesstoken"] {
+            request.headers_mut().insert(name, format!("Bearer {good}").parse().unwrap());
+        }
+        check_outcome(&door.send(request).await, "form", &Fails(MISSING));
+    }
+}
+
+/// A good token of exactly this length.
+fn of_length(length: usize) -> String {
+    // Base64 has no text of every length, so the header makes up for what the payload can not.
+    let padded = |header: usize, payload: usize| {
+        let token = machine("activity/*").header("pad", "x".repeat(header));
+        token.claim("pad", "x".repeat(payload)).sign()
+    };
+    let payload = (length - padded(0, 0).len()) * 3 / 4 - 8;
+    let pads = (0..4).flat_map(|header| (0..12).map(move |more| (header, payload + more)));
+    let mut tokens = pads.map(|(header, payload)| padded(header, payload));
+    tokens.find(|token| token.len() == length).unwrap()
+}
+
+#[tokio::test]
+async fn h011_a_token_of_16_kib_is_read_and_a_longer_one_is_not() {
+    check_everywhere("16 KiB", bearer(&of_length(16_384)), Passes(Some(CLIENT))).await;
+    check_everywhere("and one", bearer(&of_length(16_385)), Fails(INVALID)).await;
+
+    let mut door = Door::open(Transport::Direct, Some(RequireToken::new(verifier())), None).await;
+    let seen = door.send(get(&bearer(&of_length(16_385)))).await;
+    let rejection = seen.rejection.unwrap();
+    assert_eq!(rejection.verify_error().unwrap().kind(), VerifyErrorKind::TooLarge);
+}
+
+#[tokio::test]
+async fn h012_400_kb_of_dots_cost_what_a_few_cost() {
+    let dots = |length| bearer(&".".repeat(length));
+    check_everywhere("dots", dots(400_000), Fails(INVALID)).await;
+
+    let app = RequireToken::new(verifier()).layer(Unreachable);
+    let count = |length| {
+        let (mut app, request) = (app.clone(), get(&dots(length)));
+        let counted = measure(|| {
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut app.call(request)).poll(&mut context).is_ready());
+        });
+        (counted.count_total, counted.bytes_total)
+    };
+    // The least of many: where another test has turned the log on, its buffers grow now and then.
+    let least = |length| (0..16).map(|_| count(length)).min();
+    assert_eq!(least(400_000), least(40));
+}
+
+/// Nobody gets here.
+#[derive(Clone, Debug)]
+struct Unreachable;
+
+impl<B> Service<Request<B>> for Unreachable {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _request: Request<B>) -> Self::Future {
+        panic!("the service was called")
+    }
+}
+
+#[tokio::test]
+async fn h013_a_forged_token_is_overwritten_or_removed() {
+    let rules = Rules::new(issuer().user_pool(), ClientIds::any());
+    let anybody = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let forged = anybody.try_verify(&issuer().machine_token("forged").sign()).unwrap();
+    let public = ScopeTable::new([("GET /activity", Access::public())]).unwrap();
+    let layer = || RequireToken::new(verifier());
+    for (name, layer, authorization, outcome) in [
+        ("strict", layer(), vec![], Fails(MISSING)),
+        ("strict, own token", layer(), bearer(&good()), Passes(Some(CLIENT))),
+        ("anonymous", layer().allow_anonymous(), vec![], Passes(None)),
+        ("anonymous, own", layer().allow_anonymous(), bearer(&good()), Passes(Some(CLIENT))),
+        ("public", layer().scope_table(public.clone()), vec![], Passes(None)),
+        ("public, own", layer().scope_table(public), bearer(&good()), Passes(None)),
+    ] {
+        let mut door = Door::open(Transport::Direct, Some(layer), None).await;
+        let mut request = get(&authorization);
+        request.extensions_mut().insert(forged.clone());
+        check_outcome(&door.send(request).await, name, &outcome);
+    }
+}
+
+#[tokio::test]
+async fn h015_a_hundred_more_headers_change_nothing() {
+    let more = |mut request: Request<Body>| {
+        for number in 0..100 {
+            let name = format!("x-authorization-{number}").parse::<http::HeaderName>().unwrap();
+            request.headers_mut().insert(name, HeaderValue::from_static("Bearer abc"));
+        }
+        request
+    };
+    // Over HTTP/1 a hundred are all that hyper takes.
+    for transport in [Transport::Direct, Transport::Http2] {
+        for case in cases() {
+            let mut door = Door::case(transport, Look::Plain, &case).await;
+            let seen = door.send(more(get(&case.authorization))).await;
+            check(&seen, &case, Look::Plain, Form::Http, transport);
+        }
+        let token = Some(RequireToken::new(verifier()));
+        let mut door = Door::open(transport, token, None).await;
+        let seen = door.send(more(get(&bearer(&good())))).await;
+        check_outcome(&seen, "good", &Passes(Some(CLIENT)));
+    }
+}
+
+#[tokio::test]
+async fn h086_a_pending_service_is_waited_for_and_a_refusal_takes_no_place() {
+    type Never = std::future::Pending<Result<Response<Body>, Infallible>>;
+    let inner = service_fn(|_: Request<Body>| -> Never { std::future::pending() });
+    let app = RequireToken::new(verifier()).layer(ConcurrencyLimit::new(inner, 1));
+    for _ in 0..3 {
+        assert_eq!(app.clone().oneshot(get(&[])).await.unwrap().status(), 401);
+    }
+
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut first, mut second) = (app.clone(), app);
+    let call = first.ready().await.unwrap().call(get(&bearer(&good())));
+    assert!(second.poll_ready(&mut context).is_pending());
+    drop(call);
+    assert!(second.poll_ready(&mut context).is_ready());
+}
+
+#[tokio::test]
+async fn h086_the_inner_error_passes_through_after_a_wait_for_keys() {
+    #[derive(Debug, PartialEq)]
+    struct Overloaded;
+
+    let rotation = Rotation::new();
+    let verifier = rotation.verifier().await;
+    let failing = service_fn(|_: Request<Body>| async { Err::<Response<Body>, _>(Overloaded) });
+    // Panics where it is called without having been polled ready.
+    let failing = ConcurrencyLimit::new(failing, 1);
+    let app = RequireToken::new(verifier).layer(RequireScope::new("activity/*").layer(failing));
+    let token = rotation.rotate();
+    let answer = app.clone().oneshot(get(&bearer(&token))).await;
+    assert_eq!(answer.err(), Some(Overloaded));
+    assert_eq!(rotation.fetches(), 2);
+}
+
+/// An issuer whose keys are fetched by a closure.
+struct Rotation {
+    issuer: TestIssuer,
+    fetches: Arc<AtomicUsize>,
+}
+
+impl Rotation {
+    fn new() -> Self {
+        Self { issuer: TestIssuer::new(), fetches: Arc::default() }
+    }
+
+    async fn verifier(&self) -> Verifier {
+        let (issuer, fetches) = (self.issuer.clone(), Arc::clone(&self.fetches));
+        let rules = Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
+        let fetch = move |_| {
+            fetches.fetch_add(1, Ordering::SeqCst);
+            let document = JwksDocument::new(issuer.jwks_json());
+            async { Ok::<_, RefreshError>(document) }
+        };
+        Verifier::builder(rules).fetch_with(fetch).connect().await.unwrap()
+    }
+
+    /// A good token, by a key that nobody has seen.
+    fn rotate(&self) -> String {
+        self.issuer.rotate();
+        self.issuer.machine_token(CLIENT).scope("activity/*").sign()
+    }
+
+    fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_after_a_wait_for_keys_is_the_same() {
+    let rotation = Rotation::new();
+    let verifier = rotation.verifier().await;
+    let (good, client) = (rotation.rotate(), rotation.issuer.clone());
+    let unknown = client.machine_token(CLIENT).header("kid", "unknown").sign();
+    let other = client.machine_token("another").scope("activity/*").sign();
+    let lacks = client.machine_token(CLIENT).scope("activity/read").sign();
+    for (name, token, row, reason) in [
+        ("unknown", unknown, INVALID, Some(VerifyErrorKind::UnknownKey)),
+        ("client", other, INVALID, Some(VerifyErrorKind::WrongClient)),
+        ("scope", lacks, SCOPE, None),
+    ] {
+        let guard = Guard::new(verifier.clone());
+        let case = Case { name, guard, authorization: bearer(&token), row, reason };
+        let mut door = Door::case(Transport::Direct, Look::Marked, &case).await;
+        let seen = door.send(get(&case.authorization)).await;
+        check(&seen, &case, Look::Marked, Form::Http, Transport::Direct);
+    }
+    assert!(verifier.try_verify(&good).is_ok());
+}
+
+/// Whoever reads it fails.
+struct NeverRead;
+
+impl http_body::Body for NeverRead {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        panic!("the body was read")
+    }
+}
+
+#[tokio::test]
+async fn h087_an_upload_is_refused_before_it_is_read() {
+    for case in cases() {
+        let mut door = Door::case(Transport::Direct, Look::Plain, &case).await;
+        let request = request(Method::POST, &case.authorization).map(|_| Body::new(NeverRead));
+        let seen = door.send(request).await;
+        check(&seen, &case, Look::Plain, Form::Http, Transport::Direct);
+    }
+}
+
+/// Sends these bytes to a `RequireToken` over HTTP/1, and reads until nothing more comes.
+async fn exchange(request: String) -> String {
+    let app = boxed(RequireToken::new(verifier()).layer(Unreachable));
+    let mut stream = serve(app, Transport::Http1).await;
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = Vec::new();
+    let read = stream.read_to_end(&mut response);
+    timeout(Duration::from_secs(20), read).await.unwrap().unwrap();
+    String::from_utf8(response).unwrap()
+}
+
+#[tokio::test]
+async fn h087_over_a_socket_the_answer_comes_while_the_upload_is_under_way() {
+    let part = "x".repeat(1_000);
+    let response = exchange(format!(
+        "POST /activity HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer bad\r\n\
+         content-type: application/octet-stream\r\ncontent-length: 100000000\r\n\r\n{part}"
+    ))
+    .await;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{head}");
+    assert!(head.contains(INVALID.challenge.unwrap()[0]), "{head}");
+    assert_eq!(body, INVALID.json);
+}
+
+#[tokio::test]
+async fn h088_options_and_every_other_method_need_a_token() {
+    let token = RequireToken::new(verifier());
+    for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
+        let mut door = Door::open(transport, Some(token.clone()), None).await;
+        for method in ["OPTIONS", "TRACE", "PUT", "DELETE", "PATCH", "QUERY"] {
+            let mut preflight = request(method.parse().unwrap(), &[]);
+            let headers = preflight.headers_mut();
+            headers.insert("origin", HeaderValue::from_static("https://app.example"));
+            headers.insert("access-control-request-method", HeaderValue::from_static("GET"));
+            check_outcome(&door.send(preflight).await, method, &Fails(MISSING));
+            let good = request(method.parse().unwrap(), &bearer(&good()));
+            check_outcome(&door.send(good).await, method, &Passes(Some(CLIENT)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn h089_http_1_0_is_answered_in_its_own_form() {
+    let response = exchange("GET /activity HTTP/1.0\r\n\r\n".to_owned()).await;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    let mut lines = head.split("\r\n").collect::<Vec<_>>();
+    lines.sort_unstable();
+    let expected = [
+        "HTTP/1.0 401 Unauthorized",
+        "cache-control: no-store",
+        "content-length: 80",
+        "content-type: application/json",
+        r#"www-authenticate: Bearer realm="api""#,
+    ];
+    assert_eq!((lines.as_slice(), body), (&expected[..], MISSING.json));
+}
+
+#[tokio::test]
+async fn h090_nothing_that_the_client_sent_comes_back() {
+    let mark = "MARKmark";
+    let tokens = [
+        mark.to_owned(),
+        format!("{mark}.{mark}.{mark}"),
+        machine("activity/*").header("kid", mark).sign(),
+        machine("activity/*").header("alg", mark).sign(),
+        machine("activity/*").claim("iss", mark).sign(),
+        machine(mark).sign(),
+        machine("activity/*").claim("client_id", mark).sign(),
+        machine("activity/*").claim("token_use", mark).sign(),
+        format!("{mark}\\\"\\r\\nset-cookie:{mark}"),
+    ];
+    for look in LOOKS {
+        let token = look.set(RequireToken::new(verifier()));
+        let scope = Some(RequireScope::new("activity/*"));
+        let mut door = Door::open(Transport::Http1, Some(token), scope).await;
+        for token in &tokens {
+            for content_type in ["text/html", "application/grpc", "application/grpc-web-text"] {
+                let mut request = post(&bearer(token), content_type);
+                *request.uri_mut() = format!("/{mark}?{mark}").parse().unwrap();
+                request.headers_mut().insert("origin", HeaderValue::from_static(mark));
+                let seen = door.send(request).await;
+                let (headers, body) = (seen.headers, String::from_utf8_lossy(&seen.body));
+                let answer = format!("{headers:?} {body}");
+                assert!(seen.rejection.is_some() && !answer.contains(mark), "{answer}");
+                for part in token.split('.').filter(|part| part.len() > 10) {
+                    assert!(!answer.contains(part), "{answer}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn h090_what_would_break_a_challenge_is_refused_when_it_is_set() {
+    for hostile in ["a\"b", "a\\b", "a\r\nb", "caf\u{e9}", "a b", ""] {
+        let resource = format!("https://api.example.com/{hostile}");
+        let is_url = ResourceMetadata::new(&resource, ["https://issuer.example"]).is_ok();
+        assert_eq!(is_url, hostile.is_empty(), "{hostile:?}");
+        for build in [
+            (|scope| RequireScope::new(scope)) as fn(&str) -> RequireScope,
+            |scope| RequireScope::any_of([scope]),
+            |scope| RequireScope::all_of(["a/b", scope]),
+            RequireScope::any_in,
+        ] {
+            assert!(std::panic::catch_unwind(|| build(hostile)).is_err(), "{hostile:?}");
+        }
+        assert!(ScopeTable::new([("GET /", Access::scope(hostile))]).is_err(), "{hostile:?}");
+    }
+}
+
+#[tokio::test]
+async fn h091_no_debug_text_of_a_layer_or_a_refusal_holds_the_token() {
+    let token = badly_signed();
+    let layer = RequireToken::new(verifier()).realm("orders").refusal_body(RefusalBody::problem);
+    let scope = RequireScope::new("activity/*");
+    let mut interceptor = TokenInterceptor::new(verifier()).require_scope(scope.clone());
+    let mut app = layer.layer(scope.layer(Unreachable));
+    let future = app.call(get(&bearer(&token)));
+    let mut texts = format!("{layer:?} {interceptor:?} {app:?} {future:?}");
+    for named in ["RequireToken", "RequireScope", "TokenInterceptor", "orders", "activity/*"] {
+        assert!(texts.contains(named), "{texts}");
+    }
+    let response = future.await.unwrap();
+    let rejection = response.extensions().get::<Rejection>().unwrap();
+    texts.push_str(&format!("{rejection:?} {rejection} {response:?}"));
+
+    let mut call = tonic::Request::new(());
+    let value = format!("Bearer {token}").parse().unwrap();
+    call.metadata_mut().insert("authorization", value);
+    let status = interceptor.call(call).unwrap_err();
+    texts.push_str(&format!("{status:?} {status}"));
+    assert!(texts.contains("BadSignature"), "{texts}");
+    for part in token.split('.') {
+        assert!(!texts.contains(part), "{texts}");
+    }
+}
+
+#[tokio::test]
+async fn h092_where_a_token_is_optional_a_bad_one_is_refused_all_the_same() {
+    let mut refused = 0;
+    for case in cases() {
+        let Some(token) = case.guard.require_token() else {
+            continue;
+        };
+        let scope = Some(case.guard.scope.clone());
+        let layer = token.allow_anonymous();
+        for (content_type, form) in
+            [("text/plain", Form::Http), ("application/grpc", Form::Grpc("application/grpc"))]
+        {
+            let with_scope = Door::open(Transport::Direct, Some(layer.clone()), scope.clone());
+            let seen = with_scope.await.send(post(&case.authorization, content_type)).await;
+            check(&seen, &case, Look::Plain, form, Transport::Direct);
+
+            let mut alone = Door::open(Transport::Direct, Some(layer.clone()), None).await;
+            let seen = alone.send(post(&case.authorization, content_type)).await;
+            match case.row.kind {
+                RejectionKind::MissingToken => check_outcome(&seen, case.name, &Passes(None)),
+                RejectionKind::InsufficientScope => {
+                    check_outcome(&seen, case.name, &Passes(Some(CLIENT)));
+                }
+                _ => {
+                    refused += 1;
+                    check(&seen, &case, Look::Plain, form, Transport::Direct);
+                }
+            }
+        }
+    }
+    assert!(refused > 30, "{refused}");
+}

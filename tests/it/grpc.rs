@@ -1,0 +1,697 @@
+//! A real gRPC client and server over a loopback socket. The service is the health service with
+//! methods of our own, which say in the metadata of the answer whose token they found.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tonic::codegen::tokio_stream::{Once, once};
+use tonic::server::NamedService;
+use tonic::service::{InterceptorLayer, LayerExt};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Code, Status};
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_web::GrpcWebLayer;
+use tower::util::MapRequestLayer;
+use tower::{Service, ServiceBuilder};
+use tower_cognito::{
+    Access, AccessToken, ClientIds, JwksDocument, RefreshError, RequireScope, RequireToken, Rules,
+    ScopeTable, TestIssuer, TokenInterceptor, Verifier,
+};
+
+use super::doors::{Case, Guard, cases, good};
+use super::support::{CLIENT, http_1, issuer, machine, verifier};
+
+/// Counts its calls.
+#[derive(Clone, Default)]
+struct Who {
+    calls: Arc<AtomicUsize>,
+}
+
+impl Who {
+    fn answer<T>(
+        &self,
+        request: &tonic::Request<HealthCheckRequest>,
+        body: T,
+    ) -> tonic::Response<T> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let token = request.extensions().get::<AccessToken>();
+        let client = token.map_or("nobody", AccessToken::client_id).parse().unwrap();
+        let mut response = tonic::Response::new(body);
+        response.metadata_mut().insert("client", client);
+        response
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Who {
+    type WatchStream = Once<Result<HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+        Ok(self.answer(&request, HealthCheckResponse::default()))
+    }
+
+    async fn watch(
+        &self,
+        request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        Ok(self.answer(&request, once(Ok(HealthCheckResponse::default()))))
+    }
+}
+
+/// The same methods as another service.
+#[derive(Clone)]
+struct Feed(HealthServer<Who>);
+
+impl NamedService for Feed {
+    const NAME: &'static str = "activity.v1.Feed";
+}
+
+impl Service<Request<tonic::body::Body>> for Feed {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = <HealthServer<Who> as Service<Request<tonic::body::Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<tonic::body::Body>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, mut request: Request<tonic::body::Body>) -> Self::Future {
+        let path = request.uri().path().replace("activity.v1.Feed", "grpc.health.v1.Health");
+        *request.uri_mut() = path.parse().unwrap();
+        self.0.call(request)
+    }
+}
+
+/// Serves on a port of its own.
+async fn listen<F>(serve: impl FnOnce(TcpIncoming) -> F) -> SocketAddr
+where
+    F: Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(TcpIncoming::from(listener)));
+    address
+}
+
+/// What every request of a client has.
+#[derive(Clone, Default)]
+struct Sent {
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Instead of the health service.
+    service: Option<&'static str>,
+}
+
+impl Sent {
+    fn authorization(values: &[HeaderValue]) -> Self {
+        let headers = values.iter().map(|value| (AUTHORIZATION, value.clone()));
+        Self { headers: headers.collect(), service: None }
+    }
+
+    fn bearer(token: &str) -> Self {
+        Self::authorization(&[format!("Bearer {token}").parse().unwrap()])
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((HeaderName::from_static(name), value.parse().unwrap()));
+        self
+    }
+
+    fn to(self, service: &'static str) -> Self {
+        Self { service: Some(service), ..self }
+    }
+}
+
+async fn channel(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    endpoint.timeout(Duration::from_secs(20)).connect().await.unwrap()
+}
+
+/// The client that the unary method found, or its refusal.
+async fn check(channel: &Channel, sent: Sent) -> Result<String, Status> {
+    call(channel, sent, Method::Check).await
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Method {
+    Check,
+    Watch,
+}
+
+async fn call(channel: &Channel, sent: Sent, method: Method) -> Result<String, Status> {
+    let channel = ServiceBuilder::new()
+        .map_request(move |mut request: Request<tonic::body::Body>| {
+            for (name, value) in &sent.headers {
+                request.headers_mut().append(name, value.clone());
+            }
+            if let Some(service) = sent.service {
+                let uri = request.uri().to_string().replace("grpc.health.v1.Health", service);
+                *request.uri_mut() = uri.parse().unwrap();
+            }
+            request
+        })
+        .service(channel.clone());
+    let mut client = HealthClient::new(channel);
+    let request = HealthCheckRequest::default();
+    let metadata = match method {
+        Method::Check => client.check(request).await?.metadata().clone(),
+        Method::Watch => {
+            let mut answer = client.watch(request).await?;
+            assert!(answer.get_mut().message().await?.is_some());
+            assert!(answer.get_mut().message().await?.is_none());
+            answer.metadata().clone()
+        }
+    };
+    Ok(metadata.get("client").unwrap().to_str().unwrap().to_owned())
+}
+
+#[track_caller]
+fn is_refused(answer: Result<String, Status>, case: &Case, name: &str) {
+    let Case { row, .. } = case;
+    let name = format!("{}, {name}", case.name);
+    let status = answer.expect_err(&name);
+    assert_eq!(status.code() as i32, row.grpc_status, "{name}: {status:?}");
+    assert_eq!(status.message(), row.grpc_message, "{name}");
+    assert_eq!(status.details(), b"", "{name}");
+    let metadata = status.metadata();
+    let text = |name| metadata.get(name).map(|value| value.to_str().unwrap());
+    assert_eq!(text("grpc-retry-pushback-ms"), row.pushback, "{name}");
+    assert_eq!(text("cache-control"), Some("no-store"), "{name}");
+    assert_eq!(text("www-authenticate"), None, "{name}");
+}
+
+#[track_caller]
+fn is(answer: Result<String, Status>, code: Code, message: &str) {
+    let status = answer.unwrap_err();
+    assert_eq!((status.code(), status.message()), (code, message));
+}
+
+/// Both methods are refused, and never called.
+async fn refuses(address: SocketAddr, who: &Who, case: &Case, door: &str) {
+    let channel = channel(address).await;
+    for method in [Method::Check, Method::Watch] {
+        let sent = Sent::authorization(&case.authorization);
+        let answer = call(&channel, sent, method).await;
+        is_refused(answer, case, &format!("{door}, {method:?}"));
+    }
+    assert_eq!(who.calls(), 0, "{}, {door}", case.name);
+}
+
+/// Both methods are called with the token of the client.
+async fn passes(address: SocketAddr, who: &Who) {
+    let channel = channel(address).await;
+    for method in [Method::Check, Method::Watch] {
+        let answer = call(&channel, Sent::bearer(&good()), method).await;
+        assert_eq!(answer.unwrap(), CLIENT, "{method:?}");
+    }
+    assert_eq!(who.calls(), 2);
+}
+
+/// The layers around all services.
+async fn layered_server(who: &Who, token: Option<RequireToken>, scope: RequireScope) -> SocketAddr {
+    let service = HealthServer::new(who.clone());
+    let server = Server::builder();
+    match token {
+        Some(token) => {
+            let router = server.layer(token).layer(scope).add_service(service);
+            listen(|incoming| router.serve_with_incoming(incoming)).await
+        }
+        None => {
+            let router = server.layer(scope).add_service(service);
+            listen(|incoming| router.serve_with_incoming(incoming)).await
+        }
+    }
+}
+
+/// The layers around one service, and another beside it.
+async fn layered_service(
+    who: &Who,
+    token: Option<RequireToken>,
+    scope: RequireScope,
+) -> SocketAddr {
+    let service = HealthServer::new(who.clone());
+    let open = Feed(HealthServer::new(Who::default()));
+    let router = match token {
+        Some(token) => {
+            let layers = ServiceBuilder::new().layer(token).layer(scope).into_inner();
+            Server::builder().add_service(layers.named_layer(service))
+        }
+        None => Server::builder().add_service(scope.named_layer(service)),
+    };
+    listen(|incoming| router.add_service(open).serve_with_incoming(incoming)).await
+}
+
+async fn intercepted_service(who: &Who, interceptor: TokenInterceptor) -> SocketAddr {
+    let service = HealthServer::with_interceptor(who.clone(), interceptor);
+    let router = Server::builder().add_service(service);
+    listen(|incoming| router.serve_with_incoming(incoming)).await
+}
+
+async fn intercepted_server(who: &Who, interceptor: TokenInterceptor) -> SocketAddr {
+    let mut server = Server::builder().layer(InterceptorLayer::new(interceptor));
+    let router = server.add_service(HealthServer::new(who.clone()));
+    listen(|incoming| router.serve_with_incoming(incoming)).await
+}
+
+#[tokio::test]
+async fn each_row_reaches_the_client_of_a_layered_server() {
+    for case in cases() {
+        let who = Who::default();
+        let (token, scope) = (case.guard.require_token(), case.guard.scope.clone());
+        let address = layered_server(&who, token, scope).await;
+        refuses(address, &who, &case, "server").await;
+    }
+}
+
+#[tokio::test]
+async fn each_row_reaches_the_client_of_a_layered_service_and_the_one_beside_it_is_open() {
+    for case in cases() {
+        let who = Who::default();
+        let (token, scope) = (case.guard.require_token(), case.guard.scope.clone());
+        let address = layered_service(&who, token, scope).await;
+        refuses(address, &who, &case, "service").await;
+        let sent = Sent::authorization(&case.authorization).to(Feed::NAME);
+        assert_eq!(check(&channel(address).await, sent).await.unwrap(), "nobody");
+    }
+}
+
+#[tokio::test]
+async fn each_row_that_an_interceptor_has_reaches_the_client() {
+    let mut rows = 0;
+    for case in cases() {
+        let Some(interceptor) = case.guard.interceptor() else {
+            continue;
+        };
+        rows += 1;
+        let who = Who::default();
+        let address = intercepted_service(&who, interceptor.clone()).await;
+        refuses(address, &who, &case, "with_interceptor").await;
+        let address = intercepted_server(&who, interceptor).await;
+        refuses(address, &who, &case, "InterceptorLayer").await;
+    }
+    assert!(rows > 20, "{rows}");
+}
+
+#[tokio::test]
+async fn a_good_call_passes_with_its_token() {
+    let guard = Guard::new(verifier());
+    let (token, scope) = (guard.require_token(), guard.scope.clone());
+    let who = Who::default();
+    passes(layered_server(&who, token.clone(), scope.clone()).await, &who).await;
+    let who = Who::default();
+    passes(layered_service(&who, token, scope).await, &who).await;
+    let interceptor = guard.interceptor().unwrap();
+    let who = Who::default();
+    passes(intercepted_service(&who, interceptor.clone()).await, &who).await;
+    let who = Who::default();
+    passes(intercepted_server(&who, interceptor).await, &who).await;
+
+    // No scope is asked for unless one is named.
+    let who = Who::default();
+    let address = intercepted_service(&who, TokenInterceptor::new(verifier())).await;
+    let sent = Sent::bearer(&machine("").sign());
+    assert_eq!(check(&channel(address).await, sent).await.unwrap(), CLIENT);
+}
+
+#[tokio::test]
+async fn a_scope_table_keeps_the_health_service_public_and_asks_for_other_scopes_elsewhere() {
+    let table = ScopeTable::new([
+        ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
+        ("GRPC /activity.v1.Feed/Check", Access::scope("activity/*")),
+        ("GRPC /activity.v1.Feed/Watch", Access::any_token()),
+    ])
+    .unwrap();
+    let layer = RequireToken::new(verifier()).scope_table(table);
+    let service = HealthServer::new(Who::default());
+    let router = Server::builder().layer(layer).add_service(service.clone());
+    let router = router.add_service(Feed(service));
+    let channel = channel(listen(|incoming| router.serve_with_incoming(incoming)).await).await;
+
+    let missing = (Code::Unauthenticated, "missing bearer token");
+    let invalid = (Code::Unauthenticated, "invalid access token");
+    let scope = (Code::PermissionDenied, "a required scope is missing");
+    let unlisted = (Code::PermissionDenied, "the request is not allowed with this token");
+    let (health, feed, other) = ("grpc.health.v1.Health", Feed::NAME, "activity.v1.Other");
+    let (nobody, good) = (Sent::default(), Sent::bearer(&good()));
+    let (lacks, bad) = (Sent::bearer(&machine("activity/read").sign()), Sent::bearer("bad"));
+    for (service, method, sent, expected) in [
+        (health, Method::Check, &nobody, Ok("nobody")),
+        (health, Method::Watch, &bad, Ok("nobody")),
+        (feed, Method::Check, &nobody, Err(missing)),
+        (feed, Method::Check, &bad, Err(invalid)),
+        (feed, Method::Check, &lacks, Err(scope)),
+        (feed, Method::Check, &good, Ok(CLIENT)),
+        (feed, Method::Watch, &nobody, Err(missing)),
+        (feed, Method::Watch, &lacks, Ok(CLIENT)),
+        (other, Method::Check, &nobody, Err(missing)),
+        (other, Method::Check, &bad, Err(invalid)),
+        (other, Method::Check, &good, Err(unlisted)),
+    ] {
+        let answer = call(&channel, sent.clone().to(service), method).await;
+        let answer = answer.as_ref().map(|client| &**client);
+        let answer = answer.map_err(|status| (status.code(), status.message()));
+        assert_eq!(answer, expected, "{service}, {method:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_a_server_that_speaks_http_only_never_sees_ok() {
+    for case in cases() {
+        let Some(token) = case.guard.require_token() else {
+            continue;
+        };
+        let who = Who::default();
+        let scope = case.guard.scope.clone();
+        let channel = channel(layered_server(&who, Some(token.http_only()), scope).await).await;
+        for method in [Method::Check, Method::Watch] {
+            let sent = Sent::authorization(&case.authorization);
+            let status = call(&channel, sent, method).await.unwrap_err();
+            // The body is no message of gRPC's.
+            assert_eq!(status.code(), Code::Internal, "{}, {method:?}", case.name);
+        }
+        assert_eq!(who.calls(), 0, "{}", case.name);
+    }
+}
+
+/// An issuer whose keys are fetched when the gate has a permit.
+struct Gated {
+    issuer: TestIssuer,
+    verifier: Verifier,
+    fetches: Arc<AtomicUsize>,
+    begun: mpsc::UnboundedReceiver<()>,
+    gate: Arc<Semaphore>,
+}
+
+impl Gated {
+    async fn new() -> Self {
+        let (issuer, fetches) = (TestIssuer::new(), Arc::<AtomicUsize>::default());
+        let (begin, begun) = mpsc::unbounded_channel();
+        let gate = Arc::new(Semaphore::new(1));
+        let rules = Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
+        let fetch = {
+            let (issuer, fetches, gate) = (issuer.clone(), fetches.clone(), gate.clone());
+            move |_| {
+                fetches.fetch_add(1, Ordering::SeqCst);
+                begin.send(()).unwrap();
+                let (issuer, gate) = (issuer.clone(), gate.clone());
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok::<_, RefreshError>(JwksDocument::new(issuer.jwks_json()))
+                }
+            }
+        };
+        let verifier = Verifier::builder(rules).fetch_with(fetch).connect().await.unwrap();
+        let mut gated = Self { issuer, verifier, fetches, begun, gate };
+        gated.fetch_begun().await;
+        gated
+    }
+
+    async fn fetch_begun(&mut self) {
+        timeout(Duration::from_secs(20), self.begun.recv()).await.unwrap().unwrap();
+    }
+
+    fn token(&self) -> String {
+        self.issuer.machine_token(CLIENT).scope("activity/*").sign()
+    }
+
+    fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn the_interceptor_refuses_an_unknown_key_at_once_and_asks_for_a_fetch() {
+    let mut gated = Gated::new().await;
+    let interceptor = TokenInterceptor::new(gated.verifier.clone());
+    let channel = channel(intercepted_service(&Who::default(), interceptor).await).await;
+    let old = gated.token();
+    gated.issuer.rotate();
+    let new = gated.token();
+
+    // The gate is shut: no fetch has ended.
+    for _ in 0..2 {
+        let answer = check(&channel, Sent::bearer(&new)).await;
+        is(answer, Code::Unauthenticated, "invalid access token");
+    }
+    gated.fetch_begun().await;
+    assert_eq!(check(&channel, Sent::bearer(&old)).await.unwrap(), CLIENT);
+
+    let fetched = gated.verifier.verify(&new);
+    gated.gate.add_permits(1);
+    assert!(fetched.await.is_ok());
+    for token in [new, old] {
+        assert_eq!(check(&channel, Sent::bearer(&token)).await.unwrap(), CLIENT);
+    }
+    assert_eq!(gated.fetches(), 2);
+}
+
+#[tokio::test]
+async fn the_layer_waits_for_that_fetch_and_refuses_nobody() {
+    for in_one_service in [false, true] {
+        let mut gated = Gated::new().await;
+        let token = Some(RequireToken::new(gated.verifier.clone()));
+        let (who, scope) = (Who::default(), RequireScope::new("activity/*"));
+        let address = match in_one_service {
+            true => layered_service(&who, token, scope).await,
+            false => layered_server(&who, token, scope).await,
+        };
+        let channel = channel(address).await;
+        let old = gated.token();
+        gated.issuer.rotate();
+        let new = gated.token();
+
+        let calls = [Method::Check, Method::Watch].map(|method| {
+            let (channel, new) = (channel.clone(), new.clone());
+            tokio::spawn(async move { call(&channel, Sent::bearer(&new), method).await })
+        });
+        gated.fetch_begun().await;
+        assert_eq!(check(&channel, Sent::bearer(&old)).await.unwrap(), CLIENT);
+        assert_eq!(who.calls(), 1);
+        gated.gate.add_permits(1);
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap(), CLIENT);
+        }
+        assert_eq!((who.calls(), gated.fetches()), (3, 2));
+    }
+}
+
+/// The doors of a server with the usual keys, which ask for `activity/*`.
+async fn doors(who: &Who) -> [(&'static str, SocketAddr); 4] {
+    let guard = Guard::new(verifier());
+    let (token, scope) = (guard.require_token(), guard.scope.clone());
+    let interceptor = guard.interceptor().unwrap();
+    [
+        ("server", layered_server(who, token.clone(), scope.clone()).await),
+        ("service", layered_service(who, token, scope).await),
+        ("with_interceptor", intercepted_service(who, interceptor.clone()).await),
+        ("InterceptorLayer", intercepted_server(who, interceptor).await),
+    ]
+}
+
+#[tokio::test]
+async fn h014_metadata_of_another_name_is_not_read() {
+    let who = Who::default();
+    let token = format!("Bearer {}", good());
+    let binary = STANDARD.encode(&token);
+    for (door, address) in doors(&who).await {
+        let channel = channel(address).await;
+        for name in ["authorization-bin", "grpc-authorization", "x-authorization"] {
+            for value in [&token, &binary] {
+                let answer = check(&channel, Sent::default().with(name, value)).await;
+                let status = answer.expect_err(door);
+                let seen = (status.code(), status.message());
+                assert_eq!(seen, (Code::Unauthenticated, "missing bearer token"), "{door}, {name}");
+            }
+        }
+        let sent = Sent::bearer(&good()).with("authorization-bin", "QmVhcmVyIGJhZA");
+        assert_eq!(check(&channel, sent).await.expect(door), CLIENT);
+    }
+    assert_eq!(who.calls(), 4);
+}
+
+#[tokio::test]
+async fn h013_a_forged_token_in_the_extensions_counts_nowhere() {
+    let rules = Rules::new(issuer().user_pool(), ClientIds::any());
+    let anybody = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let forged = anybody.try_verify(&issuer().machine_token("forged").sign()).unwrap();
+    let forge = MapRequestLayer::new(move |mut request: Request<tonic::body::Body>| {
+        request.extensions_mut().insert(forged.clone());
+        request
+    });
+    let service = || HealthServer::new(Who::default());
+    let own = || Sent::bearer(&good());
+
+    let router = Server::builder().layer(forge.clone()).add_service(service());
+    let open = channel(listen(|incoming| router.serve_with_incoming(incoming)).await).await;
+    assert_eq!(check(&open, own()).await.unwrap(), "forged");
+
+    let layer = RequireToken::new(verifier()).allow_anonymous();
+    let router = Server::builder().layer(forge.clone()).layer(layer).add_service(service());
+    let layered = channel(listen(|incoming| router.serve_with_incoming(incoming)).await).await;
+    assert_eq!(check(&layered, Sent::default()).await.unwrap(), "nobody");
+    assert_eq!(check(&layered, own()).await.unwrap(), CLIENT);
+
+    let layer = InterceptorLayer::new(TokenInterceptor::new(verifier()));
+    let router = Server::builder().layer(forge).layer(layer).add_service(service());
+    let intercepted = channel(listen(|incoming| router.serve_with_incoming(incoming)).await).await;
+    let answer = check(&intercepted, Sent::default()).await;
+    is(answer, Code::Unauthenticated, "missing bearer token");
+    assert_eq!(check(&intercepted, own()).await.unwrap(), CLIENT);
+}
+
+/// A request body of the messages that are sent, for as long as there is a sender.
+struct Messages(mpsc::UnboundedReceiver<Bytes>);
+
+impl http_body::Body for Messages {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|message| message.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// An empty message.
+const MESSAGE: &[u8] = &[0; 5];
+
+#[tokio::test]
+async fn h087_a_stream_is_judged_before_its_first_message() {
+    let who = Who::default();
+    for (calls, (door, address)) in doors(&who).await.into_iter().enumerate() {
+        let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let request = |token: &str| {
+            let (messages, body) = mpsc::unbounded_channel();
+            let request = Request::post("http://localhost/grpc.health.v1.Health/Watch")
+                .header(AUTHORIZATION, format!("Bearer {token}"))
+                .header(CONTENT_TYPE, "application/grpc")
+                .header("te", "trailers");
+            (messages, request.body(Messages(body)).unwrap())
+        };
+
+        let (_no_messages, refused) = request("bad");
+        let answer = timeout(Duration::from_secs(20), client.send_request(refused)).await;
+        let answer = answer.expect(door).unwrap();
+        assert_eq!(answer.status(), 200, "{door}");
+        assert_eq!(answer.headers()["grpc-status"], "16", "{door}");
+        assert!(answer.body().is_end_stream(), "{door}: trailers only");
+        assert_eq!(who.calls(), calls, "{door}");
+
+        let (messages, passed) = request(&good());
+        messages.send(Bytes::from_static(MESSAGE)).unwrap();
+        drop(messages);
+        let answer = client.send_request(passed).await.unwrap();
+        assert_eq!(answer.headers()["client"], CLIENT, "{door}");
+        assert_eq!(who.calls(), calls + 1, "{door}");
+    }
+}
+
+#[tokio::test]
+async fn h089_grpc_web_gets_its_own_form_with_the_translation_inside_or_outside() {
+    let body = std::str::from_utf8(MESSAGE).unwrap();
+    for case in cases() {
+        let Some(token) = case.guard.require_token() else {
+            continue;
+        };
+        let scope = case.guard.scope.clone();
+        for (order, [binary, text], address) in [
+            (
+                "inside",
+                ["application/grpc-web+proto", "application/grpc-web-text+proto"],
+                web_inside(token.clone(), scope.clone()).await,
+            ),
+            (
+                // tonic-web goes by `accept` alone, which is not sent.
+                "outside",
+                ["application/grpc-web+proto", "application/grpc-web+proto"],
+                web_outside(token.clone(), scope.clone()).await,
+            ),
+        ] {
+            for (sent, answered) in [
+                ("application/grpc-web", binary),
+                ("application/grpc-web+proto", binary),
+                ("application/grpc-web-text", text),
+            ] {
+                let name = format!("{}, {order}, {sent}", case.name);
+                let mut request = web_request(sent);
+                for value in &case.authorization {
+                    request = request.header(AUTHORIZATION, value);
+                }
+                let answer = http_1(address, request, body).await;
+                assert_eq!(answer.status(), 200, "{name}");
+                let text = |header| answer.headers().get(header).map(|v| v.to_str().unwrap());
+                let status = case.row.grpc_status.to_string();
+                assert_eq!(text("content-type"), Some(answered), "{name}");
+                assert_eq!(text("grpc-status"), Some(&*status), "{name}");
+                assert_eq!(text("grpc-message"), Some(case.row.grpc_message), "{name}");
+                assert_eq!(text("grpc-retry-pushback-ms"), case.row.pushback, "{name}");
+                assert_eq!(text("www-authenticate"), None, "{name}");
+                assert_eq!(answer.body(), "", "{name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_good_grpc_web_call_passes_with_the_translation_inside_or_outside() {
+    let body = std::str::from_utf8(MESSAGE).unwrap();
+    let token = || RequireToken::new(verifier());
+    let scope = || RequireScope::new("activity/*");
+    for address in [web_inside(token(), scope()).await, web_outside(token(), scope()).await] {
+        let request = web_request("application/grpc-web+proto");
+        let request = request.header(AUTHORIZATION, format!("Bearer {}", good()));
+        let answer = http_1(address, request, body).await;
+        assert_eq!(answer.headers()["client"], CLIENT);
+        assert_eq!(answer.headers()["content-type"], "application/grpc-web+proto");
+        assert!(answer.headers().get("grpc-status").is_none());
+        let trailers = String::from_utf8_lossy(answer.body());
+        assert!(trailers.contains("grpc-status:0"), "{trailers}");
+    }
+}
+
+async fn web_inside(token: RequireToken, scope: RequireScope) -> SocketAddr {
+    let server = Server::builder().accept_http1(true);
+    let mut server = server.layer(token).layer(scope).layer(GrpcWebLayer::new());
+    let router = server.add_service(HealthServer::new(Who::default()));
+    listen(|incoming| router.serve_with_incoming(incoming)).await
+}
+
+async fn web_outside(token: RequireToken, scope: RequireScope) -> SocketAddr {
+    let server = Server::builder().accept_http1(true);
+    let mut server = server.layer(GrpcWebLayer::new()).layer(token).layer(scope);
+    let router = server.add_service(HealthServer::new(Who::default()));
+    listen(|incoming| router.serve_with_incoming(incoming)).await
+}
+
+fn web_request(content_type: &str) -> http::request::Builder {
+    Request::post("/grpc.health.v1.Health/Check").header(CONTENT_TYPE, content_type)
+}
