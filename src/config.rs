@@ -36,7 +36,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::StartError;
@@ -117,10 +117,8 @@ impl Config {
             };
             // `COGNITO_Issuer` is another variable.
             let key = if key.contains(|c: char| c.is_ascii_lowercase()) { "" } else { key };
-            match value.into().into_string() {
-                Ok(value) => settings.add(&key.to_ascii_lowercase(), &name, Value::String(value)),
-                Err(_) => settings.problems.push(format!("`{name}`: it is not Unicode")),
-            }
+            let value = value.into().into_string().map_or(Set::NotUnicode, Set::text);
+            settings.add(&key.to_ascii_lowercase(), &name, value);
         }
         settings.config()
     }
@@ -162,16 +160,41 @@ impl<'de> Deserialize<'de> for Config {
                 f.write_str("settings by their names")
             }
 
+            // What serde would say repeats the value.
+            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Settings, E> {
+                Err(E::custom(NO_TABLE))
+            }
+
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Settings, E> {
+                Err(E::custom(NO_TABLE))
+            }
+
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Settings, E> {
+                Err(E::custom(NO_TABLE))
+            }
+
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Settings, E> {
+                Err(E::custom(NO_TABLE))
+            }
+
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Settings, E> {
+                Err(E::custom(NO_TABLE))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Settings, A::Error> {
+                Err(A::Error::custom(NO_TABLE))
+            }
+
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Settings, A::Error> {
                 let mut settings = Settings::new(str::to_owned);
                 while let Some((key, value)) = map.next_entry::<String, Value>()? {
-                    settings.add(&key, &key, value);
+                    settings.add(&key, &key, Set::Value(value));
                 }
                 Ok(settings)
             }
         }
 
-        deserializer.deserialize_map(Entries)?.config().map_err(D::Error::custom)
+        deserializer.deserialize_any(Entries)?.config().map_err(D::Error::custom)
     }
 }
 
@@ -191,9 +214,21 @@ const KEYS: [&str; 11] = [
 
 /// What was set, and what is wrong with it.
 struct Settings {
-    values: BTreeMap<&'static str, Value>,
+    values: BTreeMap<&'static str, Set>,
     problems: Vec<String>,
     name_of: fn(&str) -> String,
+}
+
+/// What a setting was set to.
+enum Set {
+    NotUnicode,
+    Value(Value),
+}
+
+impl Set {
+    fn text(text: String) -> Self {
+        Self::Value(Value::String(text))
+    }
 }
 
 /// What stands between the items of a list in a variable.
@@ -209,7 +244,7 @@ impl Settings {
         Self { values: BTreeMap::new(), problems: Vec::new(), name_of }
     }
 
-    fn add(&mut self, key: &str, name: &str, value: Value) {
+    fn add(&mut self, key: &str, name: &str, value: Set) {
         let Some(key) = KEYS.iter().find(|known| **known == key) else {
             let known = KEYS.map(self.name_of).join("`, `");
             let problem = format!("`{name}`: there is no such setting; there are `{known}`");
@@ -232,7 +267,11 @@ impl Settings {
         let refresh_interval = self.seconds("refresh_interval_seconds", intervals);
         let max_stale = self.seconds("max_stale_seconds", 0..=u64::MAX);
         let connect_within = self.seconds("connect_within_seconds", 0..=u64::MAX);
-        if max_stale.unwrap_or(MAX_STALE) < refresh_interval.unwrap_or(REFRESH_INTERVAL) {
+        let is_unreadable =
+            refresh_interval.is_none() && self.values.contains_key("refresh_interval_seconds");
+        if max_stale.unwrap_or(MAX_STALE) < refresh_interval.unwrap_or(REFRESH_INTERVAL)
+            && !is_unreadable
+        {
             self.problem("max_stale_seconds", "it is shorter than the refresh interval");
         }
 
@@ -289,7 +328,8 @@ impl Settings {
         }
         // What Cognito's API admits, and a hyphen, which emulators write.
         let is_id = |id: &String| {
-            id != "any" && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
+            !id.eq_ignore_ascii_case("any")
+                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
         };
         if !ids.iter().all(is_id) {
             let what = "it is no list of client IDs; one looks like `5a1b2c3d4e5f6g7h8i9j0k1l2m`";
@@ -299,7 +339,7 @@ impl Settings {
     }
 
     fn required_scopes(&mut self) -> Option<RequireScope> {
-        if let Some(Value::String(text)) = self.values.get("required_scopes")
+        if let Some(Set::Value(Value::String(text))) = self.values.get("required_scopes")
             && text.contains(',')
         {
             self.problem("required_scopes", "it has a comma, and scopes are separated by spaces");
@@ -312,46 +352,46 @@ impl Settings {
 
     fn text(&mut self, key: &str) -> Option<String> {
         let text = match self.values.get(key)? {
-            Value::String(text) if !text.trim().is_empty() => Ok(text.clone()),
-            Value::String(_) => Err("it is empty; leave it out instead"),
-            _ => Err("it is not a text"),
+            Set::NotUnicode => Err(NOT_UNICODE),
+            Set::Value(Value::String(text)) => match text.trim() {
+                "" => Err("it is empty; leave it out instead"),
+                trimmed if trimmed != text => Err("it has white space around it"),
+                _ => Ok(text.clone()),
+            },
+            Set::Value(_) => Err("it is not a text"),
         };
         self.checked(key, text)
     }
 
     fn list(&mut self, key: &str, separator: Separator) -> Option<Vec<String>> {
         let items = match self.values.get(key)? {
-            // Two commas in a row are a mistake, two spaces are none.
-            Value::String(text) if text.trim().is_empty() => Some(vec![]),
-            Value::String(text) => {
-                let pieces = match separator {
-                    Separator::CommaOrSpace => text.split(',').map(str::trim).collect::<Vec<_>>(),
-                    Separator::Space => vec![text.trim()],
-                };
-                let items = pieces.into_iter().flat_map(|piece| match piece {
-                    "" => vec![String::new()],
-                    _ => piece.split_whitespace().map(str::to_owned).collect(),
-                });
-                Some(items.collect::<Vec<_>>())
+            Set::NotUnicode => Err(NOT_UNICODE),
+            Set::Value(Value::String(text)) => Ok(split(text, separator)),
+            Set::Value(Value::Array(items)) => {
+                let items = items.iter().map(|item| item.as_str().map(str::to_owned));
+                items.collect::<Option<Vec<_>>>().ok_or(NO_LIST)
             }
-            Value::Array(items) => {
-                items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+            Set::Value(_) => Err(NO_LIST),
+        };
+        let items = items.and_then(|items| {
+            if items.is_empty() {
+                Err("it is empty; leave it out instead")
+            } else if items.iter().any(|item| item.trim().is_empty()) {
+                Err("it names something empty")
+            } else {
+                Ok(items)
             }
-            _ => None,
-        };
-        let items = match items {
-            Some(items) if items.is_empty() => Err("it is empty; leave it out instead"),
-            Some(items) if items.iter().any(String::is_empty) => Err("it names something empty"),
-            Some(items) => Ok(items),
-            None => Err("it is not a list of texts"),
-        };
+        });
         self.checked(key, items)
     }
 
     fn seconds(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<Duration> {
         let seconds = match self.values.get(key)? {
-            Value::String(text) => text.parse().ok(),
-            value => value.as_u64(),
+            Set::NotUnicode => return self.checked(key, Err(NOT_UNICODE)),
+            Set::Value(Value::String(text)) if text.bytes().all(|b| b.is_ascii_digit()) => {
+                text.parse().ok()
+            }
+            Set::Value(value) => value.as_u64(),
         };
         let seconds = match seconds.filter(|seconds| range.contains(seconds)) {
             Some(seconds) => Ok(Duration::from_secs(seconds)),
@@ -377,4 +417,24 @@ impl Settings {
     fn problem(&mut self, key: &str, what: &str) {
         self.problems.push(format!("`{}`: {what}", (self.name_of)(key)));
     }
+}
+
+const NO_TABLE: &str = "expected settings by their names";
+const NOT_UNICODE: &str = "it is not Unicode";
+const NO_LIST: &str = "it is not a list of texts";
+
+/// Two commas in a row are a mistake, two spaces are none.
+fn split(text: &str, separator: Separator) -> Vec<String> {
+    if text.trim().is_empty() {
+        return Vec::new();
+    }
+    let pieces = match separator {
+        Separator::CommaOrSpace => text.split(',').map(str::trim).collect(),
+        Separator::Space => vec![text.trim()],
+    };
+    let items = pieces.into_iter().flat_map(|piece| match piece {
+        "" => vec![""],
+        _ => piece.split_whitespace().collect(),
+    });
+    items.map(str::to_owned).collect()
 }

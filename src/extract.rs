@@ -34,7 +34,11 @@ impl<S: Sync> FromRequestParts<S> for AccessToken {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Rejection> {
         match (parts.extensions.get::<Self>(), parts.extensions.get::<Guarded>()) {
             (Some(token), _) => Ok(token.clone()),
-            (None, Some(Guarded(settings))) => Err(Rejection::missing_token(settings.clone())),
+            (None, Some(Guarded(settings))) => {
+                let rejection = Rejection::missing_token(settings.clone());
+                telemetry::refused(rejection.reason());
+                Err(rejection)
+            }
             (None, None) => Err(no_layer()),
         }
     }

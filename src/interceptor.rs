@@ -61,7 +61,10 @@ impl TokenInterceptor {
     fn check(&self, metadata: &MetadataMap) -> Result<AccessToken, Rejection> {
         let settings = || Arc::clone(&self.settings);
         let token = match credentials(metadata.as_ref(), Scheme::Bearer) {
-            Credentials::Bearer(token) => self.verifier.try_verify(token),
+            Credentials::Bearer(token) => match token.text() {
+                Some(token) => self.verifier.try_verify(token),
+                None => return Err(Rejection::invalid_request(settings())),
+            },
             Credentials::Malformed => return Err(Rejection::invalid_request(settings())),
             Credentials::None => return Err(Rejection::missing_token(settings())),
         };

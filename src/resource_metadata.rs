@@ -75,7 +75,10 @@ impl ResourceMetadata {
         }
         let mut document = Map::new();
         document.insert("resource".to_owned(), resource.into());
-        document.insert("authorization_servers".to_owned(), servers.into());
+        // RFC 9728 section 3.2: what has no values is left out.
+        if !servers.is_empty() {
+            document.insert("authorization_servers".to_owned(), servers.into());
+        }
         // A token in a query or a form is never looked for.
         document.insert("bearer_methods_supported".to_owned(), vec!["header"].into());
         // RFC 9728 section 3.1: the well-known string goes between host and path, and a slash

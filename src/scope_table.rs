@@ -127,12 +127,16 @@ impl ScopeTable {
         let mut table = Self { root: Node::default() };
         let mut problems = Vec::new();
         for (key, Access(asked)) in rows {
-            let row = asked.map_err(|problem| problem.to_string());
-            let added = row.and_then(|asked| {
-                let (method, segments) = parse(key)?;
-                table.root.add(&segments, method, asked)
+            let mut problem = |what: String| problems.push(format!("scope table, `{key}`: {what}"));
+            // A row with a bad scope is added as well, so that all else about it is found too.
+            let asked = asked.unwrap_or_else(|error| {
+                problem(error.to_string());
+                Asked::Unlisted
             });
-            problems.extend(added.err().map(|problem| format!("scope table, `{key}`: {problem}")));
+            let added = parse(key).and_then(|(method, path)| table.root.add(&path, method, asked));
+            if let Err(what) = added {
+                problem(what);
+            }
         }
         if problems.is_empty() { Ok(table) } else { Err(StartError::new(problems)) }
     }
@@ -179,6 +183,14 @@ impl Node {
             [Segment::Parameter, rest @ ..] => {
                 self.parameter.get_or_insert_default().add(rest, method, asked)
             }
+            [Segment::Named(name), ..]
+                if self
+                    .named
+                    .keys()
+                    .any(|other| **other != **name && is_same_decoded(other, name)) =>
+            {
+                Err("another row spells the same segment with other escapes".to_owned())
+            }
             [Segment::Named(name), rest @ ..] => {
                 self.named.entry((*name).into()).or_default().add(rest, method, asked)
             }
@@ -204,7 +216,7 @@ impl Node {
         if named.is_some() || path.is_empty() {
             return Ok(named);
         }
-        let parameter = self.parameter.as_ref().filter(|_| !segment.is_empty());
+        let parameter = self.parameter.as_ref();
         if let Some(found) = parameter.map(|node| node.find(rest)).transpose()?.flatten() {
             return Ok(Some(found));
         }
@@ -231,7 +243,7 @@ fn parse(key: &str) -> Result<(&str, Vec<Segment<'_>>), String> {
     let (Some(method), Some(path), None) = (words.next(), words.next(), words.next()) else {
         return Err("not a method and a path, as in `GET /item/{id}`".to_owned());
     };
-    if !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
+    if !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
         return Err("a method is written in capitals, as in `GET /item/{id}`".to_owned());
     }
     let segments = parse_path(path)?;
@@ -239,9 +251,8 @@ fn parse(key: &str) -> Result<(&str, Vec<Segment<'_>>), String> {
         return Ok((method, segments));
     }
     match segments.as_slice() {
-        [Segment::Named(service), Segment::Named(_) | Segment::Wildcard] if !service.is_empty() => {
-            Ok(("POST", segments))
-        }
+        [Segment::Named(_), Segment::Wildcard] => Ok(("POST", segments)),
+        [Segment::Named(_), Segment::Named(method)] if !method.is_empty() => Ok(("POST", segments)),
         _ => Err("not a gRPC path, as in `GRPC /package.Service/Method`".to_owned()),
     }
 }

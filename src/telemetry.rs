@@ -29,7 +29,6 @@ impl Timer {
         {
             count_verification(result);
             metrics::histogram!("cognito_verify_duration_seconds").record(self.began.elapsed());
-            metrics::counter!("cognito_token_cache_total", "result" => "miss").increment(1);
         }
         #[cfg(not(feature = "metrics"))]
         let _ = result;
@@ -41,7 +40,7 @@ pub(crate) fn recalled(result: &Result<AccessToken, VerifyError>) {
     #[cfg(feature = "metrics")]
     {
         count_verification(result);
-        metrics::counter!("cognito_token_cache_total", "result" => "hit").increment(1);
+        metrics::counter!("cognito_token_cache_hits_total").increment(1);
     }
     #[cfg(not(feature = "metrics"))]
     let _ = result;

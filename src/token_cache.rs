@@ -62,7 +62,7 @@ impl<S: BuildHasher + Clone> TokenCache<S> {
     }
 
     /// Without an allocation: the value is a reference count away.
-    pub(crate) fn get(&self, token: &str) -> Option<Remembered> {
+    pub(crate) fn get(&self, token: &[u8]) -> Option<Remembered> {
         self.entries.as_ref()?.get(&Sought(token))
     }
 
@@ -85,19 +85,20 @@ impl<S> fmt::Debug for TokenCache<S> {
 #[derive(PartialEq, Eq)]
 struct Token(Box<str>);
 
-struct Sought<'t>(&'t str);
+struct Sought<'t>(&'t [u8]);
 
 impl Equivalent<Token> for Sought<'_> {
     fn equivalent(&self, token: &Token) -> bool {
         // The part of the signature first: so that how long this takes tells nothing of the rest
         // to whoever has not guessed that, which is to guess a signature.
-        sample(self.0) == sample(&token.0) && *self.0 == *token.0
+        let token = token.0.as_bytes();
+        sample(self.0) == sample(token) && self.0 == token
     }
 }
 
 impl Hash for Token {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(sample(&self.0));
+        state.write(sample(self.0.as_bytes()));
     }
 }
 
@@ -109,9 +110,9 @@ impl Hash for Sought<'_> {
 
 /// 32 characters of the signature, not the last: as good as random in a token that was verified.
 /// A forgery with the same ones is compared once, and then checked as any other.
-fn sample(token: &str) -> &[u8] {
+fn sample(token: &[u8]) -> &[u8] {
     let from = token.len().saturating_sub(64);
-    token.as_bytes().get(from..from.saturating_add(32)).unwrap_or(token.as_bytes())
+    token.get(from..from.saturating_add(32)).unwrap_or(token)
 }
 
 /// Weighs an entry in bytes.

@@ -71,7 +71,7 @@ impl Verifier {
     /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable) when there are no current keys.
     pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
         let now = (self.inner.clock)();
-        if let Some(result) = self.recall(token, now) {
+        if let Some(result) = self.recall_at(token.as_bytes(), now) {
             return result;
         }
         let timer = Timer::start();
@@ -91,7 +91,7 @@ impl Verifier {
     /// As [`Verifier::verify`].
     pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
         let now = (self.inner.clock)();
-        if let Some(result) = self.recall(token, now) {
+        if let Some(result) = self.recall_at(token.as_bytes(), now) {
             return result;
         }
         let timer = Timer::start();
@@ -206,16 +206,13 @@ impl Verifier {
         self.wait_for_keys(within, Patience::ToTheEnd).await
     }
 
-    /// [`Verifier::verify`] for a layer, whose future should not grow by that of a wait: `None`
-    /// where newer keys could change the verdict.
+    /// [`Verifier::verify`] for a layer, after [`recall`](Self::recall); its future should not grow
+    /// by that of a wait, so it is `None` where newer keys could change the verdict.
     pub(crate) fn verify_without_wait(
         &self,
         token: &str,
     ) -> Option<Result<AccessToken, VerifyError>> {
         let now = (self.inner.clock)();
-        if let Some(result) = self.recall(token, now) {
-            return Some(result);
-        }
         let timer = Timer::start();
         let result = match self.judge(token, now) {
             Verdict::Final(result) => result,
@@ -246,7 +243,11 @@ impl Verifier {
     }
 
     /// The verdict on a token that was verified before, if its keys are still the current ones.
-    fn recall(&self, token: &str, now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
+    pub(crate) fn recall(&self, token: &[u8]) -> Option<Result<AccessToken, VerifyError>> {
+        self.recall_at(token, (self.inner.clock)())
+    }
+
+    fn recall_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
         let Remembered { token, pool, keys } = self.inner.cache.get(token)?;
         let pool = self.inner.pools.get(pool)?;
         let result = match pool.source.current(now) {

@@ -108,10 +108,13 @@ pub struct RequireScopeService<S> {
 
 impl<S> RequireScopeService<S> {
     fn check(&self, extensions: &Extensions) -> Result<(), Rejection> {
+        let token = extensions.get::<AccessToken>();
+        if token.is_some_and(|token| self.requirement.is_met_by(token.scopes())) {
+            return Ok(());
+        }
         let settings = extensions.get::<Guarded>().map(|guarded| &guarded.0);
         let inherited = || settings.cloned().unwrap_or_else(Arc::<Settings>::default);
-        match extensions.get::<AccessToken>() {
-            Some(token) if self.requirement.is_met_by(token.scopes()) => Ok(()),
+        match token {
             Some(_) => {
                 let asked = Arc::clone(&self.requirement);
                 Err(Rejection::insufficient_scope(asked, inherited()))

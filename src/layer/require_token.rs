@@ -227,6 +227,16 @@ where
                 return ResponseFuture::refused(Refusal::of(&request, rejection));
             }
         };
+        if let Some(verdict) = policy.verifier.recall(token.0) {
+            return match policy.admit(asked, &mut request, verdict) {
+                Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+                Err(rejection) => ResponseFuture::refused(Refusal::of(&request, rejection)),
+            };
+        }
+        let Some(token) = token.text() else {
+            let rejection = Rejection::invalid_request(Arc::clone(&policy.settings));
+            return ResponseFuture::refused(Refusal::of(&request, rejection));
+        };
         match policy.verifier.verify_without_wait(token) {
             Some(verdict) => match policy.admit(asked, &mut request, verdict) {
                 Ok(()) => ResponseFuture::inner(self.inner.call(request)),

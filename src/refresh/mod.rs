@@ -46,6 +46,7 @@ use crate::fetch::AnyFetchJwks;
 use crate::health::{Degraded, PoolHealth};
 use crate::jwks::Jwks;
 use crate::schedule::Random;
+use crate::telemetry::KeySet;
 
 pub(crate) use self::file::FileFetch;
 pub(crate) use self::shared::CurrentKeys;
@@ -179,8 +180,13 @@ impl Source {
             return;
         }
         let seen = self.shared.progress();
-        if !seen.is_fetching() && seen.is_budget_open() {
+        if seen.is_fetching() {
+            return;
+        }
+        if seen.is_budget_open() {
             self.shared.want(|wanted| &mut wanted.on_demand, seen.next());
+        } else {
+            KeySet(&self.shared.address).denied_on_demand();
         }
     }
 
@@ -226,6 +232,7 @@ impl Source {
             return self.settled(seen.started, seen).await;
         }
         if !seen.is_budget_open() {
+            KeySet(&self.shared.address).denied_on_demand();
             return false;
         }
         self.shared.want(|wanted| &mut wanted.on_demand, seen.next());

@@ -2,6 +2,8 @@
 
 mod allocations;
 mod autotraits;
+mod claims;
+mod config;
 mod doors;
 mod errors;
 mod examples;
@@ -15,9 +17,12 @@ mod pages;
 mod placement;
 mod promises;
 mod refresh;
+mod resource_metadata;
 mod scope;
+mod scope_table;
 mod sockets;
 mod support;
+mod telemetry;
 mod test_issuer;
 mod tidy;
 mod user_pool;

@@ -1,0 +1,401 @@
+//! Claims as the application reads them, and checks of its own.
+
+use std::collections::{BTreeMap, HashSet};
+use std::convert::Infallible;
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{Request, Response};
+use http_body_util::Full;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_cognito::test_issuer::TokenBuilder;
+use tower_cognito::{
+    AccessToken, Refused, Rejection, RejectionKind, RequireScope, RequireToken, Rules, Verifier,
+    VerifyErrorKind,
+};
+
+use super::promises::{Fake, keys, new_set, old_set};
+use super::support::{CLIENT, issuer, machine, rules, verifier};
+
+fn verified(token: &TokenBuilder) -> AccessToken {
+    verifier().try_verify(&token.sign()).unwrap()
+}
+
+/// The one claim `x`, as this type.
+fn claim<T: DeserializeOwned>(json: &str) -> Result<T, String> {
+    let token = machine("activity/*").claim("x", json!(0));
+    let payload = token.payload_json().replace(r#""x":0"#, &format!(r#""x":{json}"#));
+    let text = token.sign_texts(&token.header_json(), &payload);
+    let token = verifier().try_verify(&text).unwrap();
+    let typed = token.deserialize_claims::<X<T>>().map_err(|error| error.to_string());
+    typed.map(|X(x)| x)
+}
+
+/// `{ "x": T, .. }` without the derive macro.
+struct X<T>(T);
+
+impl<'de, T: DeserializeOwned> serde::Deserialize<'de> for X<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: DeserializeOwned> serde::de::Visitor<'de> for Members<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("claims with an x")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+                let mut x = None;
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == "x" {
+                        x = Some(map.next_value()?);
+                    } else {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                    }
+                }
+                x.ok_or_else(|| serde::de::Error::missing_field("x"))
+            }
+        }
+
+        deserializer.deserialize_map(Members(std::marker::PhantomData)).map(Self)
+    }
+}
+
+#[track_caller]
+fn is<T: DeserializeOwned + Debug + PartialEq>(json: &str, expected: T) {
+    assert_eq!(claim::<T>(json).as_ref(), Ok(&expected), "{json}");
+}
+
+#[test]
+fn a_claim_of_any_json_type_is_read() {
+    is("true", true);
+    is("false", false);
+    is("null", ());
+    is("null", None::<bool>);
+    is("false", Some(false));
+    is("0", 0_u8);
+    is("-1", -1_i8);
+    is("9223372036854775807", i64::MAX);
+    is("-9223372036854775808", i64::MIN);
+    is("18446744073709551615", u64::MAX);
+    is("340282366920938463463374607431768211455", u128::MAX);
+    is("9007199254740993", 9_007_199_254_740_993_i64);
+    is("1.5e-3", 1.5e-3);
+    is("-0.0", -0.0_f64);
+    is("1e300", 1e300);
+    is(r#""""#, String::new());
+    is(r#""a b""#, "a b".to_owned());
+    is(r#""caf\u00e9 \ud83d\ude00 é😀""#, "café 😀 é😀".to_owned());
+    is(r#""a\/b\\\"\n\t""#, "a/b\\\"\n\t".to_owned());
+    is(r#""\\/\\\/\\\\/\/""#, r"\/\/\\//".to_owned());
+    is("[]", Vec::<bool>::new());
+    is(r#"["a","b\/c"]"#, ["a", "b/c"].map(str::to_owned).to_vec());
+    is("[[1],[2,3]]", vec![vec![1], vec![2, 3]]);
+    is("{}", BTreeMap::<String, bool>::new());
+    is(r#"{"b":1,"a":-1}"#, BTreeMap::from([("a".to_owned(), -1), ("b".to_owned(), 1)]));
+    is(
+        r#"{"a":[null,true,{"b":[1.5,"\/",{}]}],"":{}}"#,
+        json!({"a": [null, true, {"b": [1.5, "/", {}]}], "": {}}),
+    );
+}
+
+#[test]
+fn a_claim_may_be_nested_and_long() {
+    let nested = format!("{}{}", "[".repeat(30), "]".repeat(30));
+    let value = claim::<Value>(&nested).unwrap();
+    assert_eq!(value.to_string(), nested);
+    let long = format!("{:?}", "x".repeat(5_000));
+    assert_eq!(claim::<String>(&long).unwrap().len(), 5_000);
+}
+
+#[test]
+fn all_claims_are_there_and_no_others() {
+    let token = machine("activity/*").claim("tenant", "blue");
+    let expected: Value = serde_json::from_str(&token.payload_json()).unwrap();
+    for token in [token.clone(), token.escaped_slashes()] {
+        let claims: Value = verified(&token).deserialize_claims().unwrap();
+        assert_eq!(claims, expected);
+        assert_eq!(claims["scope"], "activity/*");
+    }
+}
+
+#[test]
+fn escaped_slashes_change_nothing_that_is_read() {
+    let plain = issuer().user_token(CLIENT, "a/b").scope("x/y z/*").claim("x", "http://a/b");
+    let plain = plain.claim("cognito:groups", ["g/h"]).claim("jti", "i/j");
+    let escaped = plain.clone().escaped_slashes();
+    assert!(escaped.payload_json().contains(r"http:\/\/a\/b"));
+    let [plain, escaped] = [plain, escaped].map(|token| verified(&token));
+    for token in [plain, escaped] {
+        assert_eq!(token.username(), Some("a/b"));
+        assert_eq!(token.issuer(), issuer().issuer());
+        assert_eq!(token.scopes().iter().collect::<Vec<_>>(), ["x/y", "z/*"]);
+        assert_eq!(token.groups().collect::<Vec<_>>(), ["g/h"]);
+        assert_eq!(token.jwt_id(), Some("i/j"));
+        assert_eq!(token.deserialize_claims::<X<String>>().unwrap().0, "http://a/b");
+    }
+}
+
+/// The column of this text's end in a payload of one line.
+fn column_after(payload: &str, text: &str) -> usize {
+    payload.find(text).unwrap() + text.len()
+}
+
+#[test]
+fn an_error_says_where_and_never_what() {
+    let token = machine("a/b").claim("x", "S3CR3T");
+    let payload = token.payload_json();
+    let token = verified(&token);
+    let error = token.deserialize_claims::<X<u8>>().err().unwrap();
+    let column = column_after(&payload, r#""x":"S3CR3T""#);
+    let expected = format!("the claims do not have the expected shape, line 1 column {column}");
+    assert_eq!(error.to_string(), expected);
+    assert!(std::error::Error::source(&error).is_none());
+    let debug = format!("{error:?}");
+    assert_eq!(debug, format!("InvalidClaims {{ line: 1, column: {column} }}"));
+
+    // What is missing is missed at the end.
+    let error = verified(&machine("a/b")).deserialize_claims::<X<u8>>().err().unwrap();
+    assert!(error.to_string().contains("line 1 column "), "{error}");
+    assert!(!error.to_string().contains("missing"), "{error}");
+
+    for json in [r#""S3CR3T""#, r#"["S3CR3T"]"#, r#"{"S3CR3T":"S3CR3T"}"#, "987654321987654321"] {
+        for error in [
+            claim::<u8>(json).unwrap_err(),
+            claim::<bool>(json).unwrap_err(),
+            claim::<BTreeMap<u8, u8>>(json).unwrap_err(),
+        ] {
+            assert!(!error.contains("S3CR3T") && !error.contains("987654321"), "{error}");
+            let digits = error.strip_prefix("the claims do not have the expected shape, line 1 ");
+            assert!(digits.is_some_and(|rest| rest.starts_with("column ")), "{error}");
+        }
+    }
+    // A payload may have lines.
+    let builder = machine("a/b");
+    let lines = builder.payload_json().replace(',', ",\n").replacen('{', "{\"x\":\n\"S3CR3T\",", 1);
+    let token = builder.sign_texts(&builder.header_json(), &lines);
+    let error = verifier().try_verify(&token).unwrap().deserialize_claims::<X<u8>>();
+    let error = error.err().unwrap().to_string();
+    assert_eq!(error, "the claims do not have the expected shape, line 2 column 8");
+}
+
+#[track_caller]
+fn verdict(rules: Rules, token: &TokenBuilder, expected: Option<VerifyErrorKind>) {
+    let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let kind = verifier.try_verify(&token.sign()).err().map(|error| error.kind());
+    assert_eq!(kind, expected, "{token:?}");
+}
+
+#[test]
+fn one_group_of_those_named_is_enough() {
+    let rules = || rules().groups(["readers", "writers"]);
+    let user = || issuer().user_token(CLIENT, "alice");
+    let with = |groups: Value| user().claim("cognito:groups", groups);
+    let forbidden = Some(VerifyErrorKind::Forbidden);
+    let invalid = Some(VerifyErrorKind::InvalidClaim);
+    for (token, expected) in [
+        (with(json!(["readers"])), None),
+        (with(json!(["writers"])), None),
+        (with(json!(["x", "writers", "y"])), None),
+        (with(json!(["readers", "writers"])), None),
+        (with(json!(["x"])), forbidden),
+        (with(json!([])), forbidden),
+        (with(json!(["Readers"])), forbidden),
+        (with(json!(["readers "])), forbidden),
+        (with(json!(["reader", "readersx", ""])), forbidden),
+        (with(json!(["readers writers"])), forbidden),
+        (user(), forbidden),
+        (machine("readers"), forbidden),
+        (with(json!("readers")), invalid),
+        (with(json!(["readers", 1])), invalid),
+        (with(json!(null)), invalid),
+        (with(json!({"readers": true})), invalid),
+    ] {
+        verdict(rules(), &token, expected);
+    }
+    // Those of the last call count.
+    verdict(rules().groups(["x"]), &with(json!(["readers"])), forbidden);
+    assert!(std::panic::catch_unwind(|| rules().groups(Vec::<String>::new())).is_err());
+}
+
+#[test]
+fn an_audience_is_one_text_or_a_list_of_them() {
+    let rules = || rules().audience("https://a");
+    let with = |aud: Value| machine("").claim("aud", aud);
+    let wrong = Some(VerifyErrorKind::WrongAudience);
+    let invalid = Some(VerifyErrorKind::InvalidClaim);
+    for (token, expected) in [
+        (with(json!("https://a")), None),
+        (with(json!(["https://a"])), None),
+        (with(json!(["https://b", "https://a"])), None),
+        (with(json!("https://b")), wrong),
+        (with(json!("https://a/")), wrong),
+        (with(json!("https://A")), wrong),
+        (with(json!("https://a https://b")), wrong),
+        (with(json!("")), wrong),
+        (with(json!([])), wrong),
+        (with(json!(["https://b"])), wrong),
+        (machine(""), wrong),
+        (with(json!(["https://a", 1])), invalid),
+        (with(json!([["https://a"]])), invalid),
+        (with(json!({"https://a": 1})), invalid),
+        (with(json!(null)), invalid),
+        (with(json!(1)), invalid),
+    ] {
+        verdict(rules(), &token, expected);
+        // Where none is asked for, the type still counts.
+        let unasked = expected.filter(|kind| *kind == VerifyErrorKind::InvalidClaim);
+        verdict(super::support::rules(), &token, unasked);
+    }
+    verdict(rules(), &with(json!("https://a")).escaped_slashes(), None);
+}
+
+type Revoked = Arc<RwLock<HashSet<String>>>;
+
+fn revocable(revoked: &Revoked) -> Rules {
+    let revoked = Arc::clone(revoked);
+    rules().check(move |token| match (token.jwt_id(), revoked.read()) {
+        (Some(id), Ok(revoked)) if !revoked.contains(id) => Ok(()),
+        _ => Err(Refused::Revoked),
+    })
+}
+
+async fn send(layer: &RequireToken, token: &str) -> Response<()> {
+    let service = service_fn(|request: Request<()>| async move {
+        assert!(request.extensions().get::<AccessToken>().is_some());
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let service = layer.layer(RequireScope::new("a/b").layer(service));
+    let mut request = Request::new(());
+    request.headers_mut().insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+    service.oneshot(request).await.unwrap().map(drop)
+}
+
+#[track_caller]
+fn is_refused(response: &Response<()>, status: u16, challenge: &str, kind: RejectionKind) {
+    assert_eq!(response.status(), status);
+    assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
+    assert_eq!(response.extensions().get::<Rejection>().unwrap().kind(), kind);
+}
+
+const INVALID: &str =
+    r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#;
+
+#[tokio::test]
+async fn a_token_is_refused_from_the_request_on_after_it_was_revoked() {
+    let revoked = Revoked::default();
+    let verifier = Verifier::builder(revocable(&revoked)).with_jwks(issuer().jwks()).unwrap();
+    let layer = RequireToken::new(verifier.clone());
+    let token = |id: &str| machine("a/b").claim("jti", id).sign();
+    let (one, two) = (token("one"), token("two"));
+    for round in 0..3 {
+        for _ in 0..5 {
+            assert_eq!(send(&layer, &one).await.status(), 200, "{round}");
+            assert_eq!(send(&layer, &two).await.status(), 200, "{round}");
+        }
+        revoked.write().unwrap().insert("one".to_owned());
+        for _ in 0..5 {
+            let response = send(&layer, &one).await;
+            is_refused(&response, 401, INVALID, RejectionKind::InvalidToken);
+            let rejection = response.extensions().get::<Rejection>().unwrap();
+            let kind = rejection.verify_error().unwrap().kind();
+            assert_eq!(kind, VerifyErrorKind::Revoked);
+            assert_eq!(send(&layer, &two).await.status(), 200, "{round}");
+            assert!(verifier.try_verify(&one).is_err() && verifier.verify(&one).await.is_err());
+        }
+        revoked.write().unwrap().remove("one");
+    }
+    let without = machine("a/b").without("jti").sign();
+    is_refused(&send(&layer, &without).await, 401, INVALID, RejectionKind::InvalidToken);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_changes_under_traffic_is_seen_by_the_next_request() {
+    let revoked = Revoked::default();
+    let verifier = Verifier::builder(revocable(&revoked)).with_jwks(issuer().jwks()).unwrap();
+    let layer = RequireToken::new(verifier);
+    let other = machine("a/b").claim("jti", "other").sign();
+    let traffic = (0..2).map(|_| {
+        let (layer, other) = (layer.clone(), other.clone());
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                assert_eq!(send(&layer, &other).await.status(), 200);
+            }
+        })
+    });
+    let traffic = traffic.collect::<Vec<_>>();
+    for number in 0..50 {
+        let id = format!("token-{number}");
+        let token = machine("a/b").claim("jti", &id).sign();
+        assert_eq!(send(&layer, &token).await.status(), 200, "{id}");
+        revoked.write().unwrap().insert(id.clone());
+        assert_eq!(send(&layer, &token).await.status(), 401, "{id}");
+    }
+    for task in traffic {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_the_check_forbids_is_403_and_what_it_is_asked_comes_last() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let rules = rules().groups(["staff"]).check(move |token| {
+        count.fetch_add(1, Ordering::SeqCst);
+        match token.username() {
+            Some("alice") => Ok(()),
+            _ => Err(Refused::Forbidden),
+        }
+    });
+    let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let layer = RequireToken::new(verifier);
+    let user = |name: &str, groups: &[&str]| {
+        issuer().user_token(CLIENT, name).scope("a/b").claim("cognito:groups", groups)
+    };
+    let forbidden = r#"Bearer realm="api", error="insufficient_scope""#;
+    assert_eq!(send(&layer, &user("alice", &["staff"]).sign()).await.status(), 200);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    let response = send(&layer, &user("bob", &["staff"]).sign()).await;
+    is_refused(&response, 403, forbidden, RejectionKind::Forbidden);
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    // Only a token that is good in every other way comes before it.
+    for token in [
+        user("alice", &["guests"]),
+        user("alice", &["staff"]).claim("client_id", "x"),
+        user("alice", &["staff"]).issued_at(std::time::UNIX_EPOCH),
+        user("alice", &["staff"]).claim("cnf", json!({})),
+    ] {
+        assert_ne!(send(&layer, &token.sign()).await.status(), 200);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_check_is_asked_about_a_token_that_had_to_wait() {
+    let revoked = Revoked::default();
+    let list = Arc::clone(&revoked);
+    let rules = super::promises::rules().check(move |token| {
+        let is_revoked = token.jwt_id().is_none_or(|id| list.read().unwrap().contains(id));
+        if is_revoked { Err(Refused::Revoked) } else { Ok(()) }
+    });
+    for is_revoked in [false, true] {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder_for(rules.clone()).connect().await.unwrap();
+        let layer = RequireToken::new(verifier);
+        fake.answers(new_set());
+        let token = keys().issuer.machine_token(CLIENT).scope("a/b").claim("jti", "one");
+        let token = token.claim("exp", 9_999_999_999_u64).sign();
+        if is_revoked {
+            revoked.write().unwrap().insert("one".to_owned());
+        }
+        let response = send(&layer, &token).await;
+        assert_eq!(response.status(), if is_revoked { 401 } else { 200 });
+        assert_eq!(fake.requests(), 2);
+    }
+}

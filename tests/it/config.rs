@@ -1,0 +1,761 @@
+//! The settings from the environment and from files: what each does, and what is said about
+//! those that are wrong.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
+use tokio::time::{Instant, sleep};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_cognito::{
+    Config, Health, JwksDocument, RefreshError, RequireToken, Scope, VerifyErrorKind,
+};
+
+use super::promises::{Fake, Reply, keys, old_set, s};
+use super::support::{CLIENT, issuer, machine};
+
+const POOL: &str = "us-east-1_TestIssuer";
+
+/// Each key, a good value as a variable has it, and as JSON has it.
+const GOOD: [(&str, &str, &str); 10] = [
+    ("audience", "https://api.example", r#""https://api.example""#),
+    ("client_ids", "one two", r#"["one","two"]"#),
+    ("connect_within_seconds", "3", "3"),
+    ("groups", "readers writers", r#"["readers","writers"]"#),
+    ("issuer", "https://issuer.example/pool", r#""https://issuer.example/pool""#),
+    ("jwks_url", "https://keys.example/jwks.json", r#""https://keys.example/jwks.json""#),
+    ("leeway_seconds", "30", "30"),
+    ("max_stale_seconds", "7200", "7200"),
+    ("refresh_interval_seconds", "60", "60"),
+    ("required_scopes", "a/b c/d", r#"["a/b","c/d"]"#),
+];
+
+fn variable(key: &str) -> String {
+    format!("COGNITO_{}", key.to_ascii_uppercase())
+}
+
+/// Variables by their keys.
+fn from_vars(settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let vars = settings.iter().map(|(key, value)| (variable(key), *value));
+    Config::from_vars(vars).map_err(|error| error.problems().map(str::to_owned).collect())
+}
+
+/// The usual settings and these, which take their place.
+fn with(settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let is_set = |key: &str| settings.iter().any(|(other, _)| *other == key);
+    let usual = [("user_pool_id", POOL), ("client_ids", CLIENT)];
+    let usual = usual.into_iter().filter(|(key, _)| !is_set(key));
+    let all = usual.chain(settings.iter().copied()).collect::<Vec<_>>();
+    from_vars(&all)
+}
+
+fn from_json(text: &str) -> Result<Config, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+fn from_toml(text: &str) -> Result<Config, String> {
+    toml::from_str(text).map_err(|error: toml::de::Error| error.to_string())
+}
+
+/// One setting beside the usual ones has this problem as a variable.
+#[track_caller]
+fn problem(key: &str, value: &str, expected: &str) {
+    let expected = format!("`{}`: {expected}", variable(key));
+    assert_eq!(with(&[(key, value)]).unwrap_err(), [expected], "{key}={value:?}");
+}
+
+/// And this one in a file, where the value is JSON.
+#[track_caller]
+fn problem_in_file(key: &str, json: &str, expected: &str) {
+    let usual = [("user_pool_id", format!("{POOL:?}")), ("client_ids", format!("{CLIENT:?}"))];
+    let usual = usual.iter().filter(|(other, _)| *other != key);
+    let members = usual.map(|(key, value)| format!("{key:?}:{value}"));
+    let members = members.chain([format!("{key:?}:{json}")]).collect::<Vec<_>>();
+    let error = from_json(&format!("{{{}}}", members.join(","))).unwrap_err();
+    assert_eq!(error, format!("can not start: `{key}`: {expected}"), "{key} = {json}");
+}
+
+fn debug(config: &Config) -> String {
+    format!("{config:?}")
+}
+
+#[test]
+fn the_same_settings_from_variables_json_and_toml_are_the_same() {
+    let vars = GOOD.map(|(key, value, _)| (key, value));
+    let vars = from_vars(&vars).unwrap();
+    let members = GOOD.map(|(key, _, json)| format!("{key:?}:{json}"));
+    let json = from_json(&format!("{{{}}}", members.join(","))).unwrap();
+    let lines = GOOD.map(|(key, _, json)| format!("{key} = {json}"));
+    let toml = from_toml(&lines.join("\n")).unwrap();
+    assert_eq!(debug(&vars), debug(&json));
+    assert_eq!(debug(&vars), debug(&toml));
+    for value in ["https://api.example", "one", "two", "readers", "issuer.example", "30s", "7200s"]
+    {
+        assert!(debug(&vars).contains(value), "{value} in {vars:?}");
+    }
+    // A text in a file is read as a variable is.
+    let members = GOOD.map(|(key, value, _)| format!("{key:?}:{value:?}"));
+    let texts = from_json(&format!("{{{}}}", members.join(","))).unwrap();
+    assert_eq!(debug(&vars), debug(&texts));
+}
+
+#[test]
+fn what_is_not_set_is_as_in_the_code() {
+    let config = with(&[]).unwrap();
+    let pool = tower_cognito::UserPool::new(POOL).unwrap();
+    let rules = tower_cognito::Rules::new(pool, tower_cognito::ClientIds::only([CLIENT]));
+    assert_eq!(format!("{:?}", config.rules()), format!("{rules:?}"));
+    let plain = tower_cognito::Verifier::builder(rules);
+    assert_eq!(format!("{:?}", config.verifier()), format!("{plain:?}"));
+}
+
+#[test]
+fn variables_of_others_are_none_of_ours() {
+    let vars = |name: &str| {
+        let ours = [("COGNITO_USER_POOL_ID", POOL), ("COGNITO_CLIENT_IDS", CLIENT), (name, "x")];
+        Config::from_vars(ours)
+    };
+    for name in ["PATH", "cognito_issuer", "Cognito_ISSUER", "AWS_COGNITO_ISSUER", "COGNITO", " "] {
+        assert!(vars(name).is_ok(), "{name}");
+    }
+    for name in [
+        "COGNITO_",
+        "COGNITO_REQUIRED_SCOPE",
+        "COGNITO_Required_Scopes",
+        "COGNITO_required_scopes",
+        "COGNITO_LEEWAY",
+        "COGNITO_ISSUER_",
+        "COGNITO__ISSUER",
+        "COGNITO_ISSUER ",
+        "COGNITO_CLIENT_SECRET",
+    ] {
+        let error = vars(name).unwrap_err();
+        let problems = error.problems().collect::<Vec<_>>();
+        let [problem] = problems[..] else { panic!("{name}: {problems:?}") };
+        let start = format!("`{name}`: there is no such setting; there are `COGNITO_AUDIENCE`, `");
+        assert!(problem.starts_with(&start), "{problem}");
+        for (key, _, _) in GOOD {
+            assert!(problem.contains(&format!("`{}`", variable(key))), "{key} in {problem}");
+        }
+        assert!(problem.contains("`COGNITO_USER_POOL_ID`"), "{problem}");
+    }
+}
+
+#[test]
+fn an_unknown_key_of_a_file_is_an_error() {
+    for key in ["user_pool", "Issuer", "ISSUER", "COGNITO_ISSUER", "required-scopes", ""] {
+        let text = format!(r#"{{"user_pool_id":"{POOL}","client_ids":"any",{key:?}:1}}"#);
+        let error = from_json(&text).unwrap_err();
+        let start =
+            format!("can not start: `{key}`: there is no such setting; there are `audience`");
+        assert!(error.starts_with(&start), "{key}: {error}");
+        for known in GOOD.map(|(known, _, _)| known).iter().chain(&["user_pool_id"]) {
+            assert!(error.contains(&format!("`{known}`")), "{known}: {error}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_set_and_each_required_setting_is_asked_for() {
+    let pool = "it is missing; it looks like `ap-northeast-1_AbCdEfGhI`";
+    let clients = "it is missing; name the app clients, or write `any`";
+    assert_eq!(
+        from_vars(&[]).unwrap_err(),
+        [format!("`COGNITO_USER_POOL_ID`: {pool}"), format!("`COGNITO_CLIENT_IDS`: {clients}")]
+    );
+    let expected = format!("can not start: `user_pool_id`: {pool}; `client_ids`: {clients}");
+    assert!(from_json("{}").unwrap_err().starts_with(&expected));
+    assert!(from_toml("").unwrap_err().contains(&expected));
+    let missing = [format!("`COGNITO_CLIENT_IDS`: {clients}")];
+    assert_eq!(from_vars(&[("user_pool_id", POOL)]).unwrap_err(), missing);
+    let missing = [format!("`COGNITO_USER_POOL_ID`: {pool}")];
+    assert_eq!(from_vars(&[("client_ids", "any")]).unwrap_err(), missing);
+}
+
+#[test]
+fn each_mistake_is_told_with_its_name_and_its_remedy() {
+    const EMPTY: &str = "it is empty; leave it out instead";
+    const CLIENTS: &str =
+        "it is no list of client IDs; one looks like `5a1b2c3d4e5f6g7h8i9j0k1l2m`";
+    const URL: &str = "; a good one looks like `https://issuer.example/pool`";
+    for (key, value, expected) in [
+        ("user_pool_id", "", EMPTY),
+        ("user_pool_id", " \t", EMPTY),
+        ("audience", "", EMPTY),
+        ("jwks_url", "", EMPTY),
+        ("groups", "", EMPTY),
+        ("groups", "  ", EMPTY),
+        ("required_scopes", "", EMPTY),
+        ("required_scopes", " \n ", EMPTY),
+        ("client_ids", "", EMPTY),
+        ("client_ids", " , ,", "it names something empty"),
+        ("client_ids", "abc,,def", "it names something empty"),
+        ("client_ids", "abc,", "it names something empty"),
+        ("client_ids", "ANY", CLIENTS),
+        ("audience", " x", "it has white space around it"),
+        ("leeway_seconds", "+5", "it is not a whole number from 0 to 300"),
+        ("client_ids", "any,abc", CLIENTS),
+        ("client_ids", "abc any", CLIENTS),
+        ("client_ids", "any any", CLIENTS),
+        ("client_ids", "a;b", CLIENTS),
+        ("client_ids", "a/b", CLIENTS),
+        ("client_ids", "caf\u{e9}", CLIENTS),
+        ("client_ids", "\"abc\"", CLIENTS),
+        ("required_scopes", "a/b,c/d", "it has a comma, and scopes are separated by spaces"),
+        ("required_scopes", ",", "it has a comma, and scopes are separated by spaces"),
+        (
+            "required_scopes",
+            "a/b \"",
+            "invalid scope: it has a quote, a backslash, a control or a non-ASCII character; a \
+             good one looks like `activity/*`",
+        ),
+        ("leeway_seconds", "301", "it is not a whole number from 0 to 300"),
+        ("leeway_seconds", "-1", "it is not a whole number from 0 to 300"),
+        ("leeway_seconds", "1.5", "it is not a whole number from 0 to 300"),
+        ("leeway_seconds", "", "it is not a whole number from 0 to 300"),
+        ("leeway_seconds", " 1", "it is not a whole number from 0 to 300"),
+        ("leeway_seconds", "5s", "it is not a whole number from 0 to 300"),
+        ("leeway_seconds", "99999999999999999999", "it is not a whole number from 0 to 300"),
+        ("refresh_interval_seconds", "9", "it is not a whole number from 10 to 86400"),
+        ("refresh_interval_seconds", "0", "it is not a whole number from 10 to 86400"),
+        ("refresh_interval_seconds", "86401", "it is not a whole number from 10 to 86400"),
+        ("max_stale_seconds", "a day", "it is not a whole number"),
+        ("max_stale_seconds", "-1", "it is not a whole number"),
+        ("connect_within_seconds", "1e3", "it is not a whole number"),
+        ("connect_within_seconds", "18446744073709551616", "it is not a whole number"),
+        ("max_stale_seconds", "299", "it is shorter than the refresh interval"),
+        ("max_stale_seconds", "0", "it is shorter than the refresh interval"),
+    ] {
+        problem(key, value, expected);
+    }
+    for (key, value, expected) in [
+        (
+            "user_pool_id",
+            "us-east-1",
+            "invalid user pool id: it has no `_` between region and name; a good one looks like \
+             `ap-northeast-1_AbCdEfGhI`",
+        ),
+        ("jwks_url", "ftp://a", &format!("invalid URL: it does not begin with `https://`{URL}")),
+        (
+            "jwks_url",
+            "http://keys.example",
+            &format!("invalid URL: plain `http` is for loopback alone, use `https`{URL}"),
+        ),
+    ] {
+        problem(key, value, expected);
+    }
+    let issuer = |value| from_vars(&[("issuer", value), ("client_ids", "any")]).unwrap_err();
+    let expected = format!("`COGNITO_ISSUER`: invalid URL: an issuer has no query{URL}");
+    assert_eq!(issuer("https://a/?b"), [expected]);
+    assert_eq!(issuer(""), [format!("`COGNITO_ISSUER`: {EMPTY}")]);
+}
+
+#[test]
+fn a_value_of_another_type_is_a_mistake_in_a_file() {
+    let number = |range| format!("it is not a whole number{range}");
+    let (text, list) = ("it is not a text".to_owned(), "it is not a list of texts".to_owned());
+    for (keys, values, expected) in [
+        (
+            &["user_pool_id", "audience", "jwks_url"][..],
+            &["1", "true", "null", "[]", "{}", r#"["x"]"#, "1.5"][..],
+            text,
+        ),
+        (
+            &["client_ids", "groups", "required_scopes"],
+            &["1", "true", "null", "{}", r#"["x",1]"#, "[null]", r#"[["x"]]"#],
+            list,
+        ),
+        (
+            &["leeway_seconds"],
+            &["-1", "1.5", "5.0", "true", "null", "[1]", "301", "1e2", "99999999999999999999"],
+            number(" from 0 to 300"),
+        ),
+        (
+            &["refresh_interval_seconds"],
+            &["9", "86401", "-60", "60.0"],
+            number(" from 10 to 86400"),
+        ),
+        (&["max_stale_seconds", "connect_within_seconds"], &["-1", "null", "7200.0"], number("")),
+    ] {
+        for (key, value) in keys.iter().flat_map(|key| values.iter().map(move |v| (key, v))) {
+            problem_in_file(key, value, &expected);
+        }
+    }
+    for key in ["client_ids", "groups", "required_scopes"] {
+        problem_in_file(key, "[]", "it is empty; leave it out instead");
+        problem_in_file(key, r#"["x",""]"#, "it names something empty");
+    }
+    let clients = "it is no list of client IDs; one looks like `5a1b2c3d4e5f6g7h8i9j0k1l2m`";
+    problem_in_file("client_ids", r#"["any","x"]"#, clients);
+    problem_in_file("client_ids", r#"["x y"]"#, clients);
+    problem_in_file("client_ids", r#"["x,y"]"#, clients);
+    let space = "invalid scope: it has a space, and each scope stands alone; a good one looks like \
+                 `activity/*`";
+    problem_in_file("required_scopes", r#"["a/b c/d"]"#, space);
+}
+
+#[test]
+fn numbers_are_taken_up_to_their_limits() {
+    for (settings, is_good) in [
+        (&[("leeway_seconds", "0")][..], true),
+        (&[("leeway_seconds", "300")], true),
+        (&[("leeway_seconds", "301")], false),
+        (&[("refresh_interval_seconds", "9")], false),
+        (&[("refresh_interval_seconds", "10")], true),
+        (&[("refresh_interval_seconds", "86400")], true),
+        (&[("refresh_interval_seconds", "86401")], false),
+        (&[("max_stale_seconds", "299")], false),
+        (&[("max_stale_seconds", "300")], true),
+        (&[("max_stale_seconds", "10"), ("refresh_interval_seconds", "10")], true),
+        (&[("max_stale_seconds", "10"), ("refresh_interval_seconds", "11")], false),
+        (&[("max_stale_seconds", "86399"), ("refresh_interval_seconds", "86400")], false),
+        (&[("max_stale_seconds", "86400"), ("refresh_interval_seconds", "86400")], true),
+        (&[("max_stale_seconds", "18446744073709551615")], true),
+        (&[("max_stale_seconds", "18446744073709551616")], false),
+        (&[("connect_within_seconds", "0")], true),
+        (&[("connect_within_seconds", "18446744073709551615")], true),
+        (&[("connect_within_seconds", "18446744073709551616")], false),
+    ] {
+        let config = with(settings);
+        assert_eq!(config.is_ok(), is_good, "{settings:?}: {config:?}");
+        let Ok(config) = config else { continue };
+        // The builder has nothing against what was accepted.
+        let started = config.verifier().with_jwks(keys().issuer.jwks());
+        assert!(started.is_ok(), "{settings:?}: {started:?}");
+    }
+}
+
+#[test]
+fn all_mistakes_come_at_once() {
+    let settings = [
+        ("issuer", "http://issuer.example"),
+        ("jwks_url", "ftp://keys.example"),
+        ("client_ids", "any,abc"),
+        ("required_scopes", "a,b"),
+        ("audience", " "),
+        ("groups", ""),
+        ("leeway_seconds", "301"),
+        ("refresh_interval_seconds", "1"),
+        ("max_stale_seconds", "x"),
+        ("connect_within_seconds", "x"),
+        ("client_secret", "x"),
+    ];
+    let problems = from_vars(&settings).unwrap_err();
+    assert_eq!(problems.len(), settings.len(), "{problems:#?}");
+    for (key, _) in settings {
+        let name = format!("`{}`: ", variable(key));
+        assert_eq!(problems.iter().filter(|text| text.starts_with(&name)).count(), 1, "{name}");
+    }
+    let members = settings.map(|(key, value)| format!("{key:?}:{value:?}"));
+    let error = from_json(&format!("{{{}}}", members.join(","))).unwrap_err();
+    for (key, _) in settings {
+        assert_eq!(error.matches(&format!("`{key}`: ")).count(), 1, "{key}: {error}");
+    }
+}
+
+#[test]
+fn a_pool_is_named_in_one_way() {
+    let both = from_vars(&[
+        ("user_pool_id", POOL),
+        ("issuer", "https://issuer.example"),
+        ("client_ids", "any"),
+    ]);
+    let expected = "`COGNITO_ISSUER`: a user pool ID is set as well; leave one of them out";
+    assert_eq!(both.unwrap_err(), [expected]);
+    // Where the keys are is judged also where it is not known whose they are.
+    for pool in [&[][..], &[("user_pool_id", "x")], &[("user_pool_id", ""), ("issuer", "")]] {
+        let settings = [pool, &[("jwks_url", "http://x"), ("client_ids", "any")]].concat();
+        let problems = from_vars(&settings).unwrap_err();
+        assert!(problems.len() > 1, "{problems:?}");
+        let last = problems.last().unwrap();
+        assert!(last.starts_with("`COGNITO_JWKS_URL`: invalid URL: plain"), "{problems:?}");
+        // A good address does not stand in for the pool.
+        let settings = [pool, &[("jwks_url", "https://x"), ("client_ids", "any")]].concat();
+        let problems = from_vars(&settings).unwrap_err();
+        assert!(problems.iter().all(|text| !text.contains("JWKS_URL")), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_setting_that_is_there_twice_is_an_error() {
+    for (key, value, json) in GOOD {
+        let mut settings = GOOD.map(|(key, value, _)| (key, value)).to_vec();
+        settings.push((key, value));
+        let expected = format!("`{}`: it is there twice", variable(key));
+        assert_eq!(from_vars(&settings).unwrap_err(), [expected], "{key}");
+        let mut members = GOOD.map(|(key, _, json)| format!("{key:?}:{json}")).to_vec();
+        members.push(format!("{key:?}:{json}"));
+        let error = from_json(&format!("{{{}}}", members.join(","))).unwrap_err();
+        assert!(error.contains(&format!("`{key}`: it is there twice")), "{key}: {error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_not_unicode_is_an_error_and_not_repeated() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let opaque = |text: &str| OsString::from_vec([text.as_bytes(), b"\xff\xfe"].concat());
+    for (key, _, _) in GOOD.iter().filter(|(key, ..)| !["client_ids", "issuer"].contains(key)) {
+        let vars = [("user_pool_id", POOL), ("client_ids", "any")];
+        let vars = vars.map(|(key, value)| (OsString::from(variable(key)), OsString::from(value)));
+        let vars = vars.into_iter().chain([(OsString::from(variable(key)), opaque("S3CR3T"))]);
+        let error = Config::from_vars(vars).unwrap_err();
+        let expected = format!("`{}`: it is not Unicode", variable(key));
+        assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
+    }
+    // Neither is a name, and one of others is none of ours.
+    let usual = || {
+        [("user_pool_id", POOL), ("client_ids", "any")]
+            .map(|(key, value)| (OsString::from(variable(key)), OsString::from(value)))
+    };
+    let vars = usual().into_iter().chain([(opaque("COGNITO_ISSUER"), OsString::from("x"))]);
+    let error = Config::from_vars(vars).unwrap_err().to_string();
+    assert!(error.contains("there is no such setting"), "{error}");
+    let vars = usual().into_iter().chain([(opaque("OTHER"), opaque("x"))]);
+    assert!(Config::from_vars(vars).is_ok());
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_not_unicode_is_not_called_missing() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let opaque = || OsString::from_vec(b"x\xff".to_vec());
+    for key in ["user_pool_id", "issuer", "client_ids"] {
+        let usual = [("user_pool_id", POOL), ("client_ids", "any")];
+        let usual = usual.into_iter().filter(|(other, _)| match key {
+            "issuer" => *other != "user_pool_id",
+            _ => *other != key,
+        });
+        let vars = usual.map(|(key, value)| (OsString::from(variable(key)), OsString::from(value)));
+        let vars = vars.chain([(OsString::from(variable(key)), opaque())]);
+        let error = Config::from_vars(vars).unwrap_err();
+        let expected = format!("`{}`: it is not Unicode", variable(key));
+        assert_eq!(error.problems().collect::<Vec<_>>(), [expected], "{key}");
+    }
+}
+
+#[test]
+fn a_number_that_can_not_be_read_is_its_only_mistake() {
+    let settings = [("refresh_interval_seconds", "x"), ("max_stale_seconds", "60")];
+    let expected = "`COGNITO_REFRESH_INTERVAL_SECONDS`: it is not a whole number from 10 to 86400";
+    assert_eq!(with(&settings).unwrap_err(), [expected]);
+}
+
+const SECRET: &str = "S3CR3T";
+
+#[test]
+fn no_value_is_repeated_in_an_error() {
+    let keys = GOOD.map(|(key, ..)| key);
+    let keys = keys.iter().copied().chain(["user_pool_id", "client_secret", "no_such_key"]);
+    let values = [
+        "S3CR3T",
+        " S3CR3T ",
+        "S3CR3T,any",
+        "S3CR3T any",
+        "\"S3CR3T\"",
+        "http://S3CR3T",
+        "https://S3CR3T@x",
+        "https://x/?S3CR3T#S3CR3T",
+        "us-east-1_S3CR3T!",
+        "-S3CR3T",
+        "S3CR3T\u{e9}",
+    ];
+    let mut errors = 0;
+    for (key, value) in keys.flat_map(|key| values.map(|value| (key, value))) {
+        let mut texts = Vec::new();
+        let texts_of = |problems: Vec<String>| problems.join("\n");
+        // Alone, beside good ones, and twice.
+        texts.extend(from_vars(&[(key, value)]).err().map(texts_of));
+        texts.extend(with(&[(key, value), ("leeway_seconds", "x")]).err().map(texts_of));
+        texts.extend(with(&[(key, value), (key, value)]).err().map(texts_of));
+        for json in [
+            format!("{value:?}"),
+            format!("[{value:?}]"),
+            format!("[{value:?},1]"),
+            format!("{{{value:?}:{value:?}}}"),
+            format!("[[{value:?}]]"),
+        ] {
+            texts.extend(from_json(&format!("{{{key:?}:{json}}}")).err());
+            texts.extend(from_json(&format!("{{{key:?}:{json},{key:?}:{json}}}")).err());
+        }
+        for text in texts {
+            errors += 1;
+            assert!(!text.contains(SECRET), "{key}={value}: {text}");
+        }
+    }
+    assert!(errors > 1_000, "{errors}");
+    // Numbers, too.
+    let error = from_json(r#"{"leeway_seconds":987654321,"max_stale_seconds":-987654321}"#);
+    assert!(!error.unwrap_err().contains("987654321"));
+}
+
+#[test]
+fn no_value_of_a_toml_file_is_repeated() {
+    for (key, _, _) in GOOD {
+        for value in ["[[\"S3CR3T\"]]", "{ S3CR3T = 1 }"] {
+            let error = from_toml(&format!("client_secret = 1\n{key} = {value}\n")).unwrap_err();
+            assert!(error.contains("`client_secret`: there is no such setting"), "{error}");
+            assert!(!error.contains(SECRET), "{key}: {error}");
+        }
+        // As the only line, which is the one that a TOML error shows.
+        let error = from_toml(&format!("{key} = [[\"S3CR3T\"]]")).unwrap_err();
+        assert!(!error.contains(SECRET), "{key}: {error}");
+        // And inside the settings of an application.
+        let text = format!("[cognito]\n{key} = [[\"S3CR3T\"]]\n");
+        let error = toml::from_str::<HashMap<String, Config>>(&text).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{key}`: ")), "{error}");
+        assert!(!error.contains(SECRET), "{key}: {error}");
+    }
+}
+
+#[test]
+fn what_stands_in_place_of_the_settings_is_not_repeated() {
+    for text in ["\"S3CR3T\"", "[\"S3CR3T\"]", "987654321", "true", "null"] {
+        let error = from_json(text).unwrap_err();
+        assert!(error.contains("settings by their names"), "{error}");
+        assert!(!error.contains(SECRET) && !error.contains("987654321"), "{error}");
+    }
+}
+
+#[test]
+fn the_page_names_every_setting() {
+    let page = include_str!("../../src/config.rs");
+    for key in GOOD.map(|(key, ..)| key).iter().chain(&["user_pool_id"]) {
+        let row = format!("//! | `{}` | `{key}` |", variable(key));
+        assert!(page.contains(&row), "{row}");
+    }
+}
+
+fn kind(config: &Config, token: &str) -> Option<VerifyErrorKind> {
+    let verifier = config.verifier().with_jwks(issuer().jwks()).unwrap();
+    verifier.try_verify(token).err().map(|error| error.kind())
+}
+
+#[test]
+fn client_ids_change_the_verdict() {
+    let wrong = Some(VerifyErrorKind::WrongClient);
+    let token = |client: &str| issuer().machine_token(client).sign();
+    for (ids, client, expected) in [
+        ("one", "one", None),
+        ("one", "two", wrong),
+        ("one", "on", wrong),
+        ("one two", "two", None),
+        ("one,two", "two", None),
+        (" one , two\n", "one", None),
+        ("one,two", "one,two", wrong),
+        ("any", "whoever", None),
+        (" any ", "whoever", None),
+        ("anyone", "any", wrong),
+        ("a_b+c-d", "a_b+c-d", None),
+    ] {
+        let config = with(&[("client_ids", ids)]).unwrap();
+        assert_eq!(kind(&config, &token(client)), expected, "{ids:?}: {client}");
+    }
+    for (ids, client, expected) in [
+        (r#"["one","two"]"#, "two", None),
+        (r#"["one","two"]"#, "three", wrong),
+        (r#"["any"]"#, "whoever", None),
+        (r#""one,two""#, "two", None),
+    ] {
+        let json = format!(r#"{{"user_pool_id":"{POOL}","client_ids":{ids}}}"#);
+        assert_eq!(kind(&from_json(&json).unwrap(), &token(client)), expected, "{ids}: {client}");
+    }
+}
+
+#[test]
+fn audience_and_groups_change_the_verdict() {
+    let aud = |aud: &str| machine("").claim("aud", aud).sign();
+    let config = with(&[("audience", "https://a")]).unwrap();
+    assert_eq!(kind(&config, &aud("https://a")), None);
+    assert_eq!(kind(&config, &aud("https://b")), Some(VerifyErrorKind::WrongAudience));
+    assert_eq!(kind(&config, &machine("").sign()), Some(VerifyErrorKind::WrongAudience));
+    assert_eq!(kind(&with(&[]).unwrap(), &aud("https://b")), None);
+
+    let member = |groups: &[&str]| {
+        let token = issuer().user_token(CLIENT, "alice").claim("cognito:groups", groups);
+        token.sign()
+    };
+    let forbidden = Some(VerifyErrorKind::Forbidden);
+    let config = with(&[("groups", "readers  writers")]).unwrap();
+    assert_eq!(kind(&config, &member(&["x", "writers"])), None);
+    assert_eq!(kind(&config, &member(&["readers"])), None);
+    assert_eq!(kind(&config, &member(&["x"])), forbidden);
+    assert_eq!(kind(&config, &member(&["readers  writers"])), forbidden);
+    assert_eq!(kind(&config, &machine("").sign()), forbidden);
+    assert_eq!(kind(&with(&[]).unwrap(), &member(&["x"])), None);
+}
+
+#[test]
+fn leeway_changes_the_verdict() {
+    let now = SystemTime::now();
+    let token = machine("").issued_at(now).expires_at(now).sign();
+    let whole = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    for (settings, seconds, expected) in [
+        (&[("leeway_seconds", "30")][..], 29, None),
+        (&[("leeway_seconds", "30")], 30, Some(VerifyErrorKind::Expired)),
+        (&[("leeway_seconds", "300")], 299, None),
+        (&[("leeway_seconds", "300")], 300, Some(VerifyErrorKind::Expired)),
+        (&[], 0, Some(VerifyErrorKind::Expired)),
+        (&[("leeway_seconds", "0")], 0, Some(VerifyErrorKind::Expired)),
+        (&[], -1, None),
+    ] {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(whole.strict_add_signed(seconds));
+        let verifier = with(settings).unwrap().verifier().clock(move || time);
+        let verifier = verifier.with_jwks(issuer().jwks()).unwrap();
+        let kind = verifier.try_verify(&token).err().map(|error| error.kind());
+        assert_eq!(kind, expected, "{settings:?} {seconds}");
+    }
+}
+
+#[tokio::test]
+async fn required_scopes_are_a_layer_that_wants_all_of_them() {
+    for (scopes, granted, status) in [
+        (Some("a/b c/d"), "c/d x/y a/b", 200),
+        (Some("a/b c/d"), "a/b", 403),
+        (Some("a/b c/d"), "c/d", 403),
+        (Some("activity/*"), "activity/*", 200),
+        (Some("activity/*"), "activity/read", 403),
+        (None, "", 200),
+    ] {
+        let settings = scopes.map(|scopes| ("required_scopes", scopes));
+        let config = with(settings.as_slice()).unwrap();
+        let verifier = config.verifier().with_jwks(issuer().jwks()).unwrap();
+        let service = service_fn(|_: Request<()>| async {
+            Ok::<_, std::convert::Infallible>(Response::new(
+                http_body_util::Empty::<bytes::Bytes>::new(),
+            ))
+        });
+        let mut request = Request::new(());
+        let value = format!("Bearer {}", machine(granted).sign());
+        request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
+        let stack = ServiceBuilder::new()
+            .layer(RequireToken::new(verifier))
+            .layer(config.required_scopes())
+            .service(service);
+        let response = stack.oneshot(request).await.unwrap();
+        if let Some(rejection) = response.extensions().get::<tower_cognito::Rejection>() {
+            let named = rejection.scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
+            assert_eq!(Some(&*named.join(" ")), scopes);
+        }
+        let response = response.status();
+        assert_eq!(response, status, "{scopes:?} {granted}");
+    }
+}
+
+#[test]
+fn the_issuer_changes_the_verdict() {
+    let token = |iss: &str| machine("").claim("iss", iss).sign();
+    let unknown = Some(VerifyErrorKind::UnknownIssuer);
+    let config = from_vars(&[("issuer", "https://proxy.example/p"), ("client_ids", CLIENT)]);
+    let config = config.unwrap();
+    assert_eq!(kind(&config, &token("https://proxy.example/p")), None);
+    assert_eq!(kind(&config, &token("https://proxy.example/p/")), unknown);
+    assert_eq!(kind(&config, &token(issuer().issuer())), unknown);
+    let config = with(&[]).unwrap();
+    assert_eq!(kind(&config, &token(issuer().issuer())), None);
+    let updated = format!("https://issuer-cognito-idp.us-east-1.amazonaws.com/{POOL}");
+    assert_eq!(kind(&config, &token(&updated)), None);
+    assert_eq!(kind(&config, &token("https://proxy.example/p")), unknown);
+    let config = with(&[("user_pool_id", "us-east-1_Other")]).unwrap();
+    assert_eq!(kind(&config, &token(issuer().issuer())), unknown);
+}
+
+#[tokio::test]
+async fn the_keys_are_fetched_from_where_the_settings_say() {
+    let emulator = "http://127.0.0.1:4566/us-east-1_Local";
+    for (settings, expected) in [
+        (
+            &[("user_pool_id", POOL)][..],
+            format!("https://cognito-idp.us-east-1.amazonaws.com/{POOL}/.well-known/jwks.json"),
+        ),
+        (&[("issuer", emulator)], format!("{emulator}/.well-known/jwks.json")),
+        (
+            &[("user_pool_id", POOL), ("jwks_url", "https://keys.example/set?x=1")],
+            "https://keys.example/set?x=1".to_owned(),
+        ),
+        (
+            &[("issuer", emulator), ("jwks_url", "http://localhost:1/set")],
+            "http://localhost:1/set".to_owned(),
+        ),
+    ] {
+        let urls = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&urls);
+        let config = from_vars(&[settings, &[("client_ids", "any")]].concat()).unwrap();
+        let builder = config.verifier().fetch_with(move |url: String| {
+            seen.lock().unwrap().push(url);
+            async { Ok::<_, RefreshError>(JwksDocument::new(issuer().jwks_json())) }
+        });
+        builder.connect().await.unwrap();
+        assert_eq!(*urls.lock().unwrap(), [expected], "{settings:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refresh_interval_is_the_one_that_is_set() {
+    for (settings, least, most) in [
+        (&[("refresh_interval_seconds", "60")][..], s(48), s(60)),
+        (&[("refresh_interval_seconds", "10")], s(8), s(10)),
+        (&[("refresh_interval_seconds", "86400")], s(69_120), s(86_400)),
+        (&[], s(240), s(300)),
+    ] {
+        let fake = Fake::new(old_set());
+        let builder = with(settings).unwrap().verifier().clock(fake.clock());
+        let fetcher = fake.clone();
+        let builder = builder.fetch_with(move |_url: String| fetcher.fetch());
+        let verifier = builder.connect().await.unwrap();
+        sleep(most * 4).await;
+        let times = fake.times();
+        assert!(times.len() >= 4, "{settings:?}: {}", times.len());
+        for pair in times.windows(2) {
+            let gap = pair[1] - pair[0];
+            assert!((least..=most + s(1)).contains(&gap), "{settings:?}: {gap:?}");
+        }
+        drop(verifier);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_go_stale_when_the_settings_say() {
+    for (settings, most) in [(&[("max_stale_seconds", "600")][..], s(600)), (&[], s(86_400))] {
+        let fake = Fake::new(old_set());
+        let builder = with(settings).unwrap().verifier().clock(fake.clock());
+        let fetcher = fake.clone();
+        let builder = builder.fetch_with(move |_url: String| fetcher.fetch());
+        let verifier = builder.connect().await.unwrap();
+        fake.answers(Reply::Status(500));
+        sleep(most - s(1)).await;
+        assert!(verifier.try_verify(&keys().old_token).is_ok(), "{settings:?}");
+        sleep(s(2)).await;
+        let error = verifier.try_verify(&keys().old_token).unwrap_err();
+        assert_eq!(error.kind(), VerifyErrorKind::KeysUnavailable, "{settings:?}");
+        assert_eq!(verifier.health(), Health::NotReady);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connect_tries_for_as_long_as_is_set() {
+    for (settings, least, most) in [
+        (&[("connect_within_seconds", "3")][..], s(3), s(4)),
+        (&[("connect_within_seconds", "0")], s(0), s(1)),
+        (&[], s(10), s(11)),
+    ] {
+        let fake = Fake::new(Reply::Status(500));
+        let builder = with(settings).unwrap().verifier();
+        let fetcher = fake.clone();
+        let builder = builder.fetch_with(move |_url: String| fetcher.fetch());
+        let begun = Instant::now();
+        assert!(builder.connect().await.is_err());
+        let time = begun.elapsed();
+        assert!((least..most).contains(&time), "{settings:?}: {time:?}");
+    }
+    // The largest number is taken for what it is.
+    let fake = Fake::new(old_set());
+    let builder = with(&[("connect_within_seconds", "18446744073709551615")]).unwrap().verifier();
+    let builder = builder.fetch_with(move |_url: String| fake.fetch());
+    assert!(builder.connect().await.is_ok());
+}

@@ -1,0 +1,399 @@
+//! RFC 9728: where the document is, what it says, and that every challenge leads there.
+
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tower::{Layer, Service, ServiceExt};
+use tower_cognito::{
+    AccessToken, JwksDocument, RefreshError, Refused, RequireScope, RequireToken, ResourceMetadata,
+    Verifier,
+};
+
+use super::support::{CLIENT, issuer, machine, rules, verifier};
+
+const RESOURCE: &str = "https://api.example.com/mcp";
+const DOCUMENT: &str = "https://api.example.com/.well-known/oauth-protected-resource/mcp";
+
+fn metadata(resource: &str) -> ResourceMetadata {
+    ResourceMetadata::new(resource, [issuer().issuer()]).unwrap()
+}
+
+#[test]
+fn the_well_known_string_goes_between_host_and_path() {
+    const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+    for (resource, origin, rest) in [
+        ("https://api.example.com", "https://api.example.com", ""),
+        ("https://api.example.com/", "https://api.example.com", ""),
+        ("https://api.example.com/mcp", "https://api.example.com", "/mcp"),
+        // Only the slash that ends the host goes away.
+        ("https://api.example.com/mcp/", "https://api.example.com", "/mcp/"),
+        ("https://api.example.com/a/b", "https://api.example.com", "/a/b"),
+        ("https://api.example.com/a%20b", "https://api.example.com", "/a%20b"),
+        ("https://api.example.com:8443", "https://api.example.com:8443", ""),
+        ("https://api.example.com:8443/", "https://api.example.com:8443", ""),
+        ("https://api.example.com:8443/x", "https://api.example.com:8443", "/x"),
+        ("https://192.0.2.1/x", "https://192.0.2.1", "/x"),
+        ("http://localhost:8080/x", "http://localhost:8080", "/x"),
+        ("http://127.0.0.1", "http://127.0.0.1", ""),
+        ("http://[::1]", "http://[::1]", ""),
+        ("http://[::1]:8080/", "http://[::1]:8080", ""),
+        ("http://[::1]:8080/x", "http://[::1]:8080", "/x"),
+        ("https://[2001:db8::1]/x", "https://[2001:db8::1]", "/x"),
+        // A path that also ends the host.
+        ("https://com/com", "https://com", "/com"),
+        ("https://x/x/x", "https://x", "/x/x"),
+    ] {
+        let metadata = metadata(resource);
+        assert_eq!(metadata.path(), format!("{WELL_KNOWN}{rest}"), "{resource}");
+        assert_eq!(metadata.url(), format!("{origin}{WELL_KNOWN}{rest}"), "{resource}");
+    }
+}
+
+#[test]
+fn what_is_no_identifier_is_an_error_as_resource_and_as_server() {
+    for (url, problem) in [
+        ("", "it is empty"),
+        ("api.example.com", "it does not begin with `https://`"),
+        ("/mcp", "it does not begin with `https://`"),
+        ("ftp://api.example.com", "it does not begin with `https://`"),
+        ("HTTPS://api.example.com", "it does not begin with `https://`"),
+        ("http://api.example.com", "plain `http` is for loopback alone, use `https`"),
+        ("http://localhost.example.com", "plain `http` is for loopback alone, use `https`"),
+        ("http://[2001:db8::1]", "plain `http` is for loopback alone, use `https`"),
+        ("https://api.example.com?", "it has a query"),
+        ("https://api.example.com/mcp?a=b", "it has a query"),
+        ("https://api.example.com#", "it has a fragment"),
+        ("https://api.example.com/mcp#a", "it has a fragment"),
+        ("https://user@api.example.com", "it holds user information before `@`"),
+        ("http://127.0.0.1@api.example.com", "it holds user information before `@`"),
+        ("https://api.example.com:0", "its port is not a number from 1 to 65535"),
+        ("https://api.example.com/a b", "it has a character that a URL can not hold"),
+        ("https://api.example.com/\"", "it has a character that a URL can not hold"),
+        ("https://api.example.com/\r\nx", "it has a character that a URL can not hold"),
+        ("https://api.example.com/{x}", "it has a character that a URL can not hold"),
+        ("https://api.example.com/caf\u{e9}", "it has a character that a URL can not hold"),
+    ] {
+        let expected =
+            format!("invalid URL: {problem}; a good one looks like `https://issuer.example/pool`");
+        let error = ResourceMetadata::new(url, ["https://issuer.example"]).unwrap_err();
+        assert_eq!(error.to_string(), expected, "{url:?}");
+        let error = ResourceMetadata::new(RESOURCE, ["https://issuer.example", url]).unwrap_err();
+        assert_eq!(error.to_string(), expected, "{url:?} as a server");
+    }
+}
+
+async fn answer(service: &ResourceMetadata, method: Method) -> (u16, http::HeaderMap, String) {
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    let mut service = service.clone();
+    let response = ServiceExt::<Request<()>>::ready(&mut service).await.unwrap();
+    let (parts, body) = response.call(request).await.unwrap().into_parts();
+    (parts.status.as_u16(), parts.headers, body)
+}
+
+#[tokio::test]
+async fn the_document_says_what_was_set() {
+    for (metadata, expected) in [
+        (
+            metadata(RESOURCE),
+            json!({
+                "resource": RESOURCE,
+                "authorization_servers": [issuer().issuer()],
+                "bearer_methods_supported": ["header"],
+            }),
+        ),
+        (
+            ResourceMetadata::new(
+                "https://api.example.com/",
+                ["https://a.example", "https://b.example/x"],
+            )
+            .unwrap()
+            .scopes(["mcp/call", "mcp/*"])
+            .name("Caf\u{e9} \"Example\""),
+            json!({
+                "resource": "https://api.example.com/",
+                "authorization_servers": ["https://a.example", "https://b.example/x"],
+                "bearer_methods_supported": ["header"],
+                "scopes_supported": ["mcp/call", "mcp/*"],
+                "resource_name": "Caf\u{e9} \"Example\"",
+            }),
+        ),
+        (
+            metadata(RESOURCE).scopes(["a/b"]).scopes(["c/d"]).name("x").name("y"),
+            json!({
+                "resource": RESOURCE,
+                "authorization_servers": [issuer().issuer()],
+                "bearer_methods_supported": ["header"],
+                "scopes_supported": ["c/d"],
+                "resource_name": "y",
+            }),
+        ),
+    ] {
+        let (status, headers, body) = answer(&metadata, Method::GET).await;
+        assert_eq!(status, 200);
+        assert_eq!(headers[CONTENT_TYPE], "application/json");
+        assert_eq!(headers[CONTENT_LENGTH], body.len().to_string());
+        assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), expected);
+    }
+}
+
+/// RFC 9728 section 3.2: parameters with zero values are left out.
+#[tokio::test]
+async fn without_a_server_the_document_names_none() {
+    let metadata = ResourceMetadata::new(RESOURCE, []).unwrap();
+    let (_, _, body) = answer(&metadata, Method::GET).await;
+    let document: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(document, json!({"resource": RESOURCE, "bearer_methods_supported": ["header"]}));
+}
+
+#[tokio::test]
+async fn a_clone_that_is_changed_leaves_the_first_as_it_was() {
+    let first = metadata(RESOURCE);
+    let named = first.clone().name("Example");
+    let (_, _, body) = answer(&first, Method::GET).await;
+    assert!(!body.contains("resource_name"), "{body}");
+    let (_, _, body) = answer(&named, Method::GET).await;
+    assert!(body.contains(r#""resource_name":"Example""#), "{body}");
+    assert_eq!(first.url(), named.url());
+}
+
+#[tokio::test]
+async fn it_is_read_and_nothing_else() {
+    let metadata = metadata(RESOURCE);
+    let (_, of_get, document) = answer(&metadata, Method::GET).await;
+    let (status, headers, body) = answer(&metadata, Method::HEAD).await;
+    assert_eq!((status, &*body), (200, ""));
+    assert_eq!(headers, of_get, "{document}");
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "get", "FOO"] {
+        let name = method;
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let (status, headers, body) = answer(&metadata, method).await;
+        assert_eq!((status, &*body), (405, ""), "{name}");
+        assert_eq!(headers[ALLOW], "GET, HEAD", "{name}");
+        assert!(!headers.contains_key(CONTENT_TYPE), "{name}");
+    }
+}
+
+#[test]
+fn scopes_that_are_none_panic_where_they_are_set() {
+    for scopes in [&[][..], &[""], &["a b"], &["a/b", "c\"d"]] {
+        let built = std::panic::catch_unwind(|| {
+            let _ = metadata(RESOURCE).scopes(scopes.iter().copied());
+        });
+        assert!(built.is_err(), "{scopes:?}");
+    }
+}
+
+async fn call(app: &Router, request: Request<Body>) -> Response<String> {
+    let (parts, body) = app.clone().oneshot(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Response::from_parts(parts, String::from_utf8(body.to_vec()).unwrap())
+}
+
+fn request(method: &str, uri: &str, authorization: Option<&str>) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(uri);
+    if let Some(value) = authorization {
+        request = request.header(AUTHORIZATION, value);
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+fn app(verifier: Verifier) -> Router {
+    let metadata = metadata(RESOURCE).scopes(["mcp/call"]);
+    Router::new()
+        .route("/mcp", get(|| async { "ok" }).layer(RequireScope::new("mcp/call")))
+        .layer(RequireToken::new(verifier).resource_metadata(&metadata))
+        .route_service(metadata.path(), metadata.clone())
+}
+
+#[tokio::test]
+async fn mounted_after_the_layer_it_needs_no_token() {
+    let app = app(verifier());
+    let path = "/.well-known/oauth-protected-resource/mcp";
+    for authorization in [None, Some("Bearer bad"), Some("Bearer")] {
+        let response = call(&app, request("GET", path, authorization)).await;
+        assert_eq!(response.status(), 200, "{authorization:?}");
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+        let document: Value = serde_json::from_str(response.body()).unwrap();
+        assert_eq!(document["resource"], RESOURCE);
+        assert_eq!(document["scopes_supported"], json!(["mcp/call"]));
+    }
+    let get = call(&app, request("GET", path, None)).await;
+    let head = call(&app, request("HEAD", path, None)).await;
+    assert_eq!((head.status().as_u16(), &**head.body()), (200, ""));
+    assert_eq!(head.headers()[CONTENT_LENGTH], get.body().len().to_string());
+    let post = call(&app, request("POST", path, None)).await;
+    assert_eq!(
+        (post.status().as_u16(), &post.headers()[ALLOW]),
+        (405, &"GET, HEAD".parse().unwrap())
+    );
+    // What is before the layer is not open with it.
+    assert_eq!(call(&app, request("GET", "/mcp", None)).await.status(), 401);
+    assert_eq!(call(&app, request("GET", &format!("{path}/x"), None)).await.status(), 401);
+}
+
+#[tokio::test]
+async fn every_challenge_leads_to_the_document() {
+    let good = format!("Bearer {}", machine("mcp/call").sign());
+    let other = format!("Bearer {}", machine("mcp/read").sign());
+    let expired = machine("mcp/call").issued_at(std::time::SystemTime::UNIX_EPOCH).sign();
+    let expired = format!("Bearer {expired}");
+    let forbidding = Verifier::builder(rules().check(|_| Err(Refused::Forbidden)));
+    let forbidding = forbidding.with_jwks(issuer().jwks()).unwrap();
+    let revoking = Verifier::builder(rules().check(|_| Err(Refused::Revoked)));
+    let revoking = revoking.with_jwks(issuer().jwks()).unwrap();
+    for (name, verifier, authorization, status, start) in [
+        ("none", verifier(), None, 401, r#"Bearer realm="api""#),
+        ("another scheme", verifier(), Some("Basic x"), 401, r#"Bearer realm="api""#),
+        (
+            "bad",
+            verifier(),
+            Some("Bearer bad"),
+            401,
+            r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#,
+        ),
+        (
+            "expired",
+            verifier(),
+            Some(&expired),
+            401,
+            r#"Bearer realm="api", error="invalid_token", error_description="The access token expired""#,
+        ),
+        (
+            "revoked",
+            revoking,
+            Some(&good),
+            401,
+            r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#,
+        ),
+        (
+            "scope",
+            verifier(),
+            Some(&other),
+            403,
+            r#"Bearer realm="api", error="insufficient_scope", error_description="A required scope is missing", scope="mcp/call""#,
+        ),
+        (
+            "forbidden",
+            forbidding,
+            Some(&good),
+            403,
+            r#"Bearer realm="api", error="insufficient_scope""#,
+        ),
+        (
+            "malformed",
+            verifier(),
+            Some("Bearer"),
+            400,
+            r#"Bearer realm="api", error="invalid_request", error_description="The Authorization header is malformed""#,
+        ),
+    ] {
+        let response = call(&app(verifier), request("GET", "/mcp", authorization)).await;
+        assert_eq!(response.status(), status, "{name}");
+        let challenge = format!("{start}, resource_metadata=\"{DOCUMENT}\"");
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter().collect::<Vec<_>>();
+        assert_eq!(challenges, [&*challenge], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_no_challenge() {
+    let verifier = Verifier::builder(rules())
+        .fetch_with(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+        .start()
+        .unwrap();
+    let good = format!("Bearer {}", machine("mcp/call").sign());
+    let response = call(&app(verifier), request("GET", "/mcp", Some(&good))).await;
+    assert_eq!(response.status(), 503);
+    assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+    assert!(!format!("{response:?}").contains(".well-known"), "{response:?}");
+}
+
+#[tokio::test]
+async fn the_realm_stays_beside_it_in_either_order() {
+    let metadata = metadata("https://api.example.com");
+    let url = "https://api.example.com/.well-known/oauth-protected-resource";
+    let layer = || RequireToken::new(verifier());
+    for layer in [
+        layer().realm("orders").resource_metadata(&metadata),
+        layer().resource_metadata(&metadata).realm("orders"),
+    ] {
+        let service = tower::service_fn(|_: Request<()>| async {
+            Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
+        });
+        let response = layer.layer(service).oneshot(Request::new(())).await.unwrap();
+        let challenge = format!(r#"Bearer realm="orders", resource_metadata="{url}""#);
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_sends_changes_nothing_of_it() {
+    let app = app(verifier());
+    let plain = call(&app, request("GET", "/mcp", None)).await;
+    let path = "/.well-known/oauth-protected-resource/mcp";
+    let document = call(&app, request("GET", path, None)).await;
+    for (name, value) in [
+        (HOST.as_str(), "evil.example"),
+        ("forwarded", "host=evil.example;proto=http"),
+        ("x-forwarded-host", "evil.example"),
+        ("x-forwarded-proto", "http"),
+    ] {
+        for (uri, expected) in [("/mcp", &plain), (path, &document)] {
+            for uri in [uri.to_owned(), format!("http://evil.example{uri}")] {
+                let mut forged = request("GET", &uri, None);
+                forged
+                    .headers_mut()
+                    .insert(http::HeaderName::from_static(name), value.parse().unwrap());
+                let response = call(&app, forged).await;
+                assert_eq!(response.status(), expected.status(), "{name} {uri}");
+                assert_eq!(response.headers(), expected.headers(), "{name} {uri}");
+                assert_eq!(response.body(), expected.body(), "{name} {uri}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_its_own_audience_a_service_takes_no_token_for_another() {
+    let verifier = Verifier::builder(rules().audience(RESOURCE));
+    let verifier = verifier.with_jwks(issuer().jwks()).unwrap();
+    let metadata = metadata(RESOURCE);
+    let who = |token: AccessToken| async move { token.client_id().to_owned() };
+    let app = Router::new()
+        .route("/mcp", get(who))
+        .layer(RequireToken::new(verifier).resource_metadata(&metadata));
+    for (aud, status) in [
+        (json!(RESOURCE), 200),
+        (json!([RESOURCE]), 200),
+        (json!(["https://other.example", RESOURCE]), 200),
+        (json!("https://api.example.com/mcp/"), 401),
+        (json!("https://api.example.com"), 401),
+        (json!("https://API.example.com/mcp"), 401),
+        (json!("https://other.example/mcp"), 401),
+        (json!(["https://other.example"]), 401),
+        (json!([]), 401),
+        (json!([[RESOURCE]]), 401),
+    ] {
+        let token = issuer().user_token(CLIENT, "alice").claim("aud", &aud).sign();
+        let authorization = format!("Bearer {token}");
+        let response = call(&app, request("GET", "/mcp", Some(&authorization))).await;
+        assert_eq!(response.status(), status, "{aud}");
+        if status == 401 {
+            let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
+            let end = format!("resource_metadata=\"{DOCUMENT}\"");
+            assert!(
+                challenge.contains("invalid_token") && challenge.ends_with(&end),
+                "{challenge}"
+            );
+        }
+    }
+    let without = format!("Bearer {}", machine("").sign());
+    assert_eq!(call(&app, request("GET", "/mcp", Some(&without))).await.status(), 401);
+}

@@ -1,0 +1,1267 @@
+//! Scope tables: which row a request gets, what the row asks for, and that no spelling of a
+//! request is asked for less than the route that axum calls.
+
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use axum::routing::{MethodFilter, MethodRouter};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{Method, Request, Response, Uri};
+use http_body_util::Full;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_cognito::{
+    Access, AccessToken, JwksDocument, RefreshError, Rejection, RejectionKind, RequireScope,
+    RequireToken, Scope, ScopeTable, Verifier,
+};
+
+use super::promises::{Dice, Fake, keys, new_set, old_set};
+use super::support::{CLIENT, machine, rules, verifier};
+
+/// What came of a request.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The service was called, and found the token of this client.
+    Reached(Option<String>),
+    /// With this status, and these scopes in the challenge.
+    Refused(u16, Vec<String>),
+}
+
+use Outcome::{Reached, Refused};
+
+fn reached() -> Outcome {
+    Reached(Some(CLIENT.to_owned()))
+}
+
+fn anonymous() -> Outcome {
+    Reached(None)
+}
+
+fn refused(status: u16) -> Outcome {
+    Refused(status, Vec::new())
+}
+
+fn insufficient(scopes: &[&str]) -> Outcome {
+    Refused(403, scopes.iter().map(|scope| (*scope).to_owned()).collect())
+}
+
+fn outcome_of<B>(response: &Response<B>) -> Outcome {
+    match (response.extensions().get::<Rejection>(), response.extensions().get::<Found>()) {
+        (Some(rejection), None) => {
+            let scopes = rejection.scopes().iter().map(Scope::to_string).collect();
+            Refused(response.status().as_u16(), scopes)
+        }
+        (None, Some(Found(client))) => Reached(client.clone()),
+        (rejection, found) => panic!("one of the two: {rejection:?} {found:?}"),
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Found(Option<String>);
+
+async fn send(layer: &RequireToken, request: Request<()>) -> Response<()> {
+    let service = service_fn(|request: Request<()>| async move {
+        let client = request.extensions().get::<AccessToken>().map(|t| t.client_id().to_owned());
+        let mut response = Response::new(Full::<Bytes>::default());
+        response.extensions_mut().insert(Found(client));
+        Ok::<_, Infallible>(response)
+    });
+    layer.layer(service).oneshot(request).await.unwrap().map(drop)
+}
+
+fn request(method: &str, uri: &str, authorization: Option<&str>) -> Request<()> {
+    let mut request = Request::builder().method(method).uri(uri);
+    if let Some(value) = authorization {
+        request = request.header(AUTHORIZATION, value);
+    }
+    request.body(()).unwrap_or_else(|error| panic!("{method} {uri}: {error}"))
+}
+
+async fn ask(layer: &RequireToken, key: &str, authorization: Option<&str>) -> Outcome {
+    let (method, uri) = key.split_once(' ').unwrap();
+    outcome_of(&send(layer, request(method, uri, authorization)).await)
+}
+
+fn bearer(scope: &str) -> String {
+    format!("Bearer {}", machine(scope).sign())
+}
+
+fn layer<'a>(rows: impl IntoIterator<Item = (&'a str, Access)>) -> RequireToken {
+    RequireToken::new(verifier()).scope_table(ScopeTable::new(rows).unwrap())
+}
+
+/// The table of the module's own page.
+fn service() -> RequireToken {
+    layer([
+        ("GET  /health", Access::public()),
+        ("POST /activity", Access::scope("activity/*")),
+        ("GET  /item", Access::any_of(["item/read", "item/write"])),
+        ("GET  /item/{id}", Access::any_of(["item/read", "item/write"])),
+        ("PUT  /item/{id}", Access::scope("item/write")),
+        ("ANY  /admin/{*rest}", Access::all_of(["admin/use", "item/write"])),
+        ("GET  /me", Access::any_token()),
+        ("GET  /report", Access::any_in("report")),
+        ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
+        ("GRPC /activity.v1.Feed/Post", Access::scope("activity/*")),
+    ])
+}
+
+#[tokio::test]
+async fn each_row_asks_for_what_it_says() {
+    let service = service();
+    let both = ["item/read", "item/write"];
+    let admin = ["admin/use", "item/write"];
+    for (key, scopes, expected) in [
+        ("POST /activity", "activity/*", reached()),
+        ("POST /activity", "activity/read", insufficient(&["activity/*"])),
+        ("POST /activity", "", insufficient(&["activity/*"])),
+        ("GET /item", "item/read", reached()),
+        ("GET /item", "item/write", reached()),
+        ("GET /item", "activity/*", insufficient(&both)),
+        ("GET /item/7", "item/write", reached()),
+        ("GET /item/7", "", insufficient(&both)),
+        ("PUT /item/7", "item/write", reached()),
+        ("PUT /item/7", "item/read", insufficient(&["item/write"])),
+        ("DELETE /admin/users", "item/write admin/use", reached()),
+        ("GET /admin/users/7/x/", "admin/use item/write", reached()),
+        ("GET /admin/users", "admin/use", insufficient(&admin)),
+        ("GET /admin/users", "item/write", insufficient(&admin)),
+        ("GET /me", "", reached()),
+        ("GET /report", "report/x", reached()),
+        ("GET /report", "report/x/y", refused(403)),
+        ("GET /report", "item/read", refused(403)),
+        ("POST /activity.v1.Feed/Post", "activity/*", reached()),
+        ("POST /activity.v1.Feed/Post", "item/read", insufficient(&["activity/*"])),
+        ("GET /item?id=/health", "item/read", reached()),
+    ] {
+        let name = format!("{key} with `{scopes}`");
+        assert_eq!(ask(&service, key, Some(&bearer(scopes))).await, expected, "{name}");
+        assert_eq!(ask(&service, key, None).await, refused(401), "{name}, no token");
+        assert_eq!(ask(&service, key, Some("Bearer bad")).await, refused(401), "{name}, bad");
+        assert_eq!(ask(&service, key, Some("Bearer ")).await, refused(400), "{name}, malformed");
+    }
+}
+
+#[tokio::test]
+async fn what_no_row_names_is_refused_whatever_the_token_may_do() {
+    let service = service();
+    let all = bearer("activity/* item/read item/write admin/use report/x");
+    for key in [
+        "GET /",
+        "GET /nowhere",
+        "GET /activity",
+        "PUT /activity",
+        "POST /activity/",
+        "POST /activity/7",
+        "GET /item/",
+        "GET /item/7/",
+        "GET /item/7/8",
+        "DELETE /item/7",
+        "POST /item/7",
+        "GET /admin",
+        "GET /admin/",
+        "GET /ITEM",
+        "GET /item7",
+        "POST /health",
+        "GET /healthy",
+        "GET /health/",
+        "POST /grpc.health.v1.Health",
+        "POST /grpc.health.v1.Health/",
+        "GET /grpc.health.v1.Health/Check",
+        "GRPC /grpc.health.v1.Health/Check",
+        "GRPC /activity.v1.Feed/Post",
+        "POST /activity.v1.Feed/Read",
+        "POST /activity.v1.feed/Post",
+        "OPTIONS /item",
+        "get /item",
+        "ANY /item",
+    ] {
+        assert_eq!(ask(&service, key, None).await, refused(401), "{key}");
+        assert_eq!(ask(&service, key, Some("Bearer bad")).await, refused(401), "{key}");
+        assert_eq!(ask(&service, key, Some("Bearer")).await, refused(400), "{key}");
+        assert_eq!(ask(&service, key, Some(&all)).await, refused(403), "{key}");
+    }
+    let response = send(&service, request("GET", "/nowhere", Some(&all))).await;
+    let rejection = response.extensions().get::<Rejection>().unwrap();
+    assert_eq!(rejection.kind(), RejectionKind::Forbidden);
+    let challenge = r#"Bearer realm="api", error="insufficient_scope""#;
+    assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
+}
+
+#[tokio::test]
+async fn an_empty_table_lets_nothing_through() {
+    let nothing = layer([]);
+    let good = bearer("activity/*");
+    for key in ["GET /", "GET /item", "POST /a/b/c", "OPTIONS *"] {
+        assert_eq!(ask(&nothing, key, None).await, refused(401), "{key}");
+        assert_eq!(ask(&nothing, key, Some(&good)).await, refused(403), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_by_grpc_is_refused_in_its_own_form() {
+    let service = service();
+    for (path, authorization, status) in [
+        ("/activity.v1.Feed/Post", None, "16"),
+        ("/activity.v1.Feed/Post", Some(bearer("item/read")), "7"),
+        ("/activity.v1.Feed/Read", None, "16"),
+        ("/activity.v1.Feed/Read", Some(bearer("activity/*")), "7"),
+    ] {
+        let mut request = request("POST", path, authorization.as_deref());
+        request.headers_mut().insert(CONTENT_TYPE, "application/grpc".parse().unwrap());
+        let response = send(&service, request).await;
+        assert_eq!(response.status(), 200, "{path}");
+        assert_eq!(response.headers()["grpc-status"], status, "{path} {authorization:?}");
+        assert!(response.extensions().get::<Found>().is_none(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_exact_segment_beats_a_parameter_beats_a_wildcard() {
+    let rows = [
+        "GET /{*all}",
+        "GET /a/{*rest}",
+        "GET /a/{x}",
+        "GET /a/b",
+        "GET /a/b/{*rest}",
+        "GET /a/{x}/c",
+        "GET /{x}/b/c",
+        "GET /{x}/{y}",
+        "GET /",
+        "GET /z/{*rest}",
+        "GET /z/{x}/{y}/w",
+    ];
+    let scopes = (0..rows.len()).map(|row| format!("row/{row}")).collect::<Vec<_>>();
+    let table = rows.iter().zip(&scopes).map(|(key, scope)| (*key, Access::scope(scope)));
+    let reversed = layer(table.clone().rev());
+    let layer = layer(table);
+    let none = bearer("");
+    for (path, row) in [
+        ("/", "GET /"),
+        ("/x", "GET /{*all}"),
+        ("/a", "GET /{*all}"),
+        ("/a/", "GET /{*all}"),
+        ("/a/b", "GET /a/b"),
+        ("/a/x", "GET /a/{x}"),
+        ("/a/B", "GET /a/{x}"),
+        ("/a/bb", "GET /a/{x}"),
+        ("/a/x/", "GET /a/{*rest}"),
+        ("/a/b/", "GET /a/{*rest}"),
+        ("/a/b/x", "GET /a/b/{*rest}"),
+        // The first segment decides, not how many are exact.
+        ("/a/b/c", "GET /a/b/{*rest}"),
+        ("/a/x/c", "GET /a/{x}/c"),
+        ("/a/x/d", "GET /a/{*rest}"),
+        ("/y/b/c", "GET /{x}/b/c"),
+        ("/y/b/d", "GET /{*all}"),
+        ("/y/b", "GET /{x}/{y}"),
+        ("/y/b/", "GET /{*all}"),
+        ("/z/1/2/w", "GET /z/{x}/{y}/w"),
+        ("/z/1/2/v", "GET /z/{*rest}"),
+        ("/z/1/2/w/", "GET /z/{*rest}"),
+    ] {
+        let number = rows.iter().position(|key| *key == row).unwrap();
+        let expected = insufficient(&[&scopes[number]]);
+        let key = format!("GET {path}");
+        assert_eq!(ask(&layer, &key, Some(&none)).await, expected, "{path} is {row}");
+        assert_eq!(ask(&reversed, &key, Some(&none)).await, expected, "{path}, rows reversed");
+    }
+}
+
+#[tokio::test]
+async fn one_path_is_chosen_before_its_methods_are_looked_at() {
+    let layer = layer([
+        ("GET /a", Access::scope("a/get")),
+        ("ANY /{x}", Access::public()),
+        ("ANY /{*rest}", Access::public()),
+        ("GET /p/{x}", Access::scope("p/get")),
+        ("ANY /p/{*rest}", Access::public()),
+    ]);
+    let good = bearer("a/get p/get");
+    for (key, expected) in [
+        ("POST /a", refused(403)),
+        ("DELETE /p/7", refused(403)),
+        ("GET /a", reached()),
+        ("POST /b", anonymous()),
+        ("POST /p/7/", anonymous()),
+    ] {
+        assert_eq!(ask(&layer, key, Some(&good)).await, expected, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn get_covers_head_and_any_what_no_other_row_names() {
+    let layer = layer([
+        ("GET /get", Access::scope("x/get")),
+        ("GET /own", Access::scope("x/get")),
+        ("HEAD /own", Access::scope("x/head")),
+        ("ANY /own", Access::scope("x/any")),
+        ("GET /both", Access::scope("x/get")),
+        ("ANY /both", Access::scope("x/any")),
+        ("HEAD /head", Access::scope("x/head")),
+        ("ANY /any", Access::scope("x/any")),
+        ("POST /post", Access::scope("x/post")),
+        ("PURGE /purge", Access::scope("x/purge")),
+    ]);
+    let none = bearer("");
+    for (key, scope) in [
+        ("GET /get", Some("x/get")),
+        ("HEAD /get", Some("x/get")),
+        ("POST /get", None),
+        ("get /get", None),
+        ("GET /own", Some("x/get")),
+        ("HEAD /own", Some("x/head")),
+        ("POST /own", Some("x/any")),
+        ("HEAD /both", Some("x/get")),
+        ("OPTIONS /both", Some("x/any")),
+        ("get /both", Some("x/any")),
+        ("HEAD /head", Some("x/head")),
+        ("GET /head", None),
+        ("HEAD /any", Some("x/any")),
+        ("CONNECT /any", Some("x/any")),
+        ("TRACE /any", Some("x/any")),
+        ("FOO /any", Some("x/any")),
+        ("ANY /any", Some("x/any")),
+        ("HEAD /post", None),
+        ("PURGE /purge", Some("x/purge")),
+        ("GET /purge", None),
+    ] {
+        let expected = scope.map_or(refused(403), |scope| insufficient(&[scope]));
+        assert_eq!(ask(&layer, key, Some(&none)).await, expected, "{key}");
+    }
+}
+
+/// Paths that some router reads in another way than axum.
+const AMBIGUOUS: [&str; 38] = [
+    "//",
+    "//admin",
+    "/public//admin",
+    "/admin//",
+    "/.",
+    "/..",
+    "/./admin",
+    "/public/./admin",
+    "/public/../admin",
+    "/public/..",
+    "/public/.",
+    "/admin/.",
+    "/admin/../",
+    "/public/%2e%2e/admin",
+    "/public/%2E%2e/admin",
+    "/public/.%2e/admin",
+    "/public/%2E./admin",
+    "/public/%2e",
+    "/public/a%2Eb",
+    "/public%2fadmin",
+    "/public%2Fadmin",
+    "/admin%2Fusers",
+    "/admin%2fusers",
+    "/public/%2f",
+    "/public/..%2Fadmin",
+    "/public/%5cadmin",
+    "/public/%5C..%5Cadmin",
+    "/public/x%5c",
+    "/public\\admin",
+    "/public/\\",
+    "/public/..\\admin",
+    "/public/%",
+    "/public/%2",
+    "/public/%zz",
+    "/public/%2g",
+    "/public/%+2",
+    "/public/a%",
+    "/public/%%41",
+];
+
+#[tokio::test]
+async fn a_path_that_can_be_read_in_two_ways_is_refused_even_where_all_is_public() {
+    let public = layer([
+        ("ANY /", Access::public()),
+        ("ANY /{*rest}", Access::public()),
+        ("ANY /public/{*rest}", Access::public()),
+        ("ANY /public/{x}", Access::public()),
+    ]);
+    let all = bearer("admin/use");
+    for path in AMBIGUOUS {
+        let key = format!("GET {path}");
+        assert_eq!(ask(&public, &key, None).await, refused(401), "{path}");
+        assert_eq!(ask(&public, &key, Some("Bearer bad")).await, refused(401), "{path}");
+        assert_eq!(ask(&public, &key, Some(&all)).await, refused(403), "{path}");
+    }
+    // These look like them, and have one reading.
+    for path in [
+        "/",
+        "/...",
+        "/.well-known",
+        "/a.b",
+        "/a..b",
+        "/..a",
+        "/public/a..",
+        "/public/",
+        "/public/%20x",
+        "/public/%41",
+        "/public/%252e",
+        "/public/a;b=c",
+        "/public/~x+y,z:@!$&'()*",
+        "/public/x?y=//../%2e%2F\\%zz",
+        "/?//",
+    ] {
+        assert_eq!(ask(&public, &format!("GET {path}"), None).await, anonymous(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_segment_is_the_raw_text_and_another_spelling_of_a_named_one_is_refused() {
+    let layer = layer([
+        ("GET /admin", Access::scope("x/admin")),
+        ("GET /caf%C3%A9", Access::scope("x/cafe")),
+        ("GET /a%20b/c", Access::scope("x/space")),
+        ("GET /{x}/secret", Access::scope("x/secret")),
+        ("GET /{x}", Access::public()),
+        ("GET /{*rest}", Access::public()),
+    ]);
+    let none = bearer("");
+    for (path, expected) in [
+        ("/admin", insufficient(&["x/admin"])),
+        ("/%61dmin", refused(403)),
+        ("/%61%64%6d%69%6e", refused(403)),
+        ("/%61%64%6D%69%6E", refused(403)),
+        ("/admi%6E", refused(403)),
+        ("/%61dmin/x", refused(403)),
+        ("/caf%C3%A9", insufficient(&["x/cafe"])),
+        ("/caf%c3%a9", refused(403)),
+        ("/caf%C3%a9", refused(403)),
+        ("/%63af%C3%A9", refused(403)),
+        ("/caf\u{e9}", refused(403)),
+        ("/a%20b/c", insufficient(&["x/space"])),
+        ("/a%20b/%63", refused(403)),
+        ("/%61%20b/c", refused(403)),
+        ("/x/secret", insufficient(&["x/secret"])),
+        ("/x/%73ecret", refused(403)),
+        ("/%78/secret", insufficient(&["x/secret"])),
+        ("/admin/%73ecret", refused(403)),
+        // No other spelling: another text.
+        ("/Admin", anonymous()),
+        ("/%41dmin", anonymous()),
+        ("/a+b", anonymous()),
+        ("/%2561dmin", anonymous()),
+        ("/x/%53ecret", anonymous()),
+        ("/x/y/%73ecret", anonymous()),
+    ] {
+        assert_eq!(ask(&layer, &format!("GET {path}"), Some(&none)).await, expected, "{path}");
+    }
+}
+
+/// Whatever is sent to a service whose `/admin` is guarded and whose rest is public: where axum's
+/// own routes lead to what is guarded, the table asks for it.
+#[tokio::test]
+async fn no_spelling_of_a_request_is_asked_for_less() {
+    let table = [
+        ("GET /admin", Access::scope("admin/use")),
+        ("ANY /admin/{*rest}", Access::scope("admin/use")),
+        ("ANY /users/{id}", Access::scope("users/read")),
+        ("GET /", Access::public()),
+        ("ANY /{*rest}", Access::public()),
+    ];
+    let (secret, open) = (|| async { "secret" }, || async { "open" });
+    let bare = Router::new()
+        .route("/admin", axum::routing::get(secret))
+        .route("/admin/{*rest}", axum::routing::any(secret))
+        .route("/users/{id}", axum::routing::any(secret))
+        .route("/", axum::routing::get(open))
+        .route("/{*rest}", axum::routing::any(open));
+    let guarded = bare.clone().layer(layer(table));
+    let others = bearer("admin/read users/write");
+    let body = async |app: &Router, method: &str, path: &str, authorization: Option<&str>| {
+        let response = route(app, method, &path.parse().unwrap(), authorization).await;
+        let status = response.status().as_u16();
+        (status, axum::body::to_bytes(response.into_body(), 1_000).await.unwrap())
+    };
+    let more = [
+        "/admin",
+        "/%61dmin",
+        "/admin/",
+        "/admin/users",
+        "/admin%2Fusers",
+        "/ADMIN",
+        "/admin?x=1",
+        "/?/admin",
+        "/admin?",
+        "/admin/?",
+        "/x?/../admin",
+        "/users/",
+        "/users/7",
+        "/users//7",
+        "/users/%37",
+        "/users/%2F",
+        "/users/..%2fadmin",
+        "http://elsewhere/admin",
+        "http://elsewhere//admin",
+        "http://elsewhere/%61dmin",
+        "http://elsewhere",
+        "http://elsewhere?/admin",
+        "/admin;x=1",
+        "/;/admin",
+        "/admin%00",
+        "/admin/%00",
+        "/%00",
+        "/admin%20",
+        "/x/y/z",
+        "/x",
+        "/x/admin",
+        "*",
+    ];
+    let methods =
+        ["GET", "HEAD", "POST", "OPTIONS", "get", "Get", "FOO", "TRACE", "CONNECT", "ANY", "GRPC"];
+    let (mut secrets, mut opened) = (0, 0);
+    for (method, path) in
+        methods.iter().flat_map(|method| AMBIGUOUS.iter().chain(&more).map(|path| (*method, *path)))
+    {
+        let name = format!("{method} {path}");
+        let (status, text) = body(&bare, method, path, None).await;
+        // The answer to HEAD has no body to tell it by.
+        let (_, text_of_get) =
+            body(&bare, if method == "HEAD" { "GET" } else { method }, path, None).await;
+        let (without, seen) = body(&guarded, method, path, None).await;
+        let (with_others, _) = body(&guarded, method, path, Some(&others)).await;
+        if status == 200 && text_of_get == "secret" {
+            secrets += 1;
+            assert_eq!((without, with_others), (401, 403), "{name}");
+        } else if without == 200 {
+            opened += 1;
+            assert_eq!((status, with_others, &seen), (200, 200, &text), "{name}");
+        } else {
+            assert_eq!((without, with_others), (401, 403), "{name}");
+        }
+    }
+    assert!(secrets > 80 && opened > 100, "{secrets} {opened}");
+}
+
+#[tokio::test]
+async fn a_target_without_a_path_is_refused() {
+    let public = layer([("ANY /", Access::public()), ("ANY /{*rest}", Access::public())]);
+    let good = bearer("");
+    let mut authority = request("CONNECT", "/", Some(&good));
+    *authority.uri_mut() = Uri::from_static("example.com:443");
+    assert_eq!(authority.uri().path(), "");
+    assert_eq!(outcome_of(&send(&public, authority).await), refused(403));
+    assert_eq!(ask(&public, "OPTIONS *", Some(&good)).await, refused(403));
+    assert_eq!(ask(&public, "OPTIONS *", None).await, refused(401));
+}
+
+#[tokio::test]
+async fn a_public_row_does_not_look_at_the_token() {
+    let layer = layer([("GET /health", Access::public())]);
+    let down = Verifier::builder(rules())
+        .fetch_with(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+        .start()
+        .unwrap();
+    let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
+    let without_keys = RequireToken::new(down).scope_table(table);
+    let good = bearer("activity/*");
+    let forged = verifier().try_verify(good.strip_prefix("Bearer ").unwrap()).unwrap();
+    let unknown = format!("Bearer {}", machine("a/b").header("kid", "unknown").sign());
+    for authorization in
+        [None, Some("Bearer bad"), Some("Bearer"), Some("Basic x"), Some(&*good), Some(&unknown)]
+    {
+        for layer in [&layer, &without_keys] {
+            let mut request = request("GET", "/health", authorization);
+            request.extensions_mut().insert(forged.clone());
+            assert_eq!(outcome_of(&send(layer, request).await), anonymous(), "{authorization:?}");
+        }
+    }
+    let mut request = request("GET", "/health", Some(&good));
+    request.headers_mut().append(AUTHORIZATION, good.parse().unwrap());
+    assert_eq!(outcome_of(&send(&layer, request).await), anonymous(), "two lines");
+}
+
+#[tokio::test]
+async fn a_forged_token_is_removed_on_every_row() {
+    let layer = service();
+    let token = machine("activity/* item/write admin/use").sign();
+    let forged = verifier().try_verify(&token).unwrap();
+    for key in ["POST /activity", "GET /me", "PUT /item/7", "GET /nowhere"] {
+        let (method, path) = key.split_once(' ').unwrap();
+        let mut request = request(method, path, None);
+        request.extensions_mut().insert(forged.clone());
+        assert_eq!(outcome_of(&send(&layer, request).await), refused(401), "{key}");
+    }
+    // Another's token is not the one that a row is judged by.
+    let mut request = request("POST", "/activity", Some(&bearer("activity/read")));
+    request.extensions_mut().insert(forged);
+    let outcome = outcome_of(&send(&layer, request).await);
+    assert_eq!(outcome, insufficient(&["activity/*"]));
+}
+
+#[tokio::test]
+async fn what_is_inside_a_public_row_may_still_ask_for_a_token() {
+    let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
+    let layer = RequireToken::new(verifier()).scope_table(table).realm("orders");
+    let service = service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let service = layer.layer(RequireScope::new("a/b").layer(service));
+    for authorization in [None, Some(bearer("a/b"))] {
+        let request = request("GET", "/health", authorization.as_deref());
+        let response = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 401);
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], r#"Bearer realm="orders""#);
+    }
+}
+
+#[tokio::test]
+async fn anonymous_with_a_table_makes_the_token_optional_on_public_rows_alone() {
+    let layer = service().allow_anonymous();
+    let bad = Some("Bearer bad".to_owned());
+    for (key, authorization, expected) in [
+        ("GET /health", None, anonymous()),
+        ("GET /health", Some("Basic x".to_owned()), anonymous()),
+        ("GET /health", Some(bearer("")), reached()),
+        ("GET /health", bad.clone(), refused(401)),
+        ("GET /health", Some("Bearer".to_owned()), refused(400)),
+        ("HEAD /health", None, anonymous()),
+        ("POST /health", None, refused(401)),
+        ("POST /health", Some(bearer("")), refused(403)),
+        ("GET /me", None, refused(401)),
+        ("GET /me", Some("Basic x".to_owned()), refused(401)),
+        ("GET /me", Some(bearer("")), reached()),
+        ("POST /activity", None, refused(401)),
+        ("POST /activity", bad.clone(), refused(401)),
+        ("POST /activity", Some(bearer("activity/*")), reached()),
+        ("GET /nowhere", None, refused(401)),
+        ("GET /nowhere", bad, refused(401)),
+        ("GET /nowhere", Some(bearer("")), refused(403)),
+        ("GET //health", None, refused(401)),
+        ("GET /%68ealth", None, refused(401)),
+    ] {
+        assert_eq!(ask(&layer, key, authorization.as_deref()).await, expected, "{key}");
+    }
+    // The order in which the two are set does not matter.
+    let table = ScopeTable::new([("GET /me", Access::any_token())]).unwrap();
+    let reversed = RequireToken::new(verifier()).allow_anonymous().scope_table(table);
+    assert_eq!(ask(&reversed, "GET /me", None).await, refused(401));
+    assert_eq!(ask(&reversed, "GET /nowhere", None).await, refused(401));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_its_key_is_held_to_the_table_too() {
+    let token = |scope: &str| {
+        let token = keys().issuer.machine_token(CLIENT).scope(scope);
+        format!("Bearer {}", token.claim("exp", 9_999_999_999_u64).sign())
+    };
+    for (key, scope, fetches, expected) in [
+        ("POST /activity", "activity/*", 2, reached()),
+        ("POST /activity", "activity/read", 2, insufficient(&["activity/*"])),
+        ("GET /item", "item/write", 2, insufficient(&["item/read"])),
+        ("GET /item", "", 2, insufficient(&["item/read"])),
+        ("GET /nowhere", "activity/*", 2, refused(403)),
+        ("POST //activity", "activity/*", 2, refused(403)),
+        ("GET /activity", "activity/*", 2, refused(403)),
+        ("GET /me", "", 2, reached()),
+        // Nobody looks at its token, so nobody fetches a key for it.
+        ("GET /health", "", 1, anonymous()),
+    ] {
+        let fake = Fake::new(old_set());
+        let table = ScopeTable::new([
+            ("GET /health", Access::public()),
+            ("GET /me", Access::any_token()),
+            ("POST /activity", Access::scope("activity/*")),
+            ("GET /item", Access::scope("item/read")),
+        ]);
+        let layer =
+            RequireToken::new(fake.builder().connect().await.unwrap()).scope_table(table.unwrap());
+        fake.answers(new_set());
+        assert_eq!(ask(&layer, key, Some(&token(scope))).await, expected, "{key} `{scope}`");
+        assert_eq!(fake.requests(), fetches, "{key} `{scope}`");
+    }
+}
+
+#[track_caller]
+fn problem(key: &str, access: Access, expected: &str) {
+    let error = ScopeTable::new([("GET /other", Access::public()), (key, access)]).unwrap_err();
+    let expected = format!("scope table, `{key}`: {expected}");
+    assert_eq!(error.problems().collect::<Vec<_>>(), [&*expected], "{key}");
+}
+
+const NO_KEY: &str = "not a method and a path, as in `GET /item/{id}`";
+const CAPITALS: &str = "a method is written in capitals, as in `GET /item/{id}`";
+const SLASH: &str = "a path begins with `/`";
+const UNUSABLE: &str = "no request has this path, or one that could be read in two ways";
+const PARAMETER: &str = "a parameter is `{name}` or `{*name}`";
+const AT_THE_END: &str = "a `{*…}` stands at the end of a path alone";
+const GRPC: &str = "not a gRPC path, as in `GRPC /package.Service/Method`";
+
+#[test]
+fn a_malformed_row_is_an_error_that_says_what_is_wrong() {
+    for (key, expected) in [
+        ("", NO_KEY),
+        ("GET", NO_KEY),
+        ("/item", NO_KEY),
+        ("GET /item x", NO_KEY),
+        ("GET /a b", NO_KEY),
+        ("get /item", CAPITALS),
+        ("Get /item", CAPITALS),
+        ("GET, /item", CAPITALS),
+        ("* /item", CAPITALS),
+        ("G\u{c9}T /item", CAPITALS),
+        ("GET item", SLASH),
+        ("GET http://host/item", SLASH),
+        ("OPTIONS *", SLASH),
+        ("GET /a?b=c", UNUSABLE),
+        ("GET /a#b", UNUSABLE),
+        ("GET /caf\u{e9}", UNUSABLE),
+        ("GET /a\u{0}b", UNUSABLE),
+        ("GET /a\"b", UNUSABLE),
+        ("GET /a<b", UNUSABLE),
+        ("GET /a^b", UNUSABLE),
+        ("GET /a`b", UNUSABLE),
+        ("GET /a|b", UNUSABLE),
+        ("GET //", UNUSABLE),
+        ("GET /a//b", UNUSABLE),
+        ("GET /./a", UNUSABLE),
+        ("GET /a/..", UNUSABLE),
+        ("GET /a\\b", UNUSABLE),
+        ("GET /a%2fb", UNUSABLE),
+        ("GET /a%2Fb", UNUSABLE),
+        ("GET /%2e", UNUSABLE),
+        ("GET /%5C", UNUSABLE),
+        ("GET /a%", UNUSABLE),
+        ("GET /a%4", UNUSABLE),
+        ("GET /a%gg", UNUSABLE),
+        ("GET /{}", PARAMETER),
+        ("GET /{*}", PARAMETER),
+        ("GET /{", PARAMETER),
+        ("GET /}", PARAMETER),
+        ("GET /{a", PARAMETER),
+        ("GET /a}", PARAMETER),
+        ("GET /{a}b", PARAMETER),
+        ("GET /b{a}", PARAMETER),
+        ("GET /{a}{b}", PARAMETER),
+        ("GET /{a-b}", PARAMETER),
+        ("GET /{**a}", PARAMETER),
+        ("GET /{a*}", PARAMETER),
+        ("GET /{{a}}", PARAMETER),
+        ("GET /{a:[0-9]+}", PARAMETER),
+        ("GET /{*a}/b", AT_THE_END),
+        ("GET /{*a}/", AT_THE_END),
+        ("GET /{*a}/{*b}", AT_THE_END),
+        ("GRPC /a", GRPC),
+        ("GRPC /", GRPC),
+        ("GRPC /a.B/C/D", GRPC),
+        ("GRPC /{*rest}", GRPC),
+        ("GRPC /{service}/C", GRPC),
+        ("GRPC /a.B/{method}", GRPC),
+        ("GRPC /a.B/C/{*rest}", GRPC),
+    ] {
+        problem(key, Access::public(), expected);
+    }
+    // They are right.
+    for key in [
+        "GET /",
+        "  GET \t /a  ",
+        "GET /a/",
+        "GET /a%20b",
+        "GET /{a_1}/{b}/{*c}",
+        "GET /:id/*",
+        "GRPC /a.B/C",
+        "GRPC /a.B/{*method}",
+        "ANY /.well-known/x",
+        "PROPFIND /a",
+    ] {
+        assert!(ScopeTable::new([(key, Access::public())]).is_ok(), "{key}");
+    }
+}
+
+#[test]
+fn the_method_of_a_grpc_path_is_not_empty() {
+    problem("GRPC /a.B/", Access::public(), GRPC);
+}
+
+#[test]
+fn a_malformed_scope_is_an_error_of_its_row() {
+    let one = "; a good one looks like `activity/*`";
+    for (access, expected) in [
+        (Access::scope(""), "invalid scope: it is empty"),
+        (Access::scope("a b"), "invalid scope: it has a space, and each scope stands alone"),
+        (Access::any_of([]), "invalid scope: no scope is named"),
+        (Access::all_of([]), "invalid scope: no scope is named"),
+        (Access::any_of(["a/b", ""]), "invalid scope: it is empty"),
+        (
+            Access::all_of(["a/b", "c d"]),
+            "invalid scope: it has a space, and each scope stands alone",
+        ),
+        (
+            Access::scope("a\"b"),
+            "invalid scope: it has a quote, a backslash, a control or a non-ASCII character",
+        ),
+        (
+            Access::any_in("caf\u{e9}"),
+            "invalid scope: it has a quote, a backslash, a control or a non-ASCII character",
+        ),
+        (Access::any_in(""), "invalid scope: it is empty"),
+    ] {
+        problem("POST /activity", access, &format!("{expected}{one}"));
+    }
+}
+
+#[test]
+fn rows_of_equal_rank_are_an_error() {
+    for (first, second) in [
+        ("GET /a", "GET /a"),
+        ("GET /a", " GET   /a "),
+        ("GET /", "GET /"),
+        ("GET /{a}", "GET /{b}"),
+        ("GET /a/{x}/b/{y}", "GET /a/{y}/b/{x}"),
+        ("GET /{*a}", "GET /{*b}"),
+        ("ANY /a/{*a}", "ANY /a/{*b}"),
+        ("POST /a.B/C", "GRPC /a.B/C"),
+        ("GRPC /a.B/C", "POST /a.B/C"),
+        ("GRPC /a.B/{*m}", "POST /a.B/{*rest}"),
+        ("GRPC /a.B/C", "GRPC /a.B/C"),
+        ("HEAD /a", "HEAD /a"),
+    ] {
+        let error = ScopeTable::new([
+            (first, Access::scope("a/b")),
+            ("GET /other", Access::public()),
+            (second, Access::public()),
+        ]);
+        let expected = format!("scope table, `{second}`: another row names the same requests");
+        let error = error.unwrap_err();
+        assert_eq!(error.problems().collect::<Vec<_>>(), [&*expected], "{first} {second}");
+    }
+    for (first, second) in [
+        ("GET /a", "HEAD /a"),
+        ("GET /a", "ANY /a"),
+        ("GET /a", "GET /a/"),
+        ("GET /a", "GET /{a}"),
+        ("GET /{a}", "GET /{*a}"),
+        ("GET /a", "GET /A"),
+        ("GRPC /a.B/C", "ANY /a.B/C"),
+        ("GRPC /a.B/C", "GRPC /a.B/{*m}"),
+        ("GET /{a}/b", "GET /{c}/d"),
+    ] {
+        let rows = [(first, Access::public()), (second, Access::any_token())];
+        assert!(ScopeTable::new(rows).is_ok(), "{first} {second}");
+    }
+}
+
+#[test]
+fn all_mistakes_come_at_once() {
+    let error = ScopeTable::new([
+        ("get /a", Access::public()),
+        ("GET /a", Access::public()),
+        ("GET b", Access::public()),
+        ("GET /{", Access::any_token()),
+        ("GET /c", Access::scope("x y")),
+        ("GET /a", Access::scope("x/y")),
+        ("GRPC /a", Access::scope("x/y")),
+        ("GET /{x}", Access::public()),
+        ("GET /{y}", Access::public()),
+        ("POST /s.T/M", Access::public()),
+        ("GRPC /s.T/M", Access::public()),
+        ("GET /d//", Access::any_of([])),
+    ])
+    .unwrap_err();
+    let keys = error.problems().map(|problem| problem.split('`').nth(1).unwrap());
+    assert_eq!(
+        keys.collect::<Vec<_>>(),
+        [
+            "get /a",
+            "GET b",
+            "GET /{",
+            "GET /c",
+            "GET /a",
+            "GRPC /a",
+            "GET /{y}",
+            "GRPC /s.T/M",
+            "GET /d//",
+            "GET /d//",
+        ]
+    );
+    assert!(error.to_string().starts_with("can not start: scope table, `get /a`: "), "{error}");
+}
+
+#[test]
+fn a_row_that_is_wrong_twice_is_told_of_both() {
+    let error = ScopeTable::new([
+        ("GET /a/../b", Access::scope("x y")),
+        ("GET /c", Access::scope("x y")),
+        ("GET /c", Access::public()),
+    ]);
+    let error = error.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(UNUSABLE), "the path beside the scope: {text}");
+    assert!(text.contains("another row"), "the same requests as a row that is wrong: {text}");
+    assert_eq!(text.matches("invalid scope").count(), 2, "{text}");
+}
+
+/// A table as a naive reader has it.
+#[derive(Clone, Debug)]
+struct Row {
+    method: &'static str,
+    path: String,
+    asks: Asks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    Nothing,
+    Token,
+    Scope,
+}
+
+impl Row {
+    fn segments(&self) -> Vec<&str> {
+        self.path[1..].split('/').collect()
+    }
+
+    /// How the path names each segment of the request, the best first; `None` if it does not.
+    fn ranks(&self, path: &str, same: fn(&str, &str) -> bool) -> Option<Vec<u8>> {
+        let asked = path[1..].split('/').collect::<Vec<_>>();
+        let mut ranks = Vec::new();
+        for (at, segment) in self.segments().into_iter().enumerate() {
+            let rest = asked.get(at..).filter(|rest| !rest.is_empty())?;
+            if segment.starts_with("{*") {
+                ranks.push(2);
+                return (!rest.join("/").is_empty()).then_some(ranks);
+            }
+            match segment.starts_with('{') {
+                true if !rest[0].is_empty() => ranks.push(1),
+                false if same(segment, rest[0]) => ranks.push(0),
+                _ => return None,
+            }
+        }
+        (ranks.len() == asked.len()).then_some(ranks)
+    }
+}
+
+fn is_raw(named: &str, segment: &str) -> bool {
+    named == segment
+}
+
+fn is_decoded(named: &str, segment: &str) -> bool {
+    unescaped(named) == unescaped(segment)
+}
+
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut bytes = text.bytes();
+    let mut found = Vec::new();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            found.push(byte);
+            continue;
+        }
+        let digits = [bytes.next().unwrap_or(b'?'), bytes.next().unwrap_or(b'?')];
+        let digits = std::str::from_utf8(&digits).unwrap_or_default();
+        found.push(u8::from_str_radix(digits, 16).unwrap_or(b'?'));
+    }
+    found
+}
+
+/// The rows of the one path that names the request best.
+fn best<'t>(table: &'t [Row], path: &str, same: fn(&str, &str) -> bool) -> Vec<(usize, &'t Row)> {
+    let ranked = table.iter().enumerate();
+    let ranked = ranked.filter_map(|row| Some((row.1.ranks(path, same)?, row)));
+    let ranked = ranked.collect::<Vec<_>>();
+    let Some(best) = ranked.iter().map(|(ranks, _)| ranks).min().cloned() else {
+        return Vec::new();
+    };
+    ranked.into_iter().filter(|(ranks, _)| *ranks == best).map(|(_, row)| row).collect()
+}
+
+fn by_method(rows: &[(usize, &Row)], method: &str) -> Option<usize> {
+    let of = |method: &str| rows.iter().find(|(_, row)| row.method == method).map(|row| row.0);
+    let get = of("GET").filter(|_| method == "HEAD");
+    of(method).or(get).or_else(|| of("ANY"))
+}
+
+fn is_ambiguous(path: &str) -> bool {
+    let lower = path.to_ascii_lowercase();
+    let is_dots = |segment: &str| segment == "." || segment == "..";
+    let is_escape = |(at, _): (usize, &str)| {
+        let digits = path.as_bytes().get(at + 1..at + 3).unwrap_or_default();
+        digits.len() == 2 && digits.iter().all(u8::is_ascii_hexdigit)
+    };
+    ["//", "\\", "%2f", "%2e", "%5c"].iter().any(|odd| lower.contains(odd))
+        || path.split('/').any(is_dots)
+        || !path.match_indices('%').all(is_escape)
+}
+
+fn one_of<T: Copy>(dice: &mut Dice, items: &[T]) -> T {
+    items[usize::try_from(dice.below(u64::try_from(items.len()).unwrap())).unwrap()]
+}
+
+/// Up to eight rows, no two of equal rank; where `for_axum`, none that axum could not hold beside
+/// each other.
+fn random_table(dice: &mut Dice, for_axum: bool) -> Vec<Row> {
+    let mut table = Vec::<Row>::new();
+    for _ in 0..=dice.below(8) {
+        let mut path = String::new();
+        let length = dice.below(4);
+        for at in 0..=length {
+            let segment = match dice.below(9) {
+                0..5 => one_of(dice, &["a", "b", "ab", "c%20d", "%C3%A9"]),
+                5 | 6 => "{x}",
+                7 if at == length => "{*rest}",
+                8 if at == length => "",
+                _ => "a",
+            };
+            path.push('/');
+            path.push_str(segment);
+        }
+        let method = one_of(dice, &["GET", "HEAD", "POST", "PUT", "ANY", "ANY"]);
+        let asks = one_of(dice, &[Asks::Nothing, Asks::Token, Asks::Scope, Asks::Scope]);
+        let is_free = |row: &Row| row.path != path || row.method != method;
+        // matchit: a wildcard and a parameter can not stand in the same place.
+        let dynamic = |path: &str| -> Vec<(String, bool)> {
+            path.match_indices('{')
+                .map(|(at, _)| (path[..at].to_owned(), path[at..].starts_with("{*")))
+                .collect()
+        };
+        let is_fit = |row: &Row| {
+            dynamic(&row.path).iter().all(|(place, is_wildcard)| {
+                dynamic(&path).iter().all(|(at, other)| place != at || is_wildcard == other)
+            })
+        };
+        if table.iter().all(is_free) && (!for_axum || table.iter().all(is_fit)) {
+            table.push(Row { method, path, asks });
+        }
+    }
+    table
+}
+
+/// Often one that a row names, or one beside it.
+fn random_path(dice: &mut Dice, table: &[Row]) -> String {
+    let odd = [
+        "%61", "%62", "a%62", "%61b", "c%20%64", "c%20d", "%c3%a9", "%C3%A9", "x", "", ".", "..",
+        "%2e", "a%2Fb", "%5c", "%zz", "%", "a\\b", "A", "%41", "ab", "a;b", "%2561",
+    ];
+    let mut path = String::new();
+    let row = &table[usize::try_from(dice.below(100)).unwrap() % table.len()];
+    for segment in row.segments() {
+        path.push('/');
+        path.push_str(match (dice.below(12), segment.starts_with('{')) {
+            (0, _) => one_of(dice, &odd),
+            (1, _) => one_of(dice, &["a", "b", "ab", "é"]),
+            (_, false) => segment,
+            (2..5, true) => one_of(dice, &["x/a", "b/", "a/b/c", "x//y"]),
+            (5..9, true) => one_of(dice, &["a", "b", "ab", "c%20d"]),
+            (_, true) => one_of(dice, &odd),
+        });
+    }
+    match dice.below(14) {
+        0 => path.push('/'),
+        1 => path.push_str("/a"),
+        2 => path.insert(0, '/'),
+        3 => path.push_str("?a=/b"),
+        _ => {}
+    }
+    path
+}
+
+const METHODS: [&str; 9] = ["GET", "GET", "HEAD", "POST", "PUT", "OPTIONS", "get", "FOO", "ANY"];
+
+fn scope_of(row: usize) -> String {
+    format!("row/{row}")
+}
+
+fn table_of(rows: &[Row]) -> ScopeTable {
+    let keys = rows.iter().map(|row| format!("{} {}", row.method, row.path)).collect::<Vec<_>>();
+    let access = rows.iter().enumerate().map(|(number, row)| match row.asks {
+        Asks::Nothing => Access::public(),
+        Asks::Token => Access::any_token(),
+        Asks::Scope => Access::scope(&scope_of(number)),
+    });
+    ScopeTable::new(keys.iter().map(String::as_str).zip(access)).unwrap()
+}
+
+#[tokio::test]
+async fn the_table_is_what_a_naive_reader_makes_of_its_rows() {
+    let verifier = verifier();
+    let none = bearer("");
+    let mut counts = [0; 4];
+    for seed in 0..2_000 {
+        let mut dice = Dice(seed);
+        let rows = random_table(&mut dice, false);
+        let layer = RequireToken::new(verifier.clone()).scope_table(table_of(&rows));
+        for _ in 0..6 {
+            let path = random_path(&mut dice, &rows);
+            let method = one_of(&mut dice, &METHODS);
+            let Ok(uri) = path.parse::<Uri>() else {
+                continue;
+            };
+            let raw = by_method(&best(&rows, uri.path(), is_raw), method);
+            let decoded = by_method(&best(&rows, uri.path(), is_decoded), method);
+            let has_other_spelling = rows.iter().any(|row| {
+                row.segments().iter().any(|named| {
+                    uri.path().split('/').any(|at| at != *named && is_decoded(named, at))
+                })
+            });
+            let expected = |row: Option<usize>| match row.map(|row| (row, rows[row].asks)) {
+                None => refused(403),
+                Some((_, Asks::Nothing)) => anonymous(),
+                Some((_, Asks::Token)) => reached(),
+                Some((row, Asks::Scope)) => insufficient(&[&scope_of(row)]),
+            };
+            let name = format!("seed {seed}: {method} {path} of {rows:#?}");
+            let outcome = ask(&layer, &format!("{method} {path}"), Some(&none)).await;
+            if is_ambiguous(uri.path()) || raw != decoded {
+                counts[0] += 1;
+                assert_eq!(outcome, refused(403), "{name}");
+            } else if has_other_spelling {
+                counts[1] += 1;
+                assert!(outcome == refused(403) || outcome == expected(raw), "{name}: {outcome:?}");
+            } else {
+                counts[if raw.is_some() { 2 } else { 3 }] += 1;
+                assert_eq!(outcome, expected(raw), "{name}");
+            }
+        }
+    }
+    // Every branch has been taken often.
+    assert!(counts.iter().all(|count| *count > 150), "{counts:?}");
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Called(usize);
+
+fn router(rows: &[Row]) -> Router {
+    let mut paths = rows.iter().map(|row| &*row.path).collect::<Vec<_>>();
+    paths.sort_unstable();
+    paths.dedup();
+    paths.into_iter().fold(Router::new(), |router, path| {
+        let rows = rows.iter().enumerate().filter(|(_, row)| row.path == path);
+        let methods = rows.fold(MethodRouter::new(), |methods, (number, row)| {
+            let handler = move || async move {
+                let mut response = ().into_response();
+                response.extensions_mut().insert(Called(number));
+                response
+            };
+            match row.method {
+                "ANY" => methods.fallback(handler),
+                name => {
+                    let method = Method::from_bytes(name.as_bytes()).unwrap();
+                    methods.on(MethodFilter::try_from(method).unwrap(), handler)
+                }
+            }
+        });
+        router.route(path, methods)
+    })
+}
+
+async fn route(
+    app: &Router,
+    method: &str,
+    uri: &Uri,
+    authorization: Option<&str>,
+) -> Response<Body> {
+    let mut request = request(method, "/", authorization).map(|()| Body::empty());
+    *request.uri_mut() = uri.clone();
+    app.clone().oneshot(request).await.unwrap()
+}
+
+fn called<B>(response: &Response<B>) -> Option<usize> {
+    response.extensions().get::<Called>().map(|called| called.0)
+}
+
+#[tokio::test]
+async fn the_row_is_that_of_the_route_which_axum_calls_or_the_request_is_refused() {
+    let verifier = verifier();
+    let none = bearer("");
+    let (mut chosen, mut refusals, mut unrouted) = (0, 0, 0);
+    for seed in 0..1_500 {
+        let mut dice = Dice(1_000_000 + seed);
+        let mut rows = random_table(&mut dice, true);
+        rows.iter_mut().for_each(|row| row.asks = Asks::Scope);
+        let bare = router(&rows);
+        let layer = RequireToken::new(verifier.clone()).scope_table(table_of(&rows));
+        let guarded = bare.clone().layer(layer);
+        for _ in 0..6 {
+            let path = random_path(&mut dice, &rows);
+            let method = one_of(&mut dice, &METHODS);
+            let Ok(uri) = path.parse::<Uri>() else {
+                continue;
+            };
+            let name = format!("seed {seed}: {method} {path} of {rows:#?}");
+            let routed = called(&route(&bare, method, &uri, None).await);
+            let response = route(&guarded, method, &uri, Some(&none)).await;
+            assert_eq!((response.status().as_u16(), called(&response)), (403, None), "{name}");
+            let asked = response.extensions().get::<Rejection>().unwrap().scopes();
+            let asked = asked.first().map(Scope::to_string);
+            match (routed, asked) {
+                (Some(row), Some(asked)) => {
+                    chosen += 1;
+                    assert_eq!(asked, scope_of(row), "{name}");
+                }
+                (Some(_), None) => {
+                    refusals += 1;
+                    assert!(is_ambiguous(uri.path()) || path.contains(['%', 'é']), "{name}");
+                }
+                (None, asked) => {
+                    unrouted += 1;
+                    assert_eq!(asked, None, "{name}");
+                }
+            }
+        }
+    }
+    assert!(chosen > 2_000 && refusals > 300 && unrouted > 500, "{chosen} {refusals} {unrouted}");
+}
+
+/// Whoever gets through to a route had what its row asks for.
+#[tokio::test]
+async fn no_route_is_reached_without_what_its_row_asks_for() {
+    let verifier = verifier();
+    let credentials = [None, Some(bearer("")), Some(bearer("row/0 row/2 row/4"))];
+    let mut open = 0;
+    for seed in 0..1_000 {
+        let mut dice = Dice(2_000_000 + seed);
+        let rows = random_table(&mut dice, true);
+        let layer = RequireToken::new(verifier.clone()).scope_table(table_of(&rows));
+        let app = router(&rows).layer(layer);
+        for _ in 0..6 {
+            let path = random_path(&mut dice, &rows);
+            let method = one_of(&mut dice, &METHODS);
+            let number = usize::try_from(dice.below(3)).unwrap();
+            let Ok(uri) = path.parse::<Uri>() else {
+                continue;
+            };
+            let response = route(&app, method, &uri, credentials[number].as_deref()).await;
+            let Some(row) = called(&response) else {
+                let is_refused = response.extensions().get::<Rejection>().is_some();
+                assert!(is_refused, "seed {seed}: {method} {path} got past the table to no route");
+                continue;
+            };
+            open += 1;
+            let may = match rows[row].asks {
+                Asks::Nothing => true,
+                Asks::Token => number > 0,
+                Asks::Scope => number == 2 && row % 2 == 0 && row < 6,
+            };
+            assert!(may, "seed {seed}: {method} {path} reached row {row} of {rows:#?}");
+        }
+    }
+    assert!(open > 500, "{open}");
+}
+
+#[tokio::test]
+async fn a_deep_table_answers_a_long_path() {
+    // A parameter and a wildcard at each level, so that a reader who tries all ways would not end.
+    let path = (0..200).map(|_| "/{x}").collect::<String>();
+    let keys = (1..200).flat_map(|levels| {
+        let start = &path[..levels * 4];
+        let named = start.replace("{x}", "a");
+        [
+            format!("GET {start}/a/b"),
+            format!("GET {named}/{{*rest}}"),
+            format!("GET {named}/{{x}}/c"),
+        ]
+    });
+    let keys = keys.collect::<Vec<_>>();
+    let rows = keys.iter().map(|key| (&**key, Access::any_token()));
+    let layer = layer(rows);
+    let key = format!("GET {}", "/a".repeat(5_000));
+    assert_eq!(ask(&layer, &key, Some(&bearer(""))).await, reached());
+    let key = format!("GET {}/%61", "/x".repeat(150));
+    assert_eq!(ask(&layer, &key, Some(&bearer(""))).await, refused(403));
+}

@@ -1,0 +1,661 @@
+//! What is counted, timed and logged, under which names; and that no part of a token is in it.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Request, Response};
+use http_body_util::Full;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tonic::service::Interceptor;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_cognito::{
+    Access, AccessToken, Refused, RequireScope, RequireToken, ScopeTable, TokenInterceptor,
+    Verifier, VerifyErrorKind,
+};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
+
+use super::promises::{Fake, Reply, keys, ms, new_set, old_set, paused_runtime, s, unknown};
+use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
+
+/// What was measured since the last look, by name and labels. A counter as its number, a gauge as
+/// its value, a histogram as the number of its samples.
+struct Metrics(Snapshotter);
+
+impl Metrics {
+    fn take(&self) -> BTreeMap<String, f64> {
+        let values = self.0.snapshot().into_vec().into_iter();
+        let values = values.map(|(key, _, _, value)| {
+            let (_, key) = key.into_parts();
+            let labels = key.labels().map(|label| format!("{}={}", label.key(), label.value()));
+            let labels = labels.collect::<Vec<_>>().join(",");
+            #[expect(clippy::cast_precision_loss, reason = "small counts")]
+            let value = match value {
+                DebugValue::Counter(count) => count as f64,
+                DebugValue::Gauge(value) => value.into_inner(),
+                DebugValue::Histogram(samples) => {
+                    assert!(samples.iter().all(|time| (0.0..60.0).contains(&time.into_inner())));
+                    samples.len() as f64
+                }
+            };
+            (format!("{}{{{labels}}}", key.name()), value)
+        });
+        values.collect()
+    }
+
+    /// Exactly these counters and histograms have moved, and by so much.
+    #[track_caller]
+    fn moved(&self, expected: &[(&str, f64)]) {
+        let moved = self
+            .take()
+            .into_iter()
+            .filter(|(name, value)| *value != 0.0 && !name.starts_with("cognito_jwks_age_seconds"));
+        let expected = expected.iter().map(|(name, value)| ((*name).to_owned(), *value));
+        assert_eq!(moved.collect::<BTreeMap<_, _>>(), expected.collect());
+    }
+}
+
+/// Runs all of it on this thread, where its measurements are its own.
+fn measured<F: Future>(test: impl FnOnce(Metrics) -> F) -> F::Output {
+    let recorder = DebuggingRecorder::new();
+    let metrics = Metrics(recorder.snapshotter());
+    metrics::with_local_recorder(&recorder, || paused_runtime().block_on(test(metrics)))
+}
+
+const ACCEPTED: &str = "cognito_verifications_total{result=accepted,reason=none}";
+const HITS: &str = "cognito_token_cache_hits_total{}";
+const DURATION: &str = "cognito_verify_duration_seconds{}";
+
+fn refused(reason: &str) -> String {
+    format!("cognito_verifications_total{{result=refused,reason={reason}}}")
+}
+
+fn jwks_url() -> String {
+    format!("{}/.well-known/jwks.json", keys().issuer.issuer())
+}
+
+fn refreshes(result: &str) -> String {
+    format!("cognito_jwks_refreshes_total{{jwks_url={},result={result}}}", jwks_url())
+}
+
+fn on_demand(result: &str) -> String {
+    format!("cognito_unknown_kid_fetches_total{{jwks_url={},result={result}}}", jwks_url())
+}
+
+fn age() -> String {
+    format!("cognito_jwks_age_seconds{{jwks_url={}}}", jwks_url())
+}
+
+async fn send(layer: &RequireToken, request: Request<()>) -> u16 {
+    let service = service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    layer.layer(service).oneshot(request).await.unwrap().status().as_u16()
+}
+
+fn request(authorization: Option<&str>) -> Request<()> {
+    let mut request = Request::new(());
+    if let Some(value) = authorization {
+        request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
+    }
+    request
+}
+
+fn bearer(token: &str) -> Request<()> {
+    request(Some(&format!("Bearer {token}")))
+}
+
+fn call(interceptor: &mut TokenInterceptor, authorization: Option<&str>) -> bool {
+    let mut request = tonic::Request::new(());
+    if let Some(value) = authorization {
+        request.metadata_mut().insert("authorization", value.parse().unwrap());
+    }
+    interceptor.call(request).is_ok()
+}
+
+fn past() -> SystemTime {
+    SystemTime::now() - Duration::from_secs(7200)
+}
+
+/// One token for each reason that a token alone can give, under [`strict`].
+fn refusable() -> Vec<(VerifyErrorKind, String)> {
+    use VerifyErrorKind as Kind;
+
+    let good = || machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]);
+    let swapped = good().sign();
+    let (signed, _) = swapped.rsplit_once('.').unwrap();
+    let other = good().sign();
+    let (_, signature) = other.rsplit_once('.').unwrap();
+    vec![
+        (Kind::BadSignature, format!("{signed}.{signature}")),
+        (Kind::Expired, good().issued_at(past()).sign()),
+        (Kind::Forbidden, good().claim("cognito:groups", ["x"]).sign()),
+        (Kind::InvalidClaim, good().without("sub").sign()),
+        (Kind::InvalidHeader, good().header("crit", ["x"]).sign()),
+        (Kind::Malformed, "abc.def.ghi".to_owned()),
+        (Kind::NotYetValid, good().claim("nbf", 9_999_999_999_u64).sign()),
+        (Kind::Revoked, good().claim("jti", "revoked").sign()),
+        (Kind::SenderConstrained, good().claim("cnf", BTreeMap::<String, u8>::new()).sign()),
+        (Kind::TooLarge, "a".repeat(16 * 1024 + 1)),
+        (Kind::UnknownIssuer, good().claim("iss", "https://x").sign()),
+        (Kind::UnknownKey, good().header("kid", "attacker").sign()),
+        (Kind::UnsupportedAlgorithm, good().header("alg", "none").sign()),
+        (Kind::WrongAudience, good().claim("aud", "https://b").sign()),
+        (Kind::WrongClient, good().claim("client_id", "another").sign()),
+        (Kind::WrongTokenUse, good().claim("token_use", "id").sign()),
+    ]
+}
+
+fn strict() -> Verifier {
+    let rules = rules().audience("https://a").groups(["g"]).check(|token| match token.jwt_id() {
+        Some("revoked") => Err(Refused::Revoked),
+        _ => Ok(()),
+    });
+    Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap()
+}
+
+#[test]
+fn each_verdict_is_counted_and_timed_once_at_every_door() {
+    measured(async |metrics| {
+        let verifier = strict();
+        let layer = RequireToken::new(verifier.clone());
+        let mut interceptor = TokenInterceptor::new(verifier.clone());
+        for (kind, token) in refusable() {
+            let expected = refused(kind.as_str());
+            assert_eq!(verifier.try_verify(&token).unwrap_err().kind(), kind);
+            metrics.moved(&[(&expected, 1.0), (DURATION, 1.0)]);
+            assert_eq!(verifier.verify(&token).await.unwrap_err().kind(), kind);
+            metrics.moved(&[(&expected, 1.0), (DURATION, 1.0)]);
+            assert_ne!(send(&layer, bearer(&token)).await, 200, "{kind:?}");
+            metrics.moved(&[(&expected, 1.0), (DURATION, 1.0)]);
+            assert!(!call(&mut interceptor, Some(&format!("Bearer {token}"))), "{kind:?}");
+            metrics.moved(&[(&expected, 1.0), (DURATION, 1.0)]);
+        }
+        let good = machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]).sign();
+        assert!(verifier.try_verify(&good).is_ok());
+        metrics.moved(&[(ACCEPTED, 1.0), (DURATION, 1.0)]);
+        // From now on it is remembered, and there is nothing to time.
+        assert!(verifier.verify(&good).await.is_ok());
+        metrics.moved(&[(ACCEPTED, 1.0), (HITS, 1.0)]);
+        assert_eq!(send(&layer, bearer(&good)).await, 200);
+        metrics.moved(&[(ACCEPTED, 1.0), (HITS, 1.0)]);
+        assert!(call(&mut interceptor, Some(&format!("Bearer {good}"))));
+        metrics.moved(&[(ACCEPTED, 1.0), (HITS, 1.0)]);
+        for _ in 0..10 {
+            let _ = verifier.try_verify(&good);
+        }
+        metrics.moved(&[(ACCEPTED, 10.0), (HITS, 10.0)]);
+        // Where there is no token, none is judged.
+        assert_eq!(send(&layer, request(None)).await, 401);
+        assert_eq!(send(&layer, request(Some("Bearer"))).await, 400);
+        assert!(!call(&mut interceptor, None));
+        metrics.moved(&[]);
+    });
+}
+
+#[test]
+fn without_keys_the_verdict_is_counted_as_such() {
+    measured(async |metrics| {
+        let fake = Fake::new(Reply::Hang);
+        let verifier = fake.builder().start().unwrap();
+        assert_eq!(send(&RequireToken::new(verifier), bearer(&keys().old_token)).await, 503);
+        metrics.moved(&[(&refused("keys_unavailable"), 1.0), (DURATION, 1.0)]);
+    });
+}
+
+#[test]
+fn a_token_that_waits_is_counted_once() {
+    measured(async |metrics| {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        metrics.moved(&[(&refreshes("ok"), 1.0)]);
+        fake.answers(new_set());
+        assert_eq!(send(&RequireToken::new(verifier), bearer(&keys().new_token)).await, 200);
+        metrics.moved(&[
+            (ACCEPTED, 1.0),
+            (DURATION, 1.0),
+            (&refreshes("ok"), 1.0),
+            (&on_demand("made"), 1.0),
+        ]);
+    });
+}
+
+#[test]
+fn each_refresh_is_counted_by_what_came_of_it() {
+    measured(async |metrics| {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        metrics.moved(&[(&refreshes("ok"), 1.0)]);
+        for (reply, class) in [
+            (Reply::Status(500), "status"),
+            (Reply::Set("<html>".to_owned()), "document"),
+            (Reply::Panic, "panicked"),
+            (Reply::Hang, "timed_out"),
+        ] {
+            fake.answers(reply);
+            assert_eq!(verifier.refresh().await.unwrap_err().class(), class);
+            metrics.moved(&[(&refreshes(class), 1.0)]);
+        }
+        fake.answers(new_set());
+        verifier.refresh().await.unwrap();
+        metrics.moved(&[(&refreshes("ok"), 1.0)]);
+        sleep(s(301)).await;
+        metrics.moved(&[(&refreshes("ok"), 1.0)]);
+    });
+    measured(async |metrics| {
+        let verifier =
+            Verifier::builder(super::promises::rules()).fetch_with(|_url: String| async {
+                Err(tower_cognito::RefreshError::transport("no route"))
+            });
+        let verifier = verifier.start().unwrap();
+        assert!(verifier.refresh().await.is_err());
+        let moved = metrics.take();
+        assert!(moved[&refreshes("transport")] >= 1.0, "{moved:?}");
+        // Keys that never were have no age.
+        assert!(!moved.contains_key(&age()), "{moved:?}");
+    });
+}
+
+#[test]
+fn the_age_of_the_keys_is_shown_at_each_refresh() {
+    measured(async |metrics| {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        assert_eq!(metrics.take().get(&age()), Some(&0.0));
+        fake.answers(Reply::Status(500));
+        sleep(s(100)).await;
+        assert!(verifier.refresh().await.is_err());
+        let shown = metrics.take()[&age()];
+        assert!((100.0..100.1).contains(&shown), "{shown}");
+        sleep(s(1_000)).await;
+        let shown = metrics.take()[&age()];
+        assert!((1_070.0..1_100.1).contains(&shown), "{shown}");
+        fake.answers(old_set());
+        verifier.refresh().await.unwrap();
+        assert_eq!(metrics.take()[&age()], 0.0);
+    });
+}
+
+#[test]
+fn fetches_for_unknown_keys_are_counted() {
+    measured(async |metrics| {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        let _ = metrics.take();
+        // Both that the budget has, and no third.
+        for number in 0..2 {
+            assert!(verifier.verify(&unknown(number)).await.is_err());
+            metrics.moved(&[
+                (&refused("unknown_key"), 1.0),
+                (DURATION, 1.0),
+                (&refreshes("ok"), 1.0),
+                (&on_demand("made"), 1.0),
+            ]);
+        }
+        for number in 2..10 {
+            assert!(verifier.verify(&unknown(number)).await.is_err());
+        }
+        let moved = metrics.take();
+        assert_eq!(moved.get(&on_demand("made")).copied().unwrap_or_default(), 0.0, "{moved:?}");
+        sleep(s(31)).await;
+        let _ = metrics.take();
+        assert!(verifier.try_verify(&unknown(10)).is_err());
+        sleep(ms(10)).await;
+        assert_eq!(metrics.take()[&on_demand("made")], 1.0, "the synchronous door");
+    });
+}
+
+#[test]
+fn a_fetch_that_the_budget_does_not_allow_is_counted_as_denied() {
+    measured(async |metrics| {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        for number in 0..2 {
+            assert!(verifier.verify(&unknown(number)).await.is_err());
+        }
+        let _ = metrics.take();
+        assert!(verifier.verify(&unknown(2)).await.is_err());
+        assert_eq!(fake.requests(), 3);
+        assert_eq!(metrics.take().get(&on_demand("denied")), Some(&1.0));
+    });
+}
+
+#[test]
+fn a_fetch_that_finds_no_slot_is_counted_as_denied() {
+    const POOLS: usize = 17;
+    let issuer_of = |number: usize| format!("https://issuer.example/{number}");
+    let rules_of = |number: usize| {
+        let pool = tower_cognito::UserPool::from_issuer(&issuer_of(number)).unwrap();
+        tower_cognito::Rules::new(pool, tower_cognito::ClientIds::any())
+    };
+    measured(async |metrics| {
+        let fake = Fake::new(old_set());
+        let fetcher = fake.clone();
+        let builder =
+            Verifier::builder(rules_of(0)).fetch_with(move |_url: String| fetcher.fetch());
+        let builder = (1..POOLS).fold(builder, |builder, number| builder.also(rules_of(number)));
+        let verifier = builder.connect().await.unwrap();
+        let _ = metrics.take();
+        fake.answers(Reply::Hang);
+        let mut waiting = JoinSet::new();
+        for number in 0..POOLS {
+            let token = keys().issuer.machine_token(CLIENT).claim("iss", issuer_of(number));
+            let token = token.header("kid", "unknown").sign();
+            let verifier = verifier.clone();
+            waiting.spawn(async move { verifier.verify(&token).await.is_err() });
+        }
+        assert!(waiting.join_all().await.into_iter().all(|is_refused| is_refused));
+        sleep(ms(10)).await;
+        let moved = metrics.take();
+        let sum = |result: &str| {
+            let end = format!(",result={result}}}");
+            let of_result = moved.iter().filter(|(name, _)| {
+                name.starts_with("cognito_unknown_kid_fetches_total") && name.ends_with(&end)
+            });
+            of_result.map(|(_, count)| count).sum::<f64>()
+        };
+        assert_eq!((sum("made"), sum("denied")), (16.0, 1.0), "{moved:?}");
+    });
+}
+
+/// The lines of a log that have all of these words.
+fn lines<'l>(log: &'l str, words: &[&str]) -> Vec<&'l str> {
+    log.lines().filter(|line| words.iter().all(|word| line.contains(word))).collect()
+}
+
+/// A span as an application declares it.
+fn span() -> Span {
+    tracing::info_span!(
+        "call",
+        "cognito.client_id" = Empty,
+        "cognito.sub" = Empty,
+        "cognito.refused" = Empty
+    )
+}
+
+/// Runs this in a span, and gives the span as a log line shows it afterwards.
+async fn shown(run: impl Future) -> String {
+    let log = Log::of_this_thread();
+    let span = span();
+    async {
+        run.await;
+        tracing::info!("the end");
+    }
+    .instrument(span)
+    .await;
+    let log = log.take();
+    let last = log.lines().last().unwrap();
+    let (_, fields) = last.split_once("call").unwrap();
+    assert!(fields.ends_with("the end"), "{last}");
+    fields.split(": ").next().unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_span_of_a_request_gets_who_calls_or_why_not() {
+    let user = issuer().user_token(CLIENT, "alice").claim("sub", "the-user").scope("a/b").sign();
+    let admitted = format!(r#"{{cognito.client_id="{CLIENT}" cognito.sub="the-user"}}"#);
+    let refused = |reason: &str| format!(r#"{{cognito.refused="{reason}"}}"#);
+    let layer = RequireToken::new(verifier());
+    assert_eq!(shown(send(&layer, bearer(&user))).await, admitted);
+    assert_eq!(shown(send(&layer, request(None))).await, refused("missing_token"));
+    assert_eq!(shown(send(&layer, request(Some("Bearer")))).await, refused("invalid_request"));
+    assert_eq!(shown(send(&layer, bearer("bad"))).await, refused("malformed"));
+    assert_eq!(shown(send(&layer.clone().allow_anonymous(), request(None))).await, "");
+
+    let table = ScopeTable::new([("GET /", Access::scope("c/d"))]).unwrap();
+    let with_table = layer.clone().scope_table(table);
+    assert_eq!(shown(send(&with_table, bearer(&user))).await, refused("insufficient_scope"));
+    let table = ScopeTable::new([("GET /x", Access::public())]).unwrap();
+    let with_table = layer.clone().scope_table(table);
+    assert_eq!(shown(send(&with_table, bearer(&user))).await, refused("not_in_scope_table"));
+
+    // Who calls is known also where a scope is missing further in.
+    let service = service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let service = layer.layer(RequireScope::new("c/d").layer(service));
+    let fields = shown(service.oneshot(bearer(&user))).await;
+    let both = format!(
+        r#"{{cognito.client_id="{CLIENT}" cognito.sub="the-user" cognito.refused="insufficient_scope"}}"#
+    );
+    assert_eq!(fields, both);
+
+    let interceptor = TokenInterceptor::new(verifier());
+    let scoped = interceptor.clone().require_scope(RequireScope::new("c/d"));
+    let good = format!("Bearer {user}");
+    for (interceptor, authorization, expected) in [
+        (&interceptor, Some(&*good), admitted),
+        (&interceptor, None, refused("missing_token")),
+        (&interceptor, Some("Bearer"), refused("invalid_request")),
+        (&interceptor, Some("Bearer bad"), refused("malformed")),
+        (&scoped, Some(&*good), refused("insufficient_scope")),
+    ] {
+        let mut interceptor = interceptor.clone();
+        let fields = shown(async { call(&mut interceptor, authorization) }).await;
+        assert_eq!(fields, expected, "{authorization:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_span_of_a_request_that_waits_is_the_same() {
+    let fake = Fake::new(old_set());
+    let layer = RequireToken::new(fake.builder().connect().await.unwrap());
+    fake.answers(new_set());
+    let fields = shown(send(&layer, bearer(&keys().new_token))).await;
+    assert_eq!(fields, format!(r#"{{cognito.client_id="{CLIENT}" cognito.sub="{CLIENT}"}}"#));
+    let fields = shown(send(&layer, bearer(&unknown(0)))).await;
+    assert_eq!(fields, r#"{cognito.refused="unknown_key"}"#);
+    assert_eq!(fake.requests(), 3);
+}
+
+#[tokio::test]
+async fn a_span_without_the_fields_stays_as_it_is() {
+    let log = Log::of_this_thread();
+    let layer = RequireToken::new(verifier());
+    async {
+        assert_eq!(send(&layer, bearer(&machine("a/b").sign())).await, 200);
+        assert_eq!(send(&layer, request(None)).await, 401);
+        tracing::info!("the end");
+    }
+    .instrument(tracing::info_span!("plain", own = 1))
+    .await;
+    let log = log.take();
+    assert!(log.lines().last().unwrap().contains("plain{own=1}: "), "{log}");
+}
+
+/// The one line that says why a request was refused.
+async fn logged(run: impl Future) -> String {
+    let log = Log::of_this_thread();
+    run.await;
+    let log = log.take();
+    let [line] = lines(&log, &["request refused"])[..] else { panic!("one line: {log}") };
+    assert!(line.contains("DEBUG"), "{line}");
+    line.to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_refusal_is_one_line_with_its_reason() {
+    let reason = |line: &str, reason: &str| {
+        assert!(line.ends_with(&format!(r#"request refused reason="{reason}""#)), "{line}");
+    };
+    let verifier = strict();
+    let layer = RequireToken::new(verifier.clone());
+    let interceptor = TokenInterceptor::new(verifier);
+    for (kind, token) in refusable() {
+        let line = logged(send(&layer, bearer(&token))).await;
+        reason(&line, kind.as_str());
+        let mut interceptor = interceptor.clone();
+        let authorization = format!("Bearer {token}");
+        let line = logged(async { call(&mut interceptor, Some(&authorization)) }).await;
+        reason(&line, kind.as_str());
+    }
+    reason(&logged(send(&layer, request(None))).await, "missing_token");
+    reason(&logged(send(&layer, request(Some("Basic x")))).await, "missing_token");
+    reason(&logged(send(&layer, request(Some("Bearer ")))).await, "invalid_request");
+
+    let good = machine("a/b").sign();
+    let layer = RequireToken::new(super::support::verifier());
+    for (key, expected) in [("POST /", "not_in_scope_table"), ("GET /", "insufficient_scope")] {
+        let table = ScopeTable::new([(key, Access::scope("c/d"))]).unwrap();
+        let layer = layer.clone().scope_table(table);
+        reason(&logged(send(&layer, bearer(&good))).await, expected);
+    }
+    let service = service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let inside = RequireScope::new("c/d").layer(service);
+    let guarded = layer.layer(inside.clone());
+    reason(&logged(guarded.oneshot(bearer(&good))).await, "insufficient_scope");
+    let anonymous = layer.clone().allow_anonymous().layer(inside.clone());
+    reason(&logged(anonymous.oneshot(request(None))).await, "missing_token");
+    reason(&logged(inside.oneshot(bearer(&good))).await, "no_require_token");
+
+    let mut grpc = request(None);
+    *grpc.method_mut() = http::Method::POST;
+    grpc.headers_mut().insert(CONTENT_TYPE, "application/grpc".parse().unwrap());
+    reason(&logged(send(&layer, grpc)).await, "missing_token");
+
+    let down = Fake::new(Reply::Hang).builder().start().unwrap();
+    let layer = RequireToken::new(down);
+    reason(&logged(send(&layer, bearer(&keys().old_token))).await, "keys_unavailable");
+}
+
+#[tokio::test]
+async fn what_the_extractor_refuses_is_a_line_too() {
+    let app = axum::Router::new()
+        .route("/", axum::routing::get(|_: AccessToken| async {}))
+        .layer(RequireToken::new(verifier()).allow_anonymous());
+    let request = Request::new(axum::body::Body::empty());
+    let line = logged(async {
+        assert_eq!(app.oneshot(request).await.unwrap().status(), 401);
+    })
+    .await;
+    assert!(line.ends_with(r#"reason="missing_token""#), "{line}");
+}
+
+#[tokio::test]
+async fn a_good_request_leaves_no_line() {
+    let log = Log::of_this_thread();
+    let layer = RequireToken::new(verifier());
+    assert_eq!(send(&layer, bearer(&machine("a/b").sign())).await, 200);
+    assert!(call(
+        &mut TokenInterceptor::new(verifier()),
+        Some(&format!("Bearer {}", machine("").sign()))
+    ));
+    let log = log.take();
+    let ours = lines(&log, &["tower_cognito"]);
+    assert!(ours.is_empty(), "{ours:?}");
+}
+
+/// Every door sees good, bad and unknown tokens while keys come, go and fail to come.
+#[test]
+fn no_part_of_a_token_is_in_a_log_or_a_label() {
+    let log = Log::of_this_thread();
+    let lasting = |scope: &str| {
+        let token = keys().issuer.machine_token(CLIENT).scope(scope);
+        token.claim("exp", 9_999_999_999_u64)
+    };
+    let good = lasting("a/b").sign();
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    let mut spoilt = signature.to_owned();
+    spoilt.replace_range(..2, if signature.starts_with("AA") { "BB" } else { "AA" });
+    let tokens = [
+        keys().old_token.clone(),
+        good.clone(),
+        lasting("c/d").sign(),
+        lasting("a/b").issued_at(SystemTime::UNIX_EPOCH).sign(),
+        lasting("a/b").claim("client_id", "someone-else").sign(),
+        lasting("a/b").claim("iss", "https://issuer.evil").sign(),
+        lasting("a/b").header("kid", "key-of-an-attacker").sign(),
+        lasting("a/b").header("alg", "alg-of-an-attacker").sign(),
+        lasting("a/b").claim("token_use", "use-of-an-attacker").sign(),
+        unknown(0),
+        format!("{signed}.{spoilt}"),
+        good[..good.len() - 5].to_owned(),
+        format!("{good}.more"),
+        good.replace('.', ":"),
+        format!("{good}="),
+    ];
+    let labels = measured(async |metrics| {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().max_stale(s(3_600)).connect().await.unwrap();
+        let layer = RequireToken::new(verifier.clone())
+            .scope_table(ScopeTable::new([("GET /", Access::scope("a/b"))]).unwrap());
+        let interceptor = TokenInterceptor::new(verifier.clone());
+        let scoped = interceptor.clone().require_scope(RequireScope::new("a/b"));
+        let replies = [
+            old_set(),
+            new_set(),
+            Reply::Status(500),
+            Reply::Set("<html>".to_owned()),
+            Reply::Panic,
+        ];
+        for reply in replies {
+            fake.answers(reply);
+            for token in &tokens {
+                let span = tracing::info_span!("call", "cognito.refused" = Empty);
+                async {
+                    let _ = verifier.try_verify(token);
+                    let _ = verifier.verify(token).await;
+                    let value = format!("Bearer {token}");
+                    for value in [
+                        value.clone(),
+                        format!("{value} x"),
+                        format!("Bearer\t{token}"),
+                        token.clone(),
+                    ] {
+                        let _ = send(&layer, request(Some(&value))).await;
+                        let _ =
+                            send(&layer.clone().accept_bare_token(), request(Some(&value))).await;
+                        let _ = call(&mut interceptor.clone(), Some(&value));
+                        let _ = call(&mut scoped.clone(), Some(&value));
+                    }
+                }
+                .instrument(span)
+                .await;
+            }
+            let _ = verifier.refresh().await;
+            sleep(s(60)).await;
+        }
+        sleep(s(3_600)).await;
+        assert_eq!(send(&layer, bearer(&good)).await, 503);
+        metrics.take().into_keys().collect::<Vec<_>>().join("\n")
+    });
+    let log = log.take();
+    for said in [
+        "request refused",
+        "keys refreshed",
+        "key refresh failed",
+        "key added",
+        "key removed",
+        "too old to be used",
+        "spent the budget",
+    ] {
+        assert!(log.contains(said), "{said} was not said");
+    }
+    for counted in ["result=accepted", "reason=expired", "reason=malformed", "reason=unknown_key"] {
+        assert!(labels.contains(counted), "{counted} is not in {labels}");
+    }
+    for text in [&log, &labels] {
+        for token in &tokens {
+            for part in token.split(['.', ':', '=']).filter(|part| part.len() > 8) {
+                // In whole, and a piece from either end.
+                for piece in
+                    [part, &part[..part.len().min(20)], &part[part.len().saturating_sub(20)..]]
+                {
+                    assert!(!text.contains(piece), "a part of {token} is in the log");
+                }
+            }
+        }
+        for piece in ["eyJ", "attacker", "someone-else", "issuer.evil", "unknown-0"] {
+            let line = text.lines().find(|line| line.contains(piece));
+            assert_eq!(line, None, "{piece}");
+        }
+    }
+}
