@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
@@ -39,6 +40,13 @@ pub struct Jwks {
     id: KeySetId,
     keys: HashMap<Box<str>, Key>,
     skipped: Vec<SkippedKey>,
+    usual_header: OnceLock<UsualHeader>,
+}
+
+/// The header of the first token that these keys have verified, and the key ID that it names.
+struct UsualHeader {
+    encoded: Box<str>,
+    key_id: Box<str>,
 }
 
 /// Which key set: each that is made in this process has another.
@@ -103,17 +111,38 @@ impl Jwks {
         if keys.is_empty() {
             return Err(InvalidJwks::new("it has no usable key"));
         }
-        Ok(Self { id: KeySetId::next(), keys, skipped })
+        Ok(Self { id: KeySetId::next(), keys, skipped, usual_header: OnceLock::new() })
     }
 
     /// The set before the first fetch.
     pub(crate) fn none() -> Self {
-        Self { id: KeySetId::next(), keys: HashMap::new(), skipped: Vec::new() }
+        Self {
+            id: KeySetId::next(),
+            keys: HashMap::new(),
+            skipped: Vec::new(),
+            usual_header: OnceLock::new(),
+        }
     }
 
     /// The IDs of the keys that can be used.
     pub fn key_ids(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(|id| &**id)
+    }
+
+    /// Whether this is the whole header, as it was sent, of a token that these keys have verified.
+    pub(crate) fn is_usual(&self, encoded_header: &str) -> bool {
+        self.usual_header.get().is_some_and(|usual| *usual.encoded == *encoded_header)
+    }
+
+    /// The key that the usual header names.
+    pub(crate) fn usual_key(&self) -> Option<&Key> {
+        self.keys.get(&self.usual_header.get()?.key_id)
+    }
+
+    /// To be called with the header of a token whose signature is good.
+    pub(crate) fn set_usual(&self, encoded_header: &str, key_id: &str) {
+        self.usual_header
+            .get_or_init(|| UsualHeader { encoded: encoded_header.into(), key_id: key_id.into() });
     }
 
     pub(crate) fn id(&self) -> KeySetId {

@@ -13,13 +13,20 @@ use crate::json;
 pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
 pub(crate) const MAX_KEY_ID_LEN: usize = 256;
 
-/// The parts of a token, decoded; in canonical base64url, so that a token has one spelling.
+/// The parts of a token in canonical base64url, so that a token has one spelling.
 pub(crate) struct Jws<'t, 'b> {
     /// What the signature is over (RFC 7515 section 5.2 step 8).
     pub(crate) signing_input: &'t str,
-    pub(crate) key_id: Cow<'b, str>,
+    /// Not decoded yet.
+    pub(crate) header: Header<'t, 'b>,
     pub(crate) payload: &'b str,
     pub(crate) signature: &'b [u8],
+}
+
+/// The JOSE header as it was sent, and room to decode it.
+pub(crate) struct Header<'t, 'b> {
+    pub(crate) encoded: &'t str,
+    buffer: &'b mut [u8],
 }
 
 impl<'t, 'b> Jws<'t, 'b> {
@@ -32,19 +39,27 @@ impl<'t, 'b> Jws<'t, 'b> {
         if token.len() > MAX_TOKEN_LEN {
             return Err(VerifyErrorKind::TooLarge);
         }
-        let (signing_input, signature) =
-            token.rsplit_once('.').ok_or(VerifyErrorKind::Malformed)?;
-        let (header, payload) = signing_input.split_once('.').ok_or(VerifyErrorKind::Malformed)?;
-        if header.is_empty() || payload.is_empty() || signature.is_empty() || payload.contains('.')
-        {
+        // From the front, and no further than the second dot: the decoder, which knows the
+        // alphabet, finds any other. It also ends every JSON serialization (RFC 8725 bis, "check
+        // the format").
+        let (encoded, rest) = token.split_once('.').ok_or(VerifyErrorKind::Malformed)?;
+        let (payload, signature) = rest.split_once('.').ok_or(VerifyErrorKind::Malformed)?;
+        if encoded.is_empty() || payload.is_empty() || signature.is_empty() {
             return Err(VerifyErrorKind::Malformed);
         }
-        // All three before anything is read: it is the decoder that knows the alphabet, and so ends
-        // every JSON serialization (RFC 8725 bis, "check the format").
-        let (header, buffer) = decode_text(header, buffer)?;
+        let signed = encoded.len().saturating_add(1).saturating_add(payload.len());
+        let signing_input = token.get(..signed).ok_or(VerifyErrorKind::Malformed)?;
         let (payload, buffer) = decode_text(payload, buffer)?;
-        let (signature, _) = decode(signature, buffer)?;
-        Ok(Self { signing_input, key_id: key_id_of(header)?, payload, signature })
+        let (signature, buffer) = decode(signature, buffer)?;
+        Ok(Self { signing_input, header: Header { encoded, buffer }, payload, signature })
+    }
+}
+
+impl<'b> Header<'_, 'b> {
+    /// Decodes and checks it, and answers with its key ID.
+    pub(crate) fn key_id(self) -> Result<Cow<'b, str>, VerifyErrorKind> {
+        let (header, _) = decode_text(self.encoded, self.buffer)?;
+        key_id_of(header)
     }
 }
 

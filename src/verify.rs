@@ -89,18 +89,35 @@ fn verify_with<'r, K: Deref<Target = Jwks>>(
     now: SystemTime,
     choose: impl FnOnce(&str) -> Result<Jurisdiction<'r, K>, VerifyError>,
 ) -> Result<(AccessToken, KeySetId), VerifyError> {
-    let jws = Jws::from_token(token, buffer)?;
-    let raw = RawClaims::from_payload(jws.payload)?;
-    let Jurisdiction { rules, issuer, keys } = choose(&raw.issuer()?)?;
-    let key = keys.get(&jws.key_id).ok_or(VerifyErrorKind::UnknownKey)?;
-    if !key.verifies(jws.signing_input.as_bytes(), jws.signature) {
+    let Jws { signing_input, header, payload, signature } = Jws::from_token(token, buffer)?;
+    let encoded_header = header.encoded;
+    let raw = RawClaims::from_payload(payload);
+    let chosen = match &raw {
+        Ok(raw) => raw.issuer().map_err(VerifyError::from).and_then(|issuer| choose(&issuer)),
+        Err(malformed) => Err((*malformed).into()),
+    };
+    // A key's tokens all have the same header. One that is the same text, whole, as that of a token
+    // that these keys have verified passes every check again, and names the same key.
+    let is_usual = chosen.as_ref().is_ok_and(|chosen| chosen.keys.is_usual(encoded_header));
+    let key_id = if is_usual { None } else { Some(header.key_id()?) };
+    let raw = raw?;
+    let Jurisdiction { rules, issuer, keys } = chosen?;
+    let key = match &key_id {
+        Some(key_id) => keys.get(key_id),
+        None => keys.usual_key(),
+    };
+    let key = key.ok_or(VerifyErrorKind::UnknownKey)?;
+    if !key.verifies(signing_input.as_bytes(), signature) {
         return Err(VerifyErrorKind::BadSignature.into());
+    }
+    if let Some(key_id) = &key_id {
+        keys.set_usual(encoded_header, key_id);
     }
 
     // From here on the pool itself says what stands in the token.
     let claims = raw.typed()?;
     rules.check_claims(&claims, now)?;
-    let token = AccessToken::new(claims, issuer, jws.payload);
+    let token = AccessToken::new(claims, issuer, payload);
     rules.check_application(&token)?;
     Ok((token, keys.id()))
 }
