@@ -24,6 +24,7 @@
 //! | `COGNITO_REFRESH_INTERVAL_SECONDS` | `refresh_interval_seconds` | 10 to 86400 |
 //! | `COGNITO_MAX_STALE_SECONDS` | `max_stale_seconds` | the refresh interval at least |
 //! | `COGNITO_CONNECT_WITHIN_SECONDS` | `connect_within_seconds` | how long `connect` tries |
+//! | `COGNITO_TOKEN_CACHE_BYTES` | `token_cache_bytes` | for tokens seen before; 0 is none |
 //!
 //! A list is separated by spaces in a variable, client IDs by commas too; in a file it is a list.
 //! What is not set is as in the code. A setting that is not known is an error, since a misspelt
@@ -74,6 +75,7 @@ pub struct Config {
     refresh_interval: Option<Duration>,
     max_stale: Option<Duration>,
     connect_within: Option<Duration>,
+    token_cache_bytes: Option<usize>,
 }
 
 impl Config {
@@ -140,6 +142,9 @@ impl Config {
         if let Some(within) = self.connect_within {
             builder = builder.connect_within(within);
         }
+        if let Some(bytes) = self.token_cache_bytes {
+            builder = builder.token_cache_bytes(bytes);
+        }
         builder
     }
 
@@ -198,7 +203,7 @@ impl<'de> Deserialize<'de> for Config {
     }
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "audience",
     "client_ids",
     "connect_within_seconds",
@@ -209,6 +214,7 @@ const KEYS: [&str; 11] = [
     "max_stale_seconds",
     "refresh_interval_seconds",
     "required_scopes",
+    "token_cache_bytes",
     "user_pool_id",
 ];
 
@@ -267,6 +273,8 @@ impl Settings {
         let refresh_interval = self.seconds("refresh_interval_seconds", intervals);
         let max_stale = self.seconds("max_stale_seconds", 0..=u64::MAX);
         let connect_within = self.seconds("connect_within_seconds", 0..=u64::MAX);
+        let token_cache_bytes = self.number("token_cache_bytes", 0..=u64::MAX);
+        let token_cache_bytes = token_cache_bytes.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let is_unreadable =
             refresh_interval.is_none() && self.values.contains_key("refresh_interval_seconds");
         if max_stale.unwrap_or(MAX_STALE) < refresh_interval.unwrap_or(REFRESH_INTERVAL)
@@ -287,7 +295,14 @@ impl Settings {
         }
         let required_scopes =
             required_scopes.unwrap_or_else(|| RequireScope::of(Requirement::none()));
-        let config = Config { rules, required_scopes, refresh_interval, max_stale, connect_within };
+        let config = Config {
+            rules,
+            required_scopes,
+            refresh_interval,
+            max_stale,
+            connect_within,
+            token_cache_bytes,
+        };
         if self.problems.is_empty() { Ok(config) } else { Err(StartError::new(self.problems)) }
     }
 
@@ -386,22 +401,26 @@ impl Settings {
     }
 
     fn seconds(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<Duration> {
-        let seconds = match self.values.get(key)? {
+        self.number(key, range).map(Duration::from_secs)
+    }
+
+    fn number(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let number = match self.values.get(key)? {
             Set::NotUnicode => return self.checked(key, Err(NOT_UNICODE)),
             Set::Value(Value::String(text)) if text.bytes().all(|b| b.is_ascii_digit()) => {
                 text.parse().ok()
             }
             Set::Value(value) => value.as_u64(),
         };
-        let seconds = match seconds.filter(|seconds| range.contains(seconds)) {
-            Some(seconds) => Ok(Duration::from_secs(seconds)),
+        let number = match number.filter(|number| range.contains(number)) {
+            Some(number) => Ok(number),
             None if *range.end() == u64::MAX => Err("it is not a whole number".to_owned()),
             None => {
                 let (least, most) = range.into_inner();
                 Err(format!("it is not a whole number from {least} to {most}"))
             }
         };
-        self.checked(key, seconds)
+        self.checked(key, number)
     }
 
     fn checked<T>(&mut self, key: &str, result: Result<T, impl fmt::Display>) -> Option<T> {
