@@ -17,7 +17,7 @@
 //! | `COGNITO_ISSUER` | `issuer` | a URL, byte for byte what `iss` says: an emulator, a proxy |
 //! | `COGNITO_JWKS_URL` | `jwks_url` | a URL, where the keys are not at the issuer's |
 //! | `COGNITO_CLIENT_IDS` | `client_ids` | one or several, or the word `any`; never left out |
-//! | `COGNITO_REQUIRED_SCOPES` | `required_scopes` | a token needs all of them |
+//! | `COGNITO_REQUIRED_SCOPES` | `required_scopes` | a token needs all of them, where [`Config::required_scopes`] is used |
 //! | `COGNITO_AUDIENCE` | `audience` | what `aud` must contain |
 //! | `COGNITO_GROUPS` | `groups` | a user must be in one of them |
 //! | `COGNITO_LEEWAY_SECONDS` | `leeway_seconds` | 0 to 300 |
@@ -130,7 +130,8 @@ impl Config {
         &self.rules
     }
 
-    /// A verifier with these settings, to be started.
+    /// A verifier with these settings, to be started. It does not ask for the required scopes:
+    /// that is the layer of [`required_scopes`](Self::required_scopes), or an interceptor with it.
     pub fn verifier(&self) -> VerifierBuilder {
         let mut builder = VerifierBuilder::new(self.rules.clone());
         if let Some(interval) = self.refresh_interval {
@@ -238,10 +239,10 @@ impl Set {
 }
 
 /// What stands between the items of a list in a variable.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Separator {
     CommaOrSpace,
-    /// A group or a scope may have a comma in its name.
+    /// A group or a scope may have a comma in its name; in a file, such a one can be named.
     Space,
 }
 
@@ -326,10 +327,13 @@ impl Settings {
         let Some(url) = self.text("jwks_url") else {
             return pool;
         };
-        // Also without a pool, since all mistakes are to be found at once.
-        let elsewhere = || UserPool::from_issuer("https://issuer.example");
-        let pool = pool.map_or_else(elsewhere, Ok).and_then(|pool| pool.jwks_url(&url));
-        self.checked("jwks_url", pool)
+        let Some(pool) = pool else {
+            // All mistakes are to be found at once, so it is tried on another pool.
+            let elsewhere = UserPool::from_issuer("https://issuer.example");
+            self.checked("jwks_url", elsewhere.and_then(|pool| pool.jwks_url(&url)));
+            return None;
+        };
+        self.checked("jwks_url", pool.jwks_url(&url))
     }
 
     fn clients(&mut self) -> Option<ClientIds> {
@@ -354,12 +358,6 @@ impl Settings {
     }
 
     fn required_scopes(&mut self) -> Option<RequireScope> {
-        if let Some(Set::Value(Value::String(text))) = self.values.get("required_scopes")
-            && text.contains(',')
-        {
-            self.problem("required_scopes", "it has a comma, and scopes are separated by spaces");
-            return None;
-        }
         let scopes = self.list("required_scopes", Separator::Space)?;
         let requirement = Requirement::all_of(scopes.iter().map(String::as_str));
         self.checked("required_scopes", requirement).map(RequireScope::of)
@@ -381,6 +379,11 @@ impl Settings {
     fn list(&mut self, key: &str, separator: Separator) -> Option<Vec<String>> {
         let items = match self.values.get(key)? {
             Set::NotUnicode => Err(NOT_UNICODE),
+            Set::Value(Value::String(text))
+                if separator == Separator::Space && text.contains(',') =>
+            {
+                Err("it has a comma, and these are separated by spaces")
+            }
             Set::Value(Value::String(text)) => Ok(split(text, separator)),
             Set::Value(Value::Array(items)) => {
                 let items = items.iter().map(|item| item.as_str().map(str::to_owned));

@@ -154,7 +154,8 @@ impl Jwks {
     }
 
     pub(crate) fn has_same_keys(&self, other: &Self) -> bool {
-        self.keys == other.keys
+        // Also of those that can not be used, so that what was said of them is said once.
+        self.keys == other.keys && self.skipped == other.skipped
     }
 
     pub(crate) fn skipped(&self) -> &[SkippedKey] {

@@ -40,13 +40,33 @@
 //! # What the table and the router must read alike
 //!
 //! Paths are compared as they were sent, percent-encoding included, as axum's router does. A path
-//! that some router could read in another way is refused, whatever the table says: with `//`, a
-//! `.` or `..` segment, a backslash, `%2F`, `%2E`, `%5C`, an escape that is none, or a segment
-//! that spells one named in the table with other escapes.
+//! that somebody who decodes it once could read in another way is refused, whatever the table says:
+//! with `//`, a `.` or `..` segment (also before a `;`), a backslash, `%2F`, `%2E`, `%5C`, a control
+//! character, an escape that is none, or a segment that spells one named in the table with other
+//! escapes. What a row with a wildcard covers begins below it: `/admin` and `/admin/` are refused by
+//! a table that names `/admin/{*rest}` alone, and never fall to a `/{*rest}`. A handler that decodes
+//! twice, folds case, or hands the path on to a server that does, must look at it itself.
 //!
-//! The table is asked before the request is routed and sees the path that the layer sees. So the
-//! layer goes around the outermost router: inside `nest`, axum has cut the prefix off. What
-//! rewrites paths, such as tower-http's `NormalizePath`, goes outside the layer.
+//! The table sees the path that the layer sees, so it goes around the whole service:
+//!
+//! ```
+//! use axum::Router;
+//! use tower::Layer;
+//! use tower_cognito::{RequireToken, ScopeTable, Verifier};
+//!
+//! # async fn example(
+//! #     app: Router, listener: tokio::net::TcpListener, verifier: Verifier, table: ScopeTable,
+//! # ) -> std::io::Result<()> {
+//! let guarded = RequireToken::new(verifier).scope_table(table).layer(app);
+//! axum::serve(listener, Router::new().fallback_service(guarded)).await
+//! # }
+//! ```
+//!
+//! As the last `.layer` of the outermost router it sees the same path, but routes and a fallback
+//! that are added after it are open, as with any layer of axum's; and inside `nest`, axum has cut
+//! the prefix off. What rewrites paths, such as tower-http's `NormalizePath`, goes around the whole
+//! service too, outside of this, and never into `Router::layer`: axum has routed by then, and the
+//! table would judge another path than the one that was routed.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -143,11 +163,11 @@ impl ScopeTable {
 
     /// What this request has to show.
     pub(crate) fn asks(&self, method: &str, path: &str) -> &Asked {
-        let found = path.strip_prefix('/').filter(|_| is_unambiguous(path));
-        found
-            .and_then(|path| self.root.find(Some(path)).ok()?)
-            .and_then(|rows| rows.of(method))
-            .unwrap_or(&Asked::Unlisted)
+        let rest = path.strip_prefix('/').filter(|_| is_unambiguous(path));
+        match rest.map(|rest| self.root.find(Some(rest))) {
+            Some(Ok(Found::Rows(rows))) => rows.of(method).unwrap_or(&Asked::Unlisted),
+            _ => &Asked::Unlisted,
+        }
     }
 }
 
@@ -156,9 +176,16 @@ impl ScopeTable {
 struct Node {
     /// The rows whose path ends here.
     rows: Rows,
-    named: BTreeMap<Box<str>, Self>,
+    /// By the bytes that the name stands for, so that its other spellings are found as well.
+    named: BTreeMap<Box<[u8]>, Named>,
     parameter: Option<Box<Self>>,
     wildcard: Rows,
+}
+
+#[derive(Clone, Debug)]
+struct Named {
+    spelling: Box<str>,
+    node: Node,
 }
 
 /// The rows of one path, by method.
@@ -172,7 +199,15 @@ enum Segment<'k> {
     Wildcard,
 }
 
-/// A segment of the request spells a segment of the table with other escapes.
+/// What a table has for a path.
+enum Found<'t> {
+    Rows(&'t Rows),
+    /// Nothing; and no wildcard further up shall have it either.
+    Closed,
+    Nothing,
+}
+
+/// A segment of the request spells one of the table with other escapes.
 struct OtherSpelling;
 
 impl Node {
@@ -183,44 +218,61 @@ impl Node {
             [Segment::Parameter, rest @ ..] => {
                 self.parameter.get_or_insert_default().add(rest, method, asked)
             }
-            [Segment::Named(name), ..]
-                if self
-                    .named
-                    .keys()
-                    .any(|other| **other != **name && is_same_decoded(other, name)) =>
-            {
-                Err("another row spells the same segment with other escapes".to_owned())
-            }
             [Segment::Named(name), rest @ ..] => {
-                self.named.entry((*name).into()).or_default().add(rest, method, asked)
+                let spelt = || Named { spelling: (*name).into(), node: Self::default() };
+                let named = self.named.entry(decoded(name).into()).or_insert_with(spelt);
+                if *named.spelling != **name {
+                    return Err("another row spells the same segment with other escapes".to_owned());
+                }
+                named.node.add(rest, method, asked)
             }
         }
     }
 
     /// No deeper than the table is, and each node is looked at once at most.
-    fn find(&self, path: Option<&str>) -> Result<Option<&Rows>, OtherSpelling> {
+    fn find(&self, path: Option<&str>) -> Result<Found<'_>, OtherSpelling> {
         let Some(path) = path else {
-            return Ok(Some(&self.rows).filter(|rows| !rows.0.is_empty()));
+            return Ok(self.end());
         };
         let (segment, rest) = match path.split_once('/') {
             Some((segment, rest)) => (segment, Some(rest)),
             None => (path, None),
         };
-        let named = match self.named.get(segment) {
-            Some(node) => node.find(rest)?,
-            None if self.named.keys().any(|name| is_same_decoded(name, segment)) => {
+        let mut found = Found::Nothing;
+        if let Some(named) = self.named.get(&*decoded(segment)) {
+            if *named.spelling != *segment {
                 return Err(OtherSpelling);
             }
-            None => None,
-        };
-        if named.is_some() || path.is_empty() {
-            return Ok(named);
+            found = named.node.find(rest)?;
         }
-        let parameter = self.parameter.as_ref();
-        if let Some(found) = parameter.map(|node| node.find(rest)).transpose()?.flatten() {
-            return Ok(Some(found));
+        if path.is_empty() {
+            let is_root = self.wildcard.if_any().is_some();
+            return Ok(if is_root && matches!(found, Found::Nothing) {
+                Found::Closed
+            } else {
+                found
+            });
         }
-        Ok(Some(&self.wildcard).filter(|rows| !rows.0.is_empty()))
+        if let (Found::Nothing | Found::Closed, Some(parameter)) = (&found, &self.parameter) {
+            let by_parameter = parameter.find(rest)?;
+            if !matches!((&found, &by_parameter), (Found::Closed, Found::Nothing)) {
+                found = by_parameter;
+            }
+        }
+        Ok(match (found, self.wildcard.if_any()) {
+            (Found::Nothing, Some(rows)) => Found::Rows(rows),
+            (found, _) => found,
+        })
+    }
+
+    /// What there is where a path ends here. Routers that know `/a/{*rest}` often serve `/a` and
+    /// `/a/` by it, too: where no row names those, they shall not fall to a wider wildcard.
+    fn end(&self) -> Found<'_> {
+        match (self.rows.if_any(), self.wildcard.if_any()) {
+            (Some(rows), _) => Found::Rows(rows),
+            (None, Some(_)) => Found::Closed,
+            (None, None) => Found::Nothing,
+        }
     }
 }
 
@@ -230,6 +282,10 @@ impl Rows {
             Some(_) => Err("another row names the same requests".to_owned()),
             None => Ok(()),
         }
+    }
+
+    fn if_any(&self) -> Option<&Self> {
+        Some(self).filter(|rows| !rows.0.is_empty())
     }
 
     fn of(&self, method: &str) -> Option<&Asked> {
@@ -288,14 +344,15 @@ fn parse_segment(segment: &str) -> Result<Segment<'_>, String> {
     if is_name { Ok(found) } else { Err("a parameter is `{name}` or `{*name}`".to_owned()) }
 }
 
-/// Whether no router could read this path as another one.
+/// Whether nobody who decodes it once could read this path as another one.
 fn is_unambiguous(path: &str) -> bool {
-    let is_odd = |segment: &str| matches!(segment, "." | "..");
+    // Some cut a segment off at `;`, before they look whether it is one of these.
+    let is_odd = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
     if path.contains("//") || path.contains('\\') || path.split('/').any(is_odd) {
         return false;
     }
     path.split('%').skip(1).all(|escape| match decode_escape(escape) {
-        Some(byte) => !matches!(byte, b'/' | b'.' | b'\\'),
+        Some(byte) => !matches!(byte, b'/' | b'.' | b'\\') && !byte.is_ascii_control(),
         None => false,
     })
 }
@@ -304,10 +361,6 @@ fn is_unambiguous(path: &str) -> bool {
 fn decode_escape(digits: &str) -> Option<u8> {
     let digits = digits.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
     u8::from_str_radix(digits, 16).ok()
-}
-
-fn is_same_decoded(name: &str, segment: &str) -> bool {
-    (name.contains('%') || segment.contains('%')) && decoded(name) == decoded(segment)
 }
 
 fn decoded(segment: &str) -> Cow<'_, [u8]> {

@@ -97,10 +97,15 @@ pub(crate) fn no_require_token(layer: &'static str) {
     );
 }
 
-/// One pool's key set, by the address that it is fetched from.
-pub(crate) struct KeySet<'s>(pub(crate) &'s str);
+/// One pool's key set, by the address that it is fetched from: a URL, or a file.
+pub(crate) struct KeySet<'s>(&'s str);
 
-impl KeySet<'_> {
+impl<'s> KeySet<'s> {
+    pub(crate) fn at(address: &'s str) -> Self {
+        // A query may hold a credential.
+        Self(address.split('?').next().unwrap_or_default())
+    }
+
     /// A refresh brought a good set, after so many that failed.
     pub(crate) fn refreshed(&self, before: &Jwks, after: &Jwks, failures: u32) {
         let jwks_url = self.0;

@@ -66,6 +66,13 @@ impl<S: BuildHasher + Clone> TokenCache<S> {
         self.entries.as_ref()?.get(&Sought(token))
     }
 
+    /// Forgets a token whose keys are no more.
+    pub(crate) fn remove(&self, token: &[u8]) {
+        if let Some(entries) = &self.entries {
+            entries.remove(&Sought(token));
+        }
+    }
+
     pub(crate) fn insert(&self, text: &str, remembered: Remembered) {
         if let Some(entries) = &self.entries
             && text.len() <= MAX_CACHED_LEN

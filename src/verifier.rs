@@ -248,14 +248,17 @@ impl Verifier {
     }
 
     fn recall_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
-        let Remembered { token, pool, keys } = self.inner.cache.get(token)?;
+        let Remembered { token: verified, pool, keys } = self.inner.cache.get(token)?;
         let pool = self.inner.pools.get(pool)?;
         let result = match pool.source.current(now) {
-            Ok(current) if current.id() != keys => return None,
-            Ok(_) => pool.rules.recheck(&token, now).map_err(VerifyError::from),
+            Ok(current) if current.id() != keys => {
+                self.inner.cache.remove(token);
+                return None;
+            }
+            Ok(_) => pool.rules.recheck(&verified, now).map_err(VerifyError::from),
             Err(retry_after) => Err(VerifyError::keys_unavailable(retry_after)),
         };
-        let result = result.map(|()| token);
+        let result = result.map(|()| verified);
         telemetry::recalled(&result);
         Some(result)
     }
@@ -421,8 +424,9 @@ impl VerifierBuilder {
         self
     }
 
-    /// How much memory may be used to remember tokens that were verified: 8 MiB unless set, which
-    /// is about 3,000 tokens; 0 switches it off. What such a token says, its key, the time and
+    /// How much memory this verifier may use to remember tokens that were verified: 8 MiB unless
+    /// set, which is about 3,000 tokens; 0 switches it off. Each verifier that is made of it by
+    /// [`Verifier::with_rules`] may use as much. What such a token says, its key, the time and
     /// [`Rules::check`] are still judged at every request; its signature is not checked again.
     ///
     /// ```

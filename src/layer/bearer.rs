@@ -7,7 +7,8 @@
 use http::header::{AUTHORIZATION, HeaderMap};
 
 /// What a request has to show.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
 pub(crate) enum Credentials<'h> {
     /// A token, or what stands in its place.
     Bearer(Unread<'h>),
@@ -19,7 +20,8 @@ pub(crate) enum Credentials<'h> {
 
 /// What stands where a token should, not looked at yet: for a token that was verified before, one
 /// comparison of all of it is enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
 pub(crate) struct Unread<'h>(pub(crate) &'h [u8]);
 
 impl<'h> Unread<'h> {

@@ -141,8 +141,8 @@ impl RequireToken {
     /// extensions. A token that is there must still be good, and a
     /// [`RequireScope`](crate::RequireScope) inside still asks for one. With a scope table it is
     /// the public rows alone that may go without. Another scheme than `Bearer` counts as no token,
-    /// and so does a token without a scheme, unless
-    /// [`accept_bare_token`](Self::accept_bare_token) is set.
+    /// and so does a token without a scheme; with
+    /// [`accept_bare_token`](Self::accept_bare_token), a text without a dot still does.
     ///
     /// ```
     /// # use axum::{Router, routing::get};

@@ -186,7 +186,7 @@ impl Source {
         if seen.is_budget_open() {
             self.shared.want(|wanted| &mut wanted.on_demand, seen.next());
         } else {
-            KeySet(&self.shared.address).denied_on_demand();
+            KeySet::at(&self.shared.address).denied_on_demand();
         }
     }
 
@@ -232,7 +232,7 @@ impl Source {
             return self.settled(seen.started, seen).await;
         }
         if !seen.is_budget_open() {
-            KeySet(&self.shared.address).denied_on_demand();
+            KeySet::at(&self.shared.address).denied_on_demand();
             return false;
         }
         self.shared.want(|wanted| &mut wanted.on_demand, seen.next());

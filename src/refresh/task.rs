@@ -190,7 +190,7 @@ impl Task {
     }
 
     fn key_set(&self) -> KeySet<'_> {
-        KeySet(&self.shared.address)
+        KeySet::at(&self.shared.address)
     }
 
     fn publish(&self, change: impl FnOnce(&mut Progress)) {

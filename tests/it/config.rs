@@ -204,8 +204,8 @@ fn each_mistake_is_told_with_its_name_and_its_remedy() {
         ("client_ids", "a/b", CLIENTS),
         ("client_ids", "caf\u{e9}", CLIENTS),
         ("client_ids", "\"abc\"", CLIENTS),
-        ("required_scopes", "a/b,c/d", "it has a comma, and scopes are separated by spaces"),
-        ("required_scopes", ",", "it has a comma, and scopes are separated by spaces"),
+        ("required_scopes", "a/b,c/d", "it has a comma, and these are separated by spaces"),
+        ("required_scopes", ",", "it has a comma, and these are separated by spaces"),
         (
             "required_scopes",
             "a/b \"",

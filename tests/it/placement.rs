@@ -326,3 +326,22 @@ impl Client {
         (parts.status, challenge, String::from_utf8(body.to_vec()).unwrap())
     }
 }
+
+#[tokio::test]
+async fn a_scope_table_around_the_whole_service_closes_what_is_added_later() {
+    use tower::Layer;
+    use tower_cognito::{Access, ScopeTable};
+
+    let table = || ScopeTable::new([("GET /item", Access::public())]).unwrap();
+    let app = || Router::new().route("/item", get(ok));
+    let guarded = require_token().scope_table(table()).layer(app().route("/new", get(ok)));
+    let around = Router::new().fallback_service(guarded);
+    assert_eq!(status(&around, Method::GET, "/item", None).await, 200);
+    assert_eq!(status(&around, Method::GET, "/new", None).await, 401);
+    assert_eq!(status(&around, Method::GET, "/unknown", None).await, 401);
+
+    let last = app().layer(require_token().scope_table(table())).route("/new", get(ok));
+    assert_eq!(status(&last, Method::GET, "/item", None).await, 200);
+    assert_eq!(status(&last, Method::GET, "/new", None).await, 200);
+    assert_eq!(status(&last, Method::GET, "/unknown", None).await, 401);
+}
