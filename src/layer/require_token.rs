@@ -218,39 +218,29 @@ where
                 request.extensions_mut().insert(Guarded(Arc::clone(&policy.settings)));
                 return ResponseFuture::inner(self.inner.call(request));
             }
-            Credentials::None => {
-                let rejection = Rejection::missing_token(Arc::clone(&policy.settings));
-                return ResponseFuture::refused(Refusal::of(&request, rejection));
-            }
-            Credentials::Malformed => {
-                let rejection = Rejection::invalid_request(Arc::clone(&policy.settings));
-                return ResponseFuture::refused(Refusal::of(&request, rejection));
-            }
+            Credentials::None => return policy.refuse(&request, Rejection::missing_token),
+            Credentials::Malformed => return policy.refuse(&request, Rejection::invalid_request),
         };
-        if let Some(verdict) = policy.verifier.recall(token.0) {
-            return match policy.admit(asked, &mut request, verdict) {
-                Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-                Err(rejection) => ResponseFuture::refused(Refusal::of(&request, rejection)),
-            };
-        }
-        let Some(token) = token.text() else {
-            let rejection = Rejection::invalid_request(Arc::clone(&policy.settings));
-            return ResponseFuture::refused(Refusal::of(&request, rejection));
+        let verdict = match policy.verifier.recall(token.0) {
+            Some(verdict) => Ok(verdict),
+            None => match token.text() {
+                Some(text) => policy.verifier.verify_without_wait(text).ok_or(text),
+                None => return policy.refuse(&request, Rejection::invalid_request),
+            },
         };
-        match policy.verifier.verify_without_wait(token) {
-            Some(verdict) => match policy.admit(asked, &mut request, verdict) {
+        match verdict {
+            Ok(verdict) => match policy.admit(asked, &mut request, verdict) {
                 Ok(()) => ResponseFuture::inner(self.inner.call(request)),
                 Err(rejection) => ResponseFuture::refused(Refusal::of(&request, rejection)),
             },
-            None => {
+            Err(text) => {
                 // The service that was polled ready is the one to call; its clone is left here.
                 let clone = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, clone);
-                let (policy, token) = (Arc::clone(policy), token.to_owned());
+                let (policy, token) = (Arc::clone(policy), text.to_owned());
                 ResponseFuture::waiting(async move {
                     let verdict = policy.verifier.verify(&token).await;
-                    let asked = policy.asked(&request);
-                    match policy.admit(asked, &mut request, verdict) {
+                    match policy.admit(policy.asked(&request), &mut request, verdict) {
                         Ok(()) => Ok(inner.call(request)),
                         Err(rejection) => Err(Refusal::of(&request, rejection)),
                     }
@@ -279,6 +269,15 @@ impl Policy {
     fn may_go_without(&self, asked: &Asked) -> bool {
         let is_anonymous = self.anonymous == Anonymous::Passes && self.table.is_none();
         is_anonymous || matches!(asked, Asked::Nothing)
+    }
+
+    fn refuse<B, F>(
+        &self,
+        request: &Request<B>,
+        rejection: impl FnOnce(Arc<Settings>) -> Rejection,
+    ) -> ResponseFuture<F> {
+        let rejection = rejection(Arc::clone(&self.settings));
+        ResponseFuture::refused(Refusal::of(request, rejection))
     }
 
     /// Gives the request its token, if that is good and enough.
