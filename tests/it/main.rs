@@ -25,5 +25,6 @@ mod support;
 mod telemetry;
 mod test_issuer;
 mod tidy;
+mod token_cache;
 mod user_pool;
 mod verify;
