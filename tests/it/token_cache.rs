@@ -1,0 +1,1344 @@
+//! Tokens that were verified before: whatever is remembered, the verdict is the one that a verifier
+//! without a memory gives. The metric of hits says where a verdict came from. The numbers are those
+//! of the inputs.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn, ready};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, LazyLock, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use allocation_counter::measure;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tonic::service::Interceptor;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_cognito::test_issuer::TokenBuilder;
+use tower_cognito::{
+    AccessToken, ClientIds, Jwks, JwksDocument, RefreshError, RefusalBody, Refused, Rejection,
+    RequireToken, Rules, TestIssuer, TokenInterceptor, UserPool, Verifier, VerifyError,
+    VerifyErrorKind as Kind, verify,
+};
+
+use super::promises::{
+    self, Dice, Fake, HOUR, Reply, both_sets, keys, ms, new_set, old_set, s, set, unknown,
+};
+use super::support::{CLIENT, issuer, machine, rules};
+
+/// Where a verdict came from.
+const HIT: bool = true;
+const MISS: bool = false;
+
+/// The `jti` of a token that was accepted, or why one was refused.
+type Verdict = Result<String, Kind>;
+
+/// Every way to show a token.
+#[derive(Clone, Copy, Debug)]
+enum Door {
+    TryVerify,
+    Verify,
+    Layer,
+    Interceptor,
+}
+
+impl Door {
+    const ALL: [Self; 4] = [Self::TryVerify, Self::Verify, Self::Layer, Self::Interceptor];
+
+    async fn asks(self, verifier: &Verifier, token: &str) -> Verdict {
+        match self {
+            Self::TryVerify => verdict(verifier.try_verify(token)),
+            Self::Verify => verdict(verifier.verify(token).await),
+            Self::Layer => by_layer(verifier, format!("Bearer {token}").as_bytes()).await,
+            Self::Interceptor => {
+                let mut call = tonic::Request::new(());
+                let value = format!("Bearer {token}").parse().unwrap();
+                call.metadata_mut().insert("authorization", value);
+                match TokenInterceptor::new(verifier.clone()).call(call) {
+                    Ok(call) => Ok(jti(call.extensions().get::<AccessToken>().unwrap())),
+                    Err(status) => {
+                        let source = std::error::Error::source(&status).unwrap();
+                        Err(kind(source.downcast_ref::<Rejection>().unwrap()))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The header may have any bytes.
+async fn by_layer(verifier: &Verifier, authorization: &[u8]) -> Verdict {
+    let seen = Arc::<Mutex<Option<Verdict>>>::default();
+    let (passed, refused) = (Arc::clone(&seen), Arc::clone(&seen));
+    let layer = RequireToken::new(verifier.clone()).refusal_body(move |rejection| {
+        *refused.lock().unwrap() = Some(Err(kind(rejection)));
+        RefusalBody::json(rejection)
+    });
+    let service = service_fn(move |request: Request<()>| {
+        *passed.lock().unwrap() = request.extensions().get::<AccessToken>().map(jti).map(Ok);
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+    });
+    let mut request = Request::new(());
+    let value = HeaderValue::from_bytes(authorization).unwrap();
+    request.headers_mut().insert(AUTHORIZATION, value);
+    layer.layer(service).oneshot(request).await.unwrap();
+    seen.lock().unwrap().take().unwrap()
+}
+
+/// What no reading makes a token of is refused before it comes to a verifier.
+fn kind(rejection: &Rejection) -> Kind {
+    rejection.verify_error().map_or(Kind::Malformed, VerifyError::kind)
+}
+
+fn verdict(result: Result<AccessToken, VerifyError>) -> Verdict {
+    result.map(|token| jti(&token)).map_err(|error| error.kind())
+}
+
+fn jti(token: &AccessToken) -> String {
+    token.jwt_id().unwrap().to_owned()
+}
+
+fn jti_in(token: &str) -> String {
+    let payload = URL_SAFE_NO_PAD.decode(parts(token)[1]).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+    claims["jti"].as_str().unwrap().to_owned()
+}
+
+fn parts(token: &str) -> [&str; 3] {
+    token.split('.').collect::<Vec<_>>().try_into().unwrap()
+}
+
+/// What comes of it, and how many verdicts were remembered ones.
+async fn counted<F: Future>(future: F) -> (F::Output, u64) {
+    let recorder = DebuggingRecorder::new();
+    let metrics = recorder.snapshotter();
+    let mut future = pin!(future);
+    let output =
+        poll_fn(|cx| metrics::with_local_recorder(&recorder, || future.as_mut().poll(cx))).await;
+    let hits = metrics.snapshot().into_vec().into_iter().map(|(key, _, _, value)| match value {
+        DebugValue::Counter(count) if key.key().name() == "cognito_token_cache_hits_total" => count,
+        _ => 0,
+    });
+    (output, hits.sum())
+}
+
+/// Shows the token at one door.
+async fn check_at(
+    door: Door,
+    name: &str,
+    verifier: &Verifier,
+    token: &str,
+    expected: Result<(), Kind>,
+    is_hit: bool,
+) {
+    let (verdict, hits) = counted(door.asks(verifier, token)).await;
+    let expected = expected.map(|()| jti_in(token));
+    assert_eq!(verdict, expected, "{name}, {door:?}");
+    assert_eq!(hits, u64::from(is_hit), "{name}, {door:?}: {verdict:?}, hits");
+}
+
+/// Shows the token once, to [`Verifier::try_verify`].
+async fn check(
+    name: &str,
+    verifier: &Verifier,
+    token: &str,
+    expected: Result<(), Kind>,
+    is_hit: bool,
+) {
+    check_at(Door::TryVerify, name, verifier, token, expected, is_hit).await;
+}
+
+/// Shows the token at every door.
+async fn check_everywhere(
+    name: &str,
+    verifier: &Verifier,
+    token: &str,
+    expected: Result<(), Kind>,
+    is_hit: bool,
+) {
+    for door in Door::ALL {
+        check_at(door, name, verifier, token, expected, is_hit).await;
+    }
+}
+
+/// Shows a good token until it is remembered.
+async fn remember(name: &str, verifier: &Verifier, token: &str) {
+    check(name, verifier, token, Ok(()), MISS).await;
+    check_everywhere(name, verifier, token, Ok(()), HIT).await;
+}
+
+fn fixed(rules: Rules) -> Verifier {
+    Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap()
+}
+
+/// A time of day that a test sets.
+#[derive(Clone)]
+struct Time(Arc<Mutex<SystemTime>>);
+
+impl Time {
+    fn new(seconds: u64) -> Self {
+        Self(Arc::new(Mutex::new(UNIX_EPOCH + s(seconds))))
+    }
+
+    fn set(&self, time: SystemTime) {
+        *self.0.lock().unwrap() = time;
+    }
+
+    fn clock(&self) -> impl Fn() -> SystemTime + Send + Sync + 'static {
+        let time = self.clone();
+        move || *time.0.lock().unwrap()
+    }
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// Texts that are almost this token, none of them one that was signed.
+fn near_misses(token: &str) -> Vec<(String, String)> {
+    let [header, payload, signature] = parts(token);
+    let other = machine("activity/*").claim("sub", "another").sign();
+    let [_, other_payload, other_signature] = parts(&other);
+    let forger = TestIssuer::new();
+    let forged = forger.machine_token(CLIENT).sign_texts(&text_of(header), &text_of(payload));
+    let [_, _, forged_signature] = parts(&forged);
+    let sampled = token.len() - 64..token.len() - 32;
+    let keep_sample = |text: &str| {
+        let mut text = text.to_owned();
+        text.replace_range(sampled.clone(), &token[sampled.clone()]);
+        text
+    };
+    let swapped = |from: usize, to: usize| {
+        let mut bytes = token.as_bytes().to_vec();
+        bytes.swap(from, to);
+        String::from_utf8(bytes).unwrap()
+    };
+    let filler = |character: char| character.to_string().repeat(signature.len());
+    let mut cases = vec![
+        ("the signature of another", format!("{header}.{payload}.{other_signature}")),
+        ("the payload of another", format!("{header}.{other_payload}.{signature}")),
+        ("a forger's signature", forged.clone()),
+        ("a forger's with the same sample", {
+            let signature = keep_sample(&forged);
+            assert_eq!(forged_signature.len(), parts(&signature)[2].len());
+            signature
+        }),
+        ("the same sample among A", keep_sample(&format!("{header}.{payload}.{}", filler('A')))),
+        ("another payload, the same sample", {
+            let claims = text_of(payload).replace(CLIENT, &CLIENT.to_uppercase());
+            let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+            keep_sample(&format!("{signed}.{}", filler('_')))
+        }),
+        ("the same sample and nothing else", keep_sample(&"x".repeat(token.len()))),
+        ("all but the header", format!("{}.{payload}.{signature}", header.to_lowercase())),
+        ("the first two parts", format!("{header}.{payload}")),
+        ("no signature", format!("{header}.{payload}.")),
+        ("one character more", format!("{token}A")),
+        ("padding", format!("{token}=")),
+        ("a dot more", format!("{token}.")),
+        ("a NUL more", format!("{token}\0")),
+        ("twice", format!("{token}{token}")),
+        ("upper case", token.to_uppercase()),
+        ("two characters of the signature swapped", swapped(token.len() - 4, token.len() - 300)),
+    ]
+    .into_iter()
+    .map(|(name, text)| (name.to_owned(), text))
+    .collect::<Vec<_>>();
+    for place in 0..token.len() {
+        cases.push((format!("the first {place}"), token[..place].to_owned()));
+        cases.push((format!("from {} on", place + 1), token[place + 1..].to_owned()));
+    }
+    let (rest, last) = token.split_at(token.len() - 1);
+    for character in ALPHABET.iter().map(|byte| char::from(*byte)) {
+        if !last.starts_with(character) {
+            cases.push((format!("{character} as the last"), format!("{rest}{character}")));
+        }
+    }
+    cases
+}
+
+fn text_of(part: &str) -> String {
+    String::from_utf8(URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn h093_what_is_almost_a_remembered_token_is_refused() {
+    let token = machine("activity/*").sign();
+    let verifier = fixed(rules());
+    remember("first", &verifier, &token).await;
+    let mut cases = 0;
+    for (name, text) in near_misses(&token) {
+        assert_ne!(text, token, "{name}");
+        let (verdict, hits) = counted(Door::TryVerify.asks(&verifier, &text)).await;
+        let fresh = verify(&text, &issuer().jwks(), &rules(), SystemTime::now());
+        assert_eq!(verdict.unwrap_err(), fresh.unwrap_err().kind(), "{name}");
+        assert_eq!(hits, 0, "{name}");
+        cases += 1;
+    }
+    assert!(cases > 1_500, "{cases}");
+    check_everywhere("still", &verifier, &token, Ok(()), HIT).await;
+}
+
+#[tokio::test]
+async fn h093_each_single_bit_of_a_remembered_token_counts() {
+    let token = machine("activity/*").sign();
+    let verifier = fixed(rules());
+    remember("first", &verifier, &token).await;
+    let (texts, hits) = counted(async {
+        let mut texts = 0;
+        let mut bytes = token.clone().into_bytes();
+        for place in 0..bytes.len() {
+            for bit in 0..8 {
+                bytes[place] ^= 1 << bit;
+                if let Ok(text) = str::from_utf8(&bytes) {
+                    texts += 1;
+                    assert!(verifier.try_verify(text).is_err(), "bit {bit} of {place}");
+                }
+                bytes[place] ^= 1 << bit;
+            }
+        }
+        texts
+    })
+    .await;
+    assert_eq!((texts, hits), (token.len() * 7, 0));
+    check_everywhere("still", &verifier, &token, Ok(()), HIT).await;
+}
+
+#[tokio::test]
+async fn h093_each_single_bit_of_a_remembered_token_counts_in_a_header_too() {
+    let token = machine("activity/*").sign();
+    let verifier = fixed(rules());
+    remember("first", &verifier, &token).await;
+    let prefix = b"Bearer ".len();
+    let (requests, hits) = counted(async {
+        let mut requests = 0;
+        let mut bytes = format!("Bearer {token}").into_bytes();
+        // Every other character, since the other test has them all.
+        for place in (prefix..bytes.len()).step_by(2) {
+            for bit in 0..8 {
+                bytes[place] ^= 1 << bit;
+                if HeaderValue::from_bytes(&bytes).is_ok() {
+                    requests += 1;
+                    assert!(by_layer(&verifier, &bytes).await.is_err(), "bit {bit} of {place}");
+                }
+                bytes[place] ^= 1 << bit;
+            }
+        }
+        requests
+    })
+    .await;
+    assert!(requests > token.len() * 3, "{requests}");
+    assert_eq!(hits, 0);
+    for (name, value) in [
+        ("a space after", format!("Bearer {token} ").into_bytes()),
+        ("a tab after", format!("Bearer {token}\t").into_bytes()),
+        ("a tab before", format!("Bearer \t{token}").into_bytes()),
+        ("not UTF-8 after", [b"Bearer ", token.as_bytes(), b"\xff"].concat()),
+        ("two tokens", format!("Bearer {token}, {token}").into_bytes()),
+    ] {
+        let (verdict, hits) = counted(by_layer(&verifier, &value)).await;
+        assert_eq!((verdict, hits), (Err(Kind::Malformed), 0), "{name}");
+    }
+}
+
+const EXP: u64 = 2_000_000_000;
+const NBF: u64 = EXP - 3_600;
+
+#[tokio::test]
+async fn h094_the_time_is_judged_anew_at_each_hit() {
+    let nbf = || machine("a/b").claim("nbf", NBF);
+    let nanosecond = Duration::from_nanos(1);
+    for leeway in [Duration::ZERO, s(60), s(300)] {
+        let (exp, nbf_time) = (UNIX_EPOCH + s(EXP), UNIX_EPOCH + s(NBF));
+        let times = [
+            exp - s(1),
+            exp - nanosecond,
+            exp,
+            exp + s(1),
+            exp + leeway - nanosecond,
+            exp + leeway,
+            exp + HOUR,
+            exp + s(1 << 40),
+            // The clock goes back.
+            exp - s(1_800),
+            nbf_time + s(1),
+            nbf_time,
+            nbf_time - nanosecond,
+            nbf_time - leeway,
+            nbf_time - leeway - nanosecond,
+            nbf_time - HOUR,
+            UNIX_EPOCH,
+            UNIX_EPOCH - s(1 << 33),
+            exp - s(1_800),
+        ];
+        for (name, token) in [
+            ("with nbf", nbf().claim("exp", EXP).sign()),
+            ("without nbf", machine("a/b").claim("exp", EXP).sign()),
+        ] {
+            let time = Time::new(EXP - 1_800);
+            let rules = rules().leeway(leeway);
+            let builder = Verifier::builder(rules.clone()).clock(time.clock());
+            let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+            remember(name, &verifier, &token).await;
+            for now in times {
+                let name = format!("{name}, leeway {leeway:?}, at {now:?}");
+                time.set(now);
+                let expected = if now >= exp + leeway {
+                    Err(Kind::Expired)
+                } else if name.starts_with("with nbf") && nbf_time > now + leeway {
+                    Err(Kind::NotYetValid)
+                } else {
+                    Ok(())
+                };
+                check_everywhere(&name, &verifier, &token, expected, HIT).await;
+                let judged = verify(&token, &issuer().jwks(), &rules, now);
+                assert_eq!(judged.map(drop).map_err(|error| error.kind()), expected, "{name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn h094_expiry_comes_before_the_applications_check_at_a_hit_too() {
+    let is_revoked = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_revoked);
+    let rules = rules().check(move |_| match seen.load(Ordering::SeqCst) {
+        true => Err(Refused::Revoked),
+        false => Ok(()),
+    });
+    let time = Time::new(EXP - 1);
+    let builder = Verifier::builder(rules.clone()).clock(time.clock());
+    let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+    let token = machine("a/b").claim("exp", EXP).sign();
+    remember("first", &verifier, &token).await;
+    is_revoked.store(true, Ordering::SeqCst);
+    check_everywhere("revoked", &verifier, &token, Err(Kind::Revoked), HIT).await;
+    let now = UNIX_EPOCH + s(EXP);
+    time.set(now);
+    check_everywhere("both", &verifier, &token, Err(Kind::Expired), HIT).await;
+    let judged = verify(&token, &issuer().jwks(), &rules, now);
+    assert_eq!(judged.unwrap_err().kind(), Kind::Expired);
+}
+
+/// The old key's ID with the new one's numbers.
+fn replaced_set() -> Reply {
+    let mut new: serde_json::Value = serde_json::from_str(&keys().new).unwrap();
+    let old: serde_json::Value = serde_json::from_str(&keys().old).unwrap();
+    new["kid"] = old["kid"].clone();
+    Reply::Set(set(&[&new.to_string(), &keys().new]))
+}
+
+/// What makes a verifier fetch.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    Asked,
+    Due,
+    UnknownKey,
+}
+
+impl Cause {
+    async fn comes(self, verifier: &Verifier) {
+        match self {
+            Self::Asked => verifier.refresh().await.unwrap(),
+            Self::Due => sleep(s(400)).await,
+            Self::UnknownKey => drop(verifier.verify(&unknown(1)).await),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h095_a_key_that_goes_takes_its_tokens_along() {
+    let (old, new) = (&keys().old_token, &keys().new_token);
+    for (reply, expected) in [(new_set(), Kind::UnknownKey), (replaced_set(), Kind::BadSignature)] {
+        for cause in [Cause::Asked, Cause::Due, Cause::UnknownKey] {
+            for door in Door::ALL {
+                let name = format!("{expected:?}, {cause:?}");
+                let fake = Fake::new(both_sets());
+                let verifier = fake.builder().connect().await.unwrap();
+                let sharer = verifier.with_rules(promises::rules()).unwrap();
+                for verifier in [&verifier, &sharer] {
+                    remember(&name, verifier, old).await;
+                    remember(&name, verifier, new).await;
+                }
+                fake.answers(reply.clone());
+                cause.comes(&verifier).await;
+                for verifier in [&verifier, &sharer] {
+                    // The first look after the swap is at this door.
+                    check_at(door, &name, verifier, old, Err(expected), MISS).await;
+                    check_everywhere(&name, verifier, old, Err(expected), MISS).await;
+                    remember(&name, verifier, new).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h095_a_key_that_comes_back_does_not_bring_its_tokens_back() {
+    let old = &keys().old_token;
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    remember("first", &verifier, old).await;
+    fake.answers(new_set());
+    verifier.refresh().await.unwrap();
+    // Not shown while its key is away, so nothing but the swap can have removed it.
+    fake.answers(old_set());
+    verifier.refresh().await.unwrap();
+    remember("again", &verifier, old).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn h095_the_same_keys_keep_their_tokens() {
+    let (old, new) = (&keys().old_token, &keys().new_token);
+    let fake = Fake::new(both_sets());
+    let verifier = fake.builder().connect().await.unwrap();
+    remember("old", &verifier, old).await;
+    remember("new", &verifier, new).await;
+    let unusable = r#"{"kty":"EC","kid":"ec","crv":"P-256"}"#;
+    let (old_key, new_key) = (&*keys().old, &*keys().new);
+    let spaced = set(&[old_key, new_key]).replace(',', " , ");
+    for (name, reply) in [
+        ("the same document", both_sets()),
+        ("another order", Reply::Set(set(&[new_key, old_key]))),
+        ("one twice", Reply::Set(set(&[old_key, old_key, new_key]))),
+        ("one more that can not be used", Reply::Set(set(&[old_key, unusable, new_key]))),
+        ("white space", Reply::Set(spaced)),
+        ("an outage", Reply::Status(503)),
+        ("no key set", Reply::Set("{}".to_owned())),
+        ("an empty set", Reply::Set(set(&[]))),
+        ("the same document again", both_sets()),
+    ] {
+        fake.answers(reply);
+        let before = fake.requests();
+        let _ = verifier.refresh().await;
+        assert!(fake.requests() > before, "{name}");
+        for token in [old, new] {
+            check_everywhere(name, &verifier, token, Ok(()), HIT).await;
+        }
+        sleep(HOUR).await;
+        assert!(fake.requests() > before + 10, "{name}");
+        for token in [old, new] {
+            check_everywhere(name, &verifier, token, Ok(()), HIT).await;
+        }
+    }
+    // One key more is another set: each token is verified once more.
+    fake.answers(Reply::Set(set(&[old_key, new_key, &keys().id])));
+    verifier.refresh().await.unwrap();
+    remember("old, one key more", &verifier, old).await;
+    remember("new, one key more", &verifier, new).await;
+}
+
+/// A check of the application's that stops where it is, once, until it is told to go on.
+struct Stop {
+    rules: Rules,
+    is_armed: Arc<AtomicBool>,
+    reached: tokio::sync::mpsc::UnboundedReceiver<()>,
+    go_on: std::sync::mpsc::Sender<()>,
+}
+
+impl Stop {
+    fn new() -> Self {
+        let (reach, reached) = tokio::sync::mpsc::unbounded_channel();
+        let (go_on, gone_on) = std::sync::mpsc::channel();
+        let gone_on = Mutex::new(gone_on);
+        let is_armed = Arc::new(AtomicBool::new(false));
+        let armed = Arc::clone(&is_armed);
+        let rules = promises::rules().check(move |_| {
+            if armed.swap(false, Ordering::SeqCst) {
+                reach.send(()).unwrap();
+                gone_on.lock().unwrap().recv().unwrap();
+            }
+            Ok(())
+        });
+        Self { rules, is_armed, reached, go_on }
+    }
+
+    /// Shows the token on a thread of its own, and does the other thing while it is judged there.
+    async fn meanwhile(
+        &mut self,
+        door: Door,
+        verifier: &Verifier,
+        token: &str,
+        other: impl Future<Output = ()>,
+    ) -> Verdict {
+        self.is_armed.store(true, Ordering::SeqCst);
+        let (verifier, token) = (verifier.clone(), token.to_owned());
+        let handle = Handle::current();
+        let asked = spawn_blocking(move || handle.block_on(door.asks(&verifier, &token)));
+        self.reached.recv().await.unwrap();
+        other.await;
+        self.go_on.send(()).unwrap();
+        asked.await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h095_what_is_verified_while_keys_are_swapped_does_not_count_after_it() {
+    let token = &keys().old_token;
+    for was_known in [false, true] {
+        for (reply, expected) in [
+            (new_set(), Err(Kind::UnknownKey)),
+            (replaced_set(), Err(Kind::BadSignature)),
+            (Reply::Set(set(&[&keys().old, &keys().id])), Ok(())),
+        ] {
+            for door in Door::ALL {
+                let name = format!("{expected:?}, {door:?}, known before: {was_known}");
+                let mut stop = Stop::new();
+                let fake = Fake::new(both_sets());
+                let builder = fake.builder_for(stop.rules.clone());
+                let verifier = builder.connect().await.unwrap();
+                if was_known {
+                    remember(&name, &verifier, token).await;
+                }
+                let swap = async {
+                    fake.answers(reply.clone());
+                    verifier.refresh().await.unwrap();
+                };
+                let verdict = stop.meanwhile(door, &verifier, token, swap).await;
+                assert_eq!(verdict, Ok(jti_in(token)), "{name}: the keys it began with");
+                check_at(door, &name, &verifier, token, expected, MISS).await;
+                check(&name, &verifier, token, expected, expected.is_ok()).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h095_what_is_verified_while_keys_go_and_come_back_does_not_count_after_it() {
+    let token = &keys().old_token;
+    for door in Door::ALL {
+        let mut stop = Stop::new();
+        let fake = Fake::new(both_sets());
+        let verifier = fake.builder_for(stop.rules.clone()).connect().await.unwrap();
+        let swaps = async {
+            for reply in [new_set(), both_sets()] {
+                fake.answers(reply);
+                verifier.refresh().await.unwrap();
+            }
+        };
+        let verdict = stop.meanwhile(door, &verifier, token, swaps).await;
+        assert_eq!(verdict, Ok(jti_in(token)), "{door:?}");
+        remember("there and back", &verifier, token).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h095_a_token_that_waited_for_its_key_is_remembered_with_that_key() {
+    for door in [Door::Verify, Door::Layer] {
+        let fake = Fake::new(old_set());
+        let verifier = fake.builder().connect().await.unwrap();
+        fake.takes(ms(300));
+        fake.answers(both_sets());
+        let token = &keys().new_token;
+        check_at(door, "waits", &verifier, token, Ok(()), MISS).await;
+        check_everywhere("waited", &verifier, token, Ok(()), HIT).await;
+        fake.answers(old_set());
+        verifier.refresh().await.unwrap();
+        check("its key is gone", &verifier, token, Err(Kind::UnknownKey), MISS).await;
+    }
+}
+
+#[tokio::test]
+async fn h096_rules_share_no_verdict() {
+    let token = machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]).sign();
+    let pool = || issuer().user_pool();
+    let time = Time::new(0);
+    let exp = SystemTime::now() + HOUR;
+    time.set(exp - s(1_000));
+    let token_that_ends = machine("a/b").expires_at(exp).sign();
+    let first = Verifier::builder(Rules::new(pool(), ClientIds::any()).leeway(s(300)))
+        .clock(time.clock())
+        .with_jwks(issuer().jwks())
+        .unwrap();
+    for (name, other, expected) in [
+        ("the same rules", Rules::new(pool(), ClientIds::any()), Ok(())),
+        ("this client", rules(), Ok(())),
+        ("another client", Rules::new(pool(), ClientIds::only(["x"])), Err(Kind::WrongClient)),
+        ("this audience", rules().audience("https://a"), Ok(())),
+        ("another audience", rules().audience("https://b"), Err(Kind::WrongAudience)),
+        ("its group", rules().groups(["g", "h"]), Ok(())),
+        ("another group", rules().groups(["h"]), Err(Kind::Forbidden)),
+        ("a check that refuses", rules().check(|_| Err(Refused::Revoked)), Err(Kind::Revoked)),
+    ] {
+        let first = first.with_rules(Rules::new(pool(), ClientIds::any())).unwrap();
+        let second = first.with_rules(other).unwrap();
+        remember(name, &first, &token).await;
+        check(name, &second, &token, expected, MISS).await;
+        check_everywhere(name, &second, &token, expected, expected.is_ok()).await;
+        check_everywhere(name, &first, &token, Ok(()), HIT).await;
+        check_everywhere(name, &first.clone(), &token, Ok(()), HIT).await;
+    }
+    // Each judges the time by its own leeway, at a hit as well.
+    let second = first.with_rules(rules()).unwrap();
+    remember("leeway", &first, &token_that_ends).await;
+    remember("no leeway", &second, &token_that_ends).await;
+    // Claims are in whole seconds.
+    time.set(exp + s(1));
+    check_everywhere("leeway", &first, &token_that_ends, Ok(()), HIT).await;
+    check_everywhere("no leeway", &second, &token_that_ends, Err(Kind::Expired), HIT).await;
+}
+
+#[tokio::test]
+async fn h096_verifiers_share_no_verdict() {
+    let token = machine("a/b").sign();
+    let (first, second) = (fixed(rules()), fixed(rules()));
+    remember("first", &first, &token).await;
+    remember("second", &second, &token).await;
+    // Other keys under the same issuer: what the first remembers is nothing to this one.
+    let other = Verifier::builder(rules()).with_jwks(TestIssuer::new().jwks()).unwrap();
+    check_everywhere("other keys", &other, &token, Err(Kind::UnknownKey), MISS).await;
+    check_everywhere("first", &first, &token, Ok(()), HIT).await;
+}
+
+/// Two pools of one verifier, with the same keys but for what a test changes.
+struct Pools {
+    verifier: Verifier,
+    sets: Arc<[Mutex<String>; 2]>,
+    time: Time,
+}
+
+const POOLS: [&str; 2] = ["https://blue.example/pool", "https://green.example/pool"];
+
+impl Pools {
+    async fn new(check: [bool; 2]) -> Self {
+        let sets = Arc::new([(); 2].map(|()| Mutex::new(set(&[&keys().old, &keys().new]))));
+        let served = Arc::clone(&sets);
+        let fetch = move |url: String| {
+            let pool = usize::from(!url.starts_with(POOLS[0]));
+            assert!(url.starts_with(POOLS[pool]));
+            let document = JwksDocument::new(served[pool].lock().unwrap().clone());
+            ready(Ok::<_, RefreshError>(document))
+        };
+        let [blue, green] = [0, 1].map(|pool| {
+            let rules = Rules::new(UserPool::from_issuer(POOLS[pool]).unwrap(), ClientIds::any());
+            // Only one of them has leeway.
+            let leeway = [Duration::ZERO, s(300)][pool];
+            let refused = if check[pool] { Ok(()) } else { Err(Refused::Forbidden) };
+            rules.leeway(leeway).check(move |_| refused)
+        });
+        let time = Time::new(EXP - 1_000);
+        let builder = Verifier::builder(blue).also(green).clock(time.clock()).fetch_with(fetch);
+        Self { verifier: builder.connect().await.unwrap(), sets, time }
+    }
+
+    fn token(pool: usize) -> String {
+        let token = keys().issuer.machine_token(CLIENT).claim("iss", POOLS[pool]);
+        token.claim("exp", EXP).sign()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h096_two_pools_of_one_verifier_share_no_verdict() {
+    let Pools { verifier, sets, time } = Pools::new([true, true]).await;
+    let [blue, green] = [Pools::token(0), Pools::token(1)];
+    for token in [&blue, &green] {
+        remember("both", &verifier, token).await;
+    }
+    // Each is judged by its own pool's rules.
+    time.set(UNIX_EPOCH + s(EXP));
+    check_everywhere("no leeway", &verifier, &blue, Err(Kind::Expired), HIT).await;
+    check_everywhere("leeway", &verifier, &green, Ok(()), HIT).await;
+    time.set(UNIX_EPOCH + s(EXP - 1_000));
+    // Each counts as long as its own pool has its keys.
+    for (pool, gone, kept) in [(1, &green, &blue), (0, &blue, &green)] {
+        *sets[pool].lock().unwrap() = set(&[&keys().old]);
+        verifier.refresh().await.unwrap();
+        check_everywhere("gone", &verifier, gone, Err(Kind::UnknownKey), MISS).await;
+        check_everywhere("kept", &verifier, kept, Ok(()), HIT).await;
+        *sets[pool].lock().unwrap() = set(&[&keys().old, &keys().new]);
+        verifier.refresh().await.unwrap();
+        remember("back", &verifier, gone).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h096_one_pools_check_says_nothing_about_the_other() {
+    for good in [0, 1] {
+        let Pools { verifier, .. } = Pools::new([good == 0, good == 1]).await;
+        let bad = 1 - good;
+        let name = format!("pool {good}");
+        remember(&name, &verifier, &Pools::token(good)).await;
+        check_everywhere(&name, &verifier, &Pools::token(bad), Err(Kind::Forbidden), MISS).await;
+    }
+}
+
+/// A good token of exactly this length.
+fn token_of_length(length: usize) -> String {
+    let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
+    let padded = |header: usize, payload: usize| {
+        machine("a/b").header("pad", "x".repeat(header)).claim("pad", "x".repeat(payload))
+    };
+    let (header, payload) = (padded(0, 0).header_json().len(), padded(0, 0).payload_json().len());
+    let signature = encoded(256);
+    let fits = |of_header: &usize, of_payload: &usize| {
+        encoded(header + of_header) + encoded(payload + of_payload) + 2 + signature == length
+    };
+    let pair = (0..4).find_map(|more| {
+        (0..length).find(|payload| fits(&more, payload)).map(|payload| (more, payload))
+    });
+    let (of_header, of_payload) = pair.unwrap();
+    let token = padded(of_header, of_payload).sign();
+    assert_eq!(token.len(), length);
+    token
+}
+
+#[tokio::test]
+async fn h097_a_token_over_8_kib_is_verified_each_time() {
+    let verifier = fixed(rules());
+    for length in [1_200, 8_191, 8_192] {
+        remember(&length.to_string(), &verifier, &token_of_length(length)).await;
+    }
+    for length in [8_193, 8_194, 12_000, 16_384] {
+        let token = token_of_length(length);
+        for _ in 0..2 {
+            check_everywhere(&length.to_string(), &verifier, &token, Ok(()), MISS).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn h097_a_cache_of_any_size_gives_the_same_verdicts() {
+    let tokens = [machine("a/b").sign(), issuer().user_token(CLIENT, "alice").sign()];
+    let bad = machine("a/b").claim("client_id", "another").sign();
+    for bytes in [1, 100, 1_024, 4_096, 1 << 20, usize::MAX] {
+        let builder = Verifier::builder(rules()).token_cache_bytes(bytes);
+        let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+        let (verdicts, hits) = counted(async {
+            let mut verdicts = Vec::new();
+            for _ in 0..3 {
+                for token in tokens.iter().chain([&bad]) {
+                    verdicts.push(Door::TryVerify.asks(&verifier, token).await);
+                }
+            }
+            verdicts
+        })
+        .await;
+        let [first, second] = [0, 1].map(|index| Ok(jti_in(&tokens[index])));
+        let round = [first, second, Err(Kind::WrongClient)];
+        assert_eq!(verdicts, [round.clone(), round.clone(), round].concat(), "{bytes}");
+        match bytes {
+            1 | 100 | 1_024 => assert_eq!(hits, 0, "{bytes}"),
+            4_096 => assert!(hits <= 4, "{bytes}: {hits}"),
+            _ => assert_eq!(hits, 4, "{bytes}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn h098_a_refused_token_is_not_remembered() {
+    let good = || machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]);
+    let time = Time::new(EXP - 1_000);
+    let is_revoked = Arc::new(AtomicBool::new(true));
+    let revoked = Arc::clone(&is_revoked);
+    let rules = rules().audience("https://a").groups(["g"]).check(move |token| {
+        match token.scopes().contains("revoked/x") && revoked.load(Ordering::SeqCst) {
+            true => Err(Refused::Revoked),
+            false => Ok(()),
+        }
+    });
+    let builder = Verifier::builder(rules).clock(time.clock());
+    let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+    let early = good().claim("nbf", EXP - 900).claim("exp", EXP).sign();
+    let refused = good().claim("scope", "revoked/x").claim("exp", EXP).sign();
+    let late = good().claim("exp", EXP - 1_000).sign();
+    let whole = good().claim("exp", EXP).sign();
+    let other = good().claim("exp", EXP).sign();
+    let lasting = |token: TokenBuilder| token.claim("exp", EXP).sign();
+    for (expected, token) in [
+        (Kind::NotYetValid, early.clone()),
+        (Kind::Revoked, refused.clone()),
+        (Kind::Expired, late.clone()),
+        (Kind::BadSignature, format!("{}.{}", whole.rsplit_once('.').unwrap().0, parts(&other)[2])),
+        (Kind::Forbidden, lasting(good().claim("cognito:groups", ["x"]))),
+        (Kind::InvalidClaim, lasting(good().without("sub"))),
+        (Kind::InvalidHeader, lasting(good().header("crit", ["x"]))),
+        (Kind::SenderConstrained, lasting(good().claim("cnf", "x"))),
+        (Kind::UnknownIssuer, lasting(good().claim("iss", "https://x"))),
+        (Kind::UnknownKey, lasting(good().header("kid", "x"))),
+        (Kind::WrongAudience, lasting(good().claim("aud", "https://b"))),
+        (Kind::WrongClient, lasting(good().claim("client_id", "another"))),
+        (Kind::WrongTokenUse, lasting(good().claim("token_use", "id"))),
+    ] {
+        let name = format!("{expected:?}");
+        for _ in 0..2 {
+            check_everywhere(&name, &verifier, &token, Err(expected), MISS).await;
+        }
+    }
+    // What can change for the better is then judged as if it had never been shown.
+    time.set(UNIX_EPOCH + s(EXP - 900));
+    remember("its time has come", &verifier, &early).await;
+    is_revoked.store(false, Ordering::SeqCst);
+    remember("no longer revoked", &verifier, &refused).await;
+    time.set(UNIX_EPOCH + s(EXP - 1_001));
+    remember("not expired yet", &verifier, &late).await;
+}
+
+#[tokio::test]
+async fn h098_the_applications_check_runs_once_at_every_hit() {
+    let (calls, answer) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::new(Ok(()))));
+    let (counter, said) = (Arc::clone(&calls), Arc::clone(&answer));
+    let rules = rules().check(move |token| {
+        assert_eq!(token.client_id(), CLIENT);
+        counter.fetch_add(1, Ordering::SeqCst);
+        *said.lock().unwrap()
+    });
+    let verifier = fixed(rules);
+    let token = machine("a/b").sign();
+    remember("first", &verifier, &token).await;
+    let mut expected = 1 + Door::ALL.len();
+    for (name, says, verdict) in [
+        ("forbidden", Err(Refused::Forbidden), Err(Kind::Forbidden)),
+        ("good", Ok(()), Ok(())),
+        ("revoked", Err(Refused::Revoked), Err(Kind::Revoked)),
+        ("good again", Ok(()), Ok(())),
+    ] {
+        *answer.lock().unwrap() = says;
+        check_everywhere(name, &verifier, &token, verdict, HIT).await;
+        expected += Door::ALL.len();
+        assert_eq!(calls.load(Ordering::SeqCst), expected, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h098_keys_that_are_too_old_count_for_no_remembered_token() {
+    for ahead in [0, 7_200] {
+        let fake = Fake::new(old_set());
+        let builder = || fake.builder().max_stale(HOUR);
+        let verifier = builder().connect().await.unwrap();
+        let forgetful = builder().token_cache_bytes(0).connect().await.unwrap();
+        let (token, name) = (&keys().old_token, format!("{ahead} s ahead"));
+        remember(&name, &verifier, token).await;
+        fake.answers(Reply::Status(503));
+        if ahead == 0 {
+            sleep(HOUR - s(1)).await;
+            check_everywhere("a second before", &verifier, token, Ok(()), HIT).await;
+            sleep(s(1)).await;
+        } else {
+            // As after a sleep of the machine: the time of day alone has gone on.
+            fake.set_ahead(ahead);
+        }
+        check_everywhere(&name, &verifier, token, Err(Kind::KeysUnavailable), HIT).await;
+        check_everywhere(&name, &forgetful, token, Err(Kind::KeysUnavailable), MISS).await;
+        for verifier in [&verifier, &forgetful] {
+            let pause = verifier.try_verify(token).unwrap_err().retry_after().unwrap();
+            assert!((s(1)..=s(30)).contains(&pause), "{name}: {pause:?}");
+        }
+        // The same keys again, and what they have verified counts again.
+        fake.answers(old_set());
+        verifier.refresh().await.unwrap();
+        check_everywhere(&name, &verifier, token, Ok(()), HIT).await;
+        // Other keys instead, and it does not.
+        fake.answers(new_set());
+        verifier.refresh().await.unwrap();
+        check_everywhere(&name, &verifier, token, Err(Kind::UnknownKey), MISS).await;
+    }
+}
+
+#[tokio::test]
+async fn h098_switched_off_nothing_is_remembered() {
+    let token = machine("a/b").sign();
+    let builder = Verifier::builder(rules()).token_cache_bytes(0);
+    let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+    for _ in 0..2 {
+        check_everywhere("off", &verifier, &token, Ok(()), MISS).await;
+        // Who shares the keys shares the setting as well.
+        let sharer = verifier.with_rules(rules()).unwrap();
+        check_everywhere("off for others", &sharer, &token, Ok(()), MISS).await;
+        check_everywhere("off for others", &sharer, &token, Ok(()), MISS).await;
+    }
+}
+
+#[test]
+fn h100_threads_get_the_claims_of_the_token_that_they_show() {
+    const THREADS: u64 = 4;
+
+    // Room for about half of them.
+    let builder = Verifier::builder(rules()).token_cache_bytes(32 * 1_024);
+    let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+    let good = (0..32).map(|number| {
+        let subject = format!("subject {number}");
+        let token = issuer().user_token(CLIENT, "alice").claim("sub", &subject).sign();
+        (token.clone(), Ok((subject, jti_in(&token))))
+    });
+    let good = good.collect::<Vec<_>>();
+    let bad = (0..8).map(|number: usize| {
+        let ([header, payload, _], other) = (parts(&good[number].0), parts(&good[number + 8].0));
+        (format!("{header}.{payload}.{}", other[2]), Err(Kind::BadSignature))
+    });
+    let tokens = bad.chain(good.iter().cloned()).collect::<Vec<_>>();
+    let start = Barrier::new(usize::try_from(THREADS).unwrap());
+    let hits = thread::scope(|scope| {
+        let threads = (0..THREADS).map(|seed| {
+            let (tokens, verifier, start) = (&tokens, &verifier, &start);
+            scope.spawn(move || {
+                let recorder = DebuggingRecorder::new();
+                let metrics = recorder.snapshotter();
+                metrics::with_local_recorder(&recorder, || {
+                    let mut dice = Dice(seed);
+                    start.wait();
+                    for _ in 0..1_500 {
+                        let index = usize::try_from(dice.below(40)).unwrap();
+                        let (token, expected) = &tokens[index];
+                        let said = verifier.try_verify(token);
+                        let said = said.map(|token| (token.subject().to_owned(), jti(&token)));
+                        assert_eq!(&said.map_err(|error| error.kind()), expected, "{index}");
+                    }
+                });
+                let counters = metrics.snapshot().into_vec().into_iter();
+                let hits = counters.map(|(key, _, _, value)| match value {
+                    DebugValue::Counter(count)
+                        if key.key().name() == "cognito_token_cache_hits_total" =>
+                    {
+                        count
+                    }
+                    _ => 0,
+                });
+                hits.sum::<u64>()
+            })
+        });
+        let threads = threads.collect::<Vec<_>>();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>()
+    });
+    // Some were remembered, and some had to go.
+    assert!((100..4_500).contains(&hits), "{hits}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn h100_after_a_swap_no_thread_gets_a_remembered_token_accepted() {
+    let fake = Fake::new(both_sets());
+    let verifier = fake.builder().connect().await.unwrap();
+    let is_swapped = Arc::new(AtomicBool::new(false));
+    let accepted = Arc::<AtomicUsize>::default();
+    let threads = (0..3).map(|_| {
+        let (verifier, is_swapped) = (verifier.clone(), Arc::clone(&is_swapped));
+        let accepted = Arc::clone(&accepted);
+        spawn_blocking(move || {
+            let mut after = 0;
+            while after < 50 {
+                // Before the token is shown, so that it is shown after the swap.
+                let is_over = is_swapped.load(Ordering::SeqCst);
+                match verifier.try_verify(&keys().old_token).map_err(|error| error.kind()) {
+                    Err(Kind::UnknownKey) => {}
+                    Ok(_) if !is_over => {
+                        accepted.fetch_add(1, Ordering::SeqCst);
+                    }
+                    other => panic!("after the swap: {is_over}, {other:?}"),
+                }
+                after += usize::from(is_over);
+            }
+        })
+    });
+    let threads = threads.collect::<Vec<_>>();
+    for round in 0..40 {
+        let before = accepted.load(Ordering::SeqCst);
+        while round % 2 == 0 && accepted.load(Ordering::SeqCst) == before {
+            tokio::task::yield_now().await;
+        }
+        fake.answers(if round % 2 == 0 { new_set() } else { both_sets() });
+        verifier.refresh().await.unwrap();
+    }
+    fake.answers(new_set());
+    verifier.refresh().await.unwrap();
+    is_swapped.store(true, Ordering::SeqCst);
+    for thread in threads {
+        thread.await.unwrap();
+    }
+    assert!(accepted.load(Ordering::SeqCst) >= 20);
+}
+
+// The header of the first token that a key set has verified is kept, and the same one is not read
+// again. Whatever comes after it must be judged as if it had come first.
+
+/// Headers, all under a good signature of the key whose ID is given, and what is wrong with them.
+fn headers() -> Vec<(&'static str, String, Result<(), Kind>)> {
+    let usual = machine("a/b").header_json();
+    let header: serde_json::Value = serde_json::from_str(&usual).unwrap();
+    let kid = header["kid"].as_str().unwrap();
+    let jwks = issuer().jwks();
+    let other = jwks.key_ids().find(|id| *id != kid).unwrap();
+    let all_escaped = kid.bytes().map(|byte| format!("\\u{byte:04x}")).collect::<String>();
+    let (first, rest) = kid.split_at(1);
+    let first_escaped = format!("\\u{:04X}{rest}", first.as_bytes()[0]);
+    let with = |more: &str| format!(r#"{{"kid":"{kid}","alg":"RS256",{more}}}"#);
+    let alg = |alg: &str| format!(r#"{{"kid":"{kid}","alg":{alg}}}"#);
+    let id = |id: &str| format!(r#"{{"kid":{id},"alg":"RS256"}}"#);
+    let header = Err(Kind::InvalidHeader);
+    let algorithm = Err(Kind::UnsupportedAlgorithm);
+    let malformed = Err(Kind::Malformed);
+    assert_eq!(usual, alg(r#""RS256""#));
+    vec![
+        ("usual", usual.clone(), Ok(())),
+        ("another order", format!(r#"{{"alg":"RS256","kid":"{kid}"}}"#), Ok(())),
+        ("spaces", usual.replace(':', " : "), Ok(())),
+        ("a space after", format!("{usual} "), Ok(())),
+        ("a space before", format!(" {usual}"), Ok(())),
+        ("one member more", with(r#""x":1"#), Ok(())),
+        ("typ JWT", with(r#""typ":"JWT""#), Ok(())),
+        ("typ at+jwt", with(r#""typ":"at+jwt""#), Ok(())),
+        ("typ application/at+jwt", with(r#""typ":"application/at+jwt""#), Ok(())),
+        ("typ JOSE", with(r#""typ":"JOSE""#), header),
+        ("typ number", with(r#""typ":1"#), header),
+        ("typ null", with(r#""typ":null"#), header),
+        ("a key of its own", with(r#""jwk":{"kty":"RSA"},"jku":"https://x""#), Ok(())),
+        ("crit", with(r#""crit":["exp"]"#), header),
+        ("crit empty", with(r#""crit":[]"#), header),
+        ("crit null", with(r#""crit":null"#), header),
+        ("b64", with(r#""b64":false"#), header),
+        ("zip", with(r#""zip":"DEF""#), header),
+        ("enc", with(r#""enc":"A128GCM""#), header),
+        ("alg none", alg(r#""none""#), algorithm),
+        ("alg RS384", alg(r#""RS384""#), algorithm),
+        ("alg RS257", alg(r#""RS257""#), algorithm),
+        ("alg HS256", alg(r#""HS256""#), algorithm),
+        ("alg rs256", alg(r#""rs256""#), algorithm),
+        ("alg null", alg("null"), algorithm),
+        ("alg escaped", alg(r#""\u0052S256""#), Ok(())),
+        ("no alg", format!(r#"{{"kid":"{kid}"}}"#), algorithm),
+        ("alg twice", with(r#""alg":"RS256""#), malformed),
+        ("kid twice", with(&format!(r#""kid":"{kid}""#)), malformed),
+        ("kid of the other key", id(&format!(r#""{other}""#)), Err(Kind::BadSignature)),
+        ("kid unknown", id(r#""unknown""#), Err(Kind::UnknownKey)),
+        ("kid longer", id(&format!(r#""{kid}=""#)), Err(Kind::UnknownKey)),
+        ("kid shorter", id(&format!(r#""{}""#, &kid[..kid.len() - 1])), Err(Kind::UnknownKey)),
+        ("kid empty", id(r#""""#), header),
+        ("kid too long", id(&format!(r#""{}""#, "k".repeat(257))), header),
+        ("kid a number", id("1"), header),
+        ("kid null", id("null"), header),
+        ("no kid", r#"{"alg":"RS256"}"#.to_owned(), header),
+        ("kid escaped", id(&format!(r#""{all_escaped}""#)), Ok(())),
+        ("kid escaped in part", id(&format!(r#""{first_escaped}""#)), Ok(())),
+        ("kid with its slashes escaped", usual.replace('/', r"\/"), Ok(())),
+        ("an array", format!("[{usual}]"), malformed),
+        ("a brace more", format!("{usual}}}"), malformed),
+        ("cut off", usual[..usual.len() - 1].to_owned(), malformed),
+        ("twice", usual.repeat(2), malformed),
+        ("no object", "null".to_owned(), malformed),
+    ]
+}
+
+#[test]
+fn h093_a_header_is_judged_the_same_whatever_came_before_it() {
+    let payload = machine("a/b").payload_json();
+    let cases = headers().into_iter().map(|(name, header, expected)| {
+        (name, machine("a/b").sign_texts(&header, &payload), expected)
+    });
+    let cases = cases.collect::<Vec<_>>();
+    assert!(cases.len() > 40);
+    let (rules, now) = (rules(), SystemTime::now());
+    let judged = |token: &str, jwks: &Jwks| {
+        verify(token, jwks, &rules, now).map(drop).map_err(|error| error.kind())
+    };
+    for (first, token, expected) in &cases {
+        let jwks = issuer().jwks();
+        assert_eq!(judged(token, &jwks), *expected, "{first}, first of all");
+        for (name, token, expected) in &cases {
+            assert_eq!(judged(token, &jwks), *expected, "{name} after {first}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn h093_a_verifier_judges_a_header_the_same_whatever_came_before_it() {
+    let payload = machine("a/b").payload_json();
+    let verifier = fixed(rules());
+    remember("usual", &verifier, &machine("a/b").sign()).await;
+    for (name, header, expected) in headers() {
+        let token = machine("a/b").sign_texts(&header, &payload);
+        check(name, &verifier, &token, expected, MISS).await;
+        check_everywhere(name, &verifier, &token, expected, expected.is_ok()).await;
+    }
+}
+
+#[test]
+fn h093_the_usual_header_under_another_signature_is_refused() {
+    let (rules, now) = (promises::rules(), UNIX_EPOCH + s(EXP));
+    let jwks = || Jwks::from_json(set(&[&keys().old, &keys().new])).unwrap();
+    let tokens = [&keys().old_token, &keys().new_token];
+    for first in tokens {
+        let jwks = jwks();
+        assert!(verify(first, &jwks, &rules, now).is_ok());
+        for token in tokens {
+            let [header, payload, signature] = parts(token);
+            assert!(verify(token, &jwks, &rules, now).is_ok(), "the other key's is as good");
+            for other in tokens {
+                let [other_header, other_payload, other_signature] = parts(other);
+                for (name, forged) in [
+                    ("header", format!("{other_header}.{payload}.{signature}")),
+                    ("payload", format!("{header}.{other_payload}.{signature}")),
+                    ("signature", format!("{header}.{payload}.{other_signature}")),
+                ] {
+                    let result = verify(&forged, &jwks, &rules, now);
+                    let expected = if other == token { Ok(()) } else { Err(Kind::BadSignature) };
+                    let result = result.map(drop).map_err(|error| error.kind());
+                    assert_eq!(result, expected, "the {name} of the other");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn h093_a_header_that_differs_in_one_character_is_judged_as_if_it_were_first() {
+    let (rules, now) = (rules(), SystemTime::now());
+    let token = machine("a/b").sign();
+    let (fresh, used) = (issuer().jwks(), issuer().jwks());
+    assert!(verify(&token, &used, &rules, now).is_ok());
+    let [header, payload, signature] = parts(&token);
+    let mut kinds = HashSet::new();
+    let mut judge = |name: &str, header: &str| {
+        let text = format!("{header}.{payload}.{signature}");
+        // It stays fresh, since it accepts none of them.
+        let first = verify(&text, &fresh, &rules, now).unwrap_err().kind();
+        let later = verify(&text, &used, &rules, now).unwrap_err().kind();
+        assert_eq!(later, first, "{name}: {header}");
+        kinds.insert(first);
+    };
+    for place in 0..header.len() {
+        let (before, after) = (&header[..place], &header[place + 1..]);
+        let now = header.as_bytes()[place];
+        for byte in ALPHABET.iter().chain(b".=+/ ").filter(|byte| **byte != now) {
+            judge("another character", &format!("{before}{}{after}", char::from(*byte)));
+        }
+        judge("one less", &format!("{before}{after}"));
+        judge("one more", &format!("{before}A{}{after}", char::from(now)));
+        judge("cut off", before);
+        judge("its end", after);
+    }
+    for more in ["A", "AA", "AAA", "AAAA", "IA", "="] {
+        judge("more", &format!("{header}{more}"));
+    }
+    for kind in [Kind::Malformed, Kind::UnsupportedAlgorithm, Kind::InvalidHeader, Kind::UnknownKey]
+    {
+        assert!(kinds.contains(&kind), "{kind:?}");
+    }
+}
+
+struct Vectors {
+    document: String,
+    rules: Rules,
+    now: SystemTime,
+    tokens: Vec<(String, String)>,
+}
+
+fn vectors() -> &'static Vectors {
+    static VECTORS: LazyLock<Vectors> = LazyLock::new(|| {
+        let text = include_str!("../vectors/tokens.json");
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let pool = UserPool::new(&text(&value["user_pool_id"])).unwrap();
+        let tokens = value["tokens"].as_array().unwrap().iter();
+        Vectors {
+            document: value["jwks"].to_string(),
+            rules: Rules::new(pool, ClientIds::only([text(&value["client_id"])])),
+            now: UNIX_EPOCH + s(value["now"].as_u64().unwrap()),
+            tokens: tokens.map(|token| (text(&token["name"]), text(&token["token"]))).collect(),
+        }
+    });
+    &VECTORS
+}
+
+/// All that a token says, or why it was refused.
+fn told(result: Result<AccessToken, VerifyError>) -> Result<String, Kind> {
+    let told = |token: AccessToken| {
+        let claims: serde_json::Value = token.deserialize_claims().unwrap();
+        let groups = token.groups().collect::<Vec<_>>();
+        format!(
+            "{token:?} {:?} {groups:?} {:?} {:?} {claims}",
+            token.scopes(),
+            token.username(),
+            token.jwt_id()
+        )
+    };
+    result.map(told).map_err(|error| error.kind())
+}
+
+#[test]
+fn h093_each_vector_is_judged_the_same_whatever_came_before_it() {
+    let Vectors { document, rules, now, tokens } = vectors();
+    let fresh = || Jwks::from_json(document).unwrap();
+    let first = tokens.iter().map(|(_, token)| told(verify(token, &fresh(), rules, *now)));
+    let first = first.collect::<Vec<_>>();
+    assert!(first.iter().filter(|verdict| verdict.is_ok()).count() > 20);
+    // One of each header that is accepted, to be the usual one.
+    let mut seen = HashSet::new();
+    let usual = tokens.iter().zip(&first).filter(|((_, token), verdict)| {
+        verdict.is_ok() && seen.insert(token.split('.').next().unwrap())
+    });
+    let usual = usual.map(|(token, _)| token).collect::<Vec<_>>();
+    assert!(usual.len() > 2, "{}", usual.len());
+    for (usual_name, usual) in usual {
+        let jwks = fresh();
+        assert!(verify(usual, &jwks, rules, *now).is_ok(), "{usual_name}");
+        for ((name, token), expected) in tokens.iter().zip(&first) {
+            let verdict = told(verify(token, &jwks, rules, *now));
+            assert_eq!(&verdict, expected, "{name} after {usual_name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn h093_each_vector_is_judged_the_same_when_it_is_shown_again() {
+    let Vectors { document, rules, now, tokens } = vectors();
+    let fresh = || Jwks::from_json(document).unwrap();
+    let builder = Verifier::builder(rules.clone()).clock(|| vectors().now);
+    let verifier = builder.with_jwks(fresh()).unwrap();
+    for round in 0..3 {
+        for (name, token) in tokens {
+            let (verdict, hits) = counted(async { told(verifier.try_verify(token)) }).await;
+            assert_eq!(verdict, told(verify(token, &fresh(), rules, *now)), "{name}");
+            let is_hit = round > 0 && verdict.is_ok() && token.len() <= 8_192;
+            assert_eq!(hits, u64::from(is_hit), "{name}, round {round}");
+        }
+    }
+}
+
+#[test]
+fn h093_a_header_is_not_kept_before_its_signature_is_good() {
+    let (rules, now) = (rules(), SystemTime::now());
+    let jwks = issuer().jwks();
+    let [one, two] = [machine("a/b").sign(), machine("a/b").sign()];
+    let forged = format!("{}.{}", one.rsplit_once('.').unwrap().0, parts(&two)[2]);
+    let mut verdict = None;
+    let counted = measure(|| verdict = Some(verify(&forged, &jwks, &rules, now)));
+    assert_eq!(verdict.unwrap().unwrap_err().kind(), Kind::BadSignature);
+    assert_eq!(counted.count_total, 0);
+}
+
+#[test]
+fn h098_a_hit_allocates_nothing() {
+    let time = Time::new(EXP - 1);
+    let groups = (0..100).map(|number| format!("group {number}")).collect::<Vec<_>>();
+    let rules = rules().leeway(s(1)).check(|token| match token.scopes().contains("revoked/x") {
+        true => Err(Refused::Revoked),
+        false => Ok(()),
+    });
+    let user = || issuer().user_token(CLIENT, "alice").claim("cognito:groups", &groups);
+    for (name, token) in [
+        ("a machine's", machine("activity/*")),
+        ("a user's", user()),
+        ("slashes escaped", user().escaped_slashes()),
+        ("of 5 KiB", machine("a/b").claim("x", "x".repeat(5_000))),
+    ] {
+        let token = token.claim("exp", EXP).sign();
+        let verifier = Verifier::builder(rules.clone()).clock(time.clock());
+        let verifier = verifier.with_jwks(issuer().jwks()).unwrap();
+        time.set(UNIX_EPOCH + s(EXP - 1));
+        let mut verdict = None;
+        let mut allocations = || measure(|| verdict = Some(verifier.try_verify(&token).is_ok()));
+        assert!(allocations().count_total >= 2, "{name}: the first is kept");
+        for _ in 0..3 {
+            assert_eq!(allocations().count_total, 0, "{name}");
+        }
+        time.set(UNIX_EPOCH + s(EXP + 1));
+        assert_eq!(allocations().count_total, 0, "{name}, expired");
+        assert_eq!(verdict, Some(false), "{name}");
+    }
+}
