@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use base64::Engine;
@@ -153,9 +153,14 @@ impl Jwks {
         self.keys.get(key_id)
     }
 
-    pub(crate) fn has_same_keys(&self, other: &Self) -> bool {
-        // Also of those that can not be used, so that what was said of them is said once.
-        self.keys == other.keys && self.skipped == other.skipped
+    /// The set to use after `before`: with the same keys it stays the same set, so that what was
+    /// verified with them stays verified.
+    pub(crate) fn after(self, before: &Arc<Self>) -> Arc<Self> {
+        match (self.keys == before.keys, self.skipped == before.skipped) {
+            (true, true) => Arc::clone(before),
+            (true, false) => Arc::new(Self { id: before.id, ..self }),
+            (false, _) => Arc::new(self),
+        }
     }
 
     pub(crate) fn skipped(&self) -> &[SkippedKey] {

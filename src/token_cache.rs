@@ -394,7 +394,8 @@ mod tests {
             let weight = Bytes.weight(&key, &value);
             let taken = u64::try_from(counted.bytes_current).unwrap();
             assert!(weight >= taken, "{name}: weighs {weight} and takes {taken}");
-            let allowed = taken + u64::try_from(2 * ENTRY_OVERHEAD).unwrap();
+            // What is allocated for each short text is not counted, but weighed.
+            let allowed = 2 * taken + u64::try_from(2 * ENTRY_OVERHEAD).unwrap();
             assert!(weight <= allowed, "{name}: weighs {weight} and takes {taken}");
         }
     }

@@ -511,9 +511,11 @@ impl AccessToken {
         let pieces =
             [Some(subject), Some(client_id), Some(scopes), username.as_ref(), jwt_id.as_ref()];
         let apart = pieces.into_iter().flatten().map(Piece::len_apart);
-        // What an allocator adds to a short text may be more than the text.
-        let of_group = size_of::<String>().saturating_add(32);
-        let of_groups = groups.iter().map(|group| group.len().saturating_add(of_group));
+        let of_groups = groups.iter().map(|group| {
+            // What an allocator adds to a short text may be more than the text.
+            let text = if group.is_empty() { 0 } else { group.len().saturating_add(32) };
+            text.saturating_add(size_of::<String>())
+        });
         apart
             .chain(of_groups)
             .fold(payload.len().saturating_add(size_of::<Verified>()), usize::saturating_add)

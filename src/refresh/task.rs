@@ -157,12 +157,7 @@ impl Task {
         self.key_set().refreshed(&before.jwks, &jwks, self.failures);
         self.failures = 0;
         self.is_stale = false;
-        // The same keys stay the same set, so that what was verified with them stays verified.
-        let jwks = if before.jwks.has_same_keys(&jwks) {
-            Arc::clone(&before.jwks)
-        } else {
-            Arc::new(jwks)
-        };
+        let jwks = jwks.after(&before.jwks);
         let wall = (self.shared.common.clock)();
         let origin = Origin::Fetched { monotonic: Instant::now(), wall };
         let interval = self.shared.common.interval;

@@ -1336,3 +1336,22 @@ async fn p20_that_the_budget_is_spent_is_said_at_most_once_in_half_a_minute() {
     assert!((5..=6).contains(&said.len()), "{} times in 180 s", said.len());
     assert!(!log.contains("unknown-"), "what a client sent is not logged");
 }
+
+/// A member that can not be used is told of once, however often the same set is fetched.
+#[tokio::test(start_paused = true)]
+async fn p20_what_can_not_be_used_is_logged_once_and_again_when_it_comes_back() {
+    let log = Log::of_this_thread();
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    let Reply::Set(plain) = old_set() else { panic!("a set") };
+    let mut set: serde_json::Value = serde_json::from_str(&plain).unwrap();
+    set["keys"].as_array_mut().unwrap().push(serde_json::json!({ "kty": "oct", "kid": "k" }));
+    for (document, refreshes) in [(set.to_string(), 5), (plain.clone(), 2), (set.to_string(), 3)] {
+        fake.answers(Reply::Set(document));
+        for _ in 0..refreshes {
+            verifier.refresh().await.unwrap();
+        }
+    }
+    let log = log.take();
+    assert_eq!(lines(&log, &[" WARN ", "a key of the set can not be used"]).len(), 2, "{log}");
+}
