@@ -1,0 +1,58 @@
+//! An axum server with one way of authorization, for `tests/run/load.sh`.
+//!
+//!     server none | cache-on | cache-off | tower-oauth2-resource-server | axum-jwt-auth
+//!
+//! Prints its URL and a token, a line for each, once it answers; and serves until it is killed.
+//! It has then been shown to answer 200 to that token, and 401 to it with a flipped bit in the
+//! signature.
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use axum_jwt_auth::Claims as AxumJwtAuth;
+use http::{Request, StatusCode};
+use neighbours::{
+    CACHE, Claims, Setting, axum_jwt_auth_decoder, install_providers, tower_oauth2_resource_server,
+};
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+use tower_cognito::RequireToken;
+
+#[tokio::main]
+async fn main() {
+    let mode = std::env::args().nth(1).expect("an argument says which mode");
+    install_providers();
+    let setting = Setting::new().await;
+    let app = app(&mode, &setting).await;
+
+    let with = |token: &str| {
+        let request = Request::builder().header("authorization", format!("Bearer {token}"));
+        app.clone().oneshot(request.body(Body::empty()).expect("a token is ASCII"))
+    };
+    let Ok(accepted) = with(&setting.token.text).await;
+    assert_eq!(accepted.status(), StatusCode::OK);
+    let Ok(refused) = with(&setting.token.flipped).await;
+    let expected = if mode == "none" { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+    assert_eq!(refused.status(), expected);
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    println!("http://{}/", listener.local_addr().expect("it is bound"));
+    println!("{}", setting.token.text);
+    axum::serve(listener, app).await.expect("it serves until it is killed");
+}
+
+async fn app(mode: &str, setting: &Setting) -> Router {
+    let plain = Router::new().route("/", get(|| async {}));
+    match mode {
+        "none" => plain,
+        "cache-on" => plain.layer(RequireToken::new(setting.verifier(CACHE))),
+        "cache-off" => plain.layer(RequireToken::new(setting.verifier(0))),
+        "tower-oauth2-resource-server" => {
+            plain.layer(tower_oauth2_resource_server(setting).await.into_layer())
+        }
+        "axum-jwt-auth" => Router::new()
+            .route("/", get(|_: AxumJwtAuth<Claims>| async {}))
+            .with_state(axum_jwt_auth_decoder(setting).await),
+        _ => panic!("no such mode: {mode}"),
+    }
+}

@@ -1,0 +1,150 @@
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::marker::PhantomData;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use jwt_authorizer::{AuthError, IntoLayer};
+use oauth_resource_server::http_layer::HttpAuthLayer;
+use tower::{Layer, Service};
+use tower_cognito::RequireToken;
+
+use crate::verifiers::{jwt_authorizer, oauth_resource_server, tower_oauth2_resource_server};
+use crate::{CACHE, Setting, Token, finish, version};
+
+/// A service that answers at once, and what is around it.
+pub trait Stack {
+    fn status(&mut self, request: Request<Body>) -> StatusCode;
+}
+
+/// One that is timed by what it adds to a request.
+pub struct Layered {
+    pub name: String,
+    pub token: Token,
+    pub stack: Box<dyn Stack>,
+    headers: HeaderMap,
+}
+
+impl Layered {
+    fn new(name: String, token: &Token, stack: impl Stack + 'static) -> Self {
+        let headers = headers(&token.text);
+        Self { name, token: token.clone(), stack: Box::new(stack), headers }
+    }
+
+    /// The request is made again each time, around the bare service too.
+    pub fn call(&mut self) -> bool {
+        let mut request = Request::new(Body::empty());
+        *request.headers_mut() = self.headers.clone();
+        self.stack.status(black_box(request)) == StatusCode::OK
+    }
+
+    pub fn shown(&mut self) {
+        let stack = &mut self.stack;
+        self.token.shown(&self.name, |token| {
+            let mut request = Request::new(Body::empty());
+            *request.headers_mut() = headers(token);
+            stack.status(request) == StatusCode::OK
+        });
+    }
+}
+
+fn headers(token: &str) -> HeaderMap {
+    let value = HeaderValue::try_from(format!("Bearer {token}")).expect("a token is ASCII");
+    HeaderMap::from_iter([(AUTHORIZATION, value)])
+}
+
+/// The bare service first, then `tower-cognito` with its cache off and on, then the neighbours.
+pub async fn layers(setting: &Setting) -> Vec<Layered> {
+    let named = |name: &str| format!("{name} {}", version(name, ""));
+    let token = &setting.token;
+    let bare = Bare::<Response<Body>>::default();
+
+    let mut all = vec![Layered::new("a bare service".to_owned(), token, bare.clone())];
+    for (cache, name) in [(0, "cache off"), (CACHE, "cache on, seen before")] {
+        let layer = RequireToken::new(setting.verifier(cache));
+        let name = format!("{}, {name}", named("tower-cognito"));
+        all.push(Layered::new(name, token, layer.layer(bare.clone())));
+    }
+    let layer = tower_oauth2_resource_server(setting).await.into_layer::<Body>();
+    let name = named("tower-oauth2-resource-server");
+    all.push(Layered::new(name, token, layer.layer(bare.clone())));
+    let layer = jwt_authorizer(setting).await.into_layer();
+    let service = layer.layer(Bare::<Answer>::default());
+    all.push(Layered::new(named("jwt-authorizer"), token, service));
+    let layer = HttpAuthLayer::builder().oauth(oauth_resource_server(setting)).build().unwrap();
+    let name = format!("{}, with aud", named("oauth-resource-server"));
+    all.push(Layered::new(name, &setting.token_with_audience, layer.layer(bare)));
+    all
+}
+
+impl<S, R> Stack for S
+where
+    S: Service<Request<Body>, Response = R, Error = Infallible>,
+    R: Answers,
+{
+    fn status(&mut self, request: Request<Body>) -> StatusCode {
+        let Ok(response) = finish(self.call(request));
+        response.status_code()
+    }
+}
+
+struct Bare<R>(PhantomData<fn() -> R>);
+
+impl<R> Clone for Bare<R> {
+    fn clone(&self) -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<R> Default for Bare<R> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<R: Default> Service<Request<Body>> for Bare<R> {
+    type Response = R;
+    type Error = Infallible;
+    type Future = Ready<Result<R, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        drop(black_box(request));
+        ready(Ok(R::default()))
+    }
+}
+
+/// What a [`Bare`] service can answer with.
+trait Answers {
+    fn status_code(&self) -> StatusCode;
+}
+
+impl<B> Answers for Response<B> {
+    fn status_code(&self) -> StatusCode {
+        self.status()
+    }
+}
+
+/// jwt-authorizer is built for axum 0.7, and wants a response that its refusals can become.
+#[derive(Default)]
+struct Answer(Response<Body>);
+
+impl Answers for Answer {
+    fn status_code(&self) -> StatusCode {
+        self.0.status()
+    }
+}
+
+impl From<AuthError> for Answer {
+    fn from(_: AuthError) -> Self {
+        let mut response = Response::default();
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        Self(response)
+    }
+}

@@ -1,0 +1,162 @@
+//! The neighbours, each set up as its documentation says, to verify one and the same token as
+//! `tower-cognito` does. What each of them checks is in the README of this folder.
+
+mod keys;
+mod layers;
+mod verifiers;
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use aws_lc_rs::rsa::PublicKeyComponents;
+use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
+use tower_cognito::{ClientIds, Rules, TestIssuer, Verifier};
+
+pub use crate::layers::{Layered, Stack, layers};
+pub use crate::verifiers::{
+    Neighbour, axum_jwt_auth_decoder, neighbours, tower_oauth2_resource_server,
+};
+
+pub const CLIENT: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
+pub const SCOPE: &str = "activity/*";
+pub const CACHE: usize = 8 * 1024 * 1024;
+
+/// What only a token that was made for a resource server (RFC 8707) has as its `aud`.
+pub const AUDIENCE: &str = "https://api.example.com";
+
+/// One issuer and what it signed, and its keys on this machine.
+pub struct Setting {
+    pub issuer: TestIssuer,
+    pub token: Token,
+    /// For the neighbour that refuses a token without `aud`.
+    pub token_with_audience: Token,
+    pub jwks_url: String,
+}
+
+/// A machine token, and the same with one bit of its signature flipped.
+#[derive(Clone)]
+pub struct Token {
+    pub text: String,
+    pub flipped: String,
+}
+
+impl Setting {
+    /// Serves the keys too, for as long as the runtime lives.
+    pub async fn new() -> Self {
+        let issuer = TestIssuer::new();
+        let machine = || issuer.machine_token(CLIENT).scope(SCOPE);
+        let token = Token::new(machine().sign());
+        let token_with_audience = Token::new(machine().claim("aud", AUDIENCE).sign());
+        let jwks_url = keys::serve(issuer.jwks_json()).await;
+        Self { issuer, token, token_with_audience, jwks_url }
+    }
+
+    pub fn verifier(&self, cache: usize) -> Verifier {
+        let rules = Rules::new(self.issuer.user_pool(), ClientIds::only([CLIENT]));
+        let builder = Verifier::builder(rules).token_cache_bytes(cache);
+        builder.with_jwks(self.issuer.jwks()).expect("the issuer's own keys")
+    }
+}
+
+impl Token {
+    fn new(text: String) -> Self {
+        let (rest, signature) = text.rsplit_once('.').expect("a token has a signature");
+        let mut signature = URL_SAFE_NO_PAD.decode(signature).expect("the issuer encoded it");
+        signature[100] ^= 1;
+        let flipped = format!("{rest}.{}", URL_SAFE_NO_PAD.encode(signature));
+        Self { text, flipped }
+    }
+
+    /// That it accepts the one and refuses the other.
+    #[track_caller]
+    pub fn shown(&self, name: &str, mut accepts: impl FnMut(&str) -> bool) {
+        assert!(accepts(&self.text), "{name} refuses the token");
+        assert!(!accepts(&self.flipped), "{name} accepts a flipped bit in the signature");
+        assert!(accepts(&self.text), "{name} refuses the token after another one");
+    }
+}
+
+/// The least that a verification can cost: the check of the signature with a parsed key.
+pub struct Floor {
+    key: ParsedPublicKey,
+    signing_input: String,
+    signature: Vec<u8>,
+}
+
+impl Floor {
+    pub fn new(setting: &Setting) -> Self {
+        let token = &setting.token.text;
+        let (signing_input, signature) = token.rsplit_once('.').unwrap();
+        let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+        let header: Value = serde_json::from_slice(&header).unwrap();
+        let jwks: Value = serde_json::from_str(&setting.issuer.jwks_json()).unwrap();
+        let key = jwks["keys"].as_array().unwrap().iter().find(|key| key["kid"] == header["kid"]);
+        let part = |name: &str| URL_SAFE_NO_PAD.decode(key.unwrap()[name].as_str().unwrap());
+        let components = PublicKeyComponents { n: part("n").unwrap(), e: part("e").unwrap() };
+        Self {
+            key: components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).unwrap(),
+            signing_input: signing_input.to_owned(),
+            signature: URL_SAFE_NO_PAD.decode(signature).unwrap(),
+        }
+    }
+
+    pub fn check(&self) -> bool {
+        self.key.verify_sig(self.signing_input.as_bytes(), &self.signature).is_ok()
+    }
+}
+
+/// What an application reads of a token. The two claims that are Cognito's own are checked while
+/// they are read: most neighbours have no earlier place for it, and it costs them the least.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Claims {
+    pub sub: String,
+    #[serde(deserialize_with = "access")]
+    pub token_use: String,
+    pub scope: String,
+    pub iss: String,
+    pub exp: u64,
+    #[serde(deserialize_with = "client")]
+    pub client_id: String,
+}
+
+fn access<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    equal("access", deserializer)
+}
+
+fn client<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    equal(CLIENT, deserializer)
+}
+
+fn equal<'de, D: Deserializer<'de>>(expected: &str, from: D) -> Result<String, D::Error> {
+    let value = String::deserialize(from)?;
+    if value == expected { Ok(value) } else { Err(de::Error::custom("another value")) }
+}
+
+/// A future that never waits: each neighbour has its keys by then.
+pub fn finish<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+/// jsonwebtoken takes the implementation of its algorithms from the process. With both features
+/// on, as they are in version 10 here, it panics at its first use unless one was chosen.
+pub fn install_providers() {
+    let installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    installed.expect("nothing has used jsonwebtoken 11 before");
+    let installed = jsonwebtoken_10::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    installed.expect("nothing has used jsonwebtoken 10 before");
+}
+
+/// The version of a dependency that was built in, where its version begins like this.
+pub fn version(name: &str, beginning: &str) -> String {
+    let entry = format!("name = \"{name}\"\nversion = \"{beginning}");
+    let lock = include_str!("../Cargo.lock");
+    let (_, rest) = lock.split_once(&entry).expect("it is a dependency");
+    format!("{beginning}{}", rest.split('"').next().unwrap_or_default())
+}

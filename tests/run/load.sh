@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# What authorization costs a server under load: an axum server on this machine, called by wrk,
+# without authorization, with tower-cognito, and with two of its neighbours.
+#
+#     tests/run/load.sh
+#     tests/run/load.sh --json FILE
+#
+# ROUNDS       how many rounds, 3 if it is not set
+# SECONDS_EACH how long each server is called in a round, 3 if it is not set
+# SERVER_BIN   the server of benches/neighbours, if it is built already
+#
+# The servers take turns, and the best of all rounds counts. wrk runs on the same processors, so
+# the requests per second are those of both; the processor time per request is the server's alone.
+# Needs bash 4.4 and wrk; as root on Debian it installs wrk if it is missing.
+set -euo pipefail
+shopt -s inherit_errexit
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+rounds=${ROUNDS:-3}
+seconds=${SECONDS_EACH:-3}
+json=
+if [[ ${1:-} == --json ]]; then
+    json=${2:?--json wants a file}
+elif (($#)); then
+    echo "usage: tests/run/load.sh [--json FILE]" >&2
+    exit 2
+fi
+
+if ! command -v wrk >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    install=(apt-get install --yes --quiet --no-install-recommends wrk)
+    if ((EUID != 0)) || ! command -v apt-get >/dev/null ||
+        ! { "${install[@]}" >/dev/null 2>&1 ||
+            { apt-get update --quiet >/dev/null && "${install[@]}" >/dev/null; }; }; then
+        echo "wrk is missing: apt-get install wrk" >&2
+        exit 1
+    fi
+fi
+
+server=${SERVER_BIN:-}
+if [[ -z $server ]]; then
+    manifest=benches/neighbours/Cargo.toml
+    cargo build --quiet --release --manifest-path "$manifest" --bin server
+    server=${CARGO_TARGET_DIR:-benches/neighbours/target}/release/server
+fi
+
+# ---- The servers -------------------------------------------------------------------------------
+
+modes=(none cache-on cache-off tower-oauth2-resource-server axum-jwt-auth)
+declare -A title=(
+    [none]='without authorization'
+    [cache-on]='tower-cognito, cache on'
+    [cache-off]='tower-cognito, cache off'
+    [tower-oauth2-resource-server]='tower-oauth2-resource-server'
+    [axum-jwt-auth]='axum-jwt-auth'
+)
+declare -A pids urls tokens
+
+# shellcheck disable=SC2317 # the trap calls it
+cleanup() {
+    for pid in "${pids[@]}"; do
+        kill -KILL "$pid" 2>/dev/null || true
+    done
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+for mode in "${modes[@]}"; do
+    exec {out}< <(exec "$server" "$mode")
+    pids[$mode]=$!
+    # It prints them when it answers, and nothing if it can not.
+    if ! { read -r "urls[$mode]" && read -r "tokens[$mode]"; } <&"$out"; then
+        echo "the server does not start: $server $mode" >&2
+        exit 1
+    fi
+done
+
+# ---- The calls ---------------------------------------------------------------------------------
+
+ticks_per_second=$(getconf CLK_TCK)
+
+# ticks PID: utime and stime, see proc(5). The name of the program, in parentheses, may hold
+# anything.
+ticks() {
+    local stat fields
+    stat=$(<"/proc/$1/stat")
+    read -ra fields <<<"${stat##*) }"
+    echo $((fields[11] + fields[12]))
+}
+
+# call MODE SECONDS: sets `per_second` and `microseconds`, the processor time of a request.
+call() {
+    local before after report requests
+    before=$(ticks "${pids[$1]}")
+    report=$(wrk --threads 1 --connections 16 --duration "${2}s" \
+        --header "Authorization: Bearer ${tokens[$1]}" "${urls[$1]}")
+    after=$(ticks "${pids[$1]}")
+    requests=$(sed -nE 's/^ *([0-9]+) requests in .*/\1/p' <<<"$report")
+    per_second=$(sed -nE 's/^Requests\/sec: *//p' <<<"$report")
+    if [[ -z $per_second || ${requests:-0} == 0 || $report == *Non-2xx* || $report == *Socket\ errors* ]]; then
+        printf '%s\n' "${title[$1]}:" "$report" >&2
+        exit 1
+    fi
+    microseconds=$(awk -v ticks=$((after - before)) -v hz="$ticks_per_second" -v n="$requests" \
+        'BEGIN { printf "%.2f", ticks / hz / n * 1e6 }')
+}
+
+declare -A most least
+for mode in "${modes[@]}"; do
+    call "$mode" 1
+done
+for ((round = 0; round < rounds; round++)); do
+    for mode in "${modes[@]}"; do
+        call "$mode" "$seconds"
+        most[$mode]=$(awk -v a="${most[$mode]:-0}" -v b="$per_second" 'BEGIN { print b > a ? b : a }')
+        least[$mode]=$(awk -v a="${least[$mode]:-1e9}" -v b="$microseconds" 'BEGIN { print b < a ? b : a }')
+    done
+done
+
+# ---- What came out -----------------------------------------------------------------------------
+
+printf '%-32s %12s %10s %18s %10s\n' "best of $rounds rounds of $seconds s" 'requests/s' 'to none' \
+    'CPU us per request' 'added'
+rows=()
+for mode in "${modes[@]}"; do
+    read -r ratio added < <(awk -v m="${most[$mode]}" -v m0="${most[none]}" \
+        -v l="${least[$mode]}" -v l0="${least[none]}" 'BEGIN { printf "%.3f %.2f\n", m / m0, l - l0 }')
+    printf '%-32s %12.0f %10s %18s %10s\n' "${title[$mode]}" "${most[$mode]}" "$ratio" \
+        "${least[$mode]}" "$added"
+    rows+=("$(printf '  {"name": "%s", "requests_per_second": %s, "to_none": %s, "cpu_us_per_request": %s, "cpu_us_added": %s}' \
+        "${title[$mode]}" "${most[$mode]}" "$ratio" "${least[$mode]}" "$added")")
+done
+if [[ -n $json ]]; then
+    separated=$(printf '%s,\n' "${rows[@]}")
+    printf '[\n%s\n]\n' "${separated%,}" >"$json"
+fi
