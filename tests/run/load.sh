@@ -98,7 +98,8 @@ call() {
     after=$(ticks "${pids[$1]}")
     requests=$(sed -nE 's/^ *([0-9]+) requests in .*/\1/p' <<<"$report")
     per_second=$(sed -nE 's/^Requests\/sec: *//p' <<<"$report")
-    if [[ -z $per_second || ${requests:-0} == 0 || $report == *Non-2xx* || $report == *Socket\ errors* ]]; then
+    if [[ -z $per_second || ${requests:-0} == 0 || $report == *Non-2xx* ||
+        $report == *"Socket errors"* ]]; then
         printf '%s\n' "${title[$1]}:" "$report" >&2
         exit 1
     fi
@@ -106,32 +107,40 @@ call() {
         'BEGIN { printf "%.2f", ticks / hz / n * 1e6 }')
 }
 
+# first ORDER NUMBER…: the least with an order of `-g`, the most with `-gr`.
+first() {
+    printf '%s\n' "${@:2}" | LC_ALL=C sort "$1" | sed -n 1p
+}
+
 declare -A most least
 for mode in "${modes[@]}"; do
-    call "$mode" 1
+    call "$mode" 1 # to warm up
 done
 for ((round = 0; round < rounds; round++)); do
     for mode in "${modes[@]}"; do
         call "$mode" "$seconds"
-        most[$mode]=$(awk -v a="${most[$mode]:-0}" -v b="$per_second" 'BEGIN { print b > a ? b : a }')
-        least[$mode]=$(awk -v a="${least[$mode]:-1e9}" -v b="$microseconds" 'BEGIN { print b < a ? b : a }')
+        most[$mode]=$(first -gr "$per_second" "${most[$mode]:-0}")
+        least[$mode]=$(first -g "$microseconds" "${least[$mode]:-$microseconds}")
     done
 done
 
 # ---- What came out -----------------------------------------------------------------------------
 
-printf '%-32s %12s %10s %18s %10s\n' "best of $rounds rounds of $seconds s" 'requests/s' 'to none' \
-    'CPU us per request' 'added'
+line='%-32s %12s %10s %18s %10s\n'
+# shellcheck disable=SC2059 # it is the same for all lines
+printf "$line" "best of $rounds rounds of $seconds s" 'requests/s' 'to none' 'CPU us/request' added
 rows=()
 for mode in "${modes[@]}"; do
-    read -r ratio added < <(awk -v m="${most[$mode]}" -v m0="${most[none]}" \
-        -v l="${least[$mode]}" -v l0="${least[none]}" 'BEGIN { printf "%.3f %.2f\n", m / m0, l - l0 }')
-    printf '%-32s %12.0f %10s %18s %10s\n' "${title[$mode]}" "${most[$mode]}" "$ratio" \
-        "${least[$mode]}" "$added"
-    rows+=("$(printf '  {"name": "%s", "requests_per_second": %s, "to_none": %s, "cpu_us_per_request": %s, "cpu_us_added": %s}' \
-        "${title[$mode]}" "${most[$mode]}" "$ratio" "${least[$mode]}" "$added")")
+    read -r ratio added < <(awk -v most="${most[$mode]}" -v most_bare="${most[none]}" \
+        -v least="${least[$mode]}" -v least_bare="${least[none]}" \
+        'BEGIN { printf "%.3f %.2f\n", most / most_bare, least - least_bare }')
+    # shellcheck disable=SC2059
+    printf "$line" "${title[$mode]}" "${most[$mode]%.*}" "$ratio" "${least[$mode]}" "$added"
+    members=("\"name\": \"${title[$mode]}\"" "\"requests_per_second\": ${most[$mode]}"
+        "\"to_none\": $ratio" "\"cpu_us_per_request\": ${least[$mode]}" "\"cpu_us_added\": $added")
+    rows+=("$(printf ', %s' "${members[@]}")")
 done
 if [[ -n $json ]]; then
-    separated=$(printf '%s,\n' "${rows[@]}")
+    separated=$(printf '  {%s},\n' "${rows[@]#, }")
     printf '[\n%s\n]\n' "${separated%,}" >"$json"
 fi

@@ -15,7 +15,7 @@ use allocation_counter::measure;
 use neighbours::{CACHE, Floor, Layered, Neighbour, Setting, layers, neighbours, version};
 use serde_json::json;
 
-const ROUNDS: u32 = 300;
+const ROUNDS: u32 = 1_000;
 
 fn main() {
     let args = std::env::args().collect::<Vec<_>>();
