@@ -21,7 +21,7 @@ use http_body_util::Full;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 use tonic::service::Interceptor;
 use tower::{Layer, ServiceExt, service_fn};
@@ -575,8 +575,11 @@ impl Stop {
         self.is_armed.store(true, Ordering::SeqCst);
         let (verifier, token) = (verifier.clone(), token.to_owned());
         let handle = Handle::current();
-        let asked = spawn_blocking(move || handle.block_on(door.asks(&verifier, &token)));
-        self.reached.recv().await.unwrap();
+        let mut asked = spawn_blocking(move || handle.block_on(door.asks(&verifier, &token)));
+        tokio::select! {
+            reached = self.reached.recv() => reached.unwrap(),
+            verdict = &mut asked => panic!("no check was made: {verdict:?}"),
+        }
         other.await;
         self.go_on.send(()).unwrap();
         asked.await.unwrap()
@@ -1043,6 +1046,7 @@ async fn h100_after_a_swap_no_thread_gets_a_remembered_token_accepted() {
     for round in 0..40 {
         let before = accepted.load(Ordering::SeqCst);
         while round % 2 == 0 && accepted.load(Ordering::SeqCst) == before {
+            assert!(!threads.iter().any(JoinHandle::is_finished), "one has failed");
             tokio::task::yield_now().await;
         }
         fake.answers(if round % 2 == 0 { new_set() } else { both_sets() });
