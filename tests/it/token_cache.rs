@@ -1017,28 +1017,39 @@ fn h100_threads_get_the_claims_of_the_token_that_they_show() {
     assert!((100..4_500).contains(&hits), "{hits}");
 }
 
+/// Tells the threads of a test that it is over, also if it has failed.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn h100_after_a_swap_no_thread_gets_a_remembered_token_accepted() {
     let fake = Fake::new(both_sets());
     let verifier = fake.builder().connect().await.unwrap();
     let is_swapped = Arc::new(AtomicBool::new(false));
+    let over = Over(Arc::default());
     let accepted = Arc::<AtomicUsize>::default();
     let threads = (0..3).map(|_| {
         let (verifier, is_swapped) = (verifier.clone(), Arc::clone(&is_swapped));
+        let is_over = Arc::clone(&over.0);
         let accepted = Arc::clone(&accepted);
         spawn_blocking(move || {
             let mut after = 0;
-            while after < 50 {
+            while after < 50 && !is_over.load(Ordering::SeqCst) {
                 // Before the token is shown, so that it is shown after the swap.
-                let is_over = is_swapped.load(Ordering::SeqCst);
+                let is_after = is_swapped.load(Ordering::SeqCst);
                 match verifier.try_verify(&keys().old_token).map_err(|error| error.kind()) {
                     Err(Kind::UnknownKey) => {}
-                    Ok(_) if !is_over => {
+                    Ok(_) if !is_after => {
                         accepted.fetch_add(1, Ordering::SeqCst);
                     }
-                    other => panic!("after the swap: {is_over}, {other:?}"),
+                    other => panic!("after the swap: {is_after}, {other:?}"),
                 }
-                after += usize::from(is_over);
+                after += usize::from(is_after);
             }
         })
     });
@@ -1051,6 +1062,9 @@ async fn h100_after_a_swap_no_thread_gets_a_remembered_token_accepted() {
         }
         fake.answers(if round % 2 == 0 { new_set() } else { both_sets() });
         verifier.refresh().await.unwrap();
+        let expected = if round % 2 == 0 { Err(Kind::UnknownKey) } else { Ok(()) };
+        let verdict = verifier.try_verify(&keys().old_token).map(drop);
+        assert_eq!(verdict.map_err(|error| error.kind()), expected, "round {round}");
     }
     fake.answers(new_set());
     verifier.refresh().await.unwrap();
