@@ -57,8 +57,8 @@
 //!   of revoked tokens goes.
 //! * **Withdrawn keys** are trusted until the next good refresh, 5 minutes at most unless set
 //!   while Cognito can be reached.
-//! * **A signature, twice:** a token that was verified is remembered, with the key set that verified
-//!   it ([`VerifierBuilder::token_cache_bytes`]); all else about it is judged at every request.
+//! * **A signature, twice:** a token that was verified is remembered, with the key set that
+//!   verified it ([`VerifierBuilder::token_cache_bytes`]); all else is judged at every request.
 //! * **Outages:** keys are used for 24 hours without a successful refresh; after that the answer
 //!   is 503, not 401.
 //! * **What follows the first byte:** a stream is judged once and may outlive its token.

@@ -41,11 +41,12 @@
 //!
 //! Paths are compared as they were sent, percent-encoding included, as axum's router does. A path
 //! that somebody who decodes it once could read in another way is refused, whatever the table says:
-//! with `//`, a `.` or `..` segment (also before a `;`), a backslash, `%2F`, `%2E`, `%5C`, a control
-//! character, an escape that is none, or a segment that spells one named in the table with other
-//! escapes. What a row with a wildcard covers begins below it: `/admin` and `/admin/` are refused by
-//! a table that names `/admin/{*rest}` alone, and never fall to a `/{*rest}`. A handler that decodes
-//! twice, folds case, or hands the path on to a server that does, must look at it itself.
+//! with `//`, a `.` or `..` segment (also before a `;`), a backslash, `%2F`, `%2E`, `%5C`, a
+//! control character, an escape that is none, or a segment that spells one named in the table with
+//! other escapes. What a row with a wildcard covers begins below it: `/admin` and `/admin/` are
+//! refused by a table that names `/admin/{*rest}` alone, and never fall to a `/{*rest}`. A handler
+//! that decodes twice, folds case, or hands the path on to a server that does, must look at it
+//! itself.
 //!
 //! The table sees the path that the layer sees, so it goes around the whole service:
 //!
