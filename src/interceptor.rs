@@ -31,6 +31,7 @@ use tonic::{Code, Request, Status};
 
 use crate::layer::{Credentials, RequireScope, Scheme, credentials};
 use crate::rejection::{Rejection, Settings};
+use crate::scope::Requirement;
 use crate::telemetry;
 use crate::verifier::Verifier;
 use crate::verify::AccessToken;
@@ -42,41 +43,37 @@ use crate::verify::AccessToken;
 #[must_use]
 pub struct TokenInterceptor {
     verifier: Verifier,
-    scope: Option<RequireScope>,
+    scope: RequireScope,
     settings: Arc<Settings>,
 }
 
 impl TokenInterceptor {
     /// Asks for a token that this verifier accepts.
     pub fn new(verifier: Verifier) -> Self {
-        Self { verifier, scope: None, settings: Arc::default() }
+        Self { verifier, scope: RequireScope::of(Requirement::none()), settings: Arc::default() }
     }
 
     /// Asks for a scope as well.
     pub fn require_scope(mut self, scope: RequireScope) -> Self {
-        self.scope = Some(scope);
+        self.scope = scope;
         self
     }
 
     fn check(&self, metadata: &MetadataMap) -> Result<AccessToken, Rejection> {
         let settings = || Arc::clone(&self.settings);
         let token = match credentials(metadata.as_ref(), Scheme::Bearer) {
-            Credentials::Bearer(token) => match token.text() {
-                Some(token) => self.verifier.try_verify(token),
-                None => return Err(Rejection::invalid_request(settings())),
-            },
-            Credentials::Malformed => return Err(Rejection::invalid_request(settings())),
+            Credentials::Bearer(token) => token.text(),
+            Credentials::Malformed => None,
             Credentials::None => return Err(Rejection::missing_token(settings())),
         };
-        let token = match token {
-            Ok(token) => token,
-            Err(error) => return Err(Rejection::token(error, settings())),
-        };
-        match self.scope.as_ref().map(RequireScope::requirement) {
-            Some(scope) if !scope.is_met_by(token.scopes()) => {
-                Err(Rejection::insufficient_scope(Arc::clone(scope), settings()))
-            }
-            _ => Ok(token),
+        let token = token.ok_or_else(|| Rejection::invalid_request(settings()))?;
+        let verified = self.verifier.try_verify(token);
+        let token = verified.map_err(|error| Rejection::token(error, settings()))?;
+        let scope = self.scope.requirement();
+        if scope.is_met_by(token.scopes()) {
+            Ok(token)
+        } else {
+            Err(Rejection::insufficient_scope(Arc::clone(scope), settings()))
         }
     }
 }

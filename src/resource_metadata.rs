@@ -51,7 +51,8 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ResourceMetadata {
-    document: Arc<Map<String, Value>>,
+    /// An object.
+    document: Arc<Value>,
     url: Arc<str>,
     path: Arc<str>,
 }
@@ -87,7 +88,7 @@ impl ResourceMetadata {
         let origin = resource.strip_suffix(&*path).unwrap_or(resource);
         let path = format!("{WELL_KNOWN}{}", if path == "/" { "" } else { &*path });
         let url = format!("{origin}{path}").into();
-        Ok(Self { document: Arc::new(document), url, path: path.into() })
+        Ok(Self { document: Arc::new(Value::Object(document)), url, path: path.into() })
     }
 
     /// The scopes that a client may ask for (`scopes_supported`).
@@ -96,12 +97,8 @@ impl ResourceMetadata {
     ///
     /// When there are none, or a text is not one scope.
     #[track_caller]
-    #[expect(clippy::panic, reason = "the scopes are literals in the caller's source")]
     pub fn scopes<'a>(self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        let scopes = match Requirement::all_of(scopes) {
-            Ok(scopes) => scopes,
-            Err(problem) => panic!("{problem}"),
-        };
+        let scopes = Requirement::literal(Requirement::all_of(scopes));
         let scopes = scopes.scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
         self.set("scopes_supported", scopes.into())
     }
@@ -122,7 +119,9 @@ impl ResourceMetadata {
     }
 
     fn set(mut self, member: &str, value: Value) -> Self {
-        Arc::make_mut(&mut self.document).insert(member.to_owned(), value);
+        if let Value::Object(document) = Arc::make_mut(&mut self.document) {
+            document.insert(member.to_owned(), value);
+        }
         self
     }
 }
@@ -137,21 +136,18 @@ impl<B> Service<Request<B>> for ResourceMetadata {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let document = Value::Object((*self.document).clone()).to_string();
-        let length = HeaderValue::from(document.len());
-        let (status, body) = match *request.method() {
-            Method::GET => (StatusCode::OK, document),
-            Method::HEAD => (StatusCode::OK, String::new()),
-            _ => (StatusCode::METHOD_NOT_ALLOWED, String::new()),
-        };
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        if status == StatusCode::OK {
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            headers.insert(CONTENT_LENGTH, length);
-        } else {
+        let mut response = Response::new(String::new());
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return ready(Ok(response));
+        }
+        let document = self.document.to_string();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(document.len()));
+        if request.method() == Method::GET {
+            *response.body_mut() = document;
         }
         ready(Ok(response))
     }

@@ -111,6 +111,21 @@ impl Requirement {
         Ok(Self::AnyIn(resource_server.into()))
     }
 
+    /// Of literals in the caller's source.
+    ///
+    /// # Panics
+    ///
+    /// When one of them is malformed.
+    #[track_caller]
+    #[expect(clippy::panic, reason = "it is the caller's source that is wrong")]
+    pub(crate) fn literal(requirement: Result<Self, InvalidScope>) -> Self {
+        // Not in a closure, which would hide where the caller is.
+        match requirement {
+            Ok(requirement) => requirement,
+            Err(problem) => panic!("{problem}"),
+        }
+    }
+
     /// The one rule.
     pub(crate) fn is_met_by(&self, granted: Scopes<'_>) -> bool {
         match self {

@@ -299,11 +299,6 @@ impl Verifier {
 
 impl Inner {
     fn pool_of(&self, issuer: &str) -> Result<(&Arc<str>, usize, &Pool), VerifyErrorKind> {
-        // Most verifiers have one pool, which a comparison finds sooner than a hash does.
-        if let [pool] = &*self.pools {
-            let trusted = pool.rules.trusted_issuer(issuer);
-            return trusted.map(|issuer| (issuer, 0, pool)).ok_or(VerifyErrorKind::UnknownIssuer);
-        }
         let known = self.by_issuer.get_key_value(issuer);
         known
             .and_then(|(issuer, index)| Some((issuer, *index, self.pools.get(*index)?)))
@@ -569,7 +564,7 @@ impl VerifierBuilder {
         let mut mistakes = Vec::new();
         let mut issuers = HashSet::new();
         for PoolSettings { rules, .. } in &self.pools {
-            let pool = rules.pool().issuers().first().map_or("", |issuer| &**issuer);
+            let pool = rules.pool().issuer();
             mistakes.extend(rules.mistakes().map(|mistake| format!("{pool}: {mistake}")));
             for issuer in rules.pool().issuers() {
                 if !issuers.insert(issuer) {

@@ -228,7 +228,7 @@ impl Rules {
         clients.into_iter().chain(leeway).chain(audience.map(|_| "audience is empty".to_owned()))
     }
 
-    pub(crate) fn trusted_issuer(&self, issuer: &str) -> Option<&Arc<str>> {
+    fn trusted_issuer(&self, issuer: &str) -> Option<&Arc<str>> {
         // Byte for byte (CVE-2024-53861): no prefix, no normalisation.
         self.pool.issuers().iter().find(|trusted| ***trusted == *issuer)
     }

@@ -10,7 +10,6 @@ use tower_service::Service;
 
 use super::Guarded;
 use super::response::{Refusal, ResponseBody, ResponseFuture};
-use crate::error::InvalidScope;
 use crate::rejection::{Rejection, Settings};
 use crate::scope::Requirement;
 use crate::telemetry;
@@ -36,7 +35,7 @@ impl RequireScope {
     /// When the text is not one scope; `"…".parse::<Scope>()` tells beforehand.
     #[track_caller]
     pub fn new(scope: &str) -> Self {
-        Self::literal(Requirement::all_of([scope]))
+        Self::of(Requirement::literal(Requirement::all_of([scope])))
     }
 
     /// Asks for at least one of these scopes, as API Gateway does where a method names several.
@@ -46,7 +45,7 @@ impl RequireScope {
     /// When there are none, or a text is not one scope.
     #[track_caller]
     pub fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::literal(Requirement::any_of(scopes))
+        Self::of(Requirement::literal(Requirement::any_of(scopes)))
     }
 
     /// Asks for all of these scopes.
@@ -56,7 +55,7 @@ impl RequireScope {
     /// When there are none, or a text is not one scope.
     #[track_caller]
     pub fn all_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::literal(Requirement::all_of(scopes))
+        Self::of(Requirement::literal(Requirement::all_of(scopes)))
     }
 
     /// Asks for any scope of this resource server: `any_in("activity")` is met by `activity/read`
@@ -68,7 +67,7 @@ impl RequireScope {
     /// When the text can not be the identifier of a resource server.
     #[track_caller]
     pub fn any_in(resource_server: &str) -> Self {
-        Self::literal(Requirement::any_in(resource_server))
+        Self::of(Requirement::literal(Requirement::any_in(resource_server)))
     }
 
     pub(crate) fn of(requirement: Requirement) -> Self {
@@ -78,15 +77,6 @@ impl RequireScope {
     #[cfg(feature = "tonic")]
     pub(crate) fn requirement(&self) -> &Arc<Requirement> {
         &self.requirement
-    }
-
-    #[track_caller]
-    #[expect(clippy::panic, reason = "the scopes are literals in the caller's source")]
-    fn literal(requirement: Result<Requirement, InvalidScope>) -> Self {
-        match requirement {
-            Ok(requirement) => Self::of(requirement),
-            Err(problem) => panic!("{problem}"),
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Each file of `src`, and the files whose items it may use.
 const MAY_USE: [(&str, &[&str]); 35] = [
@@ -14,14 +14,14 @@ const MAY_USE: [(&str, &[&str]); 35] = [
     ("extract", &["layer", "rejection", "telemetry", "verify"]),
     ("fetch", &["error", "jwks", "url"]),
     ("health", &[]),
-    ("interceptor", &["layer", "rejection", "telemetry", "verifier", "verify"]),
+    ("interceptor", &["layer", "rejection", "scope", "telemetry", "verifier", "verify"]),
     ("json", &[]),
     ("jwks", &["error", "json", "jws"]),
     ("jws", &["error", "json"]),
     ("layer", &["layer"]),
     ("layer/bearer", &[]),
     ("layer/form", &[]),
-    ("layer/require_scope", &["error", "layer", "rejection", "scope", "telemetry", "verify"]),
+    ("layer/require_scope", &["layer", "rejection", "scope", "telemetry", "verify"]),
     (
         "layer/require_token",
         &[
@@ -179,31 +179,41 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file of `src` by its name, without comments and without its tests.
-fn sources() -> BTreeMap<String, String> {
-    let mut sources = BTreeMap::new();
-    let mut folders = vec![root().join("src")];
+/// Every file below this folder.
+fn files_below(folder: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-                continue;
+            } else {
+                files.push(path);
             }
-            if path.extension().is_none_or(|extension| extension != "rs") {
-                continue;
-            }
-            let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-            let code = code
-                .lines()
-                .map(|line| line.split("//").next().unwrap())
-                .collect::<Vec<_>>()
-                .join("\n");
-            let name = path.strip_prefix(root().join("src")).unwrap().with_extension("");
-            let name = name.to_str().unwrap().replace('\\', "/").replace("/mod", "");
-            sources.insert(name, code);
         }
+    }
+    files
+}
+
+fn is_rust(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "rs")
+}
+
+/// Every file of `src` by its name, without comments and without its tests.
+fn sources() -> BTreeMap<String, String> {
+    let mut sources = BTreeMap::new();
+    for path in files_below("src").into_iter().filter(|path| is_rust(path)) {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let code = code
+            .lines()
+            .map(|line| line.split("//").next().unwrap())
+            .collect::<Vec<_>>()
+            .join("\n");
+        let name = path.strip_prefix(root().join("src")).unwrap().with_extension("");
+        let name = name.to_str().unwrap().replace('\\', "/").replace("/mod", "");
+        sources.insert(name, code);
     }
     assert!(sources.len() > 20, "the sources were not found");
     sources
@@ -255,34 +265,22 @@ const NAMED_BY_NOBODY: [&str; 4] =
 
 /// The code in the documentation, and the examples.
 fn example_code() -> String {
-    let mut code = String::new();
-    let mut folders = vec![root().join("src"), root().join("examples")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
+    let examples = files_below("examples").into_iter();
+    let mut code = examples.map(|path| fs::read_to_string(path).unwrap()).collect::<String>();
+    for path in files_below("src") {
+        let is_markdown = !is_rust(&path);
+        let mut is_code = false;
+        for line in fs::read_to_string(&path).unwrap().lines() {
+            let line = line.trim_start();
+            let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
+            let Some(doc) = doc.or(is_markdown.then_some(line)) else {
                 continue;
-            }
-            let text = fs::read_to_string(&path).unwrap();
-            if path.starts_with(root().join("examples")) {
-                code.push_str(&text);
-                continue;
-            }
-            let is_markdown = path.extension().is_some_and(|extension| extension == "md");
-            let mut is_code = false;
-            for line in text.lines() {
-                let line = line.trim_start();
-                let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
-                let Some(doc) = doc.or(is_markdown.then_some(line)) else {
-                    continue;
-                };
-                if doc.trim_start().starts_with("```") {
-                    is_code = !is_code;
-                } else if is_code {
-                    code.push_str(doc);
-                    code.push('\n');
-                }
+            };
+            if doc.trim_start().starts_with("```") {
+                is_code = !is_code;
+            } else if is_code {
+                code.push_str(doc);
+                code.push('\n');
             }
         }
     }
