@@ -5,78 +5,50 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::error::VerifyErrorKind;
-use crate::json;
+use crate::json::{self, Member};
 
-/// The claims that are read, each as its raw text; `None` is absent.
+/// The claims that are read.
 ///
 /// The payload is taken apart before its signature is checked, and only then judged: from here
 /// until then, nothing but the issuer may be asked for.
+#[derive(Default)]
 pub(crate) struct RawClaims<'a> {
-    issuer: Option<&'a RawValue>,
-    token_use: Option<&'a RawValue>,
-    client_id: Option<&'a RawValue>,
-    subject: Option<&'a RawValue>,
-    expires_at: Option<&'a RawValue>,
-    not_before: Option<&'a RawValue>,
-    issued_at: Option<&'a RawValue>,
-    audience: Option<&'a RawValue>,
-    confirmation: Option<&'a RawValue>,
-    scope: Option<&'a RawValue>,
-    username: Option<&'a RawValue>,
-    groups: Option<&'a RawValue>,
-    jwt_id: Option<&'a RawValue>,
+    issuer: Member<'a>,
+    token_use: Member<'a>,
+    client_id: Member<'a>,
+    subject: Member<'a>,
+    expires_at: Member<'a>,
+    not_before: Member<'a>,
+    issued_at: Member<'a>,
+    audience: Member<'a>,
+    confirmation: Member<'a>,
+    scope: Member<'a>,
+    username: Member<'a>,
+    groups: Member<'a>,
+    jwt_id: Member<'a>,
 }
 
 impl<'a> RawClaims<'a> {
     pub(crate) fn from_payload(payload: &'a str) -> Result<Self, VerifyErrorKind> {
-        let [
-            issuer,
-            token_use,
-            client_id,
-            subject,
-            expires_at,
-            not_before,
-            issued_at,
-            audience,
-            confirmation,
-            scope,
-            username,
-            groups,
-            jwt_id,
-        ] = json::read_object(
-            payload,
-            [
-                "iss",
-                "token_use",
-                "client_id",
-                "sub",
-                "exp",
-                "nbf",
-                "iat",
-                "aud",
-                "cnf",
-                "scope",
-                "username",
-                "cognito:groups",
-                "jti",
-            ],
-        )
-        .map_err(|_| VerifyErrorKind::Malformed)?;
-        Ok(Self {
-            issuer,
-            token_use,
-            client_id,
-            subject,
-            expires_at,
-            not_before,
-            issued_at,
-            audience,
-            confirmation,
-            scope,
-            username,
-            groups,
-            jwt_id,
+        json::read_object(payload, |claims: &mut Self, name| {
+            Some(match name {
+                "iss" => &mut claims.issuer,
+                "token_use" => &mut claims.token_use,
+                "client_id" => &mut claims.client_id,
+                "sub" => &mut claims.subject,
+                "exp" => &mut claims.expires_at,
+                "nbf" => &mut claims.not_before,
+                "iat" => &mut claims.issued_at,
+                "aud" => &mut claims.audience,
+                "cnf" => &mut claims.confirmation,
+                "scope" => &mut claims.scope,
+                "username" => &mut claims.username,
+                "cognito:groups" => &mut claims.groups,
+                "jti" => &mut claims.jwt_id,
+                _ => return None,
+            })
         })
+        .map_err(|_| VerifyErrorKind::Malformed)
     }
 
     /// The issuer, not yet trusted: it may only choose the keys to verify with.
@@ -131,14 +103,14 @@ fn audience(raw: &RawValue) -> Option<Vec<String>> {
 }
 
 fn required<'a, T>(
-    claim: Option<&'a RawValue>,
+    claim: Member<'a>,
     read: impl FnOnce(&'a RawValue) -> Option<T>,
 ) -> Result<T, VerifyErrorKind> {
     claim.and_then(read).ok_or(VerifyErrorKind::InvalidClaim)
 }
 
 fn optional<'a, T>(
-    claim: Option<&'a RawValue>,
+    claim: Member<'a>,
     read: impl FnOnce(&'a RawValue) -> Option<T>,
 ) -> Result<Option<T>, VerifyErrorKind> {
     claim.map(|raw| read(raw).ok_or(VerifyErrorKind::InvalidClaim)).transpose()

@@ -3,7 +3,7 @@
 //! Each key is parsed here, once, when the set is loaded; a request only uses it. A member of the
 //! set that can not be used is skipped alone, so that one odd key does not spoil the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,7 +15,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, KeyOperations, P
 use serde_json::value::RawValue;
 
 use crate::error::InvalidJwks;
-use crate::json;
+use crate::json::{self, Member};
 use crate::jws::MAX_KEY_ID_LEN;
 
 /// The longest document that is read, in bytes. Cognito's is about 1 KB.
@@ -38,15 +38,15 @@ const MAX_KEYS: usize = 100;
 /// [RFC 7517]: https://www.rfc-editor.org/rfc/rfc7517
 pub struct Jwks {
     id: KeySetId,
-    keys: HashMap<Box<str>, Key>,
+    keys: HashMap<Box<str>, Arc<Key>>,
     skipped: Vec<SkippedKey>,
     usual_header: OnceLock<UsualHeader>,
 }
 
-/// The header of the first token that these keys have verified, and the key ID that it names.
+/// The header of the first token that these keys have verified, and the key that it names.
 struct UsualHeader {
     encoded: Box<str>,
-    key_id: Box<str>,
+    key: Arc<Key>,
 }
 
 /// Which key set: each that is made in this process has another.
@@ -107,7 +107,7 @@ impl Jwks {
         }
 
         let keys: HashMap<_, _> =
-            by_id.into_iter().filter_map(|(id, key)| Some((id, key.ok()?))).collect();
+            by_id.into_iter().filter_map(|(id, key)| Some((id, Arc::new(key.ok()?)))).collect();
         if keys.is_empty() {
             return Err(InvalidJwks::new("it has no usable key"));
         }
@@ -129,27 +129,24 @@ impl Jwks {
         self.keys.keys().map(|id| &**id)
     }
 
-    /// Whether this is the whole header, as it was sent, of a token that these keys have verified.
-    pub(crate) fn is_usual(&self, encoded_header: &str) -> bool {
-        self.usual_header.get().is_some_and(|usual| *usual.encoded == *encoded_header)
-    }
-
-    /// The key that the usual header names.
-    pub(crate) fn usual_key(&self) -> Option<&Key> {
-        self.keys.get(&self.usual_header.get()?.key_id)
+    /// The key that this header names, if it is the same text, whole and as it was sent, as that
+    /// of a token that these keys have verified: then it passes every check again.
+    pub(crate) fn usual_key(&self, encoded_header: &str) -> Option<&Arc<Key>> {
+        let usual = self.usual_header.get()?;
+        (*usual.encoded == *encoded_header).then_some(&usual.key)
     }
 
     /// To be called with the header of a token whose signature is good.
-    pub(crate) fn set_usual(&self, encoded_header: &str, key_id: &str) {
+    pub(crate) fn set_usual(&self, encoded_header: &str, key: &Arc<Key>) {
         self.usual_header
-            .get_or_init(|| UsualHeader { encoded: encoded_header.into(), key_id: key_id.into() });
+            .get_or_init(|| UsualHeader { encoded: encoded_header.into(), key: Arc::clone(key) });
     }
 
     pub(crate) fn id(&self) -> KeySetId {
         self.id
     }
 
-    pub(crate) fn get(&self, key_id: &str) -> Option<&Key> {
+    pub(crate) fn get(&self, key_id: &str) -> Option<&Arc<Key>> {
         self.keys.get(key_id)
     }
 
@@ -246,7 +243,7 @@ impl Skip {
 
 fn members(document: &[u8]) -> Result<Vec<&RawValue>, InvalidJwks> {
     let text = std::str::from_utf8(document).map_err(|_| InvalidJwks::new("it is not UTF-8"))?;
-    let [keys] = json::read_object(text, ["keys"])
+    let keys: Member<'_> = json::read_object(text, |keys, name| (name == "keys").then_some(keys))
         .map_err(|_| InvalidJwks::new("it is not a JSON object"))?;
     let keys = keys.ok_or(InvalidJwks::new("it has no member `keys`"))?;
     if !keys.get().starts_with('[') {
@@ -259,34 +256,58 @@ fn members(document: &[u8]) -> Result<Vec<&RawValue>, InvalidJwks> {
 /// Reads one member: its ID, and the key under that ID if it can be used.
 ///
 /// jsonwebtoken's types read the values. They take `null` for absent, the last of two members of
-/// the same name, and do not show private parts; so each member is looked over first.
+/// the same name, and do not show private parts; so each member is looked over first. Whether they
+/// take a number that no `f64` holds depends on the features of serde_json; so they are shown
+/// nothing but what is needed.
 fn read_key(member: &RawValue) -> Result<(Box<str>, Result<Key, Skip>), Skip> {
-    let text = member.get();
-    let [kid, kty, n, e, alg, key_use, key_ops, d, p, q, dp, dq, qi, oth, k] = json::read_object(
-        text,
-        [
-            "kid", "kty", "n", "e", "alg", "use", "key_ops", "d", "p", "q", "dp", "dq", "qi",
-            "oth", "k",
-        ],
-    )
-    .map_err(|_| Skip::Malformed)?;
-    let key_id = kid
+    let JwkMembers { key_id, needed, private } =
+        json::read_object(member.get(), JwkMembers::place).map_err(|_| Skip::Malformed)?;
+    let key_id = key_id
         .and_then(json::string)
         .filter(|id| !id.is_empty() && id.len() <= MAX_KEY_ID_LEN)
         .ok_or(Skip::Malformed)?
         .into();
-    let is_private = [d, p, q, dp, dq, qi, oth, k].iter().any(Option::is_some);
-    let has_null =
-        [kty, n, e, alg, key_use, key_ops].iter().flatten().any(|value| value.get() == "null");
+    let needed = NEEDED.into_iter().zip(needed);
+    let needed =
+        needed.filter_map(|(name, value)| Some((name, value?))).collect::<BTreeMap<_, _>>();
+    let key_type = needed.get("kty").copied().and_then(json::string);
 
-    let key = if is_private {
+    let key = if private.iter().any(Option::is_some) {
         Err(Skip::Private)
-    } else if has_null {
+    } else if key_type.is_some_and(|key_type| key_type != "RSA") {
+        Err(Skip::OtherPurpose)
+    } else if needed.values().any(|value| value.get() == "null") {
         Err(Skip::Malformed)
     } else {
-        serde_json::from_str(text).map_err(|_| Skip::Malformed).and_then(rsa_key)
+        let text = serde_json::to_string(&needed).map_err(|_| Skip::Malformed);
+        text.and_then(|text| serde_json::from_str(&text).map_err(|_| Skip::Malformed))
+            .and_then(rsa_key)
     };
     Ok((key_id, key))
+}
+
+/// What matters of a JWK (RFC 7517 section 4, RFC 7518 section 6.3).
+#[derive(Default)]
+struct JwkMembers<'a> {
+    key_id: Member<'a>,
+    needed: [Member<'a>; NEEDED.len()],
+    private: [Member<'a>; PRIVATE.len()],
+}
+
+const NEEDED: [&str; 6] = ["kty", "n", "e", "alg", "use", "key_ops"];
+const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+impl<'a> JwkMembers<'a> {
+    fn place(&mut self, name: &str) -> Option<&mut Member<'a>> {
+        let is_it = |known: &&str| *known == name;
+        if name == "kid" {
+            Some(&mut self.key_id)
+        } else if let Some(index) = NEEDED.iter().position(is_it) {
+            self.needed.get_mut(index)
+        } else {
+            self.private.get_mut(PRIVATE.iter().position(is_it)?)
+        }
+    }
 }
 
 fn rsa_key(jwk: Jwk) -> Result<Key, Skip> {

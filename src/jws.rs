@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::error::VerifyErrorKind;
-use crate::json;
+use crate::json::{self, Member};
 
 pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
 pub(crate) const MAX_KEY_ID_LEN: usize = 256;
@@ -68,9 +68,20 @@ impl<'b> Header<'_, 'b> {
 /// `jku`, `x5u`, `jwk` and `x5c` are not read: a key that the token brings along proves nothing
 /// (RFC 8725 section 3.10).
 fn key_id_of(header: &str) -> Result<Cow<'_, str>, VerifyErrorKind> {
-    let [alg, kid, typ, crit, b64, zip, enc] =
-        json::read_object(header, ["alg", "kid", "typ", "crit", "b64", "zip", "enc"])
-            .map_err(|_| VerifyErrorKind::Malformed)?;
+    let Parameters { alg, kid, typ, crit, b64, zip, enc } =
+        json::read_object(header, |parameters: &mut Parameters<'_>, name| {
+            Some(match name {
+                "alg" => &mut parameters.alg,
+                "kid" => &mut parameters.kid,
+                "typ" => &mut parameters.typ,
+                "crit" => &mut parameters.crit,
+                "b64" => &mut parameters.b64,
+                "zip" => &mut parameters.zip,
+                "enc" => &mut parameters.enc,
+                _ => return None,
+            })
+        })
+        .map_err(|_| VerifyErrorKind::Malformed)?;
     // RFC 8725 section 3.1: the algorithm is ours to choose, the token may only agree.
     if alg.and_then(json::string).as_deref() != Some("RS256") {
         return Err(VerifyErrorKind::UnsupportedAlgorithm);
@@ -87,6 +98,18 @@ fn key_id_of(header: &str) -> Result<Cow<'_, str>, VerifyErrorKind> {
     kid.and_then(json::string)
         .filter(|id| !id.is_empty() && id.len() <= MAX_KEY_ID_LEN)
         .ok_or(VerifyErrorKind::InvalidHeader)
+}
+
+/// The header parameters (RFC 7515 section 4.1) that are read.
+#[derive(Default)]
+struct Parameters<'a> {
+    alg: Member<'a>,
+    kid: Member<'a>,
+    typ: Member<'a>,
+    crit: Member<'a>,
+    b64: Member<'a>,
+    zip: Member<'a>,
+    enc: Member<'a>,
 }
 
 /// RFC 7515 section 4.1.9: a media type, whose `application/` may be left out.

@@ -96,23 +96,16 @@ fn verify_with<'r, K: Deref<Target = Jwks>>(
         Ok(raw) => raw.issuer().map_err(VerifyError::from).and_then(|issuer| choose(&issuer)),
         Err(malformed) => Err((*malformed).into()),
     };
-    // A key's tokens all have the same header. One that is the same text, whole, as that of a token
-    // that these keys have verified passes every check again, and names the same key.
-    let is_usual = chosen.as_ref().is_ok_and(|chosen| chosen.keys.is_usual(encoded_header));
-    let key_id = if is_usual { None } else { Some(header.key_id()?) };
+    // All tokens of a key have the same header, so it is usually one that need not be read again.
+    let usual = chosen.as_ref().ok().and_then(|chosen| chosen.keys.usual_key(encoded_header));
+    let key_id = if usual.is_some() { None } else { Some(header.key_id()?) };
     let raw = raw?;
-    let Jurisdiction { rules, issuer, keys } = chosen?;
-    let key = match &key_id {
-        Some(key_id) => keys.get(key_id),
-        None => keys.usual_key(),
-    };
-    let key = key.ok_or(VerifyErrorKind::UnknownKey)?;
+    let Jurisdiction { rules, issuer, keys } = chosen.as_ref().map_err(VerifyError::clone)?;
+    let key = usual.or_else(|| keys.get(key_id.as_deref()?)).ok_or(VerifyErrorKind::UnknownKey)?;
     if !key.verifies(signing_input.as_bytes(), signature) {
         return Err(VerifyErrorKind::BadSignature.into());
     }
-    if let Some(key_id) = &key_id {
-        keys.set_usual(encoded_header, key_id);
-    }
+    keys.set_usual(encoded_header, key);
 
     // From here on the pool itself says what stands in the token.
     let claims = raw.typed()?;
