@@ -30,6 +30,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
 use serde_json::Value;
+use tokio::runtime::{self, Runtime};
 use tower::{Service, ServiceBuilder};
 use tower_cognito::{
     ClientIds, Jwks, JwksDocument, RefreshError, RequireScope, RequireToken, Rules, TestIssuer,
@@ -75,6 +76,7 @@ struct Setting {
     flipped: String,
     key: ParsedPublicKey,
     signature: Vec<u8>,
+    runtime: Runtime,
 }
 
 impl Setting {
@@ -96,7 +98,8 @@ impl Setting {
         let key = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).unwrap();
         let authorization = format!("Bearer {token}").parse().unwrap();
         let headers = HeaderMap::from_iter([(AUTHORIZATION, authorization)]);
-        Self { issuer, token, headers, flipped, key, signature }
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self { issuer, token, headers, flipped, key, signature, runtime }
     }
 
     fn signing_input(&self) -> &[u8] {
@@ -115,8 +118,15 @@ impl Setting {
         Verifier::builder(self.rules()).token_cache_bytes(cache)
     }
 
+    /// With keys that are refreshed, as a service has them.
     fn verifier(&self, cache: usize) -> Verifier {
-        let verifier = self.builder(cache).with_jwks(self.issuer.jwks()).unwrap();
+        let document = self.issuer.jwks_json();
+        let fetch = move |_: String| {
+            let document = document.clone();
+            async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
+        };
+        let verifier = self.builder(cache).fetch_with(fetch).connect();
+        let verifier = self.runtime.block_on(verifier).unwrap();
         self.shown_to_refuse(&verifier);
         verifier
     }
@@ -338,7 +348,7 @@ impl Report {
     fn many(&mut self, setting: &Setting) {
         let token = &setting.token;
         let few = setting.verifier(0);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let pools = runtime.block_on(async {
             let mut builder = setting.builder(0);
             for pool in 1..1_000 {
@@ -416,11 +426,8 @@ impl Report {
     /// The slowest of a thousand, while another pool's keys are swapped each millisecond.
     fn swaps(&mut self, setting: &Setting) {
         let token = &setting.token;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime =
+            runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let sets = [TestIssuer::new().jwks_json(), TestIssuer::new().jwks_json()];
         let mine = setting.issuer.jwks_json();
         let turn = Arc::new(std::sync::atomic::AtomicUsize::new(0));

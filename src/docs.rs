@@ -3,6 +3,7 @@
 //! * [Where the layers go](layers): each placement in an axum router, and what it leaves open.
 //! * [What clients see](refusals): each refusal as `curl -i` shows it, and as gRPC clients do.
 //! * [When Cognito is down](outage): what happens minute by minute, and what to set.
+//! * [What it costs](cost): beside the bare signature check, and beside other crates.
 //! * [Observability](observability): log events, span fields, metrics, readiness.
 //! * [Design](design): the code map, the invariants, and why.
 
@@ -16,6 +17,13 @@ pub mod refusals {
 
 pub mod outage {
     #![doc = include_str!("docs/outage.md")]
+}
+
+pub mod cost {
+    //! What a verification costs: beside the bare signature check, beside other crates, and a month.
+    //!
+    #![doc = include_str!("docs/cost.svg")]
+    #![doc = include_str!("docs/cost.md")]
 }
 
 pub mod observability {

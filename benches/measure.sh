@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Measures all that the page "What it costs" tells, and writes it to benches/results/.
+#
+#     benches/measure.sh && benches/report.py
+#
+# It takes about ten minutes, on a machine that has nothing else to do. The bench runs twice: what
+# holds once may be luck. benches/report.py makes the page's tables and its chart of the results.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+results=$PWD/benches/results
+mkdir -p "$results"
+
+field() {
+    lscpu | sed -nE "s/^$1: +//p" | sed -n 1p
+}
+cat >"$results/machine.json" <<JSON
+{
+  "processor": "$(field 'Model name'), $(nproc) cores, $(field 'L1d cache' | sed 's/ (.*//') of L1 data in all",
+  "system": "$(uname -sm), $(rustc --version | cut -d' ' -f1,2)",
+  "commit": "$(git rev-parse --short HEAD)",
+  "date": "$(date --utc +%F)"
+}
+JSON
+
+# A row that misses its target is told by the page, and is no reason to stop here.
+for run in 1 2; do
+    cargo bench --quiet --bench cost -- --json "$results/cost-$run.json" ||
+        [[ $results/cost-$run.json -nt $results/machine.json ]]
+done
+cargo run --quiet --release --manifest-path benches/neighbours/Cargo.toml -- \
+    --json "$results/neighbours.json"
+tests/run/load.sh --json "$results/load.json"
