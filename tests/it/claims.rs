@@ -1,4 +1,5 @@
-//! Claims as the application reads them, and checks of its own.
+//! Claims as the application reads them, and checks of its own. A number in a name is that of the
+//! hostile input.
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
@@ -193,7 +194,7 @@ fn verdict(rules: Rules, token: &TokenBuilder, expected: Option<VerifyErrorKind>
 }
 
 #[test]
-fn one_group_of_those_named_is_enough() {
+fn h044_one_group_of_those_named_is_enough() {
     let rules = || rules().groups(["readers", "writers"]);
     let user = || issuer().user_token(CLIENT, "alice");
     let with = |groups: Value| user().claim("cognito:groups", groups);

@@ -1124,8 +1124,22 @@ async fn with_a_scope_table_it_is_the_public_rows_that_may_go_without_a_token() 
     }
 }
 
-/// Through `RequireToken` alone, by the layers and over HTTP/1.1.
+/// Through `RequireToken` alone, by the layers and over HTTP/1.1, and by the interceptor.
 async fn check_everywhere(name: &str, authorization: Vec<HeaderValue>, outcome: Outcome) {
+    let sent = post(&authorization, "application/grpc");
+    let metadata = MetadataMap::from_headers(sent.headers().clone());
+    let call = tonic::Request::from_parts(metadata, Extensions::new(), ());
+    match (TokenInterceptor::new(verifier()).call(call), &outcome) {
+        (Ok(call), Passes(client)) => {
+            let token = call.extensions().get::<AccessToken>();
+            assert_eq!(token.map(AccessToken::client_id), *client, "{name}");
+        }
+        (Err(status), Fails(row)) => {
+            assert_eq!(status.code() as i32, row.grpc_status, "{name}");
+            assert_eq!(status.message(), row.grpc_message, "{name}");
+        }
+        (answer, _) => panic!("{name}: the interceptor says {answer:?}"),
+    }
     for transport in [Transport::Direct, Transport::Http1] {
         let token = RequireToken::new(verifier());
         let mut door = Door::open(transport, Some(token), None).await;
@@ -1134,22 +1148,50 @@ async fn check_everywhere(name: &str, authorization: Vec<HeaderValue>, outcome: 
 }
 
 #[tokio::test]
-async fn h003_h005_the_scheme_has_any_case_and_any_number_of_spaces() {
-    for scheme in ["bearer ", "BEARER ", "BeArEr ", "Bearer  ", "Bearer         "] {
-        let value = lines([format!("{scheme}{}", good())]);
+async fn h001_without_authorization_the_challenge_has_no_error() {
+    check_everywhere("none", vec![], Fails(MISSING)).await;
+}
+
+#[tokio::test]
+async fn h002_another_scheme_is_no_bearer_token() {
+    let good = good();
+    for scheme in ["Basic", "DPoP", "Digest", "Negotiate", "AWS4-HMAC-SHA256", "Token"] {
+        check_everywhere(scheme, lines([format!("{scheme} {good}")]), Fails(MISSING)).await;
+        check_everywhere(scheme, lines([scheme]), Fails(MISSING)).await;
+    }
+}
+
+#[tokio::test]
+async fn h003_the_scheme_has_any_case() {
+    for scheme in ["bearer", "BEARER", "BeArEr"] {
+        let value = lines([format!("{scheme} {}", good())]);
         check_everywhere(scheme, value, Passes(Some(CLIENT))).await;
     }
 }
 
 #[tokio::test]
-async fn h004_h005_bearer_without_a_token_or_with_a_tab_is_malformed() {
-    for value in ["Bearer", "bearer", "Bearer ", "Bearer    ", "Bearer \t", "Bearer a.b.c\td"] {
+async fn h004_bearer_without_a_token_is_malformed() {
+    for value in ["Bearer", "bearer", "Bearer ", "Bearer    "] {
         check_everywhere(value, lines([value]), Fails(MALFORMED)).await;
     }
 }
 
 #[tokio::test]
-async fn h006_h007_of_two_tokens_neither_is_used() {
+async fn h005_spaces_may_be_several_and_a_tab_is_none() {
+    let good = good();
+    for scheme in ["Bearer  ", "Bearer         "] {
+        let value = lines([format!("{scheme}{good}")]);
+        check_everywhere(scheme, value, Passes(Some(CLIENT))).await;
+    }
+    for value in ["Bearer \t", "Bearer a.b.c\td", &format!("Bearer\t{good}")] {
+        check_everywhere(value, lines([value]), Fails(MALFORMED)).await;
+    }
+    let value = lines([format!("Bearer \t{good}")]);
+    check_everywhere("a space and a tab", value, Fails(MALFORMED)).await;
+}
+
+#[tokio::test]
+async fn h006_of_two_tokens_in_one_line_neither_is_used() {
     let good = good();
     for value in [
         format!("Bearer {good} extra"),
@@ -1159,9 +1201,20 @@ async fn h006_h007_of_two_tokens_neither_is_used() {
     ] {
         check_everywhere("one line", lines([value]), Fails(INVALID)).await;
     }
-    let good = format!("Bearer {good}");
-    for values in [["Bearer bad", &good], [&good, "Bearer bad"], ["Basic abc", &good], [&good, ""]]
-    {
+}
+
+#[tokio::test]
+async fn h007_of_two_lines_neither_is_used() {
+    let good = format!("Bearer {}", good());
+    for values in [
+        [&*good, &good],
+        ["Bearer bad", &good],
+        [&good, "Bearer bad"],
+        ["Basic abc", &good],
+        [&good, "Basic abc"],
+        [&good, ""],
+        ["", &good],
+    ] {
         check_everywhere("two lines", lines(values), Fails(MALFORMED)).await;
     }
 }

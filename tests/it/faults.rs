@@ -3,6 +3,7 @@
 //! child has handles and no task, which is the case without a runtime of `p16`.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -227,9 +228,8 @@ fn h072_a_fetcher_that_blocks_its_thread_stops_no_verification_elsewhere() {
     assert_eq!(fetches.load(Ordering::SeqCst), 2);
 }
 
-#[tokio::test(start_paused = true)]
-async fn h073_h074_a_clock_that_panics_is_survived_in_a_request_and_in_the_task() {
-    let fake = Fake::new(old_set());
+/// A verifier whose clock panics while the flag is up.
+async fn with_bad_clock(fake: &Fake) -> (Verifier, Arc<AtomicBool>) {
     let (clock, panics) = (fake.clock(), Arc::new(AtomicBool::new(false)));
     let flag = Arc::clone(&panics);
     let builder = fake.builder().clock(move || {
@@ -238,7 +238,13 @@ async fn h073_h074_a_clock_that_panics_is_survived_in_a_request_and_in_the_task(
         }
         clock()
     });
-    let verifier = builder.connect().await.unwrap();
+    (builder.connect().await.unwrap(), panics)
+}
+
+#[tokio::test(start_paused = true)]
+async fn h073_a_clock_that_panics_is_survived_in_a_request_and_in_the_task() {
+    let fake = Fake::new(old_set());
+    let (verifier, panics) = with_bad_clock(&fake).await;
     panics.store(true, Ordering::SeqCst);
     let request = {
         let verifier = verifier.clone();
@@ -249,13 +255,43 @@ async fn h073_h074_a_clock_that_panics_is_survived_in_a_request_and_in_the_task(
     sleep(s(301)).await;
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
     panics.store(false, Ordering::SeqCst);
-    // Nothing is locked, and the first request that finds the refresh overdue starts it again.
+    // The first request that finds the refresh overdue starts it again.
     assert_eq!(kind(&verifier, &keys().old_token), None);
     sleep(s(70)).await;
     assert_eq!(kind(&verifier, &keys().old_token), None);
     sleep(ms(1)).await;
     assert_eq!(verifier.health(), Health::Ready);
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn h074_a_check_that_panics_leaves_no_lock_behind() {
+    let fake = Fake::new(new_set());
+    let panics = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&panics);
+    let rules = rules().check(move |_| {
+        if flag.load(Ordering::SeqCst) {
+            std::panic::resume_unwind(Box::new("this check panics"));
+        }
+        Ok(())
+    });
+    let verifier = fake.builder_for(rules).connect().await.unwrap();
+    let judge =
+        |token: &str| std::panic::catch_unwind(AssertUnwindSafe(|| kind(&verifier, token))).ok();
+    // As many as the token cache has shards, or more.
+    for number in 0..100 {
+        let token = keys().issuer.machine_token(CLIENT).claim("jti", number.to_string());
+        let token = token.claim("exp", 9_999_999_999_u64).sign();
+        // Neither when it is verified nor when it is remembered.
+        for round in 0..2 {
+            panics.store(true, Ordering::SeqCst);
+            assert_eq!(judge(&token), None, "{number}, {round}");
+            panics.store(false, Ordering::SeqCst);
+            assert_eq!(judge(&token), Some(None), "{number}, {round}");
+        }
+    }
+    verifier.refresh().await.unwrap();
+    assert_eq!(verifier.health(), Health::Ready);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! JWK Sets: which members are used, which are left out alone, and which documents are refused.
+//! A number in a name is that of the hostile input.
 
 use std::slice::from_ref;
 use std::sync::LazyLock;
@@ -7,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use tower_cognito::{Jwks, TestIssuer, VerifyErrorKind, verify};
+use tower_cognito::{Jwks, TestIssuer, Verifier, VerifyErrorKind, verify};
 
-use crate::support::{issuer, machine, rules};
+use crate::support::{Doors, issuer, machine, rules};
 
 const MAX_DOCUMENT_LEN: usize = 64 * 1024;
 
@@ -69,6 +70,10 @@ fn with(key: &Value, changes: Value) -> Value {
 
 fn verdict(jwks: &Jwks) -> Result<(), VerifyErrorKind> {
     verify(good_token(), jwks, &rules(), now()).map(|_| ()).map_err(|error| error.kind())
+}
+
+fn doors(keys: &[Value]) -> Doors {
+    Doors::of(Verifier::builder(rules()).clock(now).with_jwks(set(keys)).unwrap())
 }
 
 /// The member verifies a good token.
@@ -145,13 +150,16 @@ fn a_key_is_used_with_and_without_its_hints() {
 }
 
 #[test]
-fn a_key_without_alg_verifies_rs256_alone() {
-    let jwks = set(&[with(&good_key(), json!({ "alg": null }))]);
+fn h024_a_key_without_alg_verifies_rs256_alone() {
+    let key = with(&good_key(), json!({ "alg": null }));
+    let (jwks, doors) = (set(from_ref(&key)), doors(from_ref(&key)));
     assert_eq!(verdict(&jwks), Ok(()));
-    for alg in ["RS384", "PS256", "none"] {
+    doors.accept("RS256", good_token());
+    for alg in ["RS384", "PS256", "HS256", "none"] {
         let token = machine("a/b").issued_at(now()).header("alg", alg).sign();
         let error = verify(&token, &jwks, &rules(), now()).unwrap_err();
         assert_eq!(error.kind(), VerifyErrorKind::UnsupportedAlgorithm, "{alg}");
+        doors.refuse(alg, &token, VerifyErrorKind::UnsupportedAlgorithm);
     }
 }
 
@@ -173,9 +181,15 @@ fn a_key_for_another_algorithm_is_skipped() {
     ] {
         skipped(alg, json!({ "alg": alg }));
     }
-    // A token that says RS256 does not change what its key is for.
-    let jwks = set(&[with(&good_key(), json!({ "alg": "RS384" })), other_key()]);
-    assert_eq!(verdict(&jwks), Err(VerifyErrorKind::UnknownKey));
+}
+
+#[test]
+fn h025_a_token_does_not_change_what_its_key_is_for() {
+    for alg in ["RS384", "PS256", "RSA-OAEP"] {
+        let members = [with(&good_key(), json!({ "alg": alg })), other_key()];
+        assert_eq!(verdict(&set(&members)), Err(VerifyErrorKind::UnknownKey), "{alg}");
+        doors(&members).refuse(alg, good_token(), VerifyErrorKind::UnknownKey);
+    }
 }
 
 #[test]
@@ -253,7 +267,7 @@ fn an_escaped_id_is_the_id() {
 }
 
 #[test]
-fn a_modulus_has_2048_to_8192_bits() {
+fn h054_a_modulus_has_2048_to_8192_bits() {
     for bits in [2048, 2049, 3072, 4096, 8192] {
         let key = with(&good_key(), json!({ "kid": "third", "n": number(bits) }));
         assert_eq!(ids(&set(&[key])), ["third"], "{bits}");
@@ -274,7 +288,7 @@ fn a_modulus_has_2048_to_8192_bits() {
 }
 
 #[test]
-fn an_exponent_is_odd_and_has_2_to_33_bits() {
+fn h054_an_exponent_is_odd_and_has_2_to_33_bits() {
     let encode = |exponent: u64| {
         let bytes = exponent.to_be_bytes();
         let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(7);

@@ -1,17 +1,29 @@
 //! What the modules share: one issuer, since making RSA keys takes time, and its usual rules.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{LazyLock, Once};
+use std::pin::pin;
+use std::sync::{Arc, LazyLock, Mutex, Once};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::Response;
-use http_body_util::{BodyExt, Full};
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
+use tower::{Layer, Service};
+use tower_cognito::layer::{RequireTokenService, ResponseBody};
 use tower_cognito::test_issuer::TokenBuilder;
-use tower_cognito::{ClientIds, Rules, TestIssuer, Verifier};
+use tower_cognito::{
+    AccessToken, ClientIds, Rejection, RejectionKind, RequireToken, Rules, TestIssuer,
+    TokenInterceptor, Verifier, VerifyErrorKind,
+};
 
 pub(crate) const CLIENT: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 
@@ -33,6 +45,110 @@ pub(crate) fn verifier() -> Verifier {
 /// A good token with these scopes.
 pub(crate) fn machine(scope: &str) -> TokenBuilder {
     issuer().machine_token(CLIENT).scope(scope)
+}
+
+/// The layer and the interceptor of one verifier.
+pub(crate) struct Doors {
+    layer: RequireTokenService<Inside>,
+    interceptor: TokenInterceptor,
+}
+
+impl Doors {
+    pub(crate) fn of(verifier: Verifier) -> Self {
+        let interceptor = TokenInterceptor::new(verifier.clone());
+        Self { layer: RequireToken::new(verifier).layer(Inside), interceptor }
+    }
+
+    /// Both let it through, and the service inside finds it.
+    #[track_caller]
+    pub(crate) fn accept(&self, name: &str, token: &str) {
+        let Some(value) = bearer_value(token) else { panic!("{name}: no header can hold it") };
+        let (response, calls) = self.send(&value);
+        assert_eq!(response.status(), 200, "{name}");
+        assert_eq!(calls, [true], "{name}");
+        let passed = self.intercept(&value).unwrap_or_else(|status| panic!("{name}: {status:?}"));
+        assert!(passed.extensions().get::<AccessToken>().is_some(), "{name}");
+    }
+
+    /// Both refuse it for this reason, and the service inside sees neither call nor token. A text
+    /// that no header can hold, or not as it is, gets no further than the header.
+    #[track_caller]
+    pub(crate) fn refuse(&self, name: &str, token: &str, reason: VerifyErrorKind) {
+        let Some(value) = bearer_value(token).filter(|_| !token.starts_with(' ')) else {
+            return;
+        };
+        let is_text = !token.is_empty() && token.is_ascii() && !token.contains('\t');
+        let (status, kind, reason) = match reason {
+            _ if !is_text => (400, RejectionKind::InvalidRequest, None),
+            VerifyErrorKind::Expired => (401, RejectionKind::ExpiredToken, Some(reason)),
+            _ => (401, RejectionKind::InvalidToken, Some(reason)),
+        };
+        let (response, calls) = self.send(&value);
+        assert_eq!(response.status(), status, "{name}");
+        let error = if is_text { r#"error="invalid_token""# } else { r#"error="invalid_request""# };
+        let challenge = response.headers()[WWW_AUTHENTICATE].to_str().unwrap();
+        assert!(challenge.contains(error), "{name}: {challenge}");
+        assert!(calls.is_empty(), "{name}: the service was called");
+        assert!(response.extensions().get::<AccessToken>().is_none(), "{name}");
+        let said = |rejection: Option<&Rejection>| {
+            let rejection = rejection.unwrap();
+            (rejection.kind(), rejection.verify_error().map(|error| error.kind()))
+        };
+        assert_eq!(said(response.extensions().get()), (kind, reason), "{name}");
+
+        let Err(status) = self.intercept(&value) else { panic!("{name}: the interceptor passes") };
+        assert_eq!(status.code(), tonic::Code::Unauthenticated, "{name}");
+        let source = std::error::Error::source(&status).unwrap();
+        assert_eq!(said(source.downcast_ref()), (kind, reason), "{name}");
+    }
+
+    /// The answer to one request, and for each call of the service inside whether it found a
+    /// token. There is nothing to wait for where the keys are fixed.
+    fn send(&self, value: &HeaderValue) -> (Response<ResponseBody<Empty<Bytes>>>, Vec<bool>) {
+        let mut layer = self.layer.clone();
+        let calls = Arc::new(Calls::default());
+        let mut request = Request::new(Arc::clone(&calls));
+        request.headers_mut().insert(AUTHORIZATION, value.clone());
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(response) = pin!(layer.call(request)).poll(&mut context) else {
+            panic!("the layer waits");
+        };
+        (response.unwrap(), calls.lock().unwrap().clone())
+    }
+
+    fn intercept(&self, value: &HeaderValue) -> Result<tonic::Request<()>, tonic::Status> {
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, value.clone())]);
+        let metadata = MetadataMap::from_headers(headers);
+        let request = tonic::Request::from_parts(metadata, Default::default(), ());
+        self.interceptor.clone().call(request)
+    }
+}
+
+fn bearer_value(token: &str) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(format!("Bearer {token}").as_bytes()).ok()
+}
+
+/// For each call, whether a token was found.
+type Calls = Mutex<Vec<bool>>;
+
+/// Notes its calls in what stands in the place of the body.
+#[derive(Clone)]
+struct Inside;
+
+impl Service<Request<Arc<Calls>>> for Inside {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Arc<Calls>>) -> Self::Future {
+        let has_token = request.extensions().get::<AccessToken>().is_some();
+        request.body().lock().unwrap().push(has_token);
+        ready(Ok(Response::new(Empty::new())))
+    }
 }
 
 /// One request on a connection of its own.
