@@ -150,6 +150,23 @@ fn a_key_is_used_with_and_without_its_hints() {
 }
 
 #[test]
+fn what_nobody_reads_in_a_key_is_no_matter() {
+    let set = issuer().jwks_json();
+    // Beyond what an `f64` holds, and members that are read elsewhere.
+    for member in [
+        r#""custom":1e999"#,
+        r#""custom":[-1e999]"#,
+        r#""x5c":5"#,
+        r#""x5t":null"#,
+        r#""crv":"P-256","x":1,"y":1"#,
+    ] {
+        let jwks = Jwks::from_json(set.replacen("[{", &format!("[{{{member},"), 1)).unwrap();
+        assert_eq!(jwks.key_ids().count(), 2, "{member}");
+        assert_eq!(verdict(&jwks), Ok(()), "{member}");
+    }
+}
+
+#[test]
 fn h024_a_key_without_alg_verifies_rs256_alone() {
     let key = with(&good_key(), json!({ "alg": null }));
     let (jwks, doors) = (set(from_ref(&key)), doors(from_ref(&key)));
