@@ -2,6 +2,7 @@
 
 mod allocations;
 mod autotraits;
+mod bounds;
 mod claims;
 mod config;
 mod doors;
