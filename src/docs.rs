@@ -5,6 +5,7 @@
 //! * [When Cognito is down](outage): what happens minute by minute, and what to set.
 //! * [What it costs](cost): beside the bare signature check, and beside other crates.
 //! * [Observability](observability): log events, span fields, metrics, readiness.
+//! * [Hostile inputs](hostile): what may be brought, what is expected, and the tests that hold it.
 //! * [Design](design): the code map, the invariants, and why.
 
 pub mod layers {
@@ -28,6 +29,10 @@ pub mod cost {
 
 pub mod observability {
     #![doc = include_str!("docs/observability.md")]
+}
+
+pub mod hostile {
+    #![doc = include_str!("docs/hostile.md")]
 }
 
 pub mod design {

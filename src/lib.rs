@@ -84,6 +84,7 @@
 //!   [Observability](docs::observability): logs, metrics, readiness.
 //! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
 //! * [`test_issuer`]: tokens for the tests of your own service.
+//! * [Hostile inputs](docs::hostile): what may be brought, what is expected, and the tests.
 //! * [Design](docs::design): the code map, the invariants, and why.
 
 #![forbid(unsafe_code)]

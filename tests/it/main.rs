@@ -11,6 +11,7 @@ mod examples;
 mod faults;
 mod foreign;
 mod grpc;
+mod hostile;
 mod jwks;
 mod layer;
 mod model;
