@@ -328,7 +328,7 @@ fn h046_members_cost_in_proportion() {
         ("escaped members", ESCAPED_MEMBERS),
         ("colliding members", COLLIDING_MEMBERS),
     ] {
-        check_tokens(&format!("{name}"), Ok(()), NAMES, |length| filling.in_payload(length));
+        check_tokens(name, Ok(()), NAMES, |length| filling.in_payload(length));
         check_tokens(&format!("{name}, forged"), FORGED, NAMES, |length| {
             forged(&filling.in_payload(length))
         });
@@ -367,7 +367,7 @@ fn h046_what_is_longer_than_a_token_may_be_costs_nothing() {
     for (name, value) in [
         ("100 000 arrays", format!("{}{}", "[".repeat(100_000), "]".repeat(100_000))),
         ("a million digits", "9".repeat(1_000_000)),
-        ("10 000 groups", format!("[{}0]", "0,".repeat(10_000))),
+        ("10 000 elements", format!("[{}0]", "0,".repeat(10_000))),
     ] {
         let with = |object: &str| object.replacen('{', &format!("{{\"x\":{value},"), 1);
         for token in

@@ -220,7 +220,7 @@ fn a_key_for_another_use_is_skipped() {
 }
 
 #[test]
-fn a_key_of_another_type_is_skipped() {
+fn h063_a_key_of_another_type_is_skipped() {
     let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     let y = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
     let cases = [
@@ -242,7 +242,7 @@ fn a_key_of_another_type_is_skipped() {
 }
 
 #[test]
-fn a_key_with_private_members_is_skipped() {
+fn h067_a_key_with_private_members_is_skipped() {
     for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
         for value in [json!("AQAB"), json!(""), json!(1), json!([])] {
             skipped(&format!("{name}: {value}"), json!({ name: value }));
@@ -412,7 +412,7 @@ fn identical_keys_under_one_id_are_one() {
 }
 
 #[test]
-fn different_keys_under_one_id_are_both_left_out() {
+fn h064_different_keys_under_one_id_are_both_left_out() {
     let (key, other) = (good_key(), other_key());
     let id = id_of(&key);
     let unknown = Err(VerifyErrorKind::UnknownKey);
@@ -451,7 +451,7 @@ fn different_keys_under_one_id_are_both_left_out() {
 }
 
 #[test]
-fn a_document_that_is_no_set_is_refused() {
+fn h060_a_document_that_is_no_set_is_refused() {
     #[track_caller]
     fn check(document: impl AsRef<[u8]>, problem: &str) {
         let error = Jwks::from_json(&document).unwrap_err();
@@ -522,7 +522,7 @@ fn a_document_that_is_no_set_is_refused() {
 }
 
 #[test]
-fn a_document_has_64_kib_at_most() {
+fn h062_a_document_has_64_kib_at_most() {
     let good = issuer().jwks_json();
     let padded = |len: usize| format!("{good}{}", " ".repeat(len - good.len()));
     let jwks = Jwks::from_json(padded(MAX_DOCUMENT_LEN)).unwrap();
@@ -536,7 +536,7 @@ fn a_document_has_64_kib_at_most() {
 }
 
 #[test]
-fn a_set_has_100_keys_at_most() {
+fn h062_a_set_has_100_keys_at_most() {
     let too_many = "invalid JWK Set: it has more than 100 keys";
     for filler in [json!(null), json!({}), json!(0), other_key()] {
         let mut members = vec![filler; 99];

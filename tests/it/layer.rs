@@ -1,5 +1,5 @@
 //! The layers as a client sees them: every row of the refusal table, and what reaches the
-//! service behind them.
+//! service behind them. A number in a name is that of the hostile input.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -323,7 +323,7 @@ async fn a_scope_layer_without_a_token_layer_is_500_and_says_so_in_the_log() {
 }
 
 #[tokio::test]
-async fn head_has_the_headers_of_get_and_no_body() {
+async fn h088_head_has_the_headers_of_get_and_no_body() {
     let layer = stack(RequireToken::new(verifier()));
     let (get_seen, _) = send(layer.clone(), get(&[])).await;
     let mut head = get(&[]);
@@ -336,7 +336,7 @@ async fn head_has_the_headers_of_get_and_no_body() {
 }
 
 #[tokio::test]
-async fn a_forged_token_in_the_extensions_is_removed() {
+async fn h013_a_forged_token_in_the_extensions_is_removed() {
     let foreign = verifier().try_verify(&machine("activity/*").sign()).unwrap();
     let token = RequireToken::new(verifier());
     for layer in [token.clone(), token.allow_anonymous()] {
@@ -348,7 +348,7 @@ async fn a_forged_token_in_the_extensions_is_removed() {
 }
 
 #[tokio::test]
-async fn the_query_is_never_searched_for_a_token() {
+async fn h010_the_query_is_never_searched_for_a_token() {
     let mut request = get(&[]);
     let uri = format!("/activity?access_token={}", machine("activity/*").sign());
     *request.uri_mut() = uri.parse().unwrap();
@@ -365,7 +365,7 @@ type Doubled =
     tower_cognito::layer::RequireTokenService<tower_cognito::layer::RequireTokenService<Counter>>;
 
 #[tokio::test]
-async fn anonymous_requests_pass_where_they_may_and_bad_tokens_never() {
+async fn h092_anonymous_requests_pass_where_they_may_and_bad_tokens_never() {
     let anonymous = || RequireToken::new(verifier()).allow_anonymous();
     for value in [&[][..], &["Basic dXNlcjpwdw=="]] {
         let (seen, calls) = send(tokens(anonymous()), get(value)).await;
@@ -505,7 +505,7 @@ async fn the_service_that_was_polled_ready_is_the_one_that_is_called_after_a_wai
 }
 
 #[tokio::test]
-async fn no_log_line_or_debug_text_holds_the_token() {
+async fn h091_no_log_line_or_debug_text_holds_the_token() {
     let log = Log::of_this_thread();
     let good = machine("activity/*").sign();
     let signature = good.rsplit_once('.').unwrap().1;

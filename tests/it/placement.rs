@@ -183,7 +183,7 @@ async fn the_extractor_fails_closed_where_no_layer_ran() {
 }
 
 #[tokio::test]
-async fn cors_outside_answers_the_preflight_that_has_no_token() {
+async fn h088_cors_outside_answers_the_preflight_that_has_no_token() {
     let cors = CorsLayer::new().allow_origin(Any).allow_headers([AUTHORIZATION]);
     let app = Router::new()
         .route("/item", get(ok))

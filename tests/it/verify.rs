@@ -226,7 +226,7 @@ fn token_of_length(length: usize) -> String {
 }
 
 #[test]
-fn a_token_has_16_kib_at_most() {
+fn h011_a_token_has_16_kib_at_most() {
     let longest = token_of_length(MAX_TOKEN_LEN);
     assert_eq!(longest.len(), MAX_TOKEN_LEN);
     let too_long = token_of_length(MAX_TOKEN_LEN + 1);
@@ -604,7 +604,7 @@ async fn h026_an_unknown_kid_gets_into_no_address_and_no_log() {
     let error = verifier.verify(&hostile).await.unwrap_err();
     assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
     let log = log.take();
-    assert!(log.contains("unknown_key") || log.contains("keys"), "{log}");
+    assert!(log.contains("keys refreshed"), "{log}");
     for secret in ["SECRET", "OR 1=1", "\u{1b}"] {
         assert!(!log.contains(secret), "{log}");
         assert!(!format!("{error} {error:?} {verifier:?}").contains(secret));
@@ -1425,7 +1425,7 @@ fn h037_nbf_is_reached_at_its_second() {
 }
 
 #[test]
-fn there_is_no_leeway_unless_it_is_set() {
+fn h038_there_is_no_leeway_unless_it_is_set() {
     let expired = good().claim("exp", NOW - 1).sign();
     refuse("exp", &good().sign(), &expired, VerifyErrorKind::Expired);
     let early = good().claim("nbf", NOW + 1).sign();
@@ -1560,7 +1560,7 @@ fn h036_what_is_no_json_number_is_malformed() {
 }
 
 #[test]
-fn a_clock_may_show_any_time() {
+fn h069_a_clock_may_show_any_time() {
     let far_future =
         (0..63).rev().find_map(|n| UNIX_EPOCH.checked_add(Duration::from_secs(1 << n)));
     let far_past = (0..63).rev().find_map(|n| UNIX_EPOCH.checked_sub(Duration::from_secs(1 << n)));
@@ -1813,7 +1813,7 @@ fn all_claims_can_be_read_as_another_type() {
 }
 
 #[test]
-fn debug_shows_no_part_of_the_token() {
+fn h091_debug_shows_no_part_of_the_token() {
     let text = good().claim("email", "ada@example.com").claim("jti", "some-jti").sign();
     let token = accept("good", &text);
     let rules = rules().check(|_| Ok(()));
