@@ -30,3 +30,4 @@ mod tidy;
 mod token_cache;
 mod user_pool;
 mod verify;
+mod wycheproof;
