@@ -11,7 +11,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 use tower_cognito::{ClientIds, Rules, TestIssuer, TestServer, Verifier};
 
-use super::support::{CLIENT, http_1, issuer, machine};
+use super::support::{CLIENT, has_second_opinion, http_1, issuer, machine};
 
 fn decoded(part: &str) -> String {
     String::from_utf8(URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
@@ -72,6 +72,9 @@ fn both_spellings_of_the_slash_are_written() {
 
 #[test]
 fn jsonwebtoken_accepts_its_tokens_too() {
+    if !has_second_opinion() {
+        return;
+    }
     let set: JwkSet = serde_json::from_str(&issuer().jwks_json()).unwrap();
     let mut validation = Validation::new(Algorithm::RS256);
     validation.validate_aud = false;

@@ -25,7 +25,7 @@ use tower_cognito::{
     TestServer, UserPool, Verifier, VerifyErrorKind, verify,
 };
 
-use crate::support::{CLIENT, Doors, Log, issuer, machine, rules};
+use crate::support::{CLIENT, Doors, Log, has_second_opinion, issuer, machine, rules};
 
 const NOW: u64 = 1_790_000_000;
 const HOUR: u64 = 3600;
@@ -1833,6 +1833,9 @@ fn jsonwebtoken_agrees_about_a_good_token() {
     use jsonwebtoken::jwk::JwkSet;
     use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 
+    if !has_second_opinion() {
+        return;
+    }
     let keys: JwkSet = serde_json::from_str(&issuer().jwks_json()).unwrap();
     let mut validation = Validation::new(Algorithm::RS256);
     validation.set_issuer(&[issuer().issuer()]);
