@@ -92,7 +92,7 @@
 // Nothing that a request or an issuer sends may end in a panic.
 #![cfg_attr(
     not(test),
-    warn(
+    deny(
         clippy::arithmetic_side_effects,
         clippy::expect_used,
         clippy::indexing_slicing,
