@@ -4,7 +4,7 @@
 //! signature alone is tested beside the keys, in `src/jwks.rs`.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 use tower_cognito::{Jwks, VerifyErrorKind, verify};
@@ -104,9 +104,9 @@ fn h049_no_jwe_is_an_access_token() {
 fn h051_a_bad_key_is_left_out_and_the_good_one_beside_it_works() {
     const FILE: &str = "json_web_key_test.json";
 
-    assert_eq!(refused(FILE).unwrap_or((26, 0)), (26, 0));
     let Some(vectors) = vectors(FILE) else { return };
-    let good = machine("a/b").issued_at(SystemTime::UNIX_EPOCH).sign();
+    assert_eq!(refused(FILE), Some((26, 0)));
+    let good = machine("a/b").issued_at(UNIX_EPOCH).sign();
     let mut usable = Vec::new();
     for Vector { number, token, keys, .. } in vectors {
         if let Some(set) = set(&keys) {
