@@ -29,5 +29,6 @@ mod test_issuer;
 mod tidy;
 mod token_cache;
 mod user_pool;
+mod vectors;
 mod verify;
 mod wycheproof;

@@ -1,0 +1,442 @@
+//! Tokens on both sides of each rule (`tests/vectors/boundary.json`), at every door.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::future::ready;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderValue, Request, Response};
+use http_body_util::Full;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_cognito::{
+    AccessToken, ClientIds, Jwks, JwksDocument, RefreshError, Rejection, RequireScope,
+    RequireToken, Rules, UserPool, Verifier, VerifyErrorKind, verify,
+};
+
+const FILE: &str = include_str!("../vectors/boundary.json");
+
+#[derive(Deserialize)]
+struct File {
+    now: u64,
+    texts: Vec<String>,
+    key_sets: BTreeMap<String, Vec<Box<RawValue>>>,
+    rules: BTreeMap<String, Vec<PoolRules>>,
+    categories: BTreeMap<String, Vec<Row>>,
+}
+
+#[derive(Clone, Deserialize)]
+pub(super) struct PoolRules {
+    pool: Option<String>,
+    issuer: Option<String>,
+    pub(super) clients: Option<Vec<String>>,
+    pub(super) audience: Option<String>,
+    pub(super) groups: Option<Vec<String>>,
+    #[serde(default)]
+    leeway: u64,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    name: String,
+    token: Vec<Piece>,
+    keys: Option<String>,
+    rules: Option<String>,
+    time: Option<Time>,
+    requires: Option<String>,
+    verdict: String,
+    reason: Option<String>,
+    /// No number where no header can hold the token.
+    status: Option<String>,
+    reads: Option<Reads>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Piece {
+    Run(String, usize),
+    Shared(usize),
+    Text(String),
+}
+
+/// Seconds since the epoch, as a number or with nine decimals.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Time {
+    Exact(String),
+    Seconds(u64),
+}
+
+#[derive(Deserialize)]
+struct Reads {
+    subject: Option<String>,
+    client_id: Option<String>,
+    username: Option<String>,
+    scopes: Option<Vec<String>>,
+    groups: Option<Vec<String>>,
+    expires_at: Option<u64>,
+}
+
+/// One token, and what is to be said of it.
+pub(super) struct Vector {
+    pub(super) category: &'static str,
+    pub(super) name: &'static str,
+    pub(super) token: String,
+    /// Of each pool.
+    pub(super) documents: Vec<String>,
+    pub(super) rules: &'static [PoolRules],
+    /// The kind of the error, where the token is refused.
+    pub(super) reason: Option<&'static str>,
+    setting: (&'static str, &'static str),
+    time: SystemTime,
+    requires: Option<&'static str>,
+    /// `None` where no header can hold the token.
+    status: Option<u16>,
+    reads: Option<&'static Reads>,
+}
+
+pub(super) fn vectors() -> &'static [Vector] {
+    static FILED: LazyLock<File> = LazyLock::new(|| serde_json::from_str(FILE).unwrap());
+    static VECTORS: LazyLock<Vec<Vector>> = LazyLock::new(|| {
+        let file = &*FILED;
+        let rows = file
+            .categories
+            .iter()
+            .flat_map(|(category, rows)| rows.iter().map(move |row| (&**category, row)));
+        rows.map(|(category, row)| vector(file, category, row)).collect()
+    });
+    &VECTORS
+}
+
+fn vector(file: &'static File, category: &'static str, row: &'static Row) -> Vector {
+    let keys = row.keys.as_deref().unwrap_or("usual");
+    let rules = row.rules.as_deref().unwrap_or("usual");
+    let reason = row.reason.as_deref();
+    assert_eq!(row.verdict, if reason.is_some() { "refuse" } else { "accept" }, "{}", row.name);
+    let pieces = row.token.iter().map(|piece| match piece {
+        Piece::Run(text, times) => text.repeat(*times),
+        Piece::Shared(index) => file.texts[*index].clone(),
+        Piece::Text(text) => text.clone(),
+    });
+    let time = match &row.time {
+        None => Duration::from_secs(file.now),
+        Some(Time::Seconds(seconds)) => Duration::from_secs(*seconds),
+        Some(Time::Exact(text)) => {
+            let (seconds, nanoseconds) = text.split_once('.').unwrap();
+            assert_eq!(nanoseconds.len(), 9, "{text}");
+            Duration::new(seconds.parse().unwrap(), nanoseconds.parse().unwrap())
+        }
+    };
+    let status = match (&row.status, reason) {
+        (Some(status), _) => status.parse().ok(),
+        (None, None) => Some(200),
+        (None, Some("Forbidden")) => Some(403),
+        (None, Some(_)) => Some(401),
+    };
+    Vector {
+        category,
+        name: &row.name,
+        token: pieces.collect(),
+        documents: file.key_sets[keys].iter().map(|keys| format!("{{\"keys\":{keys}}}")).collect(),
+        rules: &file.rules[rules],
+        reason,
+        setting: (keys, rules),
+        time: UNIX_EPOCH + time,
+        requires: row.requires.as_deref(),
+        status,
+        reads: row.reads.as_ref(),
+    }
+}
+
+impl PoolRules {
+    pub(super) fn user_pool(&self) -> UserPool {
+        match (&self.pool, &self.issuer) {
+            (Some(id), None) => UserPool::new(id).unwrap(),
+            (None, Some(issuer)) => UserPool::from_issuer(issuer).unwrap(),
+            _ => panic!("a pool has an ID or an issuer"),
+        }
+    }
+
+    /// Each issuer that is trusted.
+    pub(super) fn issuers(&self) -> Vec<String> {
+        let original = self.user_pool().issuer().to_owned();
+        let updated = original.replace("//cognito-idp", "//issuer-cognito-idp");
+        if self.pool.is_some() { vec![original, updated] } else { vec![original] }
+    }
+
+    fn rules(&self) -> Rules {
+        let clients = self.clients.clone().map_or_else(ClientIds::any, ClientIds::only);
+        let mut rules = Rules::new(self.user_pool(), clients);
+        if let Some(audience) = &self.audience {
+            rules = rules.audience(audience);
+        }
+        if let Some(groups) = &self.groups {
+            rules = rules.groups(groups);
+        }
+        rules.leeway(Duration::from_secs(self.leeway))
+    }
+}
+
+/// What a vector is judged with; those with the same keys and rules share it, cache and all.
+struct Setting {
+    pools: Vec<(Rules, Jwks)>,
+    clock: Arc<Mutex<SystemTime>>,
+    without_cache: Verifier,
+    with_cache: Verifier,
+}
+
+impl Setting {
+    async fn of(vector: &Vector) -> Self {
+        let clock = Arc::new(Mutex::new(vector.time));
+        let pools = vector.rules.iter().zip(&vector.documents);
+        Self {
+            pools: pools
+                .map(|(rules, keys)| (rules.rules(), Jwks::from_json(keys).unwrap()))
+                .collect(),
+            without_cache: verifier(vector, &clock, 0).await,
+            with_cache: verifier(vector, &clock, 1 << 20).await,
+            clock,
+        }
+    }
+
+    /// The plain function knows one pool, so the one whose issuer the token names is asked.
+    fn verify(&self, vector: &Vector) -> Result<AccessToken, VerifyErrorKind> {
+        let verdicts = self.pools.iter().map(|(rules, keys)| {
+            verify(&vector.token, keys, rules, vector.time).map_err(|error| error.kind())
+        });
+        let unknown =
+            |verdict: &Result<_, _>| matches!(verdict, Err(VerifyErrorKind::UnknownIssuer));
+        let mut known = verdicts.filter(|verdict| !unknown(verdict));
+        known.next().unwrap_or(Err(VerifyErrorKind::UnknownIssuer))
+    }
+}
+
+async fn verifier(vector: &Vector, clock: &Arc<Mutex<SystemTime>>, cache: usize) -> Verifier {
+    let clock = Arc::clone(clock);
+    let mut rules = vector.rules.iter().map(PoolRules::rules);
+    let builder = Verifier::builder(rules.next().unwrap())
+        .clock(move || *clock.lock().unwrap())
+        .token_cache_bytes(cache);
+    match &*vector.documents {
+        [document] => builder.with_jwks(Jwks::from_json(document).unwrap()).unwrap(),
+        documents => {
+            let issuers = vector.rules.iter().map(|rules| rules.user_pool().issuer().to_owned());
+            let keys = issuers.zip(documents.iter().cloned()).collect::<Vec<_>>();
+            let fetch = move |url: String| {
+                let found = keys.iter().find(|(issuer, _)| url.starts_with(issuer)).unwrap();
+                let document = JwksDocument::new(found.1.clone());
+                async { Ok::<_, RefreshError>(document) }
+            };
+            rules
+                .fold(builder, |builder, rules| builder.also(rules))
+                .fetch_with(fetch)
+                .connect()
+                .await
+                .unwrap()
+        }
+    }
+}
+
+/// How a request with the token is answered, and whether the service inside was reached.
+struct Answer {
+    status: u16,
+    challenge: Option<String>,
+    reason: Option<VerifyErrorKind>,
+    reached: usize,
+}
+
+/// `None` where no header can hold the token.
+async fn request(vector: &Vector, verifier: &Verifier) -> Option<Answer> {
+    let value = HeaderValue::try_from(format!("Bearer {}", vector.token).into_bytes()).ok()?;
+    let mut request = Request::new(());
+    request.headers_mut().insert(AUTHORIZATION, value);
+
+    let reached = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&reached);
+    let service = service_fn(move |request: Request<()>| {
+        assert!(request.extensions().get::<AccessToken>().is_some());
+        count.fetch_add(1, Ordering::SeqCst);
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+    });
+    let token = RequireToken::new(verifier.clone());
+    let response = match vector.requires {
+        Some(scopes) => answer(token.layer(require_scope(scopes).layer(service)), request).await,
+        None => answer(token.layer(service), request).await,
+    };
+    let rejection = response.extensions().get::<Rejection>();
+    let challenge = response.headers().get(WWW_AUTHENTICATE);
+    Some(Answer {
+        status: response.status().as_u16(),
+        challenge: challenge.map(|challenge| challenge.to_str().unwrap().to_owned()),
+        reason: rejection.and_then(|rejection| Some(rejection.verify_error()?.kind())),
+        reached: reached.load(Ordering::SeqCst),
+    })
+}
+
+async fn answer<S, B>(service: S, request: Request<()>) -> Response<()>
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+{
+    service.oneshot(request).await.unwrap().map(drop)
+}
+
+fn require_scope(text: &str) -> RequireScope {
+    let (how, scopes) = text.split_once(' ').unwrap();
+    match how {
+        "new" => RequireScope::new(scopes),
+        "any_of" => RequireScope::any_of(scopes.split(' ')),
+        "all_of" => RequireScope::all_of(scopes.split(' ')),
+        "any_in" => RequireScope::any_in(scopes),
+        other => panic!("{other} is no way to require scopes"),
+    }
+}
+
+fn is_as_stated(vector: &Vector, verdict: &Result<AccessToken, VerifyErrorKind>) -> bool {
+    match (verdict, vector.reason) {
+        (Ok(token), None) => vector.reads.is_none_or(|reads| is_read(token, reads)),
+        (Err(kind), Some(reason)) => format!("{kind:?}") == reason,
+        _ => false,
+    }
+}
+
+fn is_read(token: &AccessToken, reads: &Reads) -> bool {
+    let is =
+        |stated: &Option<String>, read| stated.as_deref().is_none_or(|text| read == Some(text));
+    let scopes = token.scopes().iter().collect::<Vec<_>>();
+    let groups = token.groups().collect::<Vec<_>>();
+    let expires_at = token.expires_at().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    is(&reads.subject, Some(token.subject()))
+        && is(&reads.client_id, Some(token.client_id()))
+        && is(&reads.username, token.username())
+        && reads.scopes.as_ref().is_none_or(|stated| *stated == scopes)
+        && reads.groups.as_ref().is_none_or(|stated| *stated == groups)
+        && reads.expires_at.is_none_or(|stated| stated == expires_at)
+}
+
+fn is_answered_as_stated(vector: &Vector, answer: Option<&Answer>) -> bool {
+    let Some(answer) = answer else { return vector.status.is_none() };
+    let error = match answer.status {
+        200 => None,
+        400 => Some("invalid_request"),
+        401 => Some("invalid_token"),
+        _ => Some("insufficient_scope"),
+    };
+    let named = answer.challenge.as_deref().and_then(|challenge| {
+        challenge.split_once("error=\"").and_then(|(_, rest)| Some(rest.split_once('"')?.0))
+    });
+    // Of a token that was not read, and of one that lacks a scope, no rule says anything.
+    let has_reason = answer.status == 401 || vector.reason == Some("Forbidden");
+    let reason = answer.reason.map(|kind| format!("{kind:?}"));
+    let stated = if has_reason { vector.reason.map(str::to_owned) } else { None };
+    vector.status == Some(answer.status)
+        && answer.reached == usize::from(answer.status == 200)
+        && named == error
+        && reason == stated
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_vector_has_its_verdict_at_every_door() {
+    let mut settings = HashMap::new();
+    let mut wrong = Vec::new();
+    for vector in vectors() {
+        if !settings.contains_key(&vector.setting) {
+            settings.insert(vector.setting, Setting::of(vector).await);
+        }
+        let setting = &settings[&vector.setting];
+        *setting.clock.lock().unwrap() = vector.time;
+        let mut verdicts = vec![("verify", setting.verify(vector))];
+        for (door, verifier) in
+            [("without a cache", &setting.without_cache), ("with a cache", &setting.with_cache)]
+        {
+            let verdict = verifier.verify(&vector.token).await;
+            verdicts.push((door, verdict.map_err(|error| error.kind())));
+            let again = verifier.try_verify(&vector.token);
+            verdicts.push((door, again.map_err(|error| error.kind())));
+        }
+        let Vector { category, name, reason, status, .. } = vector;
+        for (door, verdict) in verdicts {
+            if !is_as_stated(vector, &verdict) {
+                wrong.push(format!("{category}: {name}, {door}: {reason:?}, not {verdict:?}"));
+            }
+        }
+        for verifier in [&setting.without_cache, &setting.with_cache] {
+            let answer = request(vector, verifier).await;
+            if !is_answered_as_stated(vector, answer.as_ref()) {
+                let answer = answer.map(|it| (it.status, it.challenge, it.reason, it.reached));
+                wrong.push(format!("{category}: {name}, layer: {status:?}, not {answer:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_vectors_are_of_every_category_and_show_both_sides() {
+    const CATEGORIES: [&str; 25] = [
+        "alg",
+        "audience",
+        "base64",
+        "binding",
+        "claim types",
+        "client_id",
+        "compact form",
+        "dates",
+        "depth",
+        "duplicates",
+        "escapes",
+        "groups",
+        "header",
+        "issuer",
+        "key confusion",
+        "key sets",
+        "kid",
+        "numbers",
+        "order",
+        "payload",
+        "scope",
+        "signature",
+        "size",
+        "time",
+        "token_use",
+    ];
+
+    let vectors = vectors();
+    assert!(vectors.len() >= 1000, "{}", vectors.len());
+    let accepted = vectors.iter().filter(|vector| vector.reason.is_none()).count();
+    assert!(accepted >= 200 && vectors.len() - accepted >= 700, "{accepted} are accepted");
+    for category in CATEGORIES {
+        let (good, bad) = vectors
+            .iter()
+            .filter(|vector| vector.category == category)
+            .partition::<Vec<_>, _>(|vector| vector.status == Some(200));
+        assert!(!good.is_empty() && bad.len() >= 5, "{category}: {}, {}", good.len(), bad.len());
+    }
+    let categories = vectors.iter().map(|vector| vector.category).collect::<BTreeSet<_>>();
+    assert_eq!(categories, BTreeSet::from(CATEGORIES));
+    // Every refusal that a token alone can bring about; `Revoked` is the application's.
+    let reasons = vectors.iter().filter_map(|vector| vector.reason).collect::<BTreeSet<_>>();
+    let kinds = [
+        VerifyErrorKind::BadSignature,
+        VerifyErrorKind::Expired,
+        VerifyErrorKind::Forbidden,
+        VerifyErrorKind::InvalidClaim,
+        VerifyErrorKind::InvalidHeader,
+        VerifyErrorKind::Malformed,
+        VerifyErrorKind::NotYetValid,
+        VerifyErrorKind::SenderConstrained,
+        VerifyErrorKind::TooLarge,
+        VerifyErrorKind::UnknownIssuer,
+        VerifyErrorKind::UnknownKey,
+        VerifyErrorKind::UnsupportedAlgorithm,
+        VerifyErrorKind::WrongAudience,
+        VerifyErrorKind::WrongClient,
+        VerifyErrorKind::WrongTokenUse,
+    ];
+    let kinds = kinds.map(|kind| format!("{kind:?}"));
+    assert_eq!(reasons, kinds.iter().map(String::as_str).collect());
+}
