@@ -15,6 +15,7 @@ mod hostile;
 mod jwks;
 mod layer;
 mod model;
+mod neighbours;
 mod pages;
 mod placement;
 mod promises;

@@ -93,7 +93,7 @@ pub(super) struct Vector {
     /// The kind of the error, where the token is refused.
     pub(super) reason: Option<&'static str>,
     setting: (&'static str, &'static str),
-    time: SystemTime,
+    pub(super) time: SystemTime,
     requires: Option<&'static str>,
     /// `None` where no header can hold the token.
     status: Option<u16>,
@@ -183,15 +183,15 @@ impl PoolRules {
 }
 
 /// What a vector is judged with; those with the same keys and rules share it, cache and all.
-struct Setting {
-    pools: Vec<(Rules, Jwks)>,
+pub(super) struct Setting {
+    pub(super) pools: Vec<(Rules, Jwks)>,
     clock: Arc<Mutex<SystemTime>>,
     without_cache: Verifier,
-    with_cache: Verifier,
+    pub(super) with_cache: Verifier,
 }
 
 impl Setting {
-    async fn of(vector: &Vector) -> Self {
+    pub(super) async fn of(vector: &Vector) -> Self {
         let clock = Arc::new(Mutex::new(vector.time));
         let pools = vector.rules.iter().zip(&vector.documents);
         Self {
