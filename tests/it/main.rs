@@ -5,6 +5,7 @@ mod autotraits;
 mod bounds;
 mod claims;
 mod config;
+mod differential;
 mod doors;
 mod errors;
 mod examples;
