@@ -1,5 +1,6 @@
 //! Tokens on both sides of each rule (`tests/vectors/boundary.json`), at every door.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::future::ready;
@@ -344,10 +345,10 @@ async fn each_vector_has_its_verdict_at_every_door() {
     let mut settings = HashMap::new();
     let mut wrong = Vec::new();
     for vector in vectors() {
-        if !settings.contains_key(&vector.setting) {
-            settings.insert(vector.setting, Setting::of(vector).await);
-        }
-        let setting = &settings[&vector.setting];
+        let setting = match settings.entry(vector.setting) {
+            Entry::Occupied(setting) => setting.into_mut(),
+            Entry::Vacant(place) => place.insert(Setting::of(vector).await),
+        };
         *setting.clock.lock().unwrap() = vector.time;
         let mut verdicts = vec![("verify", setting.verify(vector))];
         for (door, verifier) in
