@@ -182,6 +182,11 @@ impl Key {
     /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518 section 3.3).
     #[must_use]
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        // The fuzz targets can not sign. In a build for them, and in no other, the key says what
+        // they ask for: yes to every signature with this exponent, no with any other.
+        if cfg!(tower_cognito_fuzz) {
+            return self.exponent == [3];
+        }
         // RFC 8017 section 8.2.2 step 1, here before any arithmetic.
         signature.len() == self.modulus.len() && self.parsed.verify_sig(message, signature).is_ok()
     }

@@ -1,0 +1,431 @@
+//! The refresh of the keys against a plain model of it, whatever happens in whatever order. Time
+//! is paused; what a fetch will bring is settled when it begins, and the model folds over those
+//! that have ended.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use libfuzzer_sys::fuzz_target;
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{Instant, sleep};
+use tower_cognito::{
+    ClientIds, Health, JwksDocument, RefreshError, Rules, Verifier, VerifyErrorKind,
+};
+use tower_cognito_fuzz::choices::Choices;
+use tower_cognito_fuzz::setup::{self, CLAIMS, YES};
+
+const STEPS: usize = 60;
+const INTERVAL: Duration = s(300);
+const MAX_STALE: Duration = s(900);
+const LIMIT: Duration = s(5);
+/// Health says so when a refresh is this late.
+const OVERDUE: Duration = s(7);
+/// Model and engine may see what happens in this time in either order.
+const TICK: Duration = ms(3);
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// Which of the three tokens: of the first key, of the second, of one that there never is.
+type Token = usize;
+
+static TOKENS: LazyLock<[String; 3]> = LazyLock::new(|| {
+    ["k1", "k2", "k3"].map(|key_id| {
+        let header = format!(r#"{{"kid":"{key_id}","alg":"RS256"}}"#);
+        setup::token(&header, &CLAIMS.replace("1700000001", "9999999999"))
+    })
+});
+
+/// Whose keys a set has.
+type Set = &'static [Token];
+
+const SETS: [Set; 3] = [&[0], &[1], &[0, 1]];
+
+static DOCUMENTS: LazyLock<BTreeMap<Set, String>> = LazyLock::new(|| {
+    let member = |token: &Token| {
+        let variant = u8::try_from(*token).unwrap();
+        setup::member(setup::KEY_IDS[*token], &setup::modulus(2048, variant), YES)
+    };
+    let document = |set: Set| {
+        let members = set.iter().map(member).collect::<Vec<_>>();
+        (set, format!(r#"{{"keys":[{}]}}"#, members.join(",")))
+    };
+    SETS.map(document).into()
+});
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Gives(Set, Option<Duration>),
+    Fails(Option<Duration>),
+    Garbage,
+    Hangs,
+    Panics,
+}
+
+/// One fetch, as it will end unless everything is dropped before.
+#[derive(Clone, Copy, Debug)]
+struct Fetch {
+    begun: Instant,
+    ends: Instant,
+    /// Also how long it may be kept, or when to come again.
+    brings: Result<(Set, Option<Duration>), (&'static str, Option<Duration>)>,
+}
+
+/// What the engine ought to be, from the fetches that have ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Model {
+    keys: Option<(Set, Instant)>,
+    failing: Option<&'static str>,
+    failures: u32,
+    /// What the last answer asked for.
+    asked: Option<Duration>,
+}
+
+impl Model {
+    fn at(now: Instant, fetches: &[Fetch]) -> Self {
+        fetches.iter().filter(|fetch| fetch.ends <= now).fold(Self::default(), Self::after)
+    }
+
+    fn after(self, fetch: &Fetch) -> Self {
+        match fetch.brings {
+            Ok((set, asked)) => Self { keys: Some((set, fetch.ends)), asked, ..Self::default() },
+            Err((class, asked)) => {
+                Self { failing: Some(class), failures: self.failures + 1, asked, ..self }
+            }
+        }
+    }
+}
+
+/// The engine, what it is asked, and how the issuer answers at the moment.
+struct World {
+    handles: Vec<Verifier>,
+    fetches: Arc<Mutex<Vec<Fetch>>>,
+    answer: Arc<Mutex<(Answer, Duration)>>,
+    refreshes: Vec<Instant>,
+    /// When the time of day went on without the machine, and by how much.
+    jumps: Arc<Mutex<Vec<(Instant, Duration)>>>,
+    begun: Instant,
+    /// When it was shut down.
+    ended: Option<Instant>,
+}
+
+impl World {
+    fn new(first: (Answer, Duration)) -> Self {
+        let begun = Instant::now();
+        let fetches = Arc::<Mutex<Vec<Fetch>>>::default();
+        let jumps = Arc::<Mutex<Vec<(Instant, Duration)>>>::default();
+        let answer = Arc::new(Mutex::new(first));
+        let (log, behavior, ahead) =
+            (Arc::clone(&fetches), Arc::clone(&answer), Arc::clone(&jumps));
+        let clock = move || {
+            let ahead = ahead.lock().unwrap().iter().map(|(_, by)| *by).sum::<Duration>();
+            UNIX_EPOCH + s(2_000_000_000) + begun.elapsed() + ahead
+        };
+        let fetch = move |_url: String| {
+            let (answer, takes) = *behavior.lock().unwrap();
+            let (brings, takes) = match answer {
+                Answer::Hangs => (Err(("timed_out", None)), LIMIT),
+                _ if takes >= LIMIT => (Err(("timed_out", None)), LIMIT),
+                Answer::Gives(set, max_age) => (Ok((set, max_age)), takes),
+                Answer::Fails(retry_after) => (Err(("status", retry_after)), takes),
+                Answer::Garbage => (Err(("document", None)), takes),
+                Answer::Panics => (Err(("panicked", None)), takes),
+            };
+            let begun = Instant::now();
+            log.lock().unwrap().push(Fetch { begun, ends: begun + takes, brings });
+            async move {
+                sleep(if takes == LIMIT { LIMIT * 2 } else { takes }).await;
+                match answer {
+                    Answer::Gives(set, max_age) => {
+                        let document = JwksDocument::new(DOCUMENTS[set].clone());
+                        Ok(match max_age {
+                            Some(max_age) => document.with_max_age(max_age),
+                            None => document,
+                        })
+                    }
+                    Answer::Fails(Some(delay)) => {
+                        Err(RefreshError::status(503).with_retry_after(delay))
+                    }
+                    Answer::Fails(None) => Err(RefreshError::status(500)),
+                    Answer::Garbage => Ok(JwksDocument::new("<html>")),
+                    // With no message, and without the hook that ends the fuzzer.
+                    Answer::Panics => std::panic::resume_unwind(Box::new(())),
+                    Answer::Hangs => std::future::pending().await,
+                }
+            }
+        };
+        let rules = Rules::new(setup::pool(), ClientIds::any());
+        let builder = Verifier::builder(rules).clock(clock).max_stale(MAX_STALE);
+        let handles = vec![builder.fetch_with(fetch).start().unwrap()];
+        Self { handles, fetches, answer, refreshes: Vec::new(), jumps, begun, ended: None }
+    }
+
+    /// The model at that time, a moment before and a moment after: the engine is one of them.
+    fn models(&self, time: Instant) -> [(Model, Instant); 3] {
+        let fetches = self.fetches.lock().unwrap();
+        [time, time - TICK.min(time - self.begun), time + TICK]
+            .map(|time| (Model::at(time, &fetches), time))
+    }
+
+    /// By the clock on the wall.
+    fn age(&self, model: &Model, now: Instant) -> Option<Duration> {
+        let (_, fetched) = model.keys?;
+        let jumps = self.jumps.lock().unwrap();
+        let ahead = jumps.iter().filter(|(time, _)| *time >= fetched && *time <= now);
+        Some((now - fetched.min(now)) + ahead.map(|(_, by)| *by).sum::<Duration>())
+    }
+
+    fn is_usable(&self, model: &Model, now: Instant) -> bool {
+        self.age(model, now).is_some_and(|age| age < MAX_STALE)
+    }
+
+    fn verdict(&self, model: &Model, token: Token, now: Instant) -> Option<VerifyErrorKind> {
+        match model.keys {
+            Some((set, _)) if self.is_usable(model, now) => {
+                (!set.contains(&token)).then_some(VerifyErrorKind::UnknownKey)
+            }
+            _ => Some(VerifyErrorKind::KeysUnavailable),
+        }
+    }
+
+    fn expect(&self, token: Token, verdict: Option<VerifyErrorKind>, time: Instant) {
+        let models = self.models(time);
+        let is = |(model, now): &(Model, Instant)| self.verdict(model, token, *now) == verdict;
+        assert!(models.iter().any(is), "{token}: {verdict:?}: {models:?}");
+    }
+
+    fn is_health(&self, health: &Health, model: &Model, now: Instant) -> bool {
+        if !self.is_usable(model, now) {
+            return *health == Health::NotReady;
+        }
+        let age = self.age(model, now).unwrap();
+        let lateness = age.saturating_sub(INTERVAL);
+        let is_late = lateness > OVERDUE;
+        match health {
+            Health::Ready => model.failing.is_none() && !is_late,
+            Health::Degraded(degraded) => {
+                degraded.last_error() == model.failing
+                    && degraded.age().unwrap().abs_diff(age) <= 2 * TICK
+                    && (is_late || model.failing.is_some())
+            }
+            _ => false,
+        }
+    }
+
+    /// When the next fetch begins by itself after the last, which ended then: not before the
+    /// first, not after the second.
+    fn next(&self, model: &Model, ended: Instant) -> (Duration, Duration) {
+        if model.failures == 0 {
+            let longest = model.asked.map_or(INTERVAL, |age| age.clamp(s(60), INTERVAL));
+            return ((longest * 4 / 5).max(s(60)), longest);
+        }
+        if let Some(asked) = model.asked {
+            let asked = asked.clamp(s(1), s(300));
+            return (asked, asked);
+        }
+        let doublings = (model.failures - 1).min(10);
+        let longest = [ended - TICK.min(ended - self.begun), ended + TICK].map(|time| {
+            if self.is_usable(model, time) {
+                s(1 << doublings).min(s(30))
+            } else {
+                ms(100 << doublings).min(s(5))
+            }
+        });
+        (longest[0].min(longest[1]) / 2, longest[0].max(longest[1]))
+    }
+
+    async fn step(&mut self, choices: &mut Choices<'_>) {
+        let number = choices.below(4) % self.handles.len();
+        let verifier = self.handles[number].clone();
+        match choices.below(16) {
+            0..=3 => sleep(time(choices)).await,
+            4..=6 => *self.answer.lock().unwrap() = answer(choices),
+            7..=9 => self.verify(verifier, choices.below(3), choices.of(&[1, 5, 40])).await,
+            10 | 11 => {
+                let token = choices.below(3);
+                let verdict = verifier.try_verify(&TOKENS[token]).err().map(|error| error.kind());
+                self.expect(token, verdict, Instant::now());
+            }
+            12 => self.refresh(verifier).await,
+            13 => self.handles.push(verifier),
+            14 if self.handles.len() > 1 => drop(self.handles.swap_remove(number)),
+            14 => self.shut_down(verifier).await,
+            _ => {
+                self.quiet().await;
+                self.jumps.lock().unwrap().push((Instant::now(), time(choices)));
+            }
+        }
+    }
+
+    async fn verify(&self, verifier: Verifier, token: Token, times: usize) {
+        let begun = Instant::now();
+        let is_unknown = |(model, now): &(Model, Instant)| {
+            self.verdict(model, token, *now) == Some(VerifyErrorKind::UnknownKey)
+        };
+        let may_wait = self.ended.is_none() && self.models(begun).iter().any(is_unknown);
+        let requests = (0..times).map(|_| {
+            let verifier = verifier.clone();
+            tokio::spawn(async move {
+                let verdict = verifier.verify(&TOKENS[token]).await;
+                (verdict.err().map(|error| error.kind()), Instant::now())
+            })
+        });
+        let longest = if may_wait { s(1) + TICK } else { Duration::ZERO };
+        for request in requests.collect::<Vec<_>>() {
+            let (verdict, answered) = request.await.unwrap();
+            self.expect(token, verdict, answered);
+            assert!(answered - begun <= longest, "{token} waited for {:?}", answered - begun);
+        }
+    }
+
+    async fn refresh(&mut self, verifier: Verifier) {
+        let begun = Instant::now();
+        let class = verifier.refresh().await.err().map(|error| error.class());
+        if self.ended.is_some() {
+            assert_eq!(class, Some("transport"));
+            return;
+        }
+        self.refreshes.push(begun);
+        assert!(begun.elapsed() <= LIMIT * 2 + TICK, "{:?}", begun.elapsed());
+        let last = *self.fetches.lock().unwrap().last().unwrap();
+        assert!(last.begun >= begun, "a refresh is a fetch that begins after it");
+        assert_eq!(class, last.brings.err().map(|(class, _)| class));
+    }
+
+    /// Waits for a moment in which it is not in doubt whether a fetch has ended.
+    async fn quiet(&self) {
+        let is_ending = |fetch: &Fetch| {
+            let now = Instant::now();
+            fetch.ends + TICK >= now && fetch.ends <= now + TICK
+        };
+        loop {
+            sleep(TICK).await;
+            if !self.fetches.lock().unwrap().iter().any(is_ending) {
+                break;
+            }
+        }
+    }
+
+    async fn shut_down(&mut self, verifier: Verifier) {
+        self.quiet().await;
+        verifier.shutdown().await;
+        let now = Instant::now();
+        self.fetches.lock().unwrap().retain(|fetch| fetch.ends <= now);
+        self.ended.get_or_insert(now);
+    }
+
+    /// What must hold after every step, and asks for nothing but what is known.
+    fn check(&self) {
+        let verifier = &self.handles[0];
+        let models = self.models(Instant::now());
+        let health = verifier.health();
+        let is = |(model, now): &(Model, Instant)| self.is_health(&health, model, *now);
+        assert!(models.iter().any(is), "{health:?}: {models:?}");
+        for token in [0, 1] {
+            let unknown = Some(VerifyErrorKind::UnknownKey);
+            if models.iter().all(|(model, now)| self.verdict(model, token, *now) != unknown) {
+                let verdict = verifier.try_verify(&TOKENS[token]).err().map(|error| error.kind());
+                self.expect(token, verdict, Instant::now());
+            }
+        }
+    }
+
+    /// Every fetch began when it had to, or was asked for and paid.
+    fn check_fetches(&self) {
+        let fetches = self.fetches.lock().unwrap().clone();
+        let jumps = self.jumps.lock().unwrap().clone();
+        let Some(first) = fetches.first() else {
+            // It was given up, and nothing was to begin after that.
+            assert!(self.ended.is_some());
+            return;
+        };
+        assert!(first.begun - self.begun <= TICK);
+        let mut model = Model::default().after(first);
+        let mut early = Vec::new();
+        for pair in fetches.windows(2) {
+            let [before, fetch] = pair else { unreachable!("windows of two") };
+            assert!(fetch.begun >= before.ends, "one at a time: {before:?} {fetch:?}");
+            let pause = fetch.begun - before.ends;
+            let (shortest, longest) = self.next(&model, before.ends);
+            assert!(pause <= longest + TICK, "{pause:?} and not {longest:?} after {before:?}");
+            let since = before.begun..=fetch.begun;
+            let is_woken = jumps.iter().any(|(time, _)| since.contains(time));
+            let is_refresh = self.refreshes.iter().any(|time| since.contains(time));
+            if pause + TICK < shortest && !is_woken {
+                let is_asked_to_wait = model.failures > 0 && model.asked.is_some();
+                assert!(!is_asked_to_wait || is_refresh, "{before:?} {fetch:?}");
+                early.push(fetch.begun);
+            }
+            model = model.after(fetch);
+        }
+        // Two at once and one in 30 s.
+        for first in &early {
+            let minute = |time: &&Instant| (*first..*first + s(60)).contains(*time);
+            let asked = |time: &&Instant| (*first..*first + s(75)).contains(&(**time + s(15)));
+            let paid = 4 + self.refreshes.iter().filter(asked).count();
+            let count = early.iter().filter(minute).count();
+            assert!(count <= paid, "{count} fetches in a minute, {paid} were paid");
+        }
+        let last = fetches[fetches.len() - 1];
+        if last.ends <= Instant::now() && self.ended.is_none() {
+            let (_, longest) = self.next(&model, last.ends);
+            assert!(last.ends.elapsed() <= longest + TICK, "none since {last:?}");
+        }
+        if let Some(ended) = self.ended {
+            assert!(last.begun <= ended);
+        }
+    }
+}
+
+fn time(choices: &mut Choices<'_>) -> Duration {
+    let unit = choices.of(&[ms(1), ms(10), ms(100), s(1), s(10)]);
+    unit * u32::from(choices.byte())
+}
+
+fn answer(choices: &mut Choices<'_>) -> (Answer, Duration) {
+    let asked = |choices: &mut Choices<'_>| {
+        [None, Some(s(0)), Some(s(20)), Some(s(100)), Some(s(1_000_000))][choices.below(5)]
+    };
+    let answer = match choices.below(8) {
+        which @ 0..=2 => Answer::Gives(SETS[which], None),
+        3 => Answer::Gives(SETS[choices.below(3)], asked(choices)),
+        4 => Answer::Fails(asked(choices)),
+        5 => Answer::Garbage,
+        6 => Answer::Hangs,
+        _ => Answer::Panics,
+    };
+    (answer, ms(choices.of(&[0, 100, 900, 1_100, 4_900, 6_000])))
+}
+
+fuzz_target!(|data: &[u8]| {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut choices = Choices(data);
+        let mut world = World::new(answer(&mut choices));
+        sleep(TICK).await;
+        for _ in 0..STEPS {
+            if choices.is_over() {
+                break;
+            }
+            world.step(&mut choices).await;
+            sleep(TICK).await;
+            world.check();
+        }
+        world.check_fetches();
+        // With the last handle everything ends.
+        world.handles.clear();
+        sleep(TICK).await;
+        let before = world.fetches.lock().unwrap().len();
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+        sleep(s(3_600)).await;
+        assert_eq!(world.fetches.lock().unwrap().len(), before);
+    });
+});
