@@ -169,10 +169,66 @@ fn unsafe_code_is_forbidden_and_no_feature_weakens_a_check() {
     let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     assert!(lib.contains("#![forbid(unsafe_code)]"));
     for name in ["claims", "json", "jwks", "jws", "scope", "user_pool", "verify"] {
-        let code = &sources()[name];
+        // What `the_signature_check_is_left_out_for_fuzzing_alone` watches.
+        let code = &sources()[name].replace("cfg!(tower_cognito_fuzz)", "");
         let switches = code.lines().filter(|line| line.contains("cfg(") || line.contains("cfg!("));
         assert_eq!(switches.count(), 0, "src/{name}.rs is the same under every feature");
     }
+}
+
+#[test]
+fn the_signature_check_is_left_out_for_fuzzing_alone() {
+    let named = |text: &str| text.to_lowercase().matches("fuzz").count();
+    for (name, code) in sources() {
+        let expected = usize::from(name == "jwks");
+        assert_eq!(named(&code), expected, "src/{name}.rs");
+    }
+    let jwks = &sources()["jwks"];
+    let body = jwks.split_once("fn verifies(&self").unwrap().1.split_once("\n    }\n").unwrap().0;
+    assert!(
+        body.contains("if cfg!(tower_cognito_fuzz) {\n            return self.exponent == [3];")
+    );
+
+    // No feature, so that nothing which depends on the crate can turn it on, and no build script.
+    let mut count = 0;
+    for path in manifests(root()) {
+        let text = fs::read_to_string(&path).unwrap();
+        let manifest: toml::Table = text.parse().unwrap();
+        let features = manifest.get("features").and_then(toml::Value::as_table);
+        let features = features.into_iter().flat_map(toml::Table::keys);
+        for feature in features {
+            assert_eq!(named(feature), 0, "{}: {feature}", path.display());
+        }
+        assert!(!path.with_file_name("build.rs").exists(), "{}", path.display());
+        count += 1;
+    }
+    assert!(count > 0, "the manifests were not found");
+    // A package has the manifest as cargo wrote it anew, without comments.
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let declared = &manifest["lints"]["rust"]["unexpected_cfgs"]["check-cfg"];
+    let declared = declared.as_array().unwrap().iter().map(toml::Value::as_str);
+    assert_eq!(declared.collect::<Vec<_>>(), [Some("cfg(tower_cognito_fuzz)")]);
+    assert_eq!(format!("{manifest:?}").matches("tower_cognito_fuzz").count(), 1);
+    for config in [".cargo/config.toml", ".cargo/config"] {
+        let text = fs::read_to_string(root().join(config)).unwrap_or_default();
+        assert_eq!(named(&text), 0, "{config}");
+    }
+}
+
+/// Every `Cargo.toml` of the repository.
+fn manifests(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap_or_default();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            found.extend(manifests(&path));
+        } else if name == "Cargo.toml" {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// `tests/unified`, which builds these tests too, is below it.
