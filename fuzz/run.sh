@@ -11,14 +11,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 all=(authorization claims jwks refresh token)
 
-# What libFuzzer is told by the code: which edges are taken, and what is compared with what.
+# What libFuzzer is told by the code: which edges are taken. Comparisons are not traced: that takes
+# more time than all else, and json.dict and the inputs that are choices do as well.
 flags=(
     --cfg tower_cognito_fuzz
     -Cpasses=sancov-module
     -Cllvm-args=-sanitizer-coverage-level=4
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
     -Cllvm-args=-sanitizer-coverage-pc-table
-    -Cllvm-args=-sanitizer-coverage-trace-compares
     -Cllvm-args=-simplifycfg-branch-fold-threshold=0
     -Ccodegen-units=1
     -Cdebug-assertions
@@ -94,13 +94,15 @@ if ((${#failed[@]} == 0)); then
     exit 0
 fi
 for target in "${failed[@]}"; do
+    log=artifacts/$target.log
     # What the panic says, and where libFuzzer left the input.
-    printf '\nFAILED: %s, see fuzz/artifacts/%s.log\n' "$target" "$target"
-    grep -A 4 'panicked at\|ERROR: libFuzzer' "artifacts/$target.log" | cut -c 1-600 | head -n 12 || true
-    input=$(grep -oE "artifacts/$target-[a-z-]+-[0-9a-f]+" "artifacts/$target.log" | tail -n 1 || true)
+    printf '\nFAILED: %s, see fuzz/%s\n' "$target" "$log"
+    grep -A 4 'panicked at\|ERROR: libFuzzer' "$log" | cut -c 1-600 | head -n 12 || true
+    input=$(grep -oE "artifacts/$target-[a-z-]+-[0-9a-f]+" "$log" | tail -n 1 || true)
     if [[ $input ]]; then
         printf 'Again:    fuzz/run.sh --again %s %s\n' "$target" "$input"
-        printf 'Smaller:  fuzz/run.sh --again %s -minimize_crash=1 -runs=100000 %s\n' "$target" "$input"
+        printf 'Smaller:  fuzz/run.sh --again %s -minimize_crash=1 -runs=100000 %s\n' \
+            "$target" "$input"
         printf 'Mended:   copy it to fuzz/seeds/%s/, where every run begins\n' "$target"
     fi
 done

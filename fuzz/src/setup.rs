@@ -20,7 +20,11 @@ pub const NO: &str = "AQAB";
 /// What a good token's parts are written like.
 pub const HEADERS: [&str; 2] =
     [r#"{"kid":"k1","alg":"RS256"}"#, r#"{"alg":"RS256","typ":"JWT","kid":"k2"}"#];
-pub const CLAIMS: &str = r#"{"sub":"s","token_use":"access","scope":"a/read a/*","iss":"https://issuer.example/pool","exp":1700000001,"iat":1699996401,"jti":"j","client_id":"client-1"}"#;
+pub const CLAIMS: &str = concat!(
+    r#"{"sub":"s","token_use":"access","scope":"a/read a/*","#,
+    r#""iss":"https://issuer.example/pool","exp":1700000001,"iat":1699996401,"#,
+    r#""jti":"j","client_id":"client-1"}"#,
+);
 
 pub fn token(header: &str, claims: &str) -> String {
     let [header, claims] = [header, claims].map(|part| base64url::encode(part.as_bytes()));
