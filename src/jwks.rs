@@ -260,10 +260,10 @@ fn members(document: &[u8]) -> Result<Vec<&RawValue>, InvalidJwks> {
 
 /// Reads one member: its ID, and the key under that ID if it can be used.
 ///
-/// jsonwebtoken's types read the values. They take `null` for absent, the last of two members of
-/// the same name, and do not show private parts; so each member is looked over first. Whether they
-/// take a number that no `f64` holds depends on the features of serde_json; so they are shown
-/// nothing but what is needed.
+/// jsonwebtoken's types read the values. They take `null` for absent, an object such as
+/// `{"RSA": null}` for its name, the last of two members of the same name, and do not show private
+/// parts; so each member is looked over first. Whether they take a number that no `f64` holds
+/// depends on the features of serde_json; so they are shown nothing but what is needed.
 fn read_key(member: &RawValue) -> Result<(Box<str>, Result<Key, Skip>), Skip> {
     let JwkMembers { key_id, needed, private } =
         json::read_object(member.get(), JwkMembers::place).map_err(|_| Skip::Malformed)?;
@@ -273,20 +273,23 @@ fn read_key(member: &RawValue) -> Result<(Box<str>, Result<Key, Skip>), Skip> {
         .ok_or(Skip::Malformed)?
         .into();
     let needed = NEEDED.into_iter().zip(needed);
-    let needed =
-        needed.filter_map(|(name, value)| Some((name, value?))).collect::<BTreeMap<_, _>>();
+    let needed = needed.filter_map(|(name, value)| Some((name, value?)));
+    let needed = needed.collect::<BTreeMap<_, _>>();
+    let is_of_its_type = |(name, value): (&&str, &&RawValue)| match *name {
+        "key_ops" => json::strings(value).is_some(),
+        _ => json::string(value).is_some(),
+    };
     let key_type = needed.get("kty").copied().and_then(json::string);
 
     let key = if private.iter().any(Option::is_some) {
         Err(Skip::Private)
     } else if key_type.is_some_and(|key_type| key_type != "RSA") {
         Err(Skip::OtherPurpose)
-    } else if needed.values().any(|value| value.get() == "null") {
+    } else if !needed.iter().all(is_of_its_type) {
         Err(Skip::Malformed)
     } else {
-        let text = serde_json::to_string(&needed).map_err(|_| Skip::Malformed);
-        text.and_then(|text| serde_json::from_str(&text).map_err(|_| Skip::Malformed))
-            .and_then(rsa_key)
+        let jwk = serde_json::to_string(&needed).and_then(|text| serde_json::from_str(&text));
+        jwk.map_err(|_| Skip::Malformed).and_then(rsa_key)
     };
     Ok((key_id, key))
 }

@@ -356,8 +356,9 @@ fn numbers_are_base64url() {
 
 #[test]
 fn a_member_of_the_wrong_type_spoils_its_key() {
+    let named = [json!({ "RSA": null }), json!({ "RS256": null }), json!({ "sig": null })];
     for name in ["n", "e", "kty", "alg", "use", "key_ops"] {
-        for value in [json!(1), json!(true), json!({}), json!([1])] {
+        for value in [json!(1), json!(true), json!({}), json!([1])].iter().chain(&named) {
             skipped(&format!("{name}: {value}"), json!({ name: value }));
         }
         // Not the same as absent.
@@ -369,6 +370,18 @@ fn a_member_of_the_wrong_type_spoils_its_key() {
     skipped("key_ops as text", json!({ "key_ops": "verify" }));
     for member in ["null", "1", "true", r#""key""#, "[]", "{}", r#"[{"kty":"RSA"}]"#] {
         skipped_text(member, member);
+    }
+}
+
+#[test]
+fn a_member_that_is_not_read_spoils_nothing() {
+    for value in ["null", "1", "1e999", "-1e-999", r#""\u0000""#, "{}", r#"{"a":1,"a":[2]}"#] {
+        for name in ["x", "x5c", "x5t", "x5u", "kTy"] {
+            let key = with(&good_key(), json!({ "kid": "third", name: "PLACE" })).to_string();
+            let key = key.replace(r#""PLACE""#, value);
+            let jwks = Jwks::from_json(format!(r#"{{"keys":[{key}]}}"#)).unwrap();
+            assert_eq!(ids(&jwks), ["third"], "{name}: {value}");
+        }
     }
 }
 
