@@ -111,8 +111,10 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
+type IsMet = fn(&[String]) -> bool;
+
 /// What the route asks for, whether scopes are enough for it, and how a challenge names it.
-fn asks(which: u8) -> (RequireScope, fn(&[String]) -> bool, Option<&'static str>) {
+fn asks(which: u8) -> (RequireScope, IsMet, Option<&'static str>) {
     fn has(scopes: &[String], one: &str) -> bool {
         scopes.iter().any(|scope| scope == one)
     }
@@ -138,7 +140,7 @@ fn asks(which: u8) -> (RequireScope, fn(&[String]) -> bool, Option<&'static str>
 }
 
 /// RFC 6750 section 2.1, and what is refused of what it leaves open.
-fn expect(headers: &HeaderMap, settings: Settings, is_met: fn(&[String]) -> bool) -> Expected {
+fn expect(headers: &HeaderMap, settings: Settings, is_met: IsMet) -> Expected {
     let missing = if settings.allows_anonymous && !settings.asks_for_scope {
         Expected::Anonymous
     } else {

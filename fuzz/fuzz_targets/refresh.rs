@@ -70,13 +70,15 @@ enum Answer {
     Panics,
 }
 
+/// Keys or an error; and how long they may be kept, or when to come again.
+type Brought = Result<(Set, Option<Duration>), (&'static str, Option<Duration>)>;
+
 /// One fetch, as it will end unless everything is dropped before.
 #[derive(Clone, Copy, Debug)]
 struct Fetch {
     begun: Instant,
     ends: Instant,
-    /// Also how long it may be kept, or when to come again.
-    brings: Result<(Set, Option<Duration>), (&'static str, Option<Duration>)>,
+    brings: Brought,
 }
 
 /// What the engine ought to be, from the fetches that have ended.
