@@ -232,7 +232,7 @@ fn manifests(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// `tests/unified`, which builds these tests too, is below it.
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     let mut folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
     folders.find(|folder| folder.join("src/lib.rs").exists()).unwrap()
 }

@@ -1051,7 +1051,7 @@ fn h053_a_part_of_another_good_token_is_refused() {
 }
 
 #[test]
-fn every_single_bit_flip_is_refused() {
+fn h052_every_single_bit_flip_is_refused() {
     let token = good().sign();
     accept("no flip", &token);
     for index in 0..token.len() {
