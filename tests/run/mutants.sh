@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Changes the code in small ways, one at a time, and asks for each change that a test fails.
+#
+#     tests/run/mutants.sh            # every shard: hours
+#     tests/run/mutants.sh SHARD…     # those that are named
+#     tests/run/mutants.sh --renew SHARD…
+#
+# A shard is one file of the source, or a folder: see `shards`. What survives is compared with
+# tests/mutants/SHARD.txt, where each line has a reason; --renew leaves the new list in
+# target/mutants/, to be looked at and given its reasons. JOBS changes are tried side by side (1
+# unless set), each in a copy of the tree. Needs cargo-mutants, which it compiles if it is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# The file, and the tests that may not be left out. What starts programs or waits for real time is
+# left out where it can not tell more than the others do.
+pure=(--skip examples:: --skip sockets:: --skip promises:: --skip model:: --skip faults:: --skip refresh::)
+quick=(--skip examples:: --skip sockets::)
+shards=(jws claims json verify jwks scope rejection token_cache schedule refresh)
+declare -A tests=(
+    [jws]="${pure[*]}" [claims]="${pure[*]}" [json]="${pure[*]}" [verify]="${pure[*]}"
+    [jwks]="${pure[*]}" [scope]="${pure[*]}" [rejection]="${pure[*]}" [token_cache]="${pure[*]}"
+    [schedule]="${quick[*]}" [refresh]="${quick[*]}"
+)
+
+renew=
+if [[ ${1-} == --renew ]]; then
+    renew=1
+    shift
+fi
+chosen=("$@")
+if ((${#chosen[@]} == 0)); then
+    chosen=("${shards[@]}")
+fi
+
+target=$PWD/target
+if ! cargo mutants --version >/dev/null 2>&1; then
+    export PATH="$target/tools/bin:$PATH"
+    cargo mutants --version >/dev/null 2>&1 || CARGO_PROFILE_DEV_DEBUG=0 \
+        cargo install --quiet --debug --locked --root "$target/tools" cargo-mutants
+fi
+
+# survivors FILE: the changes it lists, without their reasons.
+survivors() {
+    sed -nE 's/^(src[^#]*[^# ]).*/\1/p' "$1" | LC_ALL=C sort
+}
+
+failed=()
+for shard in "${chosen[@]}"; do
+    out=$target/mutants/$shard
+    mkdir -p "$out"
+    glob="src/$shard.rs"
+    if [[ -d src/$shard ]]; then
+        glob="src/$shard/*.rs"
+    fi
+    # Without line numbers, so that the lists stay true when lines move.
+    read -ra skipped <<<"${tests[$shard]}"
+    cargo mutants --no-shuffle --jobs "${JOBS:-1}" --copy-target true --baseline skip \
+        --timeout 300 --line-col=false --file "$glob" --output "$out" \
+        -- --lib --test it -- "${skipped[@]}" || (($? == 2 || $? == 3))
+    cat "$out/mutants.out/missed.txt" "$out/mutants.out/timeout.txt" |
+        sed -E 's/ +$//' | LC_ALL=C sort >"$out/survivors.txt"
+    known=tests/mutants/$shard.txt
+    if [[ $renew ]]; then
+        printf '%s: %d survivors, see %s\n' "$shard" "$(wc --lines <"$out/survivors.txt")" \
+            "$out/survivors.txt"
+    elif ! diff --unified=0 <(survivors "$known") "$out/survivors.txt"; then
+        failed+=("$shard")
+    fi
+done
+if ((${#failed[@]})); then
+    printf 'FAILED: %s. A line with + is a change that no test notices: write the test, or a reason.\n' \
+        "${failed[*]}"
+    exit 1
+fi
