@@ -11,8 +11,8 @@ use jsonwebtoken::jwk::{JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 
-use crate::support::has_second_opinion;
-use crate::vectors::{PoolRules, Vector, vectors};
+use super::support::has_second_opinion;
+use super::vectors::{PoolRules, Vector, vectors};
 
 #[derive(Deserialize)]
 #[expect(dead_code, reason = "a claim of another type is refused by being read")]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use crate::tidy::root;
+use super::tidy::root;
 
 const PAGE: &str = include_str!("../../src/docs/hostile.md");
 

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tower_cognito::{Jwks, TestIssuer, Verifier, VerifyErrorKind, verify};
 
-use crate::support::{Doors, issuer, machine, rules};
+use super::support::{Doors, issuer, machine, rules};
 
 const MAX_DOCUMENT_LEN: usize = 64 * 1024;
 

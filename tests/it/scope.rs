@@ -17,7 +17,7 @@ use tower_cognito::test_issuer::TokenBuilder;
 use tower_cognito::{Rejection, RejectionKind, RequireScope, RequireToken, Scope, Verifier};
 use tower_layer::Layer;
 
-use crate::support::{issuer, machine, rules};
+use super::support::{issuer, machine, rules};
 
 type Body = Empty<Bytes>;
 

@@ -9,7 +9,7 @@ use tower_cognito::{
     verify,
 };
 
-use crate::support::{CLIENT, issuer, machine};
+use super::support::{CLIENT, issuer, machine};
 
 const ID: &str = "ap-northeast-1_AbCdEfGhI";
 const ORIGINAL: &str = "https://cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_AbCdEfGhI";

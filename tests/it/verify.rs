@@ -25,7 +25,7 @@ use tower_cognito::{
     TestServer, UserPool, Verifier, VerifyErrorKind, verify,
 };
 
-use crate::support::{CLIENT, Doors, Log, has_second_opinion, issuer, machine, rules};
+use super::support::{CLIENT, Doors, Log, has_second_opinion, issuer, machine, rules};
 
 const NOW: u64 = 1_790_000_000;
 const HOUR: u64 = 3600;

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use serde_json::{Value, json};
 use tower_cognito::{Jwks, VerifyErrorKind, verify};
 
-use crate::support::{issuer, machine, rules};
+use super::support::{issuer, machine, rules};
 
 struct Vector {
     number: u64,
