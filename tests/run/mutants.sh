@@ -6,9 +6,10 @@
 #     tests/run/mutants.sh --renew SHARD…
 #
 # A shard is one file of the source, or a folder: see `shards`. What survives is compared with
-# tests/mutants/SHARD.txt, where each line has a reason; --renew leaves the new list in
-# target/mutants/, to be looked at and given its reasons. JOBS changes are tried side by side (1
-# unless set), each in a copy of the tree. Needs cargo-mutants, which it compiles if it is missing.
+# tests/mutants/SHARD.txt, where each line has a reason; --renew only says where the new list is, to
+# be looked at and given its reasons. It is the last commit that is tried, in a clone (TREE, by
+# default in target/mutants/): two clones can work side by side, on shards of their own. Needs
+# cargo-mutants, which it compiles if it is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -49,6 +50,17 @@ survivors() {
     sed -nE 's/^(src[^#]*[^# ]).*/\1/p' "$1" | LC_ALL=C sort
 }
 
+lists=$PWD/tests/mutants
+tree=${TREE:-$target/mutants/tree}
+if [[ -d $tree ]]; then
+    git -C "$tree" fetch --quiet origin HEAD
+    git -C "$tree" reset --quiet --hard FETCH_HEAD
+else
+    git clone --quiet . "$tree"
+fi
+unset CARGO_TARGET_DIR
+export CARGO_PROFILE_DEV_DEBUG=0
+
 failed=()
 for shard in "${chosen[@]}"; do
     out=$target/mutants/$shard
@@ -57,14 +69,13 @@ for shard in "${chosen[@]}"; do
     if [[ -d src/$shard ]]; then
         glob="src/$shard/*.rs"
     fi
-    # Without line numbers, so that the lists stay true when lines move.
     read -ra args <<<"${tests[$shard]}"
-    cargo mutants --no-shuffle --jobs "${JOBS:-1}" --copy-target true --baseline skip \
-        --timeout 300 --line-col=false --file "$glob" --output "$out" \
-        -- "${args[@]}" || (($? == 2 || $? == 3))
+    # Without line numbers, so that the lists stay true when lines move.
+    cargo mutants --dir "$tree" --in-place --no-shuffle --baseline skip --timeout 300 \
+        --line-col=false --file "$glob" --output "$out" -- "${args[@]}" || (($? == 2 || $? == 3))
     cat "$out/mutants.out/missed.txt" "$out/mutants.out/timeout.txt" |
         sed -E 's/ +$//' | LC_ALL=C sort >"$out/survivors.txt"
-    known=tests/mutants/$shard.txt
+    known=$lists/$shard.txt
     if [[ $renew ]]; then
         printf '%s: %d survivors, see %s\n' "$shard" "$(wc --lines <"$out/survivors.txt")" \
             "$out/survivors.txt"
