@@ -13,19 +13,19 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# For each the tests that are to notice: which binaries, and which of their modules.
+# For each the modules of the tests that are to notice.
 shards=(jws claims json verify jwks scope rejection token_cache schedule refresh)
 declare -A tests=(
-    [jws]='--test it -- verify:: vectors:: foreign::'
-    [claims]='--test it -- verify:: claims:: vectors:: foreign::'
-    [json]='--lib --test it -- json:: verify:: claims:: jwks:: vectors:: bounds::'
-    [verify]='--test it -- verify:: claims:: vectors:: token_cache:: promises:: allocations::'
-    [jwks]='--lib --test it -- jwks:: verify:: vectors:: token_cache::'
-    [scope]='--test it -- scope:: scope_table:: vectors:: config::'
-    [rejection]='--lib --test it -- rejection:: doors:: layer:: grpc:: pages:: resource_metadata::'
-    [token_cache]='--lib --test it -- token_cache:: allocations::'
-    [schedule]='--lib --test it -- schedule:: refresh:: promises:: faults::'
-    [refresh]='--lib --test it -- refresh:: promises:: faults:: model:: telemetry::'
+    [jws]='verify:: vectors:: foreign::'
+    [claims]='verify:: claims:: vectors:: foreign::'
+    [json]='json:: verify:: claims:: jwks:: vectors:: bounds::'
+    [verify]='verify:: claims:: vectors:: token_cache:: promises:: allocations::'
+    [jwks]='jwks:: verify:: vectors:: token_cache::'
+    [scope]='scope:: scope_table:: vectors:: config::'
+    [rejection]='rejection:: doors:: layer:: grpc:: pages:: resource_metadata::'
+    [token_cache]='token_cache:: allocations::'
+    [schedule]='schedule:: refresh:: promises:: faults::'
+    [refresh]='refresh:: promises:: faults:: model:: telemetry::'
 )
 
 renew=
@@ -69,10 +69,12 @@ for shard in "${chosen[@]}"; do
     if [[ -d src/$shard ]]; then
         glob="src/$shard/*.rs"
     fi
-    read -ra args <<<"${tests[$shard]}"
+    read -ra modules <<<"${tests[$shard]}"
     # Without line numbers, so that the lists stay true when lines move.
     cargo mutants --dir "$tree" --in-place --no-shuffle --baseline skip --timeout 300 \
-        --line-col=false --file "$glob" --output "$out" -- "${args[@]}" || (($? == 2 || $? == 3))
+        --line-col=false --file "$glob" --output "$out" \
+        --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "${modules[@]}" ||
+        (($? == 2 || $? == 3))
     cat "$out/mutants.out/missed.txt" "$out/mutants.out/timeout.txt" |
         sed -E 's/ +$//' | LC_ALL=C sort >"$out/survivors.txt"
     known=$lists/$shard.txt
