@@ -70,13 +70,13 @@ for shard in "${chosen[@]}"; do
         glob="src/$shard/*.rs"
     fi
     read -ra modules <<<"${tests[$shard]}"
-    # Without line numbers, so that the lists stay true when lines move.
     cargo mutants --dir "$tree" --in-place --no-shuffle --baseline skip --timeout 300 \
-        --line-col=false --file "$glob" --output "$out" \
+        --file "$glob" --output "$out" \
         --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "${modules[@]}" ||
         (($? == 2 || $? == 3))
+    # Without line numbers, so that the lists stay true when lines move.
     cat "$out/mutants.out/missed.txt" "$out/mutants.out/timeout.txt" |
-        sed -E 's/ +$//' | LC_ALL=C sort >"$out/survivors.txt"
+        sed -E 's/^([^:]+):[0-9]+:[0-9]+:/\1:/' | LC_ALL=C sort >"$out/survivors.txt"
     known=$lists/$shard.txt
     if [[ $renew ]]; then
         printf '%s: %d survivors, see %s\n' "$shard" "$(wc --lines <"$out/survivors.txt")" \
