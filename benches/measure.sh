@@ -8,6 +8,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 results=$PWD/benches/results
+if [[ $(git status --porcelain -- src benches Cargo.toml ':!benches/results') ]]; then
+    echo 'commit first: the results name a commit' >&2
+    exit 1
+fi
 mkdir -p "$results"
 
 field() {

@@ -37,7 +37,7 @@ if [[ ${1-} == --again ]]; then
 fi
 
 seconds=20
-if [[ ${1-} =~ ^[0-9]+$ ]]; then
+if [[ ${1-} =~ ^[1-9][0-9]*$ ]]; then
     seconds=$1
     shift
 fi

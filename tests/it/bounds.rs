@@ -267,10 +267,14 @@ fn h012_what_is_no_jws_costs_nothing_however_long() {
         format!("{}..", "a".repeat(length - 2))
     });
     check_tokens("commas", MALFORMED, NOTHING, |length| ",Bearer a.b.c".repeat(length / 13));
-    let (signature, other) = ("a".repeat(7 * KIB), machine("last").issued_at(now()).sign());
-    let (signed, _) = other.rsplit_once('.').unwrap();
-    check_tokens("a long signature", MALFORMED, NOTHING, |length| {
-        format!("{signed}.{}", "a".repeat(length - signed.len() - 1 - signature.len() % 2))
+    let good = machine("last").issued_at(now()).sign();
+    let (signed, _) = good.rsplit_once('.').unwrap();
+    let left = |length: usize| length - signed.len() - 1;
+    check_tokens("a long signature in bad base64", MALFORMED, NOTHING, |length| {
+        format!("{signed}.{}", "a".repeat(left(length) / 4 * 4 + 1))
+    });
+    check_tokens("a long signature", FORGED, NOTHING, |length| {
+        format!("{signed}.{}", "A".repeat(left(length) / 4 * 4))
     });
 }
 

@@ -84,6 +84,10 @@ fn each_input_has_one_row() {
 
 #[test]
 fn each_row_names_its_tests_and_each_test_is_named() {
+    // A package has no other package within.
+    if !root().join("tests/unified").exists() {
+        return;
+    }
     let tests = tests();
     let mut expected = BTreeMap::<_, BTreeSet<_>>::new();
     for test in &tests {

@@ -1,5 +1,5 @@
-//! Every text that is one edit away from a good token is refused: by the plain function, by a
-//! verifier that remembers the good token, and by the layer.
+//! Every text that is one edit away from a good token is refused: by the plain function and by a
+//! verifier that remembers the good token, and at some places by the layer.
 
 use std::convert::Infallible;
 use std::future::ready;

@@ -14,7 +14,9 @@ use http_body_util::Empty;
 use serde_json::json;
 use tower::{ServiceExt, service_fn};
 use tower_cognito::test_issuer::TokenBuilder;
-use tower_cognito::{Rejection, RejectionKind, RequireScope, RequireToken, Scope, Verifier};
+use tower_cognito::{
+    Rejection, RejectionKind, RequireScope, RequireToken, Scope, Verifier, verify,
+};
 use tower_layer::Layer;
 
 use super::support::{issuer, machine, rules};
@@ -319,4 +321,11 @@ fn a_malformed_requirement_panics_at_the_callers_line() {
     panics!("it is empty", RequireScope::any_in(""));
     panics!("it has a space", RequireScope::any_in("a b"));
     panics!("it has a quote", RequireScope::any_in("a\"b"));
+}
+
+#[test]
+fn scopes_are_shown_as_a_list() {
+    let text = machine("activity/*  item/read").issued_at(now()).sign();
+    let token = verify(&text, &issuer().jwks(), &rules(), now()).unwrap();
+    assert_eq!(format!("{:?}", token.scopes()), r#"["activity/*", "item/read"]"#);
 }
