@@ -204,7 +204,8 @@ fn the_mcp_example_leads_from_the_refusal_to_the_token() {
 #[test]
 fn the_verify_example_judges_a_token_a_line() {
     let issuer = issuer();
-    let folder = std::env::temp_dir().join(format!("tower-cognito-{}", std::process::id()));
+    let folder =
+        std::env::temp_dir().join(format!("tower-cognito-examples-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let jwks = folder.join("jwks.json");
     std::fs::write(&jwks, issuer.jwks_json()).unwrap();

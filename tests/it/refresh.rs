@@ -751,7 +751,7 @@ async fn shutdown_lets_those_go_who_wait() {
 #[tokio::test(start_paused = true)]
 async fn keys_come_from_a_file_and_a_new_file_is_read_when_a_key_is_unknown() {
     let issuer = TestIssuer::new();
-    let folder = std::env::temp_dir().join(format!("tower-cognito-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("tower-cognito-keys-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join("jwks.json");
     let replace = |document: String| {
