@@ -103,7 +103,7 @@ pub(crate) fn numeric_date(raw: &RawValue) -> Option<i64> {
         None => (false, text),
     };
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, clamped_exponent(exponent)?),
+        Some((mantissa, exponent)) => (mantissa, clamped_exponent(exponent)),
         None => (unsigned, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -143,21 +143,18 @@ const LAST_SECOND: i64 = 253_402_300_799;
 
 /// An exponent that is too long for an integer means the same as a very large one: no text of
 /// 16 KiB has enough digits to make up for it.
-fn clamped_exponent(text: &str) -> Option<i64> {
+fn clamped_exponent(text: &str) -> i64 {
     const BEYOND: i64 = 1_000_000_000;
 
     let (negative, digits) = match text.as_bytes() {
         [b'-', digits @ ..] => (true, digits),
         [b'+', digits @ ..] | digits => (false, digits),
     };
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
     let magnitude = digits.iter().fold(0_i64, |sum, digit| {
         let next = sum.saturating_mul(10).saturating_add(i64::from(digit.wrapping_sub(b'0')));
         next.min(BEYOND)
     });
-    Some(if negative { magnitude.saturating_neg() } else { magnitude })
+    if negative { magnitude.saturating_neg() } else { magnitude }
 }
 
 struct Object<T, F> {
