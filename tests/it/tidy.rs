@@ -347,7 +347,7 @@ const NAMED_BY_NOBODY: [&str; 4] =
 
 /// The code in the documentation, and the examples.
 fn example_code() -> String {
-    let examples = files_below("examples").into_iter();
+    let examples = files_below("examples").into_iter().filter(|path| is_rust(path));
     let mut code = examples.map(|path| fs::read_to_string(path).unwrap()).collect::<String>();
     for path in files_below("src") {
         let is_markdown = !is_rust(&path);
