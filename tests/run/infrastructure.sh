@@ -95,14 +95,15 @@ def with_defaults(value):
     return re.sub(r"\$\{(\w+)\}", lambda found: parameters[found[1]]["Default"], text(value))
 
 
-defined, granted = [], []
-for resource in template["Resources"].values():
+defined, granted = {}, []
+for name, resource in template["Resources"].items():
     properties = resource["Properties"]
     for scope in properties.get("Scopes", []):
-        defined.append(f"{with_defaults(properties['Identifier'])}/{scope['ScopeName']}")
-    granted += map(with_defaults, properties.get("AllowedOAuthScopes", []))
+        defined[f"{with_defaults(properties['Identifier'])}/{scope['ScopeName']}"] = name
+    scopes = [with_defaults(scope) for scope in properties.get("AllowedOAuthScopes", [])]
+    granted += [(scope, resource.get("DependsOn")) for scope in scopes]
 asked_for = sorted(re.findall(r'RequireScope::new\("(.*?)"\)', quickstart))
 expect("the quickstart asks for the scopes of the resource servers", asked_for, sorted(defined))
-expect("the clients have the scopes that the quickstart asks for", asked_for, sorted(granted))
+expect("each is a client's, which waits for its resource server", defined, dict(granted))
 sys.exit(failed)
 EOF
