@@ -446,6 +446,8 @@ mod tests {
         check_object(&nested(100_000), false);
         check_object(&format!("{{\"a\":[{}]}}", vec!["[]"; 100].join(",")), true);
         check_object(&format!("{{\"a\":\"{}\"}}", "[".repeat(100)), true);
+        let closed_in_strings = r#"["]","#.repeat(33);
+        check_object(&format!("{{\"a\":{closed_in_strings}0{}}}", "]".repeat(33)), false);
         check_object(r#"{"a":"\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["}"#, true);
     }
 }
