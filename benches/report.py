@@ -124,9 +124,9 @@ def money():
 
 def summary():
     """The README's few lines."""
-    least = {row["name"]: max(values) for row, values in both_runs()}
+    worse = {row["name"]: max(values) for row, values in both_runs()}
     added = {row["name"]: row["cpu_us_added"] for row in results("load")}
-    seen, new = least["token seen before"], least["new token, cache off"]
+    seen, new = worse["token seen before"], worse["new token, cache off"]
     return (
         f"A token that was seen before costs {number(seen)} of one bare RSA-2048 check, a new one "
         f"{number(new)}.\nUnder load, an axum server spends "

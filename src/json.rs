@@ -23,8 +23,7 @@ pub(crate) struct NotAnObject;
 /// A member of an object as its raw text; `None` is absent.
 pub(crate) type Member<'a> = Option<&'a RawValue>;
 
-/// Reads `text` as exactly one object. `place` says where the member of a name belongs; it is a
-/// `match` on literals, which compares faster than a loop over a list of them would.
+/// Reads `text` as exactly one object. `place` says where the member of a name belongs.
 ///
 /// A name that comes twice, however it is escaped, is an error. A value that has no place is
 /// searched for lone surrogates and deep nesting.

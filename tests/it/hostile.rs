@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use super::tidy::root;
+use super::tidy::{files_below, is_rust, root};
 
 const PAGE: &str = include_str!("../../src/docs/hostile.md");
 
@@ -21,36 +21,27 @@ fn rows() -> Vec<(usize, Vec<&'static str>)> {
 /// Every test, as the page names it.
 fn tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
-    for (folder, prefix) in
-        [("tests/it", ""), ("tests/unified/features.rs", "unified"), ("src", "src::")]
-    {
-        let folder = root().join(folder);
-        let mut paths = vec![folder.clone()];
-        while let Some(path) = paths.pop() {
-            if path.is_dir() {
-                paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+    let files = [files_below("tests/it"), files_below("src")].concat();
+    let unified = root().join("tests/unified/features.rs");
+    for path in files.into_iter().filter(|path| is_rust(path)).chain([unified]) {
+        let module = path.strip_prefix(root()).unwrap().with_extension("");
+        let module = module.to_str().unwrap().replace(['/', '\\'], "::");
+        let module = module.strip_prefix("tests::it::").unwrap_or(&module);
+        let module = module.strip_prefix("tests::").unwrap_or(module);
+        let text = fs::read_to_string(&path).unwrap();
+        let is_test = |line: &str| line.starts_with("#[test]") || line.contains("::test");
+        let mut is_next = false;
+        for line in text.lines().map(str::trim_start) {
+            if line.starts_with("#[") {
+                is_next |= is_test(line);
                 continue;
             }
-            if path.extension().is_none_or(|extension| extension != "rs") {
-                continue;
+            let function = line.split_once("fn ").filter(|_| is_next);
+            if let Some((_, name)) = function {
+                let name = name.split('(').next().unwrap();
+                tests.insert(format!("{module}::{name}"));
             }
-            let module = path.strip_prefix(&folder).unwrap().with_extension("");
-            let module = module.to_str().unwrap().replace(['/', '\\'], "::");
-            let text = fs::read_to_string(&path).unwrap();
-            let is_test = |line: &&str| line.starts_with("#[test]") || line.contains("::test");
-            let mut is_next = false;
-            for line in text.lines().map(str::trim_start) {
-                if line.starts_with("#[") {
-                    is_next |= is_test(&line);
-                    continue;
-                }
-                let function = line.split_once("fn ").filter(|_| is_next);
-                if let Some((_, name)) = function {
-                    let name = name.split('(').next().unwrap();
-                    tests.insert(format!("{prefix}{module}::{name}"));
-                }
-                is_next = false;
-            }
+            is_next = false;
         }
     }
     assert!(tests.len() > 400, "the tests were not found: {}", tests.len());

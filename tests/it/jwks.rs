@@ -24,7 +24,7 @@ fn keys_of(issuer: &TestIssuer) -> Vec<Value> {
 }
 
 /// The key that signs the tokens of [`good_token`].
-fn good_key() -> Value {
+pub(crate) fn good_key() -> Value {
     keys_of(issuer()).swap_remove(0)
 }
 
@@ -38,7 +38,7 @@ fn good_token() -> &'static str {
     &TOKEN
 }
 
-fn document(keys: &[Value]) -> String {
+pub(crate) fn document(keys: &[Value]) -> String {
     json!({ "keys": keys }).to_string()
 }
 

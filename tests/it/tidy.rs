@@ -258,7 +258,7 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// Every file below this folder.
-fn files_below(folder: &str) -> Vec<PathBuf> {
+pub(crate) fn files_below(folder: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
@@ -274,7 +274,7 @@ fn files_below(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-fn is_rust(path: &Path) -> bool {
+pub(crate) fn is_rust(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "rs")
 }
 

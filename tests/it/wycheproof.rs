@@ -6,9 +6,10 @@
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tower_cognito::{Jwks, VerifyErrorKind, verify};
 
+use super::jwks::{document, good_key};
 use super::support::{issuer, machine, rules};
 
 struct Vector {
@@ -47,12 +48,7 @@ fn vectors(file: &str) -> Option<Vec<Vector>> {
 }
 
 fn set(keys: &[Value]) -> Option<Jwks> {
-    Jwks::from_json(json!({ "keys": keys }).to_string()).ok()
-}
-
-fn good_key() -> Value {
-    let set: Value = serde_json::from_str(&issuer().jwks_json()).unwrap();
-    set["keys"][0].clone()
+    Jwks::from_json(document(keys)).ok()
 }
 
 fn verdict(token: &str, keys: &Jwks) -> Result<(), VerifyErrorKind> {

@@ -31,10 +31,10 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
 use serde_json::Value;
 use tokio::runtime::{self, Runtime};
-use tower::{Service, ServiceBuilder};
+use tower::{Layer, Service};
 use tower_cognito::{
-    ClientIds, Jwks, JwksDocument, RefreshError, RequireScope, RequireToken, Rules, TestIssuer,
-    Verifier, VerifierBuilder,
+    ClientIds, JwksDocument, RefreshError, RequireScope, RequireToken, Rules, TestIssuer, Verifier,
+    VerifierBuilder,
 };
 
 const CLIENT: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
@@ -118,15 +118,17 @@ impl Setting {
         Verifier::builder(self.rules()).token_cache_bytes(cache)
     }
 
-    /// With keys that are refreshed, as a service has them.
     fn verifier(&self, cache: usize) -> Verifier {
-        let document = self.issuer.jwks_json();
+        self.connected(self.builder(cache), self.issuer.jwks_json())
+    }
+
+    /// With keys that are refreshed, as a service has them.
+    fn connected(&self, builder: VerifierBuilder, document: String) -> Verifier {
         let fetch = move |_: String| {
             let document = document.clone();
             async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
         };
-        let verifier = self.builder(cache).fetch_with(fetch).connect();
-        let verifier = self.runtime.block_on(verifier).unwrap();
+        let verifier = self.runtime.block_on(builder.fetch_with(fetch).connect()).unwrap();
         self.shown_to_refuse(&verifier);
         verifier
     }
@@ -301,12 +303,7 @@ impl Report {
 
     fn layers(&mut self, setting: &Setting) {
         let verifier = setting.verifier(CACHE);
-        let layers = || {
-            ServiceBuilder::new()
-                .layer(RequireToken::new(verifier.clone()))
-                .layer(RequireScope::new(SCOPE))
-        };
-        let mut guarded = layers().service(Bare);
+        let mut guarded = layers(&verifier).layer(Bare);
         let mut bare = Bare;
         let request = || setting.request();
         let one = request();
@@ -348,21 +345,13 @@ impl Report {
     fn many(&mut self, setting: &Setting) {
         let token = &setting.token;
         let few = setting.verifier(0);
-        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let pools = runtime.block_on(async {
-            let mut builder = setting.builder(0);
-            for pool in 1..1_000 {
-                let pool = format!("https://issuer.example/pool-{pool}");
-                let pool = tower_cognito::UserPool::from_issuer(&pool).unwrap();
-                builder = builder.also(Rules::new(pool, ClientIds::only([CLIENT])));
-            }
-            let document = setting.issuer.jwks_json();
-            let fetch = move |_: String| {
-                let document = document.clone();
-                async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
-            };
-            builder.fetch_with(fetch).connect().await.unwrap()
-        });
+        let mut builder = setting.builder(0);
+        for pool in 1..1_000 {
+            let pool = format!("https://issuer.example/pool-{pool}");
+            let pool = tower_cognito::UserPool::from_issuer(&pool).unwrap();
+            builder = builder.also(Rules::new(pool, ClientIds::only([CLIENT])));
+        }
+        let pools = setting.connected(builder, setting.issuer.jwks_json());
         let mut jwks: Value = serde_json::from_str(&setting.issuer.jwks_json()).unwrap();
         let keys = jwks["keys"].as_array_mut().unwrap();
         let one = keys[0].clone();
@@ -371,9 +360,7 @@ impl Report {
             key["kid"] = format!("key-{number}").into();
             keys.push(key);
         }
-        let keys = Jwks::from_json(jwks.to_string()).unwrap();
-        let keys = setting.builder(0).with_jwks(keys).unwrap();
-        [&pools, &keys].into_iter().for_each(|verifier| setting.shown_to_refuse(verifier));
+        let keys = setting.connected(setting.builder(0), jwks.to_string());
 
         let [few, pools, keys] = in_turns(
             self.rounds,
@@ -404,13 +391,8 @@ impl Report {
     /// One hot token on two threads, through axum and the layers.
     fn threads(&mut self, setting: &Setting) {
         let verifier = setting.verifier(CACHE);
-        let layers = || {
-            ServiceBuilder::new()
-                .layer(RequireToken::new(verifier.clone()))
-                .layer(RequireScope::new(SCOPE))
-        };
         let bare = Router::new().route("/", get(|| async {}));
-        let guarded = bare.clone().layer(layers());
+        let guarded = bare.clone().layer(layers(&verifier));
         let calls = if self.rounds > 10 { 20_000 } else { 100 };
         let rounds = self.rounds.div_ceil(5);
         let [alone, within] = scaling(rounds, calls, setting, [bare, guarded]);
@@ -419,7 +401,7 @@ impl Report {
         let value = within / alone;
         self.row(Row { name, value, most: None, least: Some(0.85), is_counted: false, more });
 
-        let [within] = scaling(rounds, calls, setting, [layers().service(Bare)]);
+        let [within] = scaling(rounds, calls, setting, [layers(&verifier).layer(Bare)]);
         self.told("two threads, around a bare service", within / 2.0, format!("{within:.2} of 2"));
     }
 
@@ -517,6 +499,11 @@ impl Report {
         writeln!(text).unwrap();
         text
     }
+}
+
+/// The first is the outer one.
+fn layers(verifier: &Verifier) -> (RequireToken, RequireScope) {
+    (RequireToken::new(verifier.clone()), RequireScope::new(SCOPE))
 }
 
 /// How much more work two threads do than one in the same time, for each service: 2 is perfect.
