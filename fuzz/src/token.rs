@@ -71,8 +71,7 @@ impl Policy {
         if base64url::decode(signature)?.is_empty() {
             return None;
         }
-        let [header, payload] = [header, payload].map(read_part);
-        let (header, payload) = (header?, payload?);
+        let (header, payload) = (read_part(header, None)?, read_part(payload, Some("cnf"))?);
 
         let header = json::members(&header)?;
         let get = |name| header.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
@@ -147,12 +146,15 @@ impl Policy {
     }
 }
 
-/// A part of a token, as JSON in which nothing can be read in two ways.
-fn read_part(part: &str) -> Option<Json> {
+/// A part of a token, as JSON in which nothing can be read in two ways. What is asked of the member
+/// `is_there` is only whether it is, so its value may be anything.
+fn read_part(part: &str, is_there: Option<&str>) -> Option<Json> {
     let json = json::read(&String::from_utf8(base64url::decode(part)?).ok()?)?;
     let members = json::members(&json)?;
-    let is_clear = |value: &Json| value.depth() <= 32 && !value.has_lone_surrogate();
-    members.iter().all(|(_, value)| is_clear(value)).then_some(json)
+    let is_clear = |(name, value): &(&str, &Json)| {
+        Some(*name) == is_there || value.depth() <= 32 && !value.has_lone_surrogate()
+    };
+    members.iter().all(is_clear).then_some(json)
 }
 
 /// `None` where a member is there and is not of the type.
