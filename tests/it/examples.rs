@@ -257,6 +257,40 @@ fn the_verify_example_judges_a_token_a_line() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+#[test]
+fn the_issuer_does_what_its_input_says() {
+    let lines = [
+        "client abc secret activity/* x/y",
+        r#"token abc {"scope":"a/b"}"#,
+        "rotate",
+        "token abc",
+        "withdraw",
+        "fault slow 10",
+        "fault none",
+        "fetches",
+        "fault slow",
+        "token abc {",
+        "sing",
+    ];
+    let (code, output, log) = run("issuer", &[], &[("ISSUER", "127.0.0.1:0")], &lines.join("\n"));
+    assert_eq!(code, Some(0), "{log}");
+    let answers = output.lines().collect::<Vec<_>>();
+    let [issuer, jwks, token_endpoint, answers @ ..] = &*answers else { panic!("{output}") };
+    assert!(issuer.starts_with("COGNITO_ISSUER=http://127.0.0.1:"), "{issuer}");
+    assert!(jwks.starts_with("COGNITO_JWKS_URL=http://127.0.0.1:"), "{jwks}");
+    assert!(token_endpoint.starts_with("TOKEN_ENDPOINT_URL=http://127.0.0.1:"), "{output}");
+    let error = "error: see the first lines of examples/issuer.rs";
+    let said = [0, 2, 4, 5, 6, 7, 8, 9, 10].map(|line| answers[line]);
+    assert_eq!(said, ["ok", "ok", "ok", "ok", "ok", "0", error, error, error]);
+    let header = |line: usize| answers[line].split('.').next().unwrap();
+    assert_ne!(header(1), header(3), "another key signs");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let (code, _, log) = run("issuer", &[], &[("ISSUER", &taken)], "");
+    assert!(code == Some(1) && log.contains("ISSUER") && log.contains(&taken), "{log}");
+}
+
 /// The exit code of an example, and what it printed and logged.
 fn run(
     example: &str,

@@ -1,0 +1,89 @@
+//! The embedded stand-in for Cognito as a process of its own, for a service in any language.
+//!
+//!     cargo run --example issuer
+//!
+//! It prints its issuer, JWK Set and token endpoint, and then does what the lines of its standard
+//! input say, answering each with one line; it ends with them.
+//!
+//! | line | what it does |
+//! | --- | --- |
+//! | `client ID SECRET SCOPE…` | adds an app client, which may ask for these scopes |
+//! | `token CLIENT {"scope":"activity/*"}` | signs a token with these claims instead of its own |
+//! | `rotate` | signs with a new key from now on |
+//! | `withdraw` | takes the keys before it out of the JWK Set |
+//! | `fault down`, `garbage`, `oversize`, `slow MILLISECONDS`, `none` | how it answers for the JWK Set |
+//! | `fetches` | how often it was asked for the JWK Set |
+//!
+//! `ISSUER` (`host:port`) says where to listen.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use serde_json::Value;
+use tower_cognito::TestServer;
+use tower_cognito::test_issuer::Fault;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::var("ISSUER").unwrap_or_else(|_| "127.0.0.1:9000".to_owned());
+    let server = TestServer::bind(&address)
+        .await
+        .map_err(|error| format!("ISSUER: can not listen on {address}: {error}"))?;
+    println!("COGNITO_ISSUER={}", server.issuer().issuer());
+    println!("COGNITO_JWKS_URL={}/.well-known/jwks.json", server.issuer().issuer());
+    println!("TOKEN_ENDPOINT_URL={}", server.token_endpoint_url());
+
+    // The runtime's other threads serve meanwhile.
+    for line in io::stdin().lines() {
+        match obey(&server, line?.trim()) {
+            Some(answer) => println!("{answer}"),
+            None => println!("error: see the first lines of examples/issuer.rs"),
+        }
+    }
+    Ok(())
+}
+
+fn obey(server: &TestServer, line: &str) -> Option<String> {
+    let done = || Some("ok".to_owned());
+    let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match command {
+        "client" => {
+            let mut words = rest.split_whitespace();
+            server.add_client(words.next()?, words.next()?, words);
+            done()
+        }
+        "token" => {
+            let (client, claims) = rest.split_once(' ').unwrap_or((rest, "{}"));
+            let claims: BTreeMap<String, Value> = serde_json::from_str(claims).ok()?;
+            let token = server.issuer().machine_token(client);
+            let token = claims.iter().fold(token, |token, (name, value)| token.claim(name, value));
+            Some(token.sign())
+        }
+        "rotate" => {
+            server.issuer().rotate();
+            done()
+        }
+        "withdraw" => {
+            server.issuer().withdraw_replaced_keys();
+            done()
+        }
+        "fault" => {
+            match rest.split_once(' ').unwrap_or((rest, "")) {
+                ("down", "") => server.set_fault(Fault::Down),
+                ("garbage", "") => server.set_fault(Fault::Garbage),
+                ("oversize", "") => server.set_fault(Fault::Oversize),
+                ("slow", time) => {
+                    server.set_fault(Fault::Slow(Duration::from_millis(time.parse().ok()?)));
+                }
+                ("none", "") => server.clear_fault(),
+                _ => return None,
+            }
+            done()
+        }
+        "fetches" => Some(server.jwks_requests().to_string()),
+        _ => None,
+    }
+}
