@@ -3,6 +3,7 @@
 //! * [Where the layers go](layers): each placement in an axum router, and what it leaves open.
 //! * [What clients see](refusals): each refusal as `curl -i` shows it, and as gRPC clients do.
 //! * [When Cognito is down](outage): what happens minute by minute, and what to set.
+//! * [Errors](errors): each text and log event, its cause, and what to do.
 //! * [What it costs](cost): beside the bare signature check, and beside other crates.
 //! * [Observability](observability): log events, span fields, metrics, readiness.
 //! * [Hostile inputs](hostile): what may be brought, what is expected, and the tests that hold it.
@@ -14,6 +15,10 @@ pub mod layers {
 
 pub mod refusals {
     #![doc = include_str!("docs/refusals.md")]
+}
+
+pub mod errors {
+    #![doc = include_str!("docs/errors.md")]
 }
 
 pub mod outage {

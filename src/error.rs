@@ -248,23 +248,23 @@ impl VerifyErrorKind {
 
     fn text(self) -> &'static str {
         match self {
-            Self::BadSignature => "token signature does not match",
-            Self::Expired => "token has expired",
-            Self::Forbidden => "token is good, but the request is not allowed for it",
+            Self::BadSignature => "token signature does not match: altered, or by another key",
+            Self::Expired => "token has expired: its client needs a new one, or a clock is wrong",
+            Self::Forbidden => "token is good, but groups or the application's check say no",
             Self::InvalidClaim => "token lacks a required claim or has one of the wrong type",
-            Self::InvalidHeader => "token header is not that of a Cognito access token",
-            Self::KeysUnavailable => "no current keys to verify the token with",
-            Self::Malformed => "token is not a well-formed compact JWS",
-            Self::NotYetValid => "token is not valid yet",
-            Self::Revoked => "token was revoked",
-            Self::SenderConstrained => "token is bound to a key of its client",
+            Self::InvalidHeader => "token header: no usable `kid`, another `typ`, or an extension",
+            Self::KeysUnavailable => "no current keys to verify with: see the failed key refreshes",
+            Self::Malformed => "token is no well-formed compact JWS: cut off, or something else",
+            Self::NotYetValid => "token is not valid yet (`nbf`): compare the clocks",
+            Self::Revoked => "token was revoked, says the application's check",
+            Self::SenderConstrained => "token is bound to a key (`cnf`), so it is no bearer token",
             Self::TooLarge => "token is longer than 16 KiB",
-            Self::UnknownIssuer => "token was issued by another issuer",
+            Self::UnknownIssuer => "token is of another issuer: `iss` is none that is trusted here",
             Self::UnknownKey => "token was signed with a key that its issuer does not list",
-            Self::UnsupportedAlgorithm => "token is not signed with RS256",
-            Self::WrongAudience => "token was issued for another audience",
-            Self::WrongClient => "token was issued for another client",
-            Self::WrongTokenUse => "token is not an access token",
+            Self::UnsupportedAlgorithm => "token is not signed with RS256, as Cognito's are",
+            Self::WrongAudience => "token is for another audience: `aud` lacks the one asked for",
+            Self::WrongClient => "token is of another client: `client_id` is not among those named",
+            Self::WrongTokenUse => "token is no access token: an ID token, or of another kind",
         }
     }
 }

@@ -16,12 +16,20 @@ fn check(error: impl Error, expected: &str) {
 #[test]
 fn verify_errors_say_what_is_wrong_with_a_token() {
     for (kind, name, text) in [
-        (VerifyErrorKind::BadSignature, "bad_signature", "token signature does not match"),
-        (VerifyErrorKind::Expired, "expired", "token has expired"),
+        (
+            VerifyErrorKind::BadSignature,
+            "bad_signature",
+            "token signature does not match: altered, or by another key",
+        ),
+        (
+            VerifyErrorKind::Expired,
+            "expired",
+            "token has expired: its client needs a new one, or a clock is wrong",
+        ),
         (
             VerifyErrorKind::Forbidden,
             "forbidden",
-            "token is good, but the request is not allowed for it",
+            "token is good, but groups or the application's check say no",
         ),
         (
             VerifyErrorKind::InvalidClaim,
@@ -31,23 +39,35 @@ fn verify_errors_say_what_is_wrong_with_a_token() {
         (
             VerifyErrorKind::InvalidHeader,
             "invalid_header",
-            "token header is not that of a Cognito access token",
+            "token header: no usable `kid`, another `typ`, or an extension",
         ),
         (
             VerifyErrorKind::KeysUnavailable,
             "keys_unavailable",
-            "no current keys to verify the token with",
+            "no current keys to verify with: see the failed key refreshes",
         ),
-        (VerifyErrorKind::Malformed, "malformed", "token is not a well-formed compact JWS"),
-        (VerifyErrorKind::NotYetValid, "not_yet_valid", "token is not valid yet"),
-        (VerifyErrorKind::Revoked, "revoked", "token was revoked"),
+        (
+            VerifyErrorKind::Malformed,
+            "malformed",
+            "token is no well-formed compact JWS: cut off, or something else",
+        ),
+        (
+            VerifyErrorKind::NotYetValid,
+            "not_yet_valid",
+            "token is not valid yet (`nbf`): compare the clocks",
+        ),
+        (VerifyErrorKind::Revoked, "revoked", "token was revoked, says the application's check"),
         (
             VerifyErrorKind::SenderConstrained,
             "sender_constrained",
-            "token is bound to a key of its client",
+            "token is bound to a key (`cnf`), so it is no bearer token",
         ),
         (VerifyErrorKind::TooLarge, "too_large", "token is longer than 16 KiB"),
-        (VerifyErrorKind::UnknownIssuer, "unknown_issuer", "token was issued by another issuer"),
+        (
+            VerifyErrorKind::UnknownIssuer,
+            "unknown_issuer",
+            "token is of another issuer: `iss` is none that is trusted here",
+        ),
         (
             VerifyErrorKind::UnknownKey,
             "unknown_key",
@@ -56,11 +76,23 @@ fn verify_errors_say_what_is_wrong_with_a_token() {
         (
             VerifyErrorKind::UnsupportedAlgorithm,
             "unsupported_algorithm",
-            "token is not signed with RS256",
+            "token is not signed with RS256, as Cognito's are",
         ),
-        (VerifyErrorKind::WrongAudience, "wrong_audience", "token was issued for another audience"),
-        (VerifyErrorKind::WrongClient, "wrong_client", "token was issued for another client"),
-        (VerifyErrorKind::WrongTokenUse, "wrong_token_use", "token is not an access token"),
+        (
+            VerifyErrorKind::WrongAudience,
+            "wrong_audience",
+            "token is for another audience: `aud` lacks the one asked for",
+        ),
+        (
+            VerifyErrorKind::WrongClient,
+            "wrong_client",
+            "token is of another client: `client_id` is not among those named",
+        ),
+        (
+            VerifyErrorKind::WrongTokenUse,
+            "wrong_token_use",
+            "token is no access token: an ID token, or of another kind",
+        ),
     ] {
         let error = VerifyError::from(kind);
         assert_eq!(error.kind(), kind);

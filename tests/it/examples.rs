@@ -237,7 +237,10 @@ fn the_verify_example_judges_a_token_a_line() {
     assert_eq!(verdicts[1..4], ["refuse malformed", "refuse malformed", "refuse malformed"]);
 
     for (more, reason) in [
-        (vec!["--now", "4600"], "expired token has expired"),
+        (
+            vec!["--now", "4600"],
+            "expired token has expired: its client needs a new one, or a clock is wrong",
+        ),
         (vec!["--now", "9", "--scope", "c/d"], "insufficient_scope a required scope is missing"),
     ] {
         let expected = format!("refuse {reason}\n");

@@ -1,5 +1,7 @@
 //! The pages of `src/docs`, where they show what the crate does: they must be what it does.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::net::SocketAddr;
 
 use axum::Router;
@@ -11,7 +13,9 @@ use tower_cognito::{
 };
 
 use super::support::{Log, issuer, machine, rules, verifier};
+use super::tidy::{files_below, is_rust};
 
+const ERRORS: &str = include_str!("../../src/docs/errors.md");
 const REFUSALS: &str = include_str!("../../src/docs/refusals.md");
 const OBSERVABILITY: &str = include_str!("../../src/docs/observability.md");
 
@@ -132,6 +136,109 @@ async fn the_logged_reasons_of_a_request_are_on_the_page() {
     for name in names {
         assert!(shown.contains(&format!("`{name}`")), "{name}");
     }
+}
+
+#[test]
+fn each_text_is_on_the_page_of_errors_and_no_other() {
+    // What is no error's: of challenges and headers, of serde's errors, and of lints.
+    const OTHERS: [&str; 8] = [
+        "GET, HEAD",
+        "a name",
+        "a name comes twice",
+        "a value has a lone surrogate or nests too deep",
+        "an object",
+        "it is the caller's source that is wrong",
+        "polling a finished future is its caller's mistake",
+        "settings by their names",
+    ];
+
+    let mut texts = BTreeSet::new();
+    for path in files_below("src").into_iter().filter(|path| is_rust(path)) {
+        if !path.components().any(|part| part.as_os_str() == "test_issuer") {
+            texts.extend(literals(&fs::read_to_string(&path).unwrap()));
+        }
+    }
+    let is_prose = |text: &String| text.trim().contains(' ') && text.contains(char::is_alphabetic);
+    texts.retain(|text| is_prose(text) && !text.contains("=\""));
+    assert!(OTHERS.iter().all(|other| texts.remove(*other)));
+    assert!(texts.len() > 140, "{}", texts.len());
+
+    let page = with_gaps(&ERRORS.replace('\n', " "));
+    let missing = texts.iter().filter(|text| !page.contains(&with_gaps(text)));
+    assert_eq!(missing.collect::<Vec<_>>(), [""; 0], "not on the page");
+
+    // The other way round, for what stands in the column of texts.
+    let texts = with_gaps(&texts.into_iter().collect::<Vec<_>>().join("\n"));
+    let mut column = 0;
+    for line in ERRORS.lines().filter(|line| line.starts_with("| ")) {
+        let cells = line.split(" | ").map(|cell| cell.trim_start_matches("| ")).collect::<Vec<_>>();
+        match cells.iter().position(|cell| *cell == "text") {
+            Some(at) => column = at,
+            None => {
+                let text = with_gaps(cells[column].trim_start_matches("…: "));
+                assert!(text == "---" || texts.contains(&text), "not in the source: {text}");
+            }
+        }
+    }
+}
+
+/// `…` instead of what is put in.
+fn with_gaps(text: &str) -> String {
+    let mut pieces = text.split('{');
+    let mut gapped = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        gapped.push('…');
+        gapped.push_str(piece.split_once('}').map_or(piece, |(_, after)| after));
+    }
+    gapped
+}
+
+/// The string literals of a source, unescaped, without those of its tests.
+fn literals(source: &str) -> Vec<String> {
+    let source = source.split("#[cfg(test)]\n").next().unwrap();
+    let mut literals = Vec::new();
+    let mut rest = source;
+    while let Some(at) = rest.find(['"', '/', '\'']) {
+        let (before, found) = rest.split_at(at);
+        let is_bytes = before.ends_with('b');
+        if found.starts_with("//") {
+            rest = found.split_once('\n').map_or("", |(_, rest)| rest);
+        } else if found.starts_with("'\"'") || found.starts_with("'\\\"'") {
+            rest = &found[3..];
+        } else if !found.starts_with('"') {
+            rest = &found[1..];
+        } else if before.ends_with(['#', 'r']) && before.trim_end_matches('#').ends_with('r') {
+            let hashes = before.len() - before.trim_end_matches('#').len();
+            let end = format!("\"{}", "#".repeat(hashes));
+            let (literal, after) = found[1..].split_once(&end).unwrap();
+            if !before.trim_end_matches('#').ends_with("br") {
+                literals.push(literal.to_owned());
+            }
+            rest = after;
+        } else {
+            let mut literal = String::new();
+            let mut chars = found[1..].char_indices();
+            let end = loop {
+                match chars.next().unwrap() {
+                    (end, '"') => break end,
+                    (_, '\\') => match chars.next().unwrap().1 {
+                        '\n' => {
+                            let rest = chars.as_str().trim_start();
+                            let skipped = chars.as_str().len() - rest.len();
+                            let _ = (skipped > 0).then(|| chars.nth(skipped - 1));
+                        }
+                        escaped => literal.push(escaped),
+                    },
+                    (_, other) => literal.push(other),
+                }
+            };
+            if !is_bytes {
+                literals.push(literal);
+            }
+            rest = &found[1 + end + 1..];
+        }
+    }
+    literals
 }
 
 /// From this heading to the next.
