@@ -1,13 +1,26 @@
 //! Pages that belong to no single item.
 //!
+//! * [Quick start](start): from nothing to a protected service.
+//! * [Scopes](scopes): what opens what, and where to ask for it.
 //! * [Where the layers go](layers): each placement in an axum router, and what it leaves open.
 //! * [What clients see](refusals): each refusal as `curl -i` shows it, and as gRPC clients do.
 //! * [When Cognito is down](outage): what happens minute by minute, and what to set.
 //! * [Errors](errors): each text and log event, its cause, and what to do.
+//! * [Testing your service](testing): tokens, time travel, rotation, without a network.
 //! * [What it costs](cost): beside the bare signature check, and beside other crates.
 //! * [Observability](observability): log events, span fields, metrics, readiness.
+//! * [Security](security): what is promised, against whom, and how it is shown.
 //! * [Hostile inputs](hostile): what may be brought, what is expected, and the tests that hold it.
+//! * [Limitations](limitations): what it does not do, and what to do instead.
 //! * [Design](design): the code map, the invariants, and why.
+
+pub mod start {
+    #![doc = include_str!("docs/start.md")]
+}
+
+pub mod scopes {
+    #![doc = include_str!("docs/scopes.md")]
+}
 
 pub mod layers {
     #![doc = include_str!("docs/layers.md")]
@@ -25,6 +38,10 @@ pub mod outage {
     #![doc = include_str!("docs/outage.md")]
 }
 
+pub mod testing {
+    #![doc = include_str!("docs/testing.md")]
+}
+
 pub mod cost {
     //! What a verification costs: beside the bare signature check, beside other crates, and a month.
     //!
@@ -36,8 +53,20 @@ pub mod observability {
     #![doc = include_str!("docs/observability.md")]
 }
 
+pub mod security {
+    //! What is promised, against whom, and how it is shown.
+    //!
+    //! [hostile]: crate::docs::hostile
+    //!
+    #![doc = include_str!("../SECURITY.md")]
+}
+
 pub mod hostile {
     #![doc = include_str!("docs/hostile.md")]
+}
+
+pub mod limitations {
+    #![doc = include_str!("docs/limitations.md")]
 }
 
 pub mod design {

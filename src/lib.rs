@@ -76,16 +76,19 @@
 //!
 //! # Where to look next
 //!
+//! * [Quick start](docs::start), [Scopes](docs::scopes), [Testing your service](docs::testing).
 //! * [`layer`]: the two layers; [Where the layers go](docs::layers): what each placement leaves
 //!   open; [`scope_table`]: the scopes of a whole service in one table.
-//! * [What clients see](docs::refusals): each refusal as `curl -i` shows it.
+//! * [What clients see](docs::refusals): each refusal as `curl -i` shows it;
+//!   [Errors](docs::errors): each text, its cause, and what to do.
 //! * [`config`]: the settings from the environment or a file; [`resource_metadata`]: RFC 9728.
 //! * [When Cognito is down](docs::outage): what happens minute by minute;
-//!   [Observability](docs::observability): logs, metrics, readiness.
+//!   [Observability](docs::observability): logs, metrics, readiness;
+//!   [What it costs](docs::cost).
 //! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
 //! * [`test_issuer`]: tokens for the tests of your own service.
-//! * [Hostile inputs](docs::hostile): what may be brought, what is expected, and the tests.
-//! * [Design](docs::design): the code map, the invariants, and why.
+//! * [Security](docs::security), [Hostile inputs](docs::hostile), [Limitations](docs::limitations),
+//!   [Design](docs::design): the code map, the invariants, and why.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
