@@ -44,7 +44,9 @@ use crate::error::StartError;
 use crate::layer::RequireScope;
 use crate::scope::Requirement;
 use crate::user_pool::UserPool;
-use crate::verifier::{INTERVALS, MAX_STALE, REFRESH_INTERVAL, VerifierBuilder};
+use crate::verifier::{
+    CONNECT_WITHIN, INTERVALS, MAX_STALE, REFRESH_INTERVAL, TOKEN_CACHE_BYTES, VerifierBuilder,
+};
 use crate::verify::{ClientIds, MAX_LEEWAY, Rules};
 
 /// The settings of a verifier, from the environment or from a file. See the
@@ -72,10 +74,10 @@ use crate::verify::{ClientIds, MAX_LEEWAY, Rules};
 pub struct Config {
     rules: Rules,
     required_scopes: RequireScope,
-    refresh_interval: Option<Duration>,
-    max_stale: Option<Duration>,
-    connect_within: Option<Duration>,
-    token_cache_bytes: Option<usize>,
+    refresh_interval: Duration,
+    max_stale: Duration,
+    connect_within: Duration,
+    token_cache_bytes: usize,
 }
 
 impl Config {
@@ -133,20 +135,11 @@ impl Config {
     /// A verifier with these settings, to be started. It does not ask for the required scopes:
     /// that is the layer of [`required_scopes`](Self::required_scopes), or an interceptor with it.
     pub fn verifier(&self) -> VerifierBuilder {
-        let mut builder = VerifierBuilder::new(self.rules.clone());
-        if let Some(interval) = self.refresh_interval {
-            builder = builder.refresh_interval(interval);
-        }
-        if let Some(max_stale) = self.max_stale {
-            builder = builder.max_stale(max_stale);
-        }
-        if let Some(within) = self.connect_within {
-            builder = builder.connect_within(within);
-        }
-        if let Some(bytes) = self.token_cache_bytes {
-            builder = builder.token_cache_bytes(bytes);
-        }
-        builder
+        VerifierBuilder::new(self.rules.clone())
+            .refresh_interval(self.refresh_interval)
+            .max_stale(self.max_stale)
+            .connect_within(self.connect_within)
+            .token_cache_bytes(self.token_cache_bytes)
     }
 
     /// The layer that asks for the scopes; where none are set, a good token is enough for it.
@@ -157,6 +150,14 @@ impl Config {
 
 impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        macro_rules! refuse {
+            ($($visit:ident: $type:ty),*) => {
+                $(fn $visit<E: de::Error>(self, _: $type) -> Result<Settings, E> {
+                    Err(E::custom(NO_TABLE))
+                })*
+            };
+        }
+
         struct Entries;
 
         impl<'de> Visitor<'de> for Entries {
@@ -167,25 +168,7 @@ impl<'de> Deserialize<'de> for Config {
             }
 
             // What serde would say repeats the value.
-            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Settings, E> {
-                Err(E::custom(NO_TABLE))
-            }
-
-            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Settings, E> {
-                Err(E::custom(NO_TABLE))
-            }
-
-            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Settings, E> {
-                Err(E::custom(NO_TABLE))
-            }
-
-            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Settings, E> {
-                Err(E::custom(NO_TABLE))
-            }
-
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<Settings, E> {
-                Err(E::custom(NO_TABLE))
-            }
+            refuse! { visit_bool: bool, visit_f64: f64, visit_i64: i64, visit_u64: u64, visit_str: &str }
 
             fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Settings, A::Error> {
                 Err(A::Error::custom(NO_TABLE))
@@ -272,17 +255,16 @@ impl Settings {
         let (shortest, longest) = INTERVALS;
         let intervals = shortest.as_secs()..=longest.as_secs();
         let refresh_interval = self.seconds("refresh_interval_seconds", intervals);
-        let max_stale = self.seconds("max_stale_seconds", 0..=u64::MAX);
-        let connect_within = self.seconds("connect_within_seconds", 0..=u64::MAX);
-        let token_cache_bytes = self.number("token_cache_bytes", 0..=u64::MAX);
-        let token_cache_bytes = token_cache_bytes.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         let is_unreadable =
             refresh_interval.is_none() && self.values.contains_key("refresh_interval_seconds");
-        if max_stale.unwrap_or(MAX_STALE) < refresh_interval.unwrap_or(REFRESH_INTERVAL)
-            && !is_unreadable
-        {
+        let refresh_interval = refresh_interval.unwrap_or(REFRESH_INTERVAL);
+        let max_stale = self.seconds("max_stale_seconds", 0..=u64::MAX).unwrap_or(MAX_STALE);
+        if max_stale < refresh_interval && !is_unreadable {
             self.problem("max_stale_seconds", "it is shorter than the refresh interval");
         }
+        let connect_within = self.seconds("connect_within_seconds", 0..=u64::MAX);
+        let cache_bytes = self.number("token_cache_bytes", 0..=u64::MAX);
+        let cache_bytes = cache_bytes.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
 
         let (Some(pool), Some(clients)) = (pool, clients) else {
             return Err(StartError::new(self.problems));
@@ -301,8 +283,8 @@ impl Settings {
             required_scopes,
             refresh_interval,
             max_stale,
-            connect_within,
-            token_cache_bytes,
+            connect_within: connect_within.unwrap_or(CONNECT_WITHIN),
+            token_cache_bytes: cache_bytes.unwrap_or(TOKEN_CACHE_BYTES),
         };
         if self.problems.is_empty() { Ok(config) } else { Err(StartError::new(self.problems)) }
     }

@@ -8,6 +8,7 @@
 //! * [Errors](errors): each text and log event, its cause, and what to do.
 //! * [Testing your service](testing): tokens, time travel, rotation, without a network.
 //! * [What it costs](cost): beside the bare signature check, and beside other crates.
+//! * [Beside others](comparison): other crates, with file and line for each cell.
 //! * [Observability](observability): log events, span fields, metrics, readiness.
 //! * [Security](security): what is promised, against whom, and how it is shown.
 //! * [Hostile inputs](hostile): what may be brought, what is expected, and the tests that hold it.
@@ -47,6 +48,10 @@ pub mod cost {
     //!
     #![doc = include_str!("docs/cost.svg")]
     #![doc = include_str!("docs/cost.md")]
+}
+
+pub mod comparison {
+    #![doc = include_str!("docs/comparison.md")]
 }
 
 pub mod observability {

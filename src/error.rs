@@ -17,95 +17,56 @@ use std::time::Duration;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A text that is not the ID of a Cognito user pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidUserPoolId {
-    problem: &'static str,
+/// Something that was given as a text and can not be used. It says why, and repeats none of it.
+macro_rules! invalid {
+    ($(#[$doc:meta])* $name:ident, $text:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name {
+            problem: &'static str,
+        }
+
+        impl $name {
+            pub(crate) fn new(problem: &'static str) -> Self {
+                Self { problem }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, $text, self.problem)
+            }
+        }
+
+        impl Error for $name {}
+    };
 }
 
-impl InvalidUserPoolId {
-    pub(crate) fn new(problem: &'static str) -> Self {
-        Self { problem }
-    }
+invalid! {
+    /// A text that is not the ID of a Cognito user pool.
+    InvalidUserPoolId,
+    "invalid user pool id: {}; a good one looks like `ap-northeast-1_AbCdEfGhI`"
 }
 
-impl fmt::Display for InvalidUserPoolId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "invalid user pool id: {}; a good one looks like `ap-northeast-1_AbCdEfGhI`",
-            self.problem
-        )
-    }
+invalid! {
+    /// A text that can not be an issuer or the address of a JWK Set.
+    InvalidUrl,
+    "invalid URL: {}; a good one looks like `https://issuer.example/pool`"
 }
 
-impl Error for InvalidUserPoolId {}
-
-/// A text that can not be an issuer or the address of a JWK Set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidUrl {
-    problem: &'static str,
+invalid! {
+    /// A text that is not one scope token of [RFC 6749 section 3.3].
+    ///
+    /// [RFC 6749 section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
+    InvalidScope,
+    "invalid scope: {}; a good one looks like `activity/*`"
 }
 
-impl InvalidUrl {
-    pub(crate) fn new(problem: &'static str) -> Self {
-        Self { problem }
-    }
+invalid! {
+    /// A document that is not a JWK Set with at least one usable key.
+    InvalidJwks,
+    "invalid JWK Set: {}"
 }
-
-impl fmt::Display for InvalidUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "invalid URL: {}; a good one looks like `https://issuer.example/pool`",
-            self.problem
-        )
-    }
-}
-
-impl Error for InvalidUrl {}
-
-/// A text that is not one scope token of [RFC 6749 section 3.3].
-///
-/// [RFC 6749 section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidScope {
-    problem: &'static str,
-}
-
-impl InvalidScope {
-    pub(crate) fn new(problem: &'static str) -> Self {
-        Self { problem }
-    }
-}
-
-impl fmt::Display for InvalidScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "invalid scope: {}; a good one looks like `activity/*`", self.problem)
-    }
-}
-
-impl Error for InvalidScope {}
-
-/// A document that is not a JWK Set with at least one usable key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidJwks {
-    problem: &'static str,
-}
-
-impl InvalidJwks {
-    pub(crate) fn new(problem: &'static str) -> Self {
-        Self { problem }
-    }
-}
-
-impl fmt::Display for InvalidJwks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "invalid JWK Set: {}", self.problem)
-    }
-}
-
-impl Error for InvalidJwks {}
 
 /// Claims that do not have the shape the application asked for.
 ///

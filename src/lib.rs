@@ -84,7 +84,7 @@
 //! * [`config`]: the settings from the environment or a file; [`resource_metadata`]: RFC 9728.
 //! * [When Cognito is down](docs::outage): what happens minute by minute;
 //!   [Observability](docs::observability): logs, metrics, readiness;
-//!   [What it costs](docs::cost).
+//!   [What it costs](docs::cost); [Beside others](docs::comparison).
 //! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
 //! * [`test_issuer`]: tokens for the tests of your own service.
 //! * [Security](docs::security), [Hostile inputs](docs::hostile), [Limitations](docs::limitations),

@@ -238,69 +238,32 @@ impl Rejection {
         (code, message, metadata)
     }
 
+    #[rustfmt::skip] // it is a table
     fn row(&self) -> Row {
         use Challenge::{Code, CodeAndDescription, None, Realm};
+        use RejectionKind as Kind;
 
-        let (status, code, description, challenge, grpc) = match self.kind() {
-            RejectionKind::ExpiredToken => (
-                401,
-                "invalid_token",
-                "The access token expired",
-                CodeAndDescription,
-                (16, "access token expired"),
-            ),
-            RejectionKind::Forbidden => (
-                403,
-                "insufficient_scope",
+        let (status, code, challenge, description, grpc) = match self.kind() {
+            Kind::ExpiredToken => (401, "invalid_token", CodeAndDescription,
+                "The access token expired", (16, "access token expired")),
+            Kind::Forbidden => (403, "insufficient_scope", Code,
                 "The request is not allowed with this token",
-                Code,
-                (7, "the request is not allowed with this token"),
-            ),
-            RejectionKind::InsufficientScope => (
-                403,
-                "insufficient_scope",
-                "A required scope is missing",
-                CodeAndDescription,
-                (7, "a required scope is missing"),
-            ),
-            RejectionKind::Internal => (
-                500,
-                "server_error",
-                "The service is not set up correctly",
-                None,
-                (13, "the service is not set up correctly"),
-            ),
-            RejectionKind::InvalidRequest => (
-                400,
-                "invalid_request",
-                "The Authorization header is malformed",
-                CodeAndDescription,
-                (16, "malformed authorization metadata"),
-            ),
-            RejectionKind::InvalidToken => (
-                401,
-                "invalid_token",
-                "The access token is invalid",
-                CodeAndDescription,
-                (16, "invalid access token"),
-            ),
-            RejectionKind::MissingToken => (
-                401,
-                "unauthorized",
-                "A bearer access token is required",
-                Realm,
-                (16, "missing bearer token"),
-            ),
-            RejectionKind::Unavailable => (
-                503,
-                "temporarily_unavailable",
-                "Access tokens can not be verified now",
-                None,
-                (14, "access tokens can not be verified now"),
-            ),
+                (7, "the request is not allowed with this token")),
+            Kind::InsufficientScope => (403, "insufficient_scope", CodeAndDescription,
+                "A required scope is missing", (7, "a required scope is missing")),
+            Kind::Internal => (500, "server_error", None,
+                "The service is not set up correctly", (13, "the service is not set up correctly")),
+            Kind::InvalidRequest => (400, "invalid_request", CodeAndDescription,
+                "The Authorization header is malformed", (16, "malformed authorization metadata")),
+            Kind::InvalidToken => (401, "invalid_token", CodeAndDescription,
+                "The access token is invalid", (16, "invalid access token")),
+            Kind::MissingToken => (401, "unauthorized", Realm,
+                "A bearer access token is required", (16, "missing bearer token")),
+            Kind::Unavailable => (503, "temporarily_unavailable", None,
+                "Access tokens can not be verified now", (14, "access tokens can not be verified now")),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Row { status, code, description, challenge, grpc }
+        Row { status, code, challenge, description, grpc }
     }
 }
 

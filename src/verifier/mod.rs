@@ -1,0 +1,327 @@
+//! A verifier: rules, the keys that are current, and the time of day. The only file that reads
+//! the clock.
+
+mod builder;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes};
+use crate::health::Health;
+use crate::refresh::{Clock, CurrentKeys, Missing, Patience, Source, all_ready};
+use crate::telemetry::{self, Timer};
+use crate::token_cache::{Remembered, TokenCache};
+use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
+
+pub use builder::VerifierBuilder;
+pub(crate) use builder::{
+    CONNECT_WITHIN, INTERVALS, MAX_STALE, REFRESH_INTERVAL, TOKEN_CACHE_BYTES,
+};
+
+/// Verifies access tokens with keys that it keeps current in the background.
+///
+/// A clone shares everything. When the last one is dropped, the background tasks end.
+///
+/// ```
+/// use tower_cognito::{ClientIds, Rules, TestIssuer, Verifier};
+///
+/// let issuer = TestIssuer::new();
+/// let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
+/// let verifier = Verifier::builder(rules).with_jwks(issuer.jwks())?;
+///
+/// let token = issuer.machine_token("my-client").sign();
+/// assert_eq!(verifier.try_verify(&token)?.client_id(), "my-client");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Verifier {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pools: Vec<Pool>,
+    by_issuer: HashMap<Arc<str>, usize>,
+    clock: Clock,
+    cache: TokenCache,
+    /// For the caches of those who share the keys.
+    cache_bytes: usize,
+}
+
+/// One pool: its rules, and the keys that count for these rules alone.
+struct Pool {
+    rules: Rules,
+    source: Arc<Source>,
+}
+
+impl Verifier {
+    /// A verifier for the pool that these rules name; [`VerifierBuilder::also`] adds others.
+    pub fn builder(rules: Rules) -> VerifierBuilder {
+        VerifierBuilder::new(rules)
+    }
+
+    /// Verifies a token. If its key is not among those held, which is so right after a rotation,
+    /// waits for a refresh: at most a second, within limits that many such tokens can not exceed.
+    ///
+    /// # Errors
+    ///
+    /// When the token is not a good one, or with
+    /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable) when there are no current keys.
+    pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
+        let now = (self.inner.clock)();
+        if let Some(result) = self.recall_at(token.as_bytes(), now) {
+            return result;
+        }
+        let timer = Timer::start();
+        let result = match self.judge(token, now) {
+            Verdict::Final(result) => result,
+            Verdict::UnknownKey(pool) => self.verify_with_newer_keys(token, pool).await,
+        };
+        timer.verified(&result);
+        result
+    }
+
+    /// Verifies a token without waiting. If its key is not among those held, it is refused at
+    /// once, and a refresh is asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Verifier::verify`].
+    pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
+        let now = (self.inner.clock)();
+        if let Some(result) = self.recall_at(token.as_bytes(), now) {
+            return result;
+        }
+        let timer = Timer::start();
+        let result = match self.judge(token, now) {
+            Verdict::Final(result) => result,
+            Verdict::UnknownKey(pool) => {
+                pool.source.nudge();
+                Err(VerifyErrorKind::UnknownKey.into())
+            }
+        };
+        timer.verified(&result);
+        result
+    }
+
+    /// The same keys under other rules, which must name a pool of this verifier's; it is the one
+    /// pool of the new one. The task that refreshes the keys is shared, and ends with the last
+    /// verifier that needs it.
+    ///
+    /// ```
+    /// # use tower_cognito::{ClientIds, Rules, StartError, UserPool, Verifier};
+    /// # fn example(verifier: Verifier, pool: UserPool) -> Result<(), StartError> {
+    /// let admins = Rules::new(pool, ClientIds::any()).groups(["admins"]);
+    /// let for_admins = verifier.with_rules(admins)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the rules are wrong, or their pool is not one of this verifier's.
+    pub fn with_rules(&self, rules: Rules) -> Result<Self, StartError> {
+        let mut problems = rules.mistakes().collect::<Vec<_>>();
+        let shared = self.inner.pools.iter().find(|pool| pool.rules.pool() == rules.pool());
+        if shared.is_none() {
+            problems.push("the rules name a pool whose keys this verifier has not".to_owned());
+        }
+        match shared {
+            Some(pool) if problems.is_empty() => {
+                let source = Arc::clone(&pool.source);
+                let clock = Arc::clone(&self.inner.clock);
+                Ok(Self::new(vec![Pool { rules, source }], clock, self.inner.cache_bytes))
+            }
+            _ => Err(StartError::new(problems)),
+        }
+    }
+
+    /// How the keys are doing. Of several pools the verifier is [`NotReady`](Health::NotReady)
+    /// only when none can be served, so that one tenant's outage takes no replica out of service;
+    /// [`health_of`](Self::health_of) tells of one pool.
+    pub fn health(&self) -> Health {
+        let now = (self.inner.clock)();
+        Health::of_all(self.inner.pools.iter().map(|pool| pool.source.health(now)))
+    }
+
+    /// How the keys of the pool with this issuer are doing; `None` where it is not trusted here.
+    ///
+    /// ```
+    /// # use tower_cognito::{Health, Verifier};
+    /// fn is_served(verifier: &Verifier, issuer: &str) -> bool {
+    ///     verifier.health_of(issuer).is_some_and(|health| health != Health::NotReady)
+    /// }
+    /// ```
+    pub fn health_of(&self, issuer: &str) -> Option<Health> {
+        let (_, _, pool) = self.inner.pool_of(issuer).ok()?;
+        Some(Health::of_all([pool.source.health((self.inner.clock)())]))
+    }
+
+    /// Fetches the keys of every pool now, and waits for it: for a hook that tells of a rotation.
+    /// It is limited by nothing, so no client may be able to cause it.
+    ///
+    /// # Errors
+    ///
+    /// When the fetch fails; of several pools, the first error. The keys that are held stay.
+    pub async fn refresh(&self) -> Result<(), RefreshError> {
+        let refreshes = self.inner.pools.iter().map(|pool| pool.source.refresh());
+        // Each is wanted before the first is waited for.
+        let refreshes = refreshes.collect::<Vec<_>>();
+        let mut result = Ok(());
+        for refresh in refreshes {
+            result = result.and(refresh.await);
+        }
+        result
+    }
+
+    /// Ends the background tasks, and waits until they are gone. Tokens are still verified with
+    /// the keys that are held, until those are too old. It is the end for verifiers that share
+    /// these keys, too. Dropping the last of them also ends the tasks, without waiting.
+    ///
+    /// ```no_run
+    /// # use axum::Router;
+    /// # use tokio::net::TcpListener;
+    /// # use tower_cognito::Verifier;
+    /// # async fn example(app: Router, listener: TcpListener, verifier: Verifier) -> std::io::Result<()> {
+    /// let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+    /// axum::serve(listener, app).with_graceful_shutdown(stop).await?;
+    /// verifier.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn shutdown(&self) {
+        for pool in &self.inner.pools {
+            pool.source.shut_down().await;
+        }
+    }
+
+    /// Waits until every pool has keys.
+    ///
+    /// # Errors
+    ///
+    /// When the time is over; names every pool without keys, and why it has none.
+    pub async fn ready(&self, within: Duration) -> Result<(), StartError> {
+        self.wait_for_keys(within, Patience::ToTheEnd).await
+    }
+
+    /// [`Verifier::verify`] for a layer, after [`recall`](Self::recall); its future should not grow
+    /// by that of a wait, so it is `None` where newer keys could change the verdict.
+    pub(crate) fn verify_without_wait(
+        &self,
+        token: &str,
+    ) -> Option<Result<AccessToken, VerifyError>> {
+        let now = (self.inner.clock)();
+        let timer = Timer::start();
+        let result = match self.judge(token, now) {
+            Verdict::Final(result) => result,
+            Verdict::UnknownKey(pool) if pool.source.is_fixed() => {
+                Err(VerifyErrorKind::UnknownKey.into())
+            }
+            Verdict::UnknownKey(_) => return None,
+        };
+        timer.verified(&result);
+        Some(result)
+    }
+
+    async fn verify_with_newer_keys(
+        &self,
+        token: &str,
+        pool: &Pool,
+    ) -> Result<AccessToken, VerifyError> {
+        let mut verdict = Err(VerifyErrorKind::UnknownKey.into());
+        let found = || match self.judge(token, (self.inner.clock)()) {
+            Verdict::Final(result) => {
+                verdict = result;
+                true
+            }
+            Verdict::UnknownKey(_) => false,
+        };
+        pool.source.look_again(found).await;
+        verdict
+    }
+
+    /// The verdict on a token that was verified before, if its keys are still the current ones.
+    pub(crate) fn recall(&self, token: &[u8]) -> Option<Result<AccessToken, VerifyError>> {
+        self.recall_at(token, (self.inner.clock)())
+    }
+
+    fn recall_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
+        let Remembered { token: verified, pool, keys } = self.inner.cache.get(token)?;
+        let pool = self.inner.pools.get(pool)?;
+        let result = match pool.source.current(now) {
+            Ok(current) if current.id() != keys => {
+                self.inner.cache.remove(token);
+                return None;
+            }
+            Ok(_) => pool.rules.recheck(&verified, now).map_err(VerifyError::from),
+            Err(retry_after) => Err(VerifyError::keys_unavailable(retry_after)),
+        };
+        let result = result.map(|()| verified);
+        telemetry::recalled(&result);
+        Some(result)
+    }
+
+    fn judge(&self, token: &str, now: SystemTime) -> Verdict<'_> {
+        let mut chosen = None;
+        let result = verify_in(token, now, |issuer| {
+            let (issuer, index, pool) = self.inner.pool_of(issuer)?;
+            chosen = Some((index, pool));
+            let keys: CurrentKeys =
+                pool.source.current(now).map_err(VerifyError::keys_unavailable)?;
+            Ok(Jurisdiction { rules: &pool.rules, issuer, keys })
+        });
+        match (result, chosen) {
+            (Ok((verified, keys)), Some((pool, _))) => {
+                let remembered = Remembered { token: verified.clone(), pool, keys };
+                self.inner.cache.insert(token, remembered);
+                Verdict::Final(Ok(verified))
+            }
+            (Err(error), Some((_, pool))) if error.kind() == VerifyErrorKind::UnknownKey => {
+                Verdict::UnknownKey(pool)
+            }
+            (result, _) => Verdict::Final(result.map(|(verified, _)| verified)),
+        }
+    }
+
+    fn new(pools: Vec<Pool>, clock: Clock, cache_bytes: usize) -> Self {
+        let by_issuer = pools.iter().enumerate().flat_map(|(index, pool)| {
+            pool.rules.pool().issuers().iter().map(move |issuer| (Arc::clone(issuer), index))
+        });
+        let by_issuer = by_issuer.collect();
+        let cache = TokenCache::new(cache_bytes);
+        Self { inner: Arc::new(Inner { pools, by_issuer, clock, cache, cache_bytes }) }
+    }
+
+    async fn wait_for_keys(&self, within: Duration, patience: Patience) -> Result<(), StartError> {
+        let mut problems = Vec::new();
+        let sources = self.inner.pools.iter().map(|pool| &*pool.source);
+        all_ready(sources, within, patience, |source, Missing(error)| {
+            let reason = error.map_or_else(|| "no answer yet".to_owned(), |e| with_causes(&e));
+            problems.push(format!("no keys from {}: {reason}", source.address()));
+        })
+        .await;
+        if problems.is_empty() { Ok(()) } else { Err(StartError::new(problems)) }
+    }
+}
+
+impl Inner {
+    fn pool_of(&self, issuer: &str) -> Result<(&Arc<str>, usize, &Pool), VerifyErrorKind> {
+        let known = self.by_issuer.get_key_value(issuer);
+        known
+            .and_then(|(issuer, index)| Some((issuer, *index, self.pools.get(*index)?)))
+            .ok_or(VerifyErrorKind::UnknownIssuer)
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.inner.pools.iter().map(|pool| &pool.rules)).finish()
+    }
+}
+
+enum Verdict<'v> {
+    Final(Result<AccessToken, VerifyError>),
+    /// Newer keys could change the verdict.
+    UnknownKey(&'v Pool),
+}
