@@ -300,6 +300,10 @@ mod tests {
             assert_eq!(cache.get(b"token").map(|remembered| remembered.keys), Some(keys));
         }
         assert_eq!(len(&cache), 1);
+        cache.remove(b"another token");
+        assert_eq!(len(&cache), 1);
+        cache.remove(b"token");
+        assert_eq!(len(&cache), 0);
     }
 
     /// The heap that a cache holds, with what its tokens say, though they share it here.
@@ -490,6 +494,7 @@ mod tests {
             }
         });
         assert_eq!(counted.bytes_current, 0);
+        assert!(cache.entries.is_none());
     }
 
     #[test]
