@@ -1,0 +1,679 @@
+"""Runs Envoy, two authorizers, three services and an issuer for envoy.sh, and checks them.
+
+    python3 envoy.py services   # the three services alone
+"""
+
+import asyncio
+import base64
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
+IDENTITY = ("x-auth-subject", "x-auth-client-id", "x-auth-scope")
+REQUESTS = int(os.environ.get("REQUESTS", "10000"))
+SECONDS_EACH = int(os.environ.get("SECONDS_EACH", "2"))
+CONCURRENCY = 64
+
+passed = failed = 0
+
+
+def check(what, is_good, *instead):
+    global passed, failed
+    if is_good:
+        passed += 1
+        print(f"ok - {what}", flush=True)
+    else:
+        failed += 1
+        print(f"FAIL - {what}", flush=True)
+        for line in instead:
+            print(f"    {line}", flush=True)
+
+
+def equal(what, expected, actual):
+    check(what, expected == actual, f"expected: {expected}", f"actual:   {actual}")
+
+
+# ---- The services --------------------------------------------------------------------------------
+
+
+async def serve(name, reader, writer):
+    """Says its name and what it was told about the caller."""
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = [line.split(": ", 1) for line in head[1:] if line]
+            values = {key.lower(): value for key, value in headers}
+            if values.get("transfer-encoding") == "chunked":
+                while await reader.readuntil(b"\r\n") != b"0\r\n":
+                    await reader.readuntil(b"\r\n")
+                await reader.readuntil(b"\r\n")
+            else:
+                await reader.readexactly(int(values.get("content-length", 0)))
+            told = [pair for pair in headers if "auth-" in pair[0] or "auth_" in pair[0]]
+            body = json.dumps({"service": name, "path": head[0].split()[1], "told": told})
+            if head[0].startswith("HEAD "):
+                body = ""
+            writer.write(
+                f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+            )
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+async def services():
+    ports = []
+    for name in ("activity", "item", "report"):
+        handler = lambda reader, writer, name=name: serve(name, reader, writer)
+        server = await asyncio.start_server(handler, "127.0.0.1", 0, limit=1 << 20)
+        ports.append(str(server.sockets[0].getsockname()[1]))
+    print(" ".join(ports), flush=True)
+    await asyncio.Event().wait()
+
+
+# ---- Processes -----------------------------------------------------------------------------------
+
+processes = []
+
+
+def start(*command, **settings):
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("COGNITO_") and name.lower() not in ("http_proxy", "all_proxy")
+    }
+    process = subprocess.Popen(
+        command,
+        env=environment | settings,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=open(work + f"/{len(processes)}.err", "wb"),
+        text=True,
+    )
+    process.errors = f"{work}/{len(processes)}.err"
+    processes.append(process)
+    return process
+
+
+def first_line(process):
+    line = process.stdout.readline().strip()
+    if not line:
+        raise SystemExit(f"{process.args[0]} does not start:\n{open(process.errors).read()}")
+    return line
+
+
+def end_all():
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def until(what, condition, seconds=60):
+    """There is nothing more to check without it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"FAIL - {what}: not within {seconds} s")
+        time.sleep(0.05)
+
+
+class Issuer:
+    def __init__(self):
+        self.process = start(os.environ["ISSUER_BIN"], ISSUER="127.0.0.1:0")
+        lines = [first_line(self.process) for _ in range(3)]
+        self.settings = dict(line.split("=", 1) for line in lines)
+
+    def tell(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().strip()
+        if not answer or answer.startswith("error"):
+            raise SystemExit(f"the issuer does not understand: {line}")
+        return answer
+
+    def token(self, client=CLIENT, **claims):
+        return self.tell(f"token {client} {json.dumps(claims)}")
+
+
+def authorizer(address, issuer, **settings):
+    process = start(
+        os.environ["AUTHORIZER_BIN"],
+        AUTHORIZER=address,
+        COGNITO_ISSUER=issuer.settings["COGNITO_ISSUER"],
+        COGNITO_CLIENT_IDS=f"{CLIENT} another",
+        DRAIN_SECONDS="2",
+        **settings,
+    )
+    equal(f"an authorizer starts at {address}", f"AUTHORIZER={address}", first_line(process))
+    return process
+
+
+# ---- Envoy's configuration -----------------------------------------------------------------------
+
+
+def configuration(ports, issuer, keys):
+    """The file of the example with other ports, and what is added to it for the checks: a copy of
+    its listener that lets a client's identity headers through to the authorizer's answer, and
+    three that answer by themselves, to be measured."""
+    with open("examples/ext_authz/envoy.yaml") as file:
+        yaml = file.read()
+    for port, other in ports.items():
+        yaml, count = re.subn(rf"\bport_value: {port}\b", f"port_value: {other}", yaml)
+        if count != 1:
+            raise SystemExit(f"envoy.yaml names port {port} {count} times")
+    listener = yaml[yaml.index("  - name: api\n") : yaml.index("  clusters:\n")]
+    api = ports[10000]
+
+    def copy(name, *changes):
+        port = free_port()
+        text = listener.replace("- name: api", f"- name: {name}", 1)
+        text = text.replace(f"port_value: {api}", f"port_value: {port}")
+        for pattern, replacement in changes:
+            text, count = re.subn(pattern, lambda _: replacement, text, flags=re.DOTALL)
+            if not count:
+                raise SystemExit(f"envoy.yaml has nothing like {pattern}")
+        return port, text
+
+    filters = r"          - name: envoy\.filters\.http\.ext_authz.*?(?=          - name: envoy\.f)"
+    per_route = r"                typed_per_filter_config:.*"
+    answers = (r"route: \{ cluster: \w+ \}", "direct_response: { status: 200 }")
+    mutation = (r"- remove_on_match: .*?\n", "- remove: nothing\n")
+    jwt_authn = f"""\
+          - name: envoy.filters.http.jwt_authn
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication
+              providers:
+                cognito:
+                  issuer: {issuer}
+                  local_jwks: {{ inline_string: '{keys}' }}
+                  jwt_cache_config: {{ jwt_cache_size: 1000 }}
+              rules:
+              - match: {{ prefix: / }}
+                requires: {{ provider_name: cognito }}
+"""
+    open_port, open_text = copy("open", mutation)
+    asks_port, asks_text = copy("ext_authz", answers)
+    jwt_port, jwt_text = copy("jwt_authn", (per_route, ""), answers, (filters, jwt_authn))
+    none_port, none_text = copy("none", (per_route, ""), answers, (filters, ""))
+    admin = free_port()
+    more = (
+        f"admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\n"
+        "static_resources:\n  listeners:\n" + open_text + asks_text + jwt_text + none_text
+    )
+    return yaml, more, admin, open_port, (none_port, jwt_port, asks_port)
+
+
+# ---- Requests ------------------------------------------------------------------------------------
+
+
+class Connection:
+    """HTTP/1.1 as it is on the wire, so that a header may be there twice."""
+
+    def __init__(self, port):
+        self.port = port
+        self.writer = None
+
+    async def ask(self, request, is_head=False):
+        if self.writer is None:
+            self.reader, self.writer = await asyncio.open_connection(
+                "127.0.0.1", self.port, limit=1 << 20
+            )
+        self.writer.write(request)
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+        cased = dict(line.split(": ", 1) for line in head[1:] if line)
+        if "www-authenticate" in cased:
+            headers["www-authenticate"] = cased["www-authenticate"]
+        length = 0 if is_head else int(headers.get("content-length", 0))
+        body = await self.reader.readexactly(length)
+        if headers.get("connection") == "close":
+            self.writer.close()
+            self.writer = None
+        return int(head[0].split()[1]), headers, body.decode()
+
+
+def request(method, path, *headers, body=""):
+    lines = [f"{method} {path} HTTP/1.1", "Host: api", f"Content-Length: {len(body)}", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode("latin-1")
+
+
+def bearer(token):
+    return f"Authorization: Bearer {token}"
+
+
+def once(port, *arguments, **others):
+    async def ask():
+        is_head = arguments[0] == "HEAD"
+        connection = Connection(port)
+        answer = await asyncio.wait_for(
+            connection.ask(request(*arguments, **others), is_head), timeout=20
+        )
+        if connection.writer is not None:
+            if is_head:
+                # No body has to follow: what comes next is the answer to what is asked next.
+                again = await connection.ask(request("GET", "/health"))
+                check(f"nothing follows the answer to HEAD {arguments[1]}", again[0] == 200, again)
+            connection.writer.close()
+        return answer
+
+    return asyncio.run(ask())
+
+
+REALM = 'Bearer realm="api"'
+INVALID = f'{REALM}, error="invalid_token", error_description="The access token is invalid"'
+EXPIRED = f'{REALM}, error="invalid_token", error_description="The access token expired"'
+MALFORMED = (
+    f'{REALM}, error="invalid_request", '
+    'error_description="The Authorization header is malformed"'
+)
+SCOPE = (
+    f'{REALM}, error="insufficient_scope", '
+    'error_description="A required scope is missing", scope="{}"'
+)
+UNLISTED = f'{REALM}, error="insufficient_scope"'
+
+
+def is_refusal(answer, status, challenge):
+    code, headers, body = answer
+    try:
+        error = json.loads(body)
+    except ValueError:
+        return False
+    named = re.search(r' error="([^"]*)"', challenge)
+    return (
+        code == status
+        and headers.get("www-authenticate") == challenge
+        and headers.get("cache-control") == "no-store"
+        and headers.get("content-type") == "application/json"
+        and error["error"] == (named[1] if named else "unauthorized")
+    )
+
+
+def is_served(answer, service, identity):
+    code, _, body = answer
+    if code != 200:
+        return False
+    told = json.loads(body)
+    pairs = [list(pair) for pair in zip(IDENTITY, identity) if pair[1]]
+    return told["service"] == service and sorted(told["told"]) == sorted(pairs)
+
+
+def refused(what, port, status, challenge, *arguments, **others):
+    answer = once(port, *arguments, **others)
+    check(what, is_refusal(answer, status, challenge), f"expected: {status} {challenge}", answer)
+
+
+def served(what, port, service, identity, *arguments, **others):
+    answer = once(port, *arguments, **others)
+    check(what, is_served(answer, service, identity), f"expected: {service} {identity}", answer)
+
+
+def grpc(url, message, *headers):
+    """The answer of a gRPC call, as curl sees it: the status, headers with trailers, the body.
+    Without a message nothing is sent after the headers, as curl is confused by an answer that
+    comes before it has sent all."""
+    frame = b"" if message is None else b"\0" + len(message).to_bytes(4, "big") + message
+    command = ["curl", "--silent", "--show-error", "--http2-prior-knowledge", "--noproxy", "*", "--max-time", "20"]
+    command += ["--header", "content-type: application/grpc", "--header", "te: trailers"]
+    for header in headers:
+        command += ["--header", header]
+    command += ["--request", "POST", "--dump-header", f"{work}/grpc-headers"]
+    if frame:
+        command += ["--data-binary", "@-"]
+    done = subprocess.run(command + ["--url", url], input=frame, stdout=subprocess.PIPE)
+    with open(f"{work}/grpc-headers") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
+    return lines[0].split()[1] if lines else "", headers, done.stdout
+
+
+def grpc_refused(what, port, status, message, *headers, **also):
+    answer = grpc(f"http://127.0.0.1:{port}/activity.v1.Feed/Post", None, *headers)
+    also = {name.replace("_", "-"): value for name, value in also.items()}
+    expected = {"grpc-status": status, "grpc-message": message, **also}
+    actual = {name: answer[1].get(name) for name in expected}
+    equal(what, ("200", expected, b""), (answer[0], actual, answer[2]))
+
+
+def health(address):
+    """SERVING is 1, NOT_SERVING is 2; None where nothing answers."""
+    _, _, body = grpc(f"http://{address}/grpc.health.v1.Health/Check", b"")
+    return body[6] if len(body) == 7 else None
+
+
+# ---- Many requests at once -----------------------------------------------------------------------
+
+
+class Mix:
+    """Good and bad requests, with the tokens of the day."""
+
+    def __init__(self, issuer):
+        self.issuer = issuer
+        self.renew()
+
+    def renew(self):
+        issuer, forged = self.issuer, ["X-Auth-Subject: root", "x-auth-scope: activity/*"]
+        forged.append("x-auth-more: yes")
+        self.good, self.bad = [], []
+        for number in range(8):
+            client = (CLIENT, "another")[number % 2]
+            subject, scope = f"subject-{number}", "activity/* demo-dev/read"
+            token = bearer(issuer.token(client, sub=subject, scope=scope))
+            identity = (subject, client, scope)
+            self.add_good("activity", identity, "POST", "/activity", token, *forged, body="{}")
+            self.add_good("item", identity, "GET", f"/item/{number}?a=b", token)
+            self.add_good("report", identity, "GET", "/report/of/all", token, *forged)
+        self.add_good("item", ("", "", ""), "GET", "/health", *forged)
+
+        token = issuer.token(scope="activity/read demo-dev/read")
+        good = issuer.token(scope="activity/* demo-dev/read")
+        past = int(time.time()) - 60
+        two = [bearer(good), bearer(good)]
+        for status, challenge, *arguments in (
+            (401, REALM, "GET", "/item/7"),
+            (401, REALM, "GET", "/report/of/all", *forged),
+            (401, REALM, "POST", "/activity", *forged),
+            (401, REALM, "GET", "/item", "Authorization: Basic YTpi"),
+            (401, EXPIRED, "GET", "/item", bearer(issuer.token(exp=past, scope="demo-dev/read"))),
+            (401, INVALID, "GET", "/item", bearer("garbage")),
+            (401, INVALID, "GET", "/item", bearer(good[:-8] + "AAAAAAAA")),
+            (401, INVALID, "GET", "/item", bearer(issuer.token("stranger", scope="demo-dev/read"))),
+            (401, INVALID, "GET", "/item", bearer(issuer.token(token_use="id"))),
+            (400, MALFORMED, "GET", "/item", *two),
+            (400, MALFORMED, "GET", "/item", "Authorization: Bearer"),
+            (403, SCOPE.format("activity/*"), "POST", "/activity", bearer(token)),
+            (403, SCOPE.format("activity/*"), "GET", "/report/of/all", bearer(token)),
+            (403, UNLISTED, "GET", "/activity", bearer(good)),
+            (403, UNLISTED, "GET", "/item/7/8", bearer(good)),
+        ):
+            self.bad.append((request(*arguments), (status, challenge)))
+
+    def add_good(self, service, identity, *arguments, **others):
+        self.good.append((request(*arguments, **others), (service, identity)))
+
+    async def run(self, port, count, events):
+        """Asks until there are `count` answers and the events are over. An event begins at its
+        part of all answers."""
+        unexpected, seconds = [], []
+        answers = itertools.count()
+        totals = {"good": 0, "bad": 0, "503": 0}
+        rng = random.Random(7)
+        tasks = []
+        over = asyncio.Event()
+
+        async def ask_on():
+            connection = Connection(port)
+            while (number := next(answers)) < count or not over.is_set():
+                if events and number >= count * events[0][0]:
+                    tasks.append(asyncio.create_task(events.pop(0)[1]()))
+                elif not events and number >= count and all(task.done() for task in tasks):
+                    over.set()
+                is_good = rng.random() < 0.6
+                line, expected = rng.choice(self.good if is_good else self.bad)
+                begin = time.monotonic()
+                answer = await asyncio.wait_for(connection.ask(line), timeout=20)
+                seconds.append(time.monotonic() - begin)
+                is_right = (is_served if is_good else is_refusal)(answer, *expected)
+                totals["good" if is_good else "bad"] += 1
+                if is_good and answer[0] == 503:
+                    totals["503"] += 1
+                elif not is_right:
+                    unexpected.append((expected, answer))
+
+        await asyncio.gather(*(ask_on() for _ in range(CONCURRENCY)))
+        await asyncio.gather(*tasks)
+        return totals, unexpected, max(seconds)
+
+
+# ---- The checks ----------------------------------------------------------------------------------
+
+
+def message(*fields):
+    """A protobuf message of fields that are bytes."""
+    encoded = b""
+    for number, value in fields:
+        length = b""
+        size = len(value)
+        while size > 0x7F:
+            length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+        encoded += bytes([number << 3 | 2]) + length + bytes([size]) + value
+    return encoded
+
+
+def denies(what, address, status, *attributes):
+    """Asked by itself, as an Envoy that is set up wrongly would."""
+    url = f"http://{address}/envoy.service.auth.v3.Authorization/Check"
+    _, headers, body = grpc(url, message((1, message(*attributes))))
+    http_status = b"\x08" + bytes([status & 0x7F | 0x80, status >> 7])
+    is_denied = b"\x0a\x02\x08\x07\x12" in body and http_status in body
+    check(what, headers.get("grpc-status") == "0" and is_denied, headers, body)
+
+
+def http_request(method, path, *more, headers=()):
+    pairs = [(3, message((1, name.encode()), (2, value.encode()))) for name, value in headers]
+    fields = [(2, method.encode()), *pairs, (4, path.encode()), *more]
+    return (4, message((2, message(*fields))))
+
+
+def each_answer(api, open_api, issuer):
+    good = issuer.token(sub="alice", scope="activity/* demo-dev/read")
+    alice = ("alice", CLIENT, "activity/* demo-dev/read")
+    token = bearer(good)
+    served("a good token", api, "item", alice, "GET", "/item", token)
+    served("the query is no part of the path", api, "item", alice, "GET", "/item/7?x=/../", token)
+    served("100 KB of a body", api, "activity", alice, "POST", "/activity", token, body="x" * 100_000)
+    forged = [f"{name}: root" for name in IDENTITY]
+    served("what a client says it is, is overwritten", open_api, "item", alice,
+           "GET", "/item", token, *forged, *forged)
+    served("and removed, where there is no token", open_api, "item", ("", "", ""),
+           "GET", "/health", *forged)
+    answer = once(api, "GET", "/item", token, "x_auth_subject: root")
+    equal("another spelling of it is refused by Envoy", 400, answer[0])
+    for sub in (" alice", "alice\u00e9", "a\nb"):
+        answer = once(api, "GET", "/item", bearer(issuer.token(sub=sub, scope="demo-dev/read")))
+        equal(f"a subject that is no header value: {json.dumps(sub)}", (403, ""), answer[::2])
+
+    refused("no token", api, 401, REALM, "GET", "/item")
+    refused("a preflight request", api, 401, REALM, "OPTIONS", "/item")
+    refused("two tokens in one line", api, 400, MALFORMED,
+            "GET", "/item", f"{token}, Bearer {good}")
+    refused("a token and a comma", api, 400, MALFORMED, "GET", "/item", f"{token},")
+    refused("a header that is not ASCII", api, 400, MALFORMED, "GET", "/item", bearer("\u00c3\u00a9"))
+    refused("a header that is not UTF-8", api, 401, INVALID, "GET", "/item", bearer("\u00ff"))
+    refused("a token of 20 KB", api, 401, INVALID, "GET", "/item", bearer("a" * 20_000))
+    status, headers, _ = once(api, "HEAD", "/item")
+    equal("HEAD without a token", (401, REALM), (status, headers.get("www-authenticate")))
+    equal("HEAD with one", 200, once(api, "HEAD", "/item", token)[0])
+
+    refused("/health/../item is /item", api, 401, REALM, "GET", "/health/../item")
+    refused("//item is /item", api, 401, REALM, "GET", "//item")
+    refused("/%69tem is /item", api, 401, REALM, "GET", "/%69tem")
+    for path in ("/health%2f..%2fitem", "/health%5c..%5citem", "/item%2F7"):
+        equal(f"{path} is refused by Envoy", 400, once(api, "GET", path, token)[0])
+    for path in ("/health/%2e%2e/item", "/health/..;/item", "/health/%00", "/health/", "/health;a"):
+        answer = once(api, "GET", path)
+        check(f"{path} is not served without a token", answer[0] in (400, 401, 404), answer)
+    refused("a path that the table does not name", api, 403, UNLISTED, "GET", "/item/a/b", token)
+    refused("a method that it does not name", api, 403, UNLISTED, "DELETE", "/item", token)
+    refused("a path that looks like the route's", api, 403, UNLISTED, "GET", "/itemize", token)
+
+
+def grpc_answers(api, issuer):
+    narrow = bearer(issuer.token(scope="activity/read"))
+    full = issuer.token(sub="alice", scope="activity/*")
+    status, _, body = grpc(f"http://127.0.0.1:{api}/activity.v1.Feed/Post", b"", bearer(full))
+    check("a gRPC call with a good token", is_served((int(status), {}, body), "activity",
+          ("alice", CLIENT, "activity/*")), status, body)
+    grpc_refused("a gRPC call without a token", api, "16", "missing bearer token",
+                 www_authenticate=None, cache_control="no-store")
+    grpc_refused("a gRPC call with a bad token", api, "16", "invalid access token", bearer("a.b.c"))
+    grpc_refused("a gRPC call with two tokens", api, "16", "malformed authorization metadata",
+                 bearer(full), bearer(full))
+    grpc_refused("a gRPC call without the scope", api, "7", "a required scope is missing", narrow)
+
+
+def wrong_settings(address):
+    denies("no HTTP attributes", address, 500)
+    denies("no attributes at all", address, 500)
+    denies("raw headers", address, 500, http_request("GET", "/health", (13, b"")))
+    denies("an unknown key in a route", address, 500, http_request("GET", "/health"),
+           (10, message((1, b"scopes"), (2, b"activity/*"))))
+    denies("a malformed scope in a route", address, 500, http_request("GET", "/health"),
+           (10, message((1, b"scope"), (2, b"a b"))))
+    for path in ("/health#", "http://api/health", "", "health", "/he alth"):
+        denies(f"the path {path!r}", address, 400, http_request("GET", path))
+    denies("no method", address, 400, http_request("", "/health"))
+    url = f"http://{address}/envoy.service.auth.v3.Authorization/Check"
+    _, _, body = grpc(url, message((1, message(http_request("GET", "/health")))))
+    check("and without such a mistake it says yes", b"\x1a" in body and b"x-auth-scope" in body, body)
+
+
+def summary(what, outcome, most_503):
+    totals, unexpected, slowest = outcome
+    print(f"    {what}: {totals['good']} good, {totals['bad']} bad, {totals['503']} good with 503, "
+          f"slowest {slowest * 1000:.0f} ms")
+    check(f"{what}: every other answer is the right one", not unexpected, *unexpected[:3])
+    check(f"{what}: at most {most_503} good requests get 503", totals["503"] <= most_503,
+          f"{totals['503']} of {totals['good']}")
+
+
+def measure(ports, token):
+    names = ("without a filter", "jwt_authn", "ext_authz")
+    best = dict.fromkeys(names, 0.0)
+    command = ["wrk", "--threads", "1", "--connections", str(CONCURRENCY), "--header", bearer(token)]
+    for duration in (1, SECONDS_EACH, SECONDS_EACH):
+        for name, port in zip(names, ports):
+            url = f"http://127.0.0.1:{port}/item"
+            report = subprocess.run(command + ["--duration", f"{duration}s", url],
+                                    stdout=subprocess.PIPE, text=True, check=True).stdout
+            if "Non-2xx" in report or "Socket errors" in report:
+                check(f"{name} can be measured", False, report)
+            best[name] = max(best[name], float(re.search(r"Requests/sec: *([\d.]+)", report)[1]))
+    return best
+
+
+def main():
+    issuer = Issuer()
+    issuer.tell("fault slow 300")
+    ports = [int(port) for port in first_line(start(sys.executable, __file__, "services")).split()]
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    authorizers = [authorizer(address, issuer) for address in addresses]
+
+    with urllib.request.urlopen(issuer.settings["COGNITO_JWKS_URL"]) as answer:
+        keys = json.dumps(json.load(answer))
+    api = free_port()
+    new_ports = dict(zip((8081, 8082, 8083), ports)) | {10000: api}
+    new_ports |= {50051 + at: int(addresses[at].split(":")[1]) for at in range(2)}
+    yaml, more, admin, open_api, measured = configuration(
+        new_ports, issuer.settings["COGNITO_ISSUER"], keys
+    )
+    with open(f"{work}/envoy.yaml", "w") as file:
+        file.write(yaml)
+    envoy = start(os.environ["ENVOY"], "--config-path", f"{work}/envoy.yaml", "--config-yaml", more,
+                  "--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning")
+
+    def admin_says(path):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{admin}/{path}", timeout=5) as answer:
+                return answer.read().decode()
+        except OSError:
+            if envoy.poll() is not None:
+                raise SystemExit(f"FAIL - Envoy does not run:\n{open(envoy.errors).read()}")
+            return ""
+
+    def is_healthy(address):
+        return f"authorizer::{address}::health_flags::healthy" in admin_says("clusters")
+
+    until("Envoy is ready", lambda: "LIVE" in admin_says("ready"))
+    for address in addresses:
+        until("Envoy finds the authorizers healthy", lambda: is_healthy(address))
+
+    each_answer(api, open_api, issuer)
+    grpc_answers(api, issuer)
+    wrong_settings(addresses[0])
+
+    # Signed with the first key, and of a subject that no other is of.
+    for_measure = issuer.token(scope="demo-dev/read")
+    mix = Mix(issuer)
+
+    async def rotate():
+        issuer.tell("rotate")
+        mix.renew()
+
+    async def end_one():
+        authorizers[0].terminate()
+        seen = await asyncio.to_thread(health, addresses[0])
+        equal("an authorizer that is told to end is NOT_SERVING", 2, seen)
+        begin = time.monotonic()
+        code = await asyncio.to_thread(authorizers[0].wait, 20)
+        equal("it ends with exit code 0", 0, code)
+        check("it drained before", time.monotonic() - begin > 1.0)
+
+    fetches = int(issuer.tell("fetches"))
+    outcome = asyncio.run(mix.run(api, REQUESTS, [(0.3, rotate), (0.5, end_one)]))
+    summary("keys rotate, an authorizer ends", outcome, 0)
+    equal("each authorizer fetched the new key once", 2, int(issuer.tell("fetches")) - fetches)
+
+    authorizers[0] = authorizer(addresses[0], issuer)
+    until("Envoy finds it healthy again", lambda: is_healthy(addresses[0]))
+
+    async def kill_one():
+        authorizers[0].kill()
+        await asyncio.to_thread(authorizers[0].wait)
+
+    outcome = asyncio.run(mix.run(api, REQUESTS, [(0.5, kill_one)]))
+    summary("an authorizer is killed", outcome, outcome[0]["good"] // 1000)
+
+    authorizers[1].kill()
+    authorizers[1].wait()
+    outcomes = []
+    for line, _ in mix.good + mix.bad:
+        answer = asyncio.run(Connection(api).ask(line))
+        outcomes.append((answer[0], answer[1].get("retry-after"), answer[1].get("cache-control")))
+    equal("without an authorizer, everything is 503", {(503, "1", "no-store")}, set(outcomes))
+    grpc_refused("a gRPC call then", api, "14", None, retry_after="1")
+
+    authorizers = [authorizer(address, issuer) for address in addresses]
+    for address in addresses:
+        until("Envoy finds them healthy again", lambda: is_healthy(address))
+    served("with them, it is served again", api, "item", ("", "", ""), "GET", "/health")
+    header, payload, signature = issuer.token(scope="demo-dev/read").split(".")
+    header = json.loads(base64.urlsafe_b64decode(header + "==")) | {"kid": "nobody-knows-it"}
+    header = base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
+    refused("a key that nobody knows", api, 401, INVALID,
+            "GET", "/item", bearer(f"{header}.{payload}.{signature}"))
+
+    best = measure(measured, for_measure)
+    print(f"\n{passed} passed, {failed} failed\n")
+    for name, rate in best.items():
+        share = rate / best["without a filter"]
+        print(f"{name:<18}{rate:>8.0f} requests/s {share:>6.2f} of those without a filter")
+    print(f"ext_authz to jwt_authn: {best['ext_authz'] / best['jwt_authn']:.2f}")
+
+
+if sys.argv[1:] == ["services"]:
+    asyncio.run(services())
+else:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory() as work:
+        try:
+            main()
+        finally:
+            end_all()
+    sys.exit(1 if failed else 0)
