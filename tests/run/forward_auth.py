@@ -1,0 +1,672 @@
+#!/usr/bin/env python3
+"""Sends requests through a gateway that asks the forward_auth example, and judges what happens.
+
+    python3 forward_auth.py nginx|caddy EXAMPLES
+
+EXAMPLES is the folder of the built examples. The requests and the verdicts on them are the same for
+both gateways. nginx.sh and caddy.sh beside this file install and build what it needs.
+"""
+
+import http.client
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/forward_auth"
+CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
+PATIENCE = 20
+
+# ---- Checks ------------------------------------------------------------------------------------
+
+passed = 0
+failed = 0
+requests = 0
+verdicts = {}
+
+
+def check(what, expected, actual):
+    global passed, failed
+    if expected == actual:
+        passed += 1
+        print(f"ok - {what}")
+    else:
+        failed += 1
+        print(f"FAIL - {what}\n    expected: {expected}\n    actual:   {actual}")
+
+
+def wait_until(what, holds):
+    """Asks again and again, for a while; there is nothing more to check without it."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            sys.exit(f"FAIL - {what}: it did not within {PATIENCE} s")
+        time.sleep(0.02)
+
+
+# ---- The service behind the gateway ------------------------------------------------------------
+
+
+class Service(http.server.ThreadingHTTPServer):
+    """Says what it got, and keeps it."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.got = []
+        self.is_down = False
+        super().__init__(("127.0.0.1", 0), Echo)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Echo(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def __getattr__(self, name):
+        if name.startswith("do_"):
+            return self.answer
+        raise AttributeError(name)
+
+    def answer(self):
+        if self.server.is_down:
+            self.close_connection = True
+            return
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        # `path` is not what was sent: two slashes at its beginning are one.
+        method, target, _ = self.requestline.split(" ")
+        headers = [[name.lower(), value] for name, value in self.headers.items()]
+        got = {"method": method, "target": target, "headers": headers, "body": body.decode()}
+        self.server.got.append(got)
+        answer = json.dumps(got).encode()
+        # What a service says of itself is not the gateway's to change.
+        self.send_response(int(self.headers.get("X-Answer", 200)))
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        if method != "HEAD":
+            self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+# ---- Processes ---------------------------------------------------------------------------------
+
+work = Path(tempfile.mkdtemp())
+# Those of nginx's processes that do the work are another user's.
+work.chmod(0o755)
+processes = []
+
+
+def start(*command, **options):
+    log = open(work / "log", "a", encoding="utf-8")
+    process = subprocess.Popen(command, stderr=log, text=True, **options)
+    processes.append(process)
+    return process
+
+
+def clean_up():
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    shutil.rmtree(work)
+
+
+def log():
+    return (work / "log").read_text(encoding="utf-8")
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Issuer:
+    def __init__(self, examples):
+        self.process = start(
+            examples / "issuer",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={"ISSUER": "127.0.0.1:0"},
+        )
+        self.issuer, self.jwks_url, _ = (self.line().partition("=")[2] for _ in range(3))
+
+    def line(self):
+        return self.process.stdout.readline().strip()
+
+    def tell(self, command):
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        answer = self.line()
+        if not answer or answer.startswith("error"):
+            sys.exit(f"FAIL - the issuer can not {command}: {answer}")
+        return answer
+
+    def token(self, scope, **claims):
+        return self.tell(f"token {CLIENT} {json.dumps({'scope': scope, **claims})}")
+
+
+class Authorizer:
+    def __init__(self, examples, issuer):
+        self.program = examples / "forward_auth"
+        self.settings = {
+            "COGNITO_ISSUER": issuer.issuer,
+            "COGNITO_JWKS_URL": issuer.jwks_url,
+            "COGNITO_CLIENT_IDS": CLIENT,
+            "FORWARD_AUTH": "127.0.0.1:0",
+            "NO_PROXY": "*",
+        }
+        self.start()
+
+    def start(self):
+        self.process = start(self.program, stdout=subprocess.PIPE, env=self.settings)
+        said = self.process.stdout.readline()
+        if not (found := re.fullmatch(r"AUTHORIZE_URL=http://(127.0.0.1:(\d+))/authorize\n", said)):
+            sys.exit(f"FAIL - the authorizer starts\n{log()}")
+        self.address, self.port = found[1], int(found[2])
+        # The next one listens there too.
+        self.settings["FORWARD_AUTH"] = self.address
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def refuses_to_start(self, **settings):
+        process = subprocess.run(
+            [self.program],
+            env=self.settings | settings,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return process.returncode == 1, process.stderr
+
+
+def replace(text, *pairs):
+    """What the configuration has to have, once."""
+    for pattern, replacement in pairs:
+        text, count = re.subn(pattern, replacement, text, flags=re.DOTALL)
+        if count != 1:
+            sys.exit(f"FAIL - the configuration has {pattern!r} {count} times")
+    return text
+
+
+def nginx(folder, port, authorizer, service, without):
+    text = replace(
+        (EXAMPLE / "nginx.conf").read_text(encoding="utf-8"),
+        (r"127\.0\.0\.1:8080", f"127.0.0.1:{port}"),
+        (r"127\.0\.0\.1:9001", authorizer),
+        (r"127\.0\.0\.1:9002", service),
+        *([(r"auth_request /_authorize;", "")] if without else []),
+    )
+    (folder / "nginx.conf").write_text(text, encoding="utf-8")
+    start("nginx", "-e", "stderr", "-p", folder, "-c", "nginx.conf", "-g", "daemon off;")
+
+
+def caddy(folder, port, authorizer, service, without):
+    text = (EXAMPLE / "Caddyfile").read_text(encoding="utf-8")
+    if without:
+        text = replace(text, (r"\t\tforward_auth .*?\n\t\t}\n", ""))
+    (folder / "Caddyfile").write_text(text, encoding="utf-8")
+    command = ("caddy", "run", "--config", folder / "Caddyfile", "--adapter", "caddyfile")
+    settings = {"GATEWAY_PORT": str(port), "AUTHORIZER": authorizer, "SERVICE": service}
+    folders = {"HOME": str(folder), "PATH": os.environ["PATH"]}
+    start(*command, env=settings | folders)
+
+
+def start_gateway(name, authorizer, service, without=False):
+    folder = work / ("without" if without else "with")
+    folder.mkdir()
+    port = free_port()
+    addresses = authorizer.address, f"127.0.0.1:{service.server_port}"
+    {"nginx": nginx, "caddy": caddy}[name](folder, port, *addresses, without)
+
+    def listens():
+        if processes[-1].poll() is not None:
+            sys.exit(f"FAIL - {name} starts\n{log()}")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(f"{name} listens", listens)
+    return port
+
+
+# ---- Requests ----------------------------------------------------------------------------------
+
+
+class Answer:
+    def __init__(self, stream, method):
+        response = http.client.HTTPResponse(stream, method=method)
+        response.begin()
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read().decode()
+
+
+def send(port, method, target, headers=(), body=b""):
+    """One request as it is, byte for byte, on a connection of its own."""
+    global requests
+    requests += 1
+    lines = [f"{method} {target} HTTP/1.1", *headers]
+    lines.append("Host: api.example.com")
+    if body and not any(line.startswith("Transfer-Encoding") for line in lines):
+        lines.append(f"Content-Length: {len(body)}")
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
+        stream.sendall("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
+        return Answer(stream, method)
+
+
+def bearer(token):
+    return f"Authorization: Bearer {token}"
+
+
+class Gateway:
+    def __init__(self, name, port, service):
+        self.name = name
+        self.port = port
+        self.service = service
+
+    def send(self, *request):
+        """The answer, and what the service got meanwhile."""
+        before = len(self.service.got)
+        answer = send(self.port, *request)
+        verdicts[answer.status] = verdicts.get(answer.status, 0) + 1
+        return answer, self.service.got[before:]
+
+    def refuses(self, what, status, *request):
+        """With this status, or one of these: and the service is not called."""
+        answer, got = self.send(*request)
+        statuses = status if isinstance(status, tuple) else (status,)
+        seen = answer.status if answer.status not in statuses else statuses
+        check(f"{what}: refused with {answer.status}", (statuses, []), (seen, got))
+        return answer
+
+    def passes(self, what, *request):
+        """With the method and the target that were sent."""
+        answer, got = self.send(*request)
+        seen = [(each["method"], each["target"]) for each in got]
+        check(what, (200, [request[:2]]), (answer.status, seen))
+        return got[0] if got else {"headers": [], "body": None}
+
+
+def identity(got):
+    """What a service could take for who calls, however it reads names."""
+    names = [(name.replace("_", "-"), value) for name, value in got["headers"]]
+    return sorted((name, value) for name, value in names if name.startswith("x-auth") and value)
+
+
+# ---- What is checked ---------------------------------------------------------------------------
+
+REALM = 'Bearer realm="api"'
+INVALID = f'{REALM}, error="invalid_token", error_description="The access token is invalid"'
+EXPIRED = f'{REALM}, error="invalid_token", error_description="The access token expired"'
+MALFORMED = (
+    f'{REALM}, error="invalid_request", '
+    'error_description="The Authorization header is malformed"'
+)
+SCOPE = (
+    f'{REALM}, error="insufficient_scope", '
+    'error_description="A required scope is missing", scope="activity/*"'
+)
+UNLISTED = f'{REALM}, error="insufficient_scope"'
+
+# However one reads them, these are none of the public paths, or could be another one.
+HOSTILE_TARGETS = [
+    "//activity",
+    "///activity",
+    "/activity/",
+    "/%61ctivity",
+    "/activit%79",
+    "/activity%2f",
+    "/activity;x",
+    "/activity;/../public/x",
+    "/activity/.",
+    "/activity/..;/public/x",
+    "/./activity",
+    "/x/../activity",
+    "/Activity",
+    "/activity%20",
+    "/activity%00",
+    "/activity?/../public/x",
+    "/activity#/../../public/x",
+    "/public/../activity",
+    "/public/..%2factivity",
+    "/public/..%2Factivity",
+    "/public%2f..%2factivity",
+    "/public/%2e%2e/activity",
+    "/public/.%2e/activity",
+    "/public/..;/activity",
+    "/public/..;x=y/activity",
+    "/public/..\\activity",
+    "/public\\..\\activity",
+    "/public/x/../../activity",
+    "/public//../activity",
+    "/public/./../activity",
+    "/public//activity",
+    "/public/x#/../../activity",
+    "/public/%5c..%5cactivity",
+    "/public/%zz/../activity",
+    "/public",
+    "/public/",
+    "/\u0061\u0301ctivity",
+    "/activity\u00a0",
+    "/health/../activity",
+    "/health/..%2factivity",
+    "/health#/../activity",
+    "/health%2f..%2factivity",
+    "/health;/../activity",
+    "/%68ealth",
+    "/health/",
+    "/_authorize",
+    "/authorize",
+    "/@unauthorized",
+    "/",
+    "*",
+    "activity",
+    "http://127.0.0.1/activity",
+    "http://api.example.com/public/../activity",
+    "http://api.example.com//activity",
+    "http://api.example.com/public/x#/../../activity",
+    "http://api.example.com",
+    "http://api.example.com?/public/x",
+    "/public/" + "x/" * 33_000 + "?/../../activity",
+]
+
+
+def check_verdicts(gateway, issuer):
+    good = issuer.token("activity/* demo-dev/read", sub="somebody")
+    post = ("POST", "/activity")
+    event = b'{"message":"Hello"}'
+
+    got = gateway.passes("a good token passes, with its event", *post, [bearer(good)], event)
+    check("the event arrives", event.decode(), got["body"])
+    who = [
+        ("x-auth-client-id", CLIENT),
+        ("x-auth-scope", "activity/* demo-dev/read"),
+        ("x-auth-subject", "somebody"),
+    ]
+    check("the service is told who calls", who, identity(got))
+    chunked = [bearer(good), "Transfer-Encoding: chunked"], b"5\r\nHello\r\n0\r\n\r\n"
+    got = gateway.passes("a chunked event passes", *post, *chunked)
+    check("the chunked event arrives", "Hello", got["body"])
+    got = gateway.passes("a public row needs no token", "GET", "/health")
+    check("and nobody is said to call", [], identity(got))
+    gateway.passes("a public row takes a bad token", "GET", "/health", [bearer("garbage")])
+    gateway.passes("a query goes along", "GET", "/item/7?a=%2e%2e/&b=c", [bearer(good)])
+    gateway.passes("HEAD passes where GET does", "HEAD", "/item", [bearer(good)])
+    many = " ".join(f"demo-dev/{n:040}" for n in range(80))
+    many = issuer.token(f"demo-dev/read {many}")
+    gateway.passes("a token of many scopes passes", "GET", "/item", [bearer(many)])
+    for status in [401, 403, 404, 500, 502, 503]:
+        answer, got = gateway.send("GET", "/item", [bearer(good), f"X-Answer: {status}"])
+        seen = answer.status, answer.body, answer.headers.get_all("www-authenticate")
+        check(f"an own {status} of the service stays as it is", (status, json.dumps(got[0]), None), seen)
+
+    for what, status, challenge, headers in [
+        ("no token", 401, REALM, []),
+        ("another scheme", 401, REALM, ["Authorization: Basic dTpw"]),
+        ("a garbage token", 401, INVALID, [bearer("garbage")]),
+        ("a changed token", 401, INVALID, [bearer(good[:-9] + "AAAAAAAAA")]),
+        ("an expired token", 401, EXPIRED, [bearer(issuer.token("activity/*", exp=1_000))]),
+        ("Bearer without a token", 401, MALFORMED, ["Authorization: Bearer"]),
+        ("a scope too few", 403, SCOPE, [bearer(issuer.token("activity/read"))]),
+    ]:
+        answer = gateway.refuses(what, status, *post, headers, event)
+        check(f"{what}: its challenge", [challenge], answer.headers.get_all("www-authenticate"))
+        check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
+    answer = gateway.refuses("an unlisted path", 403, "GET", "/unlisted", [bearer(good)])
+    check("an unlisted path: its challenge", UNLISTED, answer.headers["www-authenticate"])
+    gateway.refuses("an unlisted path, without a token", 401, "GET", "/unlisted")
+    gateway.refuses("HEAD without a token", 401, "HEAD", "/item")
+    gateway.refuses("a token too long", (400, 401), *post, [bearer("a" * 20_000)], event)
+    # nginx says so itself.
+    gateway.refuses("two tokens", (400, 401), *post, [bearer(good), bearer(good)], event)
+    gateway.refuses("two tokens, one bad", (400, 401), *post, [bearer("x"), bearer(good)], event)
+
+
+def check_methods(gateway, good):
+    body = b"POST /public/x HTTP/1.1\r\nHost: a\r\n\r\nGET /public/x HTTP/1.1\r\nHost: a\r\n\r\n"
+    for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "get"]:
+        # Lower case is no method to nginx.
+        statuses = (400, 401, 403) if method == "get" else 401
+        gateway.refuses(f"{method} with a body", statuses, method, "/activity", [], body)
+        if method != "POST":
+            statuses = (400, 403) if method == "get" else 403
+            what = f"{method} with a good token where POST is meant"
+            gateway.refuses(what, statuses, method, "/activity", [bearer(good)], body)
+    for method in ["TRACE", "CONNECT"]:
+        gateway.refuses(method, (400, 401, 403, 405), method, "/activity", [bearer(good)])
+    gateway.passes("a method of their own on a public row", "PROPFIND", "/public/x", [], b"x")
+    for form in ["", "+proto", "+json", "-web", "-web+proto", "-web-text", "-web-text+proto"]:
+        content_type = f"Content-Type: application/grpc{form}"
+        for method in ["POST", "GET"]:
+            what = f"{method} {content_type[14:]}"
+            request = (method, "/activity", [content_type, "TE: trailers"], b"\0\0\0\0\0")
+            gateway.refuses(what, 401, *request)
+            narrow = (method, "/item", [content_type, bearer(good[:-1])], b"\0\0\0\0\0")
+            gateway.refuses(f"{what}, a bad token", 401, *narrow)
+
+
+def check_paths(gateway, good, narrow):
+    """What the table refuses with a good token is 403, and without one 401. Where the gateway
+    itself says that it is no request, 400 or 404; too long, 414 or 431."""
+    for target in HOSTILE_TARGETS:
+        shown = target if len(target) < 80 else f"{target[:20]}… of {len(target)} bytes"
+        refusals = (400, 401, 403, 404, 414, 431)
+        for method in ["GET", "POST"]:
+            gateway.refuses(f"{method} {shown}", refusals, method, target, [])
+            gateway.refuses(f"{method} {shown}, a scope too few", refusals, method, target, [narrow])
+    token = [bearer(good)]
+    gateway.passes("an empty query", "POST", "/activity?", token)
+    gateway.passes("a query that looks like a path", "GET", "/public/x?/../../activity")
+    gateway.passes("escapes that mean nothing", "GET", "/public/a%20b;c=%c3%a9")
+    gateway.passes("what is encoded twice goes on as it is", "GET", "/public/%252e%252e/activity")
+    gateway.passes("what looks like a placeholder", "GET", "/public/$uri$request_uri")
+    for target in ["http://127.0.0.1/activity", "http://other.example.com/activity"]:
+        answer, got = gateway.send("POST", target, token)
+        seen = [each["target"] for each in got]
+        check(f"{target} is /activity", (200, ["/activity"]), (answer.status, seen))
+
+
+def check_headers(gateway, good):
+    """What a client says in the place of the gateway counts for nothing."""
+    public = ["X-Original-Method: GET", "X-Original-URI: /public/x"]
+    for prefix in ["X-Original", "X-Forwarded", "X_Original", "x-original"]:
+        said = [f"{prefix}-Method: GET", f"{prefix}-URI: /public/x", f"{prefix}-Uri: /health"]
+        gateway.refuses(f"{prefix} headers", 401, "POST", "/activity", said)
+    for name in ["X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override"]:
+        gateway.refuses(name, 401, "POST", "/activity", [f"{name}: /public/x"])
+    gateway.passes("the gateway's own are the ones that count", "POST", "/activity", [
+        bearer(good), "X-Original-Method: DELETE", "X-Original-URI: /unlisted",
+    ])
+
+    names = ["X-Auth-Subject", "X-Auth-Client-Id", "X-Auth-Scope", "x-auth-subject"]
+    names += [name.replace("-", "_") for name in names] + ["X-Auth_Subject", "X_Auth-Subject"]
+    claims = [f"{name}: admin" for name in names]
+    for target in ["/public/x", "/health"]:
+        got = gateway.passes(f"nobody by headers of one's own, {target}", "GET", target, claims)
+        check(f"{target}: none of them arrives", [], identity(got))
+    got = gateway.passes("another by headers of one's own", "POST", "/activity", [
+        bearer(good), *claims,
+    ])
+    who = [("x-auth-client-id", CLIENT), ("x-auth-scope", "activity/*"), ("x-auth-subject", "me")]
+    check("only what the authorizer says arrives", who, identity(got))
+
+    for name in ["Authorization", "X-Original-URI", "X-Original-Method", "Content-Length", "Host"]:
+        tricks = [f"Connection: close, {name}", *public]
+        gateway.refuses(f"Connection: {name}", 401, "POST", "/activity", tricks)
+    for name in ["X-Auth-Subject", "X-Auth-Client-Id", "X-Original-URI", "X-Original-Method"]:
+        tricks = [bearer(good), f"Connection: close, {name}", "X-Auth-Subject: admin"]
+        got = gateway.passes(f"a good token and Connection: {name}", "POST", "/activity", tricks)
+        check(f"Connection: {name} takes nothing away", who, identity(got))
+    answer, got = gateway.send("POST", "/activity", [bearer(good), "Connection: Authorization"])
+    # Without a token on the way to the authorizer it is refused, which nobody but its sender minds.
+    called = len(got) if answer.status == 200 else 1 - len(got)
+    check("Connection: Authorization with a good token", 1, called)
+
+    upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+    upgrade.append("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
+    gateway.refuses("a WebSocket", 401, "GET", "/item", upgrade)
+    gateway.refuses("a WebSocket, unlisted", 403, "GET", "/unlisted", [*upgrade, bearer(good)])
+    upgrade = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]
+    gateway.refuses("h2c", 401, "GET", "/item", upgrade)
+    expect = ["Expect: 100-continue"]
+    gateway.refuses("Expect: 100-continue", 401, "POST", "/activity", expect, b"x")
+    both = ["Transfer-Encoding: chunked", "Content-Length: 4"]
+    smuggled = b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    gateway.refuses("chunked and a length", (400, 401), "POST", "/activity", both, smuggled)
+
+
+def check_outages(gateway, authorizer, issuer):
+    good = [bearer(issuer.token("activity/*"))]
+    post = ("POST", "/activity", good)
+
+    issuer.tell("rotate")
+    rotated = [bearer(issuer.token("activity/*"))]
+    gateway.passes("after a rotation, a token of the new key passes at once", *post[:2], rotated)
+
+    def is_unavailable(what, *request):
+        answer = gateway.refuses(what, 503, *request)
+        retry_after = answer.headers.get_all("retry-after")
+        check(f"{what}: when to come back", ["1"], retry_after)
+        check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
+
+    check("SIGTERM ends the authorizer", 0, authorizer.end())
+    is_unavailable("without an authorizer", *post)
+    is_unavailable("without an authorizer, a public row", "GET", "/health")
+    issuer.tell("fault down")
+    authorizer.start()
+    is_unavailable("without keys", *post)
+    gateway.passes("without keys, a public row passes", "GET", "/health")
+    issuer.tell("fault none")
+    wait_until("the keys are fetched again", lambda: gateway.send(*post)[0].status == 200)
+    gateway.passes("with keys again, a good token passes", *post)
+
+    authorizer.process.send_signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    is_unavailable("a slow authorizer", *post)
+    took = time.monotonic() - begin
+    check("a slow authorizer is waited for 2 seconds", True, 1.5 < took < 4)
+    authorizer.process.send_signal(signal.SIGCONT)
+    gateway.passes("when it is back, a good token passes", *post)
+
+    gateway.service.is_down = True
+    answer, _ = gateway.send(*post)
+    seen = answer.status, answer.headers["retry-after"]
+    check("without the service it is 502, not the authorizer's 503", (502, None), seen)
+
+
+def check_authorizer(authorizer, good):
+    """What a gateway does not do that is set up as it should be."""
+    method, uri = "X-Original-Method: GET", "X-Original-URI: /public/x"
+
+    def answers(what, status, *headers, method="GET", target="/authorize"):
+        answer = send(authorizer.port, method, target, headers)
+        check(f"asked directly, {what}: {status}", status, answer.status)
+        return answer
+
+    answers("as it should be", 204, method, uri)
+    before = len(log())
+    answers("without the method", 500, uri)
+    answers("without the URI", 500, method)
+    answers("with two methods", 500, method, method, uri)
+    answers("with two URIs", 500, method, uri, uri)
+    said = re.findall(r"ERROR .*?(x-original-\S+ is [\w ]+): the gateway", log()[before:])
+    problems = ["method is missing", "uri is missing", "method is there twice", "uri is there twice"]
+    check("each of these is in the log", [f"x-original-{each}" for each in problems], said)
+    for bad in ["", "public/x", "http://a/public/x", "/public/x#", "/public/\u00e9", "*"]:
+        answers(f"with the URI {bad!r}", 403, method, f"X-Original-URI: {bad}", bearer(good))
+    long = "/public/" + "x/" * 33_000 + "?/../../activity"
+    answers("with a URI too long", 403, method, f"X-Original-URI: {long}")
+    answers("with no method", 403, "X-Original-Method:", uri)
+    answers("with half a method", 403, "X-Original-Method: GET /", uri)
+    answers("another path", 404, method, uri, target="/public/x")
+    answers("its method does not count", 401, uri.replace("public/x", "item"), method, method="PUT")
+
+    for settings, named in [
+        ({"COGNITO_CLIENT_IDS": ""}, "COGNITO_CLIENT_IDS"),
+        ({"COGNITO_REQUIRED_SCOPES": "a/b"}, "COGNITO_REQUIRED_SCOPES"),
+        ({}, "FORWARD_AUTH"),
+    ]:
+        ended, said = authorizer.refuses_to_start(**settings)
+        check(f"a wrong {named} is named at the start", (True, True), (ended, named in said))
+
+
+def measure(port, headers, count=200):
+    """How long one request takes after the other on one connection: the median, in milliseconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    took = []
+    for _ in range(count):
+        begin = time.perf_counter()
+        connection.request("GET", "/item", headers=headers)
+        response = connection.getresponse()
+        response.read()
+        took.append(time.perf_counter() - begin)
+        if response.status != 200:
+            sys.exit(f"FAIL - a request that is measured: {response.status}")
+    connection.close()
+    return statistics.median(took) * 1000
+
+
+def main():
+    name, examples = sys.argv[1], Path(sys.argv[2])
+    service = Service()
+    issuer = Issuer(examples)
+    authorizer = Authorizer(examples, issuer)
+    port = start_gateway(name, authorizer, service)
+    gateway = Gateway(name, port, service)
+    wait_until("there are keys", lambda: send(port, "GET", "/item").status == 401)
+
+    good = issuer.token("activity/*", sub="me")
+    narrow = bearer(issuer.token("unknown/scope"))
+    check_verdicts(gateway, issuer)
+    check_methods(gateway, good)
+    check_paths(gateway, good, narrow)
+    check_headers(gateway, good)
+    check_authorizer(authorizer, good)
+    bare = start_gateway(name, authorizer, service, without=True)
+    token = {"Authorization": f"Bearer {issuer.token('demo-dev/read')}"}
+    rounds = [(measure(bare, {}), measure(port, token)) for _ in range(3)]
+    check_outages(gateway, authorizer, issuer)
+
+    print()
+    for title, medians in zip(("without", "with"), zip(*rounds)):
+        best = min(medians)
+        print(f"{name} {title} authorization: {best:.2f} ms a request, {1000 / best:.0f} a second")
+    counts = ", ".join(f"{status} {count} times" for status, count in sorted(verdicts.items()))
+    print(f"{requests} requests; through {name}: {counts}")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        code = main()
+    finally:
+        clean_up()
+    sys.exit(code)

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Puts nginx, which asks the forward_auth example by its `auth_request`, before a service, sends requests
+# good and bad, and checks the answers and what arrives at the service.
+#
+#     tests/run/nginx.sh
+#
+# PYTHON   a Python 3, instead of `python3`; it needs no package
+#
+# Every check prints one line, `ok - …` or `FAIL - …`; the last lines are figures. Exits 1 if any
+# failed. All that it starts listens on free ports of 127.0.0.1. As root on Debian it installs nginx if
+# that is missing.
+set -euo pipefail
+shopt -s inherit_errexit
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+
+# Of a user who is not root, the path may not have /usr/sbin.
+export PATH="$PATH:/usr/sbin"
+if ! command -v nginx >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    install=(apt-get install --yes --quiet --no-install-recommends nginx)
+    if ((EUID != 0)) || ! command -v apt-get >/dev/null ||
+        ! { "${install[@]}" >/dev/null 2>&1 ||
+            { apt-get update --quiet >/dev/null && "${install[@]}" >/dev/null; }; }; then
+        echo "nginx is missing: apt-get install nginx" >&2
+        exit 1
+    fi
+fi
+
+cargo build --quiet --example forward_auth --example issuer
+exec "${PYTHON:-python3}" tests/run/forward_auth.py nginx "${CARGO_TARGET_DIR:-target}/debug/examples"
