@@ -91,8 +91,8 @@ fn said_once<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, StatusCo
     }
 }
 
-/// Says yes, and who calls: nobody where the row is public, and that in empty headers, as the gateway
-/// shall overwrite with them whatever the client says of itself.
+/// Says yes, and who calls. Where a row is public that is nobody, which empty headers say: with them
+/// the gateway overwrites what the client says of itself.
 async fn admit(request: Request) -> Result<Response, Infallible> {
     let token = request.extensions().get::<AccessToken>();
     let scopes = token.map(|token| token.scopes().iter().collect::<Vec<_>>().join(" "));

@@ -66,6 +66,7 @@ class Service(http.server.ThreadingHTTPServer):
         self.got = []
         self.is_down = False
         super().__init__(("127.0.0.1", 0), Echo)
+        self.address = f"127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -238,12 +239,11 @@ def caddy(folder, port, authorizer, service, without):
     start(*command, env=settings | folders)
 
 
-def start_gateway(name, authorizer, service, without=False):
-    folder = work / ("without" if without else "with")
+def start_gateway(name, what, authorizer, service, without=False):
+    folder = work / what
     folder.mkdir()
     port = free_port()
-    addresses = authorizer.address, f"127.0.0.1:{service.server_port}"
-    {"nginx": nginx, "caddy": caddy}[name](folder, port, *addresses, without)
+    {"nginx": nginx, "caddy": caddy}[name](folder, port, authorizer, service.address, without)
 
     def listens():
         if processes[-1].poll() is not None:
@@ -275,9 +275,12 @@ def send(port, method, target, headers=(), body=b""):
     lines.append("Host: api.example.com")
     if body and not any(line.startswith("Transfer-Encoding") for line in lines):
         lines.append(f"Content-Length: {len(body)}")
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
-        stream.sendall("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
-        return Answer(stream, method)
+    try:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
+            stream.sendall("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
+            return Answer(stream, method)
+    except (OSError, http.client.HTTPException) as error:
+        sys.exit(f"FAIL - {method} {target} is answered: {error!r}")
 
 
 def bearer(token):
@@ -423,8 +426,9 @@ def check_verdicts(gateway, issuer):
     gateway.passes("a token of many scopes passes", "GET", "/item", [bearer(many)])
     for status in [401, 403, 404, 500, 502, 503]:
         answer, got = gateway.send("GET", "/item", [bearer(good), f"X-Answer: {status}"])
+        own = status, json.dumps(got[0] if got else None), None
         seen = answer.status, answer.body, answer.headers.get_all("www-authenticate")
-        check(f"an own {status} of the service stays as it is", (status, json.dumps(got[0]), None), seen)
+        check(f"an own {status} of the service stays as it is", own, seen)
 
     for what, status, challenge, headers in [
         ("no token", 401, REALM, []),
@@ -478,8 +482,9 @@ def check_paths(gateway, good, narrow):
         shown = target if len(target) < 80 else f"{target[:20]}… of {len(target)} bytes"
         refusals = (400, 401, 403, 404, 414, 431)
         for method in ["GET", "POST"]:
-            gateway.refuses(f"{method} {shown}", refusals, method, target, [])
-            gateway.refuses(f"{method} {shown}, a scope too few", refusals, method, target, [narrow])
+            what = f"{method} {shown}"
+            gateway.refuses(what, refusals, method, target, [])
+            gateway.refuses(f"{what}, a scope too few", refusals, method, target, [narrow])
     token = [bearer(good)]
     gateway.passes("an empty query", "POST", "/activity?", token)
     gateway.passes("a query that looks like a path", "GET", "/public/x?/../../activity")
@@ -596,8 +601,13 @@ def check_authorizer(authorizer, good):
     answers("with two methods", 500, method, method, uri)
     answers("with two URIs", 500, method, uri, uri)
     said = re.findall(r"ERROR .*?(x-original-\S+ is [\w ]+): the gateway", log()[before:])
-    problems = ["method is missing", "uri is missing", "method is there twice", "uri is there twice"]
-    check("each of these is in the log", [f"x-original-{each}" for each in problems], said)
+    problems = [
+        "x-original-method is missing",
+        "x-original-uri is missing",
+        "x-original-method is there twice",
+        "x-original-uri is there twice",
+    ]
+    check("each of these is in the log", problems, said)
     for bad in ["", "public/x", "http://a/public/x", "/public/x#", "/public/\u00e9", "*"]:
         answers(f"with the URI {bad!r}", 403, method, f"X-Original-URI: {bad}", bearer(good))
     long = "/public/" + "x/" * 33_000 + "?/../../activity"
@@ -614,6 +624,28 @@ def check_authorizer(authorizer, good):
     ]:
         ended, said = authorizer.refuses_to_start(**settings)
         check(f"a wrong {named} is named at the start", (True, True), (ended, named in said))
+
+
+def check_asks(name, service):
+    """What an authorizer is asked, by one that says yes to everything."""
+    authorizer = Service()
+    port = start_gateway(name, "asks", authorizer.address, service)
+    said = ["X-Original-Method: GET", "X-Original-URI: /public/x", "Connection: X-Original-URI"]
+    for method, target, body in [
+        ("POST", "/activity?a=%2f", b"GET /authorize HTTP/1.1\r\nX-Original-URI: /public/x\r\n\r\n"),
+        ("GET", "//a/b/%2e%2e/c;d=e?f", b""),
+    ]:
+        answer = send(port, method, target, [*said, "Content-Type: application/grpc"], body)
+        check(f"{method} {target}: a yes is enough", (200, 1), (answer.status, len(authorizer.got)))
+        asked = authorizer.got.pop()
+        # Caddy leaves the client's query there.
+        seen = asked["method"], asked["target"].partition("?")[0], asked["body"]
+        check(f"{method} {target}: asked by GET, without the body", ("GET", "/authorize", ""), seen)
+        told = sorted(pair for pair in asked["headers"] if pair[0].startswith("x-original"))
+        expected = [["x-original-method", method], ["x-original-uri", target]]
+        check(f"{method} {target}: asked about this", expected, told)
+        lengths = [value for name, value in asked["headers"] if name == "content-length"]
+        check(f"{method} {target}: no length of a body", True, lengths in ([], ["0"]))
 
 
 def measure(port, headers, count=200):
@@ -637,18 +669,21 @@ def main():
     service = Service()
     issuer = Issuer(examples)
     authorizer = Authorizer(examples, issuer)
-    port = start_gateway(name, authorizer, service)
+    port = start_gateway(name, "with", authorizer.address, service)
     gateway = Gateway(name, port, service)
-    wait_until("there are keys", lambda: send(port, "GET", "/item").status == 401)
 
     good = issuer.token("activity/*", sub="me")
     narrow = bearer(issuer.token("unknown/scope"))
+    asked = ["X-Original-Method: POST", "X-Original-URI: /activity", bearer(good)]
+    judged = lambda: send(authorizer.port, "GET", "/authorize", asked).status
+    wait_until("the authorizer has keys", lambda: judged() == 204)
+    check_asks(name, service)
     check_verdicts(gateway, issuer)
     check_methods(gateway, good)
     check_paths(gateway, good, narrow)
     check_headers(gateway, good)
     check_authorizer(authorizer, good)
-    bare = start_gateway(name, authorizer, service, without=True)
+    bare = start_gateway(name, "without", authorizer.address, service, without=True)
     token = {"Authorization": f"Bearer {issuer.token('demo-dev/read')}"}
     rounds = [(measure(bare, {}), measure(port, token)) for _ in range(3)]
     check_outages(gateway, authorizer, issuer)

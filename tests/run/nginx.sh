@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Puts nginx, which asks the forward_auth example by its `auth_request`, before a service, sends requests
-# good and bad, and checks the answers and what arrives at the service.
+# Puts nginx, which asks the forward_auth example by its `auth_request`, before a service, sends
+# requests good and bad, and checks the answers and what arrives at the service.
 #
 #     tests/run/nginx.sh
 #
 # PYTHON   a Python 3, instead of `python3`; it needs no package
 #
 # Every check prints one line, `ok - …` or `FAIL - …`; the last lines are figures. Exits 1 if any
-# failed. All that it starts listens on free ports of 127.0.0.1. As root on Debian it installs nginx if
-# that is missing.
+# failed. All that it starts listens on free ports of 127.0.0.1. As root on Debian it installs nginx
+# if that is missing.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -29,4 +29,5 @@ if ! command -v nginx >/dev/null; then
 fi
 
 cargo build --quiet --example forward_auth --example issuer
-exec "${PYTHON:-python3}" tests/run/forward_auth.py nginx "${CARGO_TARGET_DIR:-target}/debug/examples"
+examples=${CARGO_TARGET_DIR:-target}/debug/examples
+exec "${PYTHON:-python3}" tests/run/forward_auth.py nginx "$examples"
