@@ -572,10 +572,8 @@ def check_outages(gateway, authorizer, issuer):
     gateway.passes("with keys again, a good token passes", *post)
 
     authorizer.process.send_signal(signal.SIGSTOP)
-    begin = time.monotonic()
-    is_unavailable("a slow authorizer", *post)
-    took = time.monotonic() - begin
-    check("a slow authorizer is waited for 2 seconds", True, 1.5 < took < 4)
+    os.waitpid(authorizer.process.pid, os.WUNTRACED)  # until all of it stands still
+    is_unavailable("an authorizer that does not answer", *post)
     authorizer.process.send_signal(signal.SIGCONT)
     gateway.passes("when it is back, a good token passes", *post)
 
@@ -631,8 +629,9 @@ def check_asks(name, service):
     authorizer = Service()
     port = start_gateway(name, "asks", authorizer.address, service)
     said = ["X-Original-Method: GET", "X-Original-URI: /public/x", "Connection: X-Original-URI"]
+    body = b"GET /authorize HTTP/1.1\r\nX-Original-URI: /public/x\r\n\r\n"
     for method, target, body in [
-        ("POST", "/activity?a=%2f", b"GET /authorize HTTP/1.1\r\nX-Original-URI: /public/x\r\n\r\n"),
+        ("POST", "/activity?a=%2f", body),
         ("GET", "//a/b/%2e%2e/c;d=e?f", b""),
     ]:
         answer = send(port, method, target, [*said, "Content-Type: application/grpc"], body)
