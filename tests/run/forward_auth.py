@@ -216,34 +216,36 @@ def replace(text, *pairs):
     return text
 
 
-def nginx(folder, port, authorizer, service, without):
-    text = replace(
-        (EXAMPLE / "nginx.conf").read_text(encoding="utf-8"),
-        (r"127\.0\.0\.1:8080", f"127.0.0.1:{port}"),
-        (r"127\.0\.0\.1:9001", authorizer),
-        (r"127\.0\.0\.1:9002", service),
-        *([(r"auth_request /_authorize;", "")] if without else []),
-    )
-    (folder / "nginx.conf").write_text(text, encoding="utf-8")
+def nginx(folder, port, authorizer, service, edits):
+    text = (EXAMPLE / "nginx.conf").read_text(encoding="utf-8")
+    addresses = [(8080, f"127.0.0.1:{port}"), (9001, authorizer), (9002, service)]
+    addresses = [(rf"127\.0\.0\.1:{usual}", address) for usual, address in addresses]
+    (folder / "nginx.conf").write_text(replace(text, *addresses, *edits), encoding="utf-8")
     start("nginx", "-e", "stderr", "-p", folder, "-c", "nginx.conf", "-g", "daemon off;")
 
 
-def caddy(folder, port, authorizer, service, without):
+def caddy(folder, port, authorizer, service, edits):
     text = (EXAMPLE / "Caddyfile").read_text(encoding="utf-8")
-    if without:
-        text = replace(text, (r"\t\tforward_auth .*?\n\t\t}\n", ""))
-    (folder / "Caddyfile").write_text(text, encoding="utf-8")
+    (folder / "Caddyfile").write_text(replace(text, *edits), encoding="utf-8")
     command = ("caddy", "run", "--config", folder / "Caddyfile", "--adapter", "caddyfile")
     settings = {"GATEWAY_PORT": str(port), "AUTHORIZER": authorizer, "SERVICE": service}
     folders = {"HOME": str(folder), "PATH": os.environ["PATH"]}
     start(*command, env=settings | folders)
 
 
-def start_gateway(name, what, authorizer, service, without=False):
+# Edits of the configuration.
+WITHOUT = {
+    "nginx": ("auth_request /_authorize;", ""),
+    "caddy": (r"\t\tforward_auth .*?\n\t\t}\n", ""),
+}
+BY_HTTP_2 = ("dial_timeout 1s", "dial_timeout 1s\nversions h2c 2")
+
+
+def start_gateway(name, what, authorizer, service, *edits):
     folder = work / what
     folder.mkdir()
     port = free_port()
-    {"nginx": nginx, "caddy": caddy}[name](folder, port, authorizer, service.address, without)
+    {"nginx": nginx, "caddy": caddy}[name](folder, port, authorizer, service.address, edits)
 
     def listens():
         if processes[-1].poll() is not None:
@@ -682,7 +684,13 @@ def main():
     check_paths(gateway, good, narrow)
     check_headers(gateway, good)
     check_authorizer(authorizer, good)
-    bare = start_gateway(name, "without", authorizer.address, service, without=True)
+    # nginx asks by HTTP/1 alone.
+    if name == "caddy":
+        port_2 = start_gateway(name, "by-http-2", authorizer.address, service, BY_HTTP_2)
+        gateway_2 = Gateway(name, port_2, service)
+        gateway_2.refuses("asked by HTTP/2, HEAD without a token", 401, "HEAD", "/item")
+        gateway_2.passes("asked by HTTP/2, a good token", "POST", "/activity", [bearer(good)])
+    bare = start_gateway(name, "without", authorizer.address, service, WITHOUT[name])
     token = {"Authorization": f"Bearer {issuer.token('demo-dev/read')}"}
     rounds = [(measure(bare, {}), measure(port, token)) for _ in range(3)]
     check_outages(gateway, authorizer, issuer)
