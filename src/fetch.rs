@@ -199,6 +199,8 @@ mod over_http {
             .timeout(TOTAL_TIMEOUT)
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
+            // Minutes later a kept connection is often dead, and after a sleep nobody was told.
+            .pool_max_idle_per_host(0)
             .referer(false)
             .no_gzip()
             .no_brotli()

@@ -103,8 +103,8 @@ impl VerifierBuilder {
 
     /// Fetches with a client of the application's, such as one with a proxy or with root
     /// certificates of its own. The limits of this crate are set on it last: time, size, no
-    /// redirects, no retries, no decompression. A cookie store stays as it is set. Keys of a
-    /// loopback `http` URL are fetched without this client.
+    /// redirects, no retries, no decompression, and no connection is kept. A cookie store stays as
+    /// it is set. Keys of a loopback `http` URL are fetched without this client.
     #[cfg(feature = "reqwest")]
     pub fn http_client(mut self, client: reqwest::ClientBuilder) -> Self {
         self.http_client = Some(client);

@@ -837,6 +837,22 @@ async fn p11_a_connection_that_was_kept_and_then_ended_costs_nothing() {
 }
 
 #[tokio::test]
+async fn p11_a_connection_that_was_forgotten_on_the_way_is_not_used_again() {
+    let server = Server::bind().await;
+    // It stays open, and nothing that comes over it later is answered.
+    let body = issuer().jwks_json();
+    let kept = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    server.answers(Answer::Stall(kept.into_bytes()));
+    let verifier = server.connect().await;
+    recovers(&verifier, "the next one").await;
+    let that_would = server.client().pool_max_idle_per_host(8);
+    let verifier = server.connect_with(that_would).await;
+    recovers(&verifier, "a client that would keep it").await;
+    assert_eq!(server.connections(), 4);
+    server.was_hung_up(4).await;
+}
+
+#[tokio::test]
 async fn p12_the_request_is_one_get_and_says_nothing_of_the_client() {
     let server = Server::bind().await;
     let cookie = response("200 OK", "set-cookie: session=1; path=/\r\n", issuer().jwks_json());
