@@ -1,0 +1,746 @@
+#!/usr/bin/env python3
+"""Runs the function of examples/lambda as AWS Lambda would, and checks every answer.
+
+    lambda_check.py FUNCTION ISSUER LIBFAKETIME
+
+FUNCTION and ISSUER are the built `bootstrap` and `issuer`, LIBFAKETIME the library. The Runtime API
+is a server of this script. As on Lambda, the function gets processor time from the moment at which
+it is given an event until it asks for the next one, and is stopped in between. Time passes for it
+by libfaketime, on one clock or on both.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+FUNCTION, ISSUER, LIBFAKETIME = sys.argv[1:]
+EVENTS = Path(__file__).resolve().parents[2] / "examples/lambda/events"
+
+CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
+SECRET = "not-a-secret-outside-this-test"
+ARN = "arn:aws:lambda:ap-northeast-1:123456789012:function:api"
+HOUR = 3600
+ITEMS = '[{"test": "hoge"}]'
+HELLO = '{"message":"Hello"}'
+
+BEARER = 'Bearer realm="api"'
+MALFORMED = (
+    f'{BEARER}, error="invalid_request", '
+    'error_description="The Authorization header is malformed"'
+)
+INVALID = f'{BEARER}, error="invalid_token", error_description="The access token is invalid"'
+EXPIRED = f'{BEARER}, error="invalid_token", error_description="The access token expired"'
+SCOPE = (
+    f'{BEARER}, error="insufficient_scope", error_description="A required scope is missing", '
+    'scope="activity/*"'
+)
+
+# ---- Checks ------------------------------------------------------------------------------------
+
+counts = {"ok": 0, "FAIL": 0}
+
+
+def equal(what, expected, actual):
+    verdict = "ok" if expected == actual else "FAIL"
+    counts[verdict] += 1
+    print(f"{verdict} - {what}", flush=True)
+    if verdict == "FAIL":
+        print(f"    expected: {expected}\n    actual:   {actual}", flush=True)
+
+
+def at_most(what, limit, actual):
+    equal(f"{what}: {limit} at most", True, actual <= limit)
+    if actual > limit:
+        print(f"    actual:   {actual}", flush=True)
+
+
+# ---- What Lambda is ----------------------------------------------------------------------------
+
+
+class RuntimeApi(BaseHTTPRequestHandler):
+    """The four calls of the Runtime API, version 2018-06-01."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        sandbox = self.server.sandbox
+        if self.path != "/2018-06-01/runtime/invocation/next":
+            self.answer(404)
+            return
+        sandbox.is_waiting.set()
+        event = sandbox.events.get()
+        if event is None:
+            self.close_connection = True
+            return
+        deadline = int((time.time() + 30) * 1000)
+        self.answer(
+            200,
+            json.dumps(event).encode(),
+            {
+                "Lambda-Runtime-Aws-Request-Id": "8476a536-e9f4-11e8-9739-2dfe598c3fcd",
+                "Lambda-Runtime-Deadline-Ms": str(deadline),
+                "Lambda-Runtime-Invoked-Function-Arn": ARN,
+                "Lambda-Runtime-Trace-Id": "Root=1-6a000000-0123456789abcdef01234567;Sampled=0",
+            },
+        )
+
+    def do_POST(self):
+        sandbox = self.server.sandbox
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        kind = self.path.rsplit("/", 1)[1]
+        self.answer(202, b'{"status":"OK"}')
+        sandbox.answers.put((kind, body))
+
+    def answer(self, status, body=b"", headers=None):
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Type": "application/json"}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Sandbox:
+    """An execution environment, from its init phase to its end."""
+
+    all = []
+
+    def __init__(self, clocks="both", **settings):
+        self.events, self.answers = queue.Queue(), queue.Queue()
+        self.is_waiting = threading.Event()
+        self.offset = 0
+        self.folder = tempfile.TemporaryDirectory()
+        self.clock = Path(self.folder.name, "clock")
+        self.set_clock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), RuntimeApi)
+        self.server.daemon_threads = True
+        self.server.sandbox = self
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        environment = {
+            "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self.server.server_port}",
+            "AWS_LAMBDA_FUNCTION_NAME": "api",
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256",
+            "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/api",
+            "AWS_LAMBDA_LOG_STREAM_NAME": "2026/11/21/[$LATEST]0123456789abcdef0123456789abcdef",
+            "AWS_REGION": "ap-northeast-1",
+            "LD_PRELOAD": LIBFAKETIME,
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1" if clocks == "wall" else "0",
+            **settings,
+        }
+        self.log_path = Path(self.folder.name, "log")
+        began = time.monotonic()
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen([FUNCTION], env=environment, stdout=log, stderr=log)
+        Sandbox.all.append(self)
+        while not self.is_waiting.wait(0.001) and self.process.poll() is None:
+            if time.monotonic() - began > 30:
+                raise SystemExit(f"the function does not ask for an event:\n{self.log()}")
+        self.init_seconds = time.monotonic() - began
+        if self.process.returncode is None:
+            self.freeze()
+
+    def invoke(self, event):
+        """The answer to the event: `(kind, what the function posted)`."""
+        self.is_waiting.clear()
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGCONT)
+        self.events.put(event)
+        try:
+            kind, body = self.answers.get(timeout=30)
+            self.seconds = time.monotonic() - began
+            self.is_waiting.wait(30)
+        except queue.Empty:
+            raise SystemExit(f"there is no answer within 30 s:\n{self.log()}") from None
+        self.freeze()
+        return kind, json.loads(body)
+
+    def freeze(self):
+        self.process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        deadline = time.monotonic() + 10
+        while stat.read_text().rsplit(")", 1)[1].split()[0] != "T":
+            if time.monotonic() > deadline:
+                raise SystemExit("the function can not be stopped")
+            time.sleep(0.0002)
+
+    def sleep(self, seconds):
+        """What the frozen function's clocks say when it is thawed again."""
+        self.offset += seconds
+        self.set_clock()
+
+    def set_clock(self):
+        new = self.clock.with_suffix(".new")
+        new.write_text(f"+{self.offset}\n")
+        new.rename(self.clock)
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def end(self):
+        """The exit code after SIGTERM."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGCONT)
+        code = self.process.wait(10)
+        self.close()
+        return code
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self in Sandbox.all:
+            Sandbox.all.remove(self)
+            self.events.put(None)
+            self.server.shutdown()
+            self.server.server_close()
+            self.folder.cleanup()
+
+
+class Issuer:
+    """The stand-in for Cognito, told what to do, and the way to it."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [ISSUER],
+            env={**os.environ, "ISSUER": "127.0.0.1:0"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        values = dict(self.process.stdout.readline().strip().split("=", 1) for _ in range(3))
+        self.token_url = values["TOKEN_ENDPOINT_URL"]
+        jwks = urllib.parse.urlsplit(values["COGNITO_JWKS_URL"])
+        self.line = Line(jwks.port)
+        self.settings = {
+            "COGNITO_ISSUER": values["COGNITO_ISSUER"],
+            "COGNITO_JWKS_URL": f"http://127.0.0.1:{self.line.port}{jwks.path}",
+            "COGNITO_CLIENT_IDS": CLIENT,
+        }
+
+    def tell(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().strip()
+        if not answer or answer.startswith("error"):
+            raise SystemExit(f"the issuer does not understand: {line}")
+        return answer
+
+    def token(self, client=CLIENT, **claims):
+        claims.setdefault("scope", "activity/* demo-dev/read")
+        return self.tell(f"token {client} {json.dumps(claims)}")
+
+    def fetches(self):
+        return int(self.tell("fetches"))
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+class Line:
+    """What is between the function and the issuer. It forgets connections as a NAT does: nobody is
+    told, and nothing comes through any more."""
+
+    def __init__(self, target):
+        self.target = target
+        self.generation = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def forget(self):
+        self.generation += 1
+
+    def accept(self):
+        while True:
+            near, _ = self.listener.accept()
+            far = socket.create_connection(("127.0.0.1", self.target))
+            for source, sink in ((near, far), (far, near)):
+                arguments = (source, sink, self.generation)
+                threading.Thread(target=self.carry, args=arguments, daemon=True).start()
+
+    def carry(self, source, sink, generation):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if generation == self.generation:
+                    sink.sendall(data)
+            if generation == self.generation:
+                sink.shutdown(socket.SHUT_WR)
+
+
+# ---- Events and answers ------------------------------------------------------------------------
+
+GATEWAYS = {
+    "REST API": "rest",
+    "HTTP API": "http",
+    "function URL": "function-url",
+    "load balancer": "alb",
+}
+
+
+def event(gateway, method="GET", path="/item", authorization=(), body=None, headers=None):
+    """The recorded event with another request in it; `authorization` is a value or several."""
+    it = json.loads((EVENTS / f"{GATEWAYS[gateway]}.json").read_text())
+    values = [authorization] if isinstance(authorization, str) else list(authorization)
+    lines = {**(headers or {}), **({"Authorization": values} if values else {})}
+    lines = {name: [v] if isinstance(v, str) else v for name, v in lines.items()}
+    if it.get("version") == "2.0":
+        it["rawPath"] = path
+        it["requestContext"]["http"].update(method=method, path=path)
+        it["headers"].update({name.lower(): ",".join(v) for name, v in lines.items()})
+    else:
+        it["path"], it["httpMethod"] = path, method
+        it["multiValueHeaders"].update(lines)
+        if "headers" in it:
+            it["headers"].update({name: v[-1] for name, v in lines.items()})
+    if body is not None:
+        is_text = isinstance(body, str)
+        it["body"] = body if is_text else base64.b64encode(body).decode()
+        it["isBase64Encoded"] = not is_text
+    return it
+
+
+class Answer:
+    def __init__(self, posted):
+        self.kind, it = posted
+        self.raw = it
+        self.status = it.get("statusCode")
+        headers = {}
+        for name, value in it.get("headers", {}).items():
+            headers[name.lower()] = [value]
+        for name, values in (it.get("multiValueHeaders") or {}).items():
+            headers[name.lower()] = values
+        self.headers = headers
+        body = it.get("body") or ""
+        self.body = base64.b64decode(body) if it.get("isBase64Encoded") else body
+
+    def header(self, name):
+        return ", ".join(self.headers.get(name, []))
+
+    def __str__(self):
+        return f"{self.kind} {self.status} {self.header('content-type')} {self.body}"
+
+
+def call(sandbox, gateway="function URL", **request):
+    return Answer(sandbox.invoke(event(gateway, **request)))
+
+
+def served(what, sandbox, expected, gateway="function URL", **request):
+    answer = call(sandbox, gateway, **request)
+    equal(what, f"response 200 application/json {expected}", str(answer))
+
+
+def refused(what, sandbox, status, challenge, gateway="function URL", **request):
+    answer = call(sandbox, gateway, **request)
+    error = re.search(r'error="([^"]*)"', challenge)
+    text = re.search(r'error_description="([^"]*)"', challenge)
+    body = {
+        "error": error[1] if error else "unauthorized",
+        "error_description": text[1] if text else "A bearer access token is required",
+    }
+    if request.get("method") == "HEAD":
+        body = ""
+    else:
+        with contextlib.suppress(ValueError):
+            answer.body = json.loads(answer.body)
+    equal(
+        what,
+        ("response", status, challenge, "no-store", "application/json", body),
+        (
+            answer.kind,
+            answer.status,
+            answer.header("www-authenticate"),
+            answer.header("cache-control"),
+            answer.header("content-type"),
+            answer.body,
+        ),
+    )
+
+
+def unavailable(what, sandbox, **request):
+    answer = call(sandbox, **request)
+    equal(
+        what,
+        ("response", 503, "", "temporarily_unavailable", True),
+        (
+            answer.kind,
+            answer.status,
+            answer.header("www-authenticate"),
+            json.loads(answer.body)["error"],
+            1 <= int(answer.header("retry-after")) <= 30,
+        ),
+    )
+
+
+def bearer(token):
+    return f"Bearer {token}"
+
+
+# ---- What is checked ---------------------------------------------------------------------------
+
+figures = {}
+
+
+def each_gateway(issuer):
+    now = int(time.time())
+    good = bearer(issuer.token())
+    narrow = bearer(issuer.token(scope="activity/read"))
+    expired = bearer(issuer.token(exp=now - 1))
+    other = bearer(issuer.token("another-client"))
+    sandbox = Sandbox(AWS_LAMBDA_HTTP_IGNORE_STAGE_IN_PATH="1", **issuer.settings)
+    figures["init, keys included"] = sandbox.init_seconds
+
+    for gateway in GATEWAYS:
+
+        def ask(what, *expected, gateway=gateway, **request):
+            refused(f"{gateway}: {what}", sandbox, *expected, gateway=gateway, **request)
+
+        post = {
+            "method": "POST",
+            "path": "/activity",
+            "headers": {"Content-Type": "application/json"},
+        }
+        served(f"{gateway}: the items", sandbox, ITEMS, gateway, authorization=good)
+        served(
+            f"{gateway}: an event", sandbox, HELLO, gateway, authorization=good, body=HELLO, **post
+        )
+        served(
+            f"{gateway}: an event in base64",
+            sandbox,
+            "ただいま",
+            gateway,
+            authorization=good,
+            body="ただいま".encode(),
+            **post,
+        )
+        answer = call(sandbox, gateway, authorization=good, body=b"\xff\xfe", **post)
+        equal(f"{gateway}: an event that is no text", 400, answer.status)
+        ask("no token", 401, BEARER)
+        ask("no token, with an event", 401, BEARER, body=HELLO, **post)
+        ask("no token, on an unknown path", 401, BEARER, path="/unknown")
+        ask("the Basic scheme", 401, BEARER, authorization="Basic YTpi")
+        ask("Bearer without a token", 400, MALFORMED, authorization="Bearer")
+        ask("a garbage token", 401, INVALID, authorization="Bearer garbage")
+        ask("an expired token", 401, EXPIRED, authorization=expired)
+        ask("another client's token", 401, INVALID, authorization=other)
+        ask("a token without the scope", 403, SCOPE, authorization=narrow, body=HELLO, **post)
+        grpc = {**post, "headers": {"Content-Type": "application/grpc"}}
+        ask("no token, and it looks like gRPC", 401, BEARER, body=HELLO, **grpc)
+        ask("HEAD without a token", 401, BEARER, method="HEAD")
+        answer = call(sandbox, gateway, method="HEAD", authorization=good)
+        equal(f"{gateway}: HEAD with a token", "response 200 application/json ", str(answer))
+        answer = call(sandbox, gateway, path="/unknown", authorization=good)
+        equal(f"{gateway}: with a token, an unknown path is not found", 404, answer.status)
+
+    for gateway in ("HTTP API", "function URL"):
+        refused(
+            f"{gateway}: two tokens, joined by a comma",
+            sandbox,
+            401,
+            INVALID,
+            gateway,
+            authorization=[good, good],
+        )
+    refused(
+        "load balancer: two tokens",
+        sandbox,
+        400,
+        MALFORMED,
+        "load balancer",
+        authorization=[good, good],
+    )
+    # lambda_http knows the last of them alone: that of `headers`.
+    refused(
+        "REST API: two tokens, the last is bad",
+        sandbox,
+        401,
+        EXPIRED,
+        "REST API",
+        authorization=[good, expired],
+    )
+    served(
+        "REST API: two tokens, the last is good",
+        sandbox,
+        ITEMS,
+        "REST API",
+        authorization=[expired, good],
+    )
+
+    # The adapter panics at a host that is none. That is one event's end, not the function's.
+    hostile = call(sandbox, headers={"Host": "["}, authorization=good)
+    equal("a host that is none is an error", ("error", None), (hostile.kind, hostile.status))
+    served("and the next request is served", sandbox, ITEMS, authorization=good)
+    big = call(sandbox, method="POST", path="/activity", authorization=good, body="x" * 2_100_000)
+    equal("more than 2 MB is too large", 413, big.status)
+
+    before = issuer.fetches()
+    for _ in range(50):
+        call(sandbox, authorization=good)
+    equal("50 requests cause no fetch", before, issuer.fetches())
+    equal("SIGTERM ends it", 0, sandbox.end())
+
+
+def stages(issuer):
+    good = bearer(issuer.token())
+    sandbox = Sandbox(**issuer.settings)
+    answer = call(sandbox, "REST API", authorization=good)
+    equal("a REST API's stage is in the path, unless it is to be ignored", 404, answer.status)
+    sandbox.close()
+    sandbox = Sandbox(AWS_LAMBDA_HTTP_IGNORE_STAGE_IN_PATH="1", **issuer.settings)
+    answer = call(sandbox, "HTTP API", path="/prod/item", authorization=good)
+    equal("an HTTP API's named stage is in the path in any case", 404, answer.status)
+    sandbox.close()
+
+
+def stories(issuer):
+    """Both stories, with tokens from the token endpoint."""
+    sandbox = Sandbox(**issuer.settings)
+    credentials = base64.b64encode(f"{CLIENT}:{SECRET}".encode()).decode()
+    request = urllib.request.Request(
+        issuer.token_url,
+        data=b"grant_type=client_credentials",
+        headers={"Authorization": f"Basic {credentials}"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=10) as response:
+        answer = json.load(response)
+    equal(
+        "the token endpoint answers a client",
+        (["access_token", "expires_in", "token_type"], 3600, "Bearer"),
+        (sorted(answer), answer["expires_in"], answer["token_type"]),
+    )
+    token = bearer(answer["access_token"])
+    post = {"method": "POST", "path": "/activity", "body": HELLO}
+    served("event webhook: the event comes back", sandbox, HELLO, authorization=token, **post)
+    refused("event webhook: without a token it is refused", sandbox, 401, BEARER, **post)
+    served("system to system: the items", sandbox, ITEMS, authorization=token)
+    sandbox.sleep(HOUR)
+    refused(
+        "event webhook: an hour later it is expired",
+        sandbox,
+        401,
+        EXPIRED,
+        authorization=token,
+        **post,
+    )
+    refused(
+        "system to system: an hour later it is expired", sandbox, 401, EXPIRED, authorization=token
+    )
+    sandbox.close()
+
+
+def cold_starts(issuer):
+    good = bearer(issuer.token())
+
+    def ends(what, said, **settings):
+        sandbox = Sandbox(**{**issuer.settings, **settings})
+        equal(what, (1, True), (sandbox.process.returncode, said in sandbox.log()))
+        sandbox.close()
+
+    ends(
+        "a setting that is not known ends the init phase",
+        "COGNITO_REQUIRED_SCOPE`",
+        COGNITO_REQUIRED_SCOPE="a/b",
+    )
+    ends("so does a malformed one", "COGNITO_CLIENT_IDS`", COGNITO_CLIENT_IDS="a,,b")
+
+    issuer.tell("fault slow 2000")
+    sandbox = Sandbox(**issuer.settings)
+    figures["init, the issuer takes 2 s"] = sandbox.init_seconds
+    served("a slow issuer: the first request is served", sandbox, ITEMS, authorization=good)
+    at_most("and it did not wait, seconds", 0.5, sandbox.seconds)
+    sandbox.close()
+
+    issuer.tell("fault slow 60000")
+    sandbox = Sandbox(**issuer.settings)
+    figures["init, the issuer hangs"] = sandbox.init_seconds
+    at_most("an issuer that hangs: the init phase in seconds, of 10", 7.5, sandbox.init_seconds)
+    unavailable("and the first request is told to come back", sandbox, authorization=good)
+    at_most("after seconds", 1.5, sandbox.seconds)
+    sandbox.close()
+
+    issuer.tell("fault down")
+    sandbox = Sandbox(**issuer.settings)
+    at_most("the issuer is down: the init phase in seconds, of 10", 7.5, sandbox.init_seconds)
+    unavailable("the first request is told to come back", sandbox, authorization=good)
+    before = issuer.fetches()
+    for _ in range(20):
+        call(sandbox, authorization=good)
+    at_most("20 more at once: fetches", 2, issuer.fetches() - before)
+    issuer.tell("fault none")
+    sandbox.sleep(1)
+    served("it is back: the next request is served", sandbox, ITEMS, authorization=good)
+    sandbox.close()
+
+
+def thaws(issuer, clocks, name):
+    """Two hours frozen, with the key rotated and the old one withdrawn meanwhile."""
+
+    def thawed(withdraw=True, **claims):
+        sandbox = Sandbox(clocks, **issuer.settings)
+        old = bearer(issuer.token(exp=int(time.time()) + claims.get("old", 12) * HOUR))
+        served(f"{name}: before", sandbox, ITEMS, authorization=old)
+        issuer.tell("rotate")
+        if withdraw:
+            issuer.tell("withdraw")
+        issuer.line.forget()
+        sandbox.sleep(2 * HOUR)
+        return sandbox, old, issuer.fetches()
+
+    sandbox, old, before = thawed()
+    new = bearer(issuer.token(exp=int(time.time()) + 12 * HOUR))
+    what = f"{name}: two hours later, the first request has a new key's token"
+    served(what, sandbox, ITEMS, authorization=new)
+    figures[f"first request after a thaw, {clocks}"] = sandbox.seconds
+    at_most(f"{name}: seconds", 0.9, sandbox.seconds)
+    fetched = issuer.fetches() - before
+    at_most(f"{name}: fetches", 2, fetched)
+    figures[f"fetches after a thaw, {clocks}"] = fetched
+    what = f"{name}: a withdrawn key's token is refused after it"
+    refused(what, sandbox, 401, INVALID, authorization=old)
+    issuer.tell("rotate")
+    issuer.tell("withdraw")
+    issuer.line.forget()
+    sandbox.sleep(2 * HOUR)
+    what = f"{name}: and so is the other, another two hours later"
+    refused(what, sandbox, 401, INVALID, authorization=new)
+    sandbox.close()
+
+    sandbox, old, before = thawed(withdraw=False, old=1)
+    refused(f"{name}: or a token that expired meanwhile", sandbox, 401, EXPIRED, authorization=old)
+    at_most(f"{name}: fetches", 2, issuer.fetches() - before)
+    sandbox.close()
+
+    sandbox, old, before = thawed()
+    refused(f"{name}: or a withdrawn key's token", sandbox, 401, INVALID, authorization=old)
+    # One more, as its key is not known any longer.
+    at_most(f"{name}: fetches", 3, issuer.fetches() - before)
+    sandbox.close()
+
+
+def little_traffic(issuer):
+    """A request a minute, frozen in between: no task gets to run for long."""
+    sandbox = Sandbox(**issuer.settings)
+    before = issuer.fetches()
+    token = bearer(issuer.token(exp=int(time.time()) + 12 * HOUR))
+    statuses = []
+    for minute in range(60):
+        if minute == 30:
+            fetched = issuer.fetches() - before
+            issuer.tell("rotate")
+            issuer.tell("withdraw")
+        sandbox.sleep(60)
+        statuses.append(call(sandbox, authorization=token).status)
+        if statuses[-1] == 401:
+            break
+    trusted = len(statuses) - 31
+    equal("a request a minute: served, until the key is withdrawn", [200] * 30, statuses[:30])
+    at_most("a request a minute: minutes for which a withdrawn key is trusted", 6, trusted)
+    what = f"a request a minute: 5 to 9 fetches in half an hour ({fetched})"
+    equal(what, True, 5 <= fetched <= 9)
+    figures["fetches in half an hour, a request a minute"] = fetched
+    sandbox.close()
+
+
+def outage(issuer):
+    sandbox = Sandbox(**issuer.settings)
+    token = bearer(issuer.token(exp=int(time.time()) + 48 * HOUR))
+    served("an outage: before", sandbox, ITEMS, authorization=token)
+    issuer.tell("fault slow 60000")
+    sandbox.sleep(2 * HOUR)
+    before = issuer.fetches()
+    served(
+        "an outage: two hours later, by the keys that are there",
+        sandbox,
+        ITEMS,
+        authorization=token,
+    )
+    at_most("an outage: seconds that it waited", 1.5, sandbox.seconds)
+    slowest = 0
+    for _ in range(50):
+        call(sandbox, authorization=token)
+        slowest = max(slowest, sandbox.seconds)
+    at_most("an outage: seconds that any of 50 more waited", 0.5, slowest)
+    at_most("an outage: fetches", 2, issuer.fetches() - before)
+    issuer.tell("fault down")
+    sandbox.sleep(21 * HOUR)
+    served("an outage: for 23 hours", sandbox, ITEMS, authorization=token)
+    sandbox.sleep(HOUR)
+    unavailable("an outage: after 24 hours the keys are too old", sandbox, authorization=token)
+    issuer.tell("fault none")
+    sandbox.sleep(1)
+    served("it is over: the next request is served", sandbox, ITEMS, authorization=token)
+    sandbox.close()
+
+
+def logs(issuer):
+    token = issuer.token()
+    sandbox = Sandbox(AWS_LAMBDA_LOG_FORMAT="JSON", AWS_LAMBDA_LOG_LEVEL="TRACE", **issuer.settings)
+    call(sandbox, method="POST", path="/activity", authorization=bearer(token), body=HELLO)
+    call(sandbox, authorization=bearer(token[:-4]))
+    lines = [json.loads(line) for line in sandbox.log().splitlines()]
+    events = [line for line in lines if line.get("fields", {}).get("message") == "an event"]
+    clients = [line["fields"]["client"] for line in events]
+    equal("the log is JSON, and has the event with its client", [CLIENT], clients)
+    parts = token.split(".")
+    equal("no part of a token is in it", [], [part for part in parts if part in sandbox.log()])
+    sandbox.close()
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    issuer = Issuer()
+    try:
+        issuer.tell(f"client {CLIENT} {SECRET} activity/* demo-dev/read")
+        each_gateway(issuer)
+        stages(issuer)
+        stories(issuer)
+        cold_starts(issuer)
+        thaws(issuer, "both", "frozen, both clocks went on")
+        thaws(issuer, "wall", "frozen, the monotonic clock too")
+        little_traffic(issuer)
+        outage(issuer)
+        logs(issuer)
+    finally:
+        for sandbox in list(Sandbox.all):
+            if counts["FAIL"] or sys.exc_info()[0]:
+                print(sandbox.log(), file=sys.stderr)
+            sandbox.close()
+        issuer.close()
+
+    print(f"\n{counts['ok']} passed, {counts['FAIL']} failed\n")
+    for what, value in figures.items():
+        print(f"{what:44} {value if isinstance(value, int) else f'{value * 1000:.0f} ms'}")
+    sys.exit(1 if counts["FAIL"] else 0)
+
+
+if __name__ == "__main__":
+    main()
