@@ -63,9 +63,8 @@ def equal(what, expected, actual):
 
 
 def at_most(what, limit, actual):
-    equal(f"{what}: {limit} at most", True, actual <= limit)
-    if actual > limit:
-        print(f"    actual:   {actual}", flush=True)
+    expected = actual if actual <= limit else f"at most {limit}"
+    equal(f"{what}: {limit} at most", expected, actual)
 
 
 # ---- What Lambda is ----------------------------------------------------------------------------
@@ -86,7 +85,7 @@ class RuntimeApi(BaseHTTPRequestHandler):
         if event is None:
             self.close_connection = True
             return
-        deadline = int((time.time() + 30) * 1000)
+        deadline = int((time.time() + sandbox.offset + 30) * 1000)
         self.answer(
             200,
             json.dumps(event).encode(),
@@ -266,8 +265,10 @@ class Issuer:
 
 
 class Line:
-    """What is between the function and the issuer. It forgets connections as a NAT does: nobody is
-    told, and nothing comes through any more."""
+    """What is between the function and the issuer. It takes its time, as a network does, and it
+    forgets connections as a NAT does: nobody is told, and nothing comes through any more."""
+
+    DELAY = 0.03
 
     def __init__(self, target):
         self.target = target
@@ -290,6 +291,7 @@ class Line:
     def carry(self, source, sink, generation):
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                time.sleep(self.DELAY)
                 if generation == self.generation:
                     sink.sendall(data)
             if generation == self.generation:
@@ -572,11 +574,18 @@ def cold_starts(issuer):
     )
     ends("so does a malformed one", "COGNITO_CLIENT_IDS`", COGNITO_CLIENT_IDS="a,,b")
 
+    # No token is judged by the keys of a pool that is not there.
+    wrong = issuer.settings["COGNITO_JWKS_URL"].replace("_TestIssuer", "_Another")
+    sandbox = Sandbox(**{**issuer.settings, "COGNITO_JWKS_URL": wrong})
+    unavailable("a pool that is not there: 503", sandbox, authorization=good)
+    equal("and the log has the reason", True, "404" in sandbox.log())
+    sandbox.close()
+
     issuer.tell("fault slow 2000")
     sandbox = Sandbox(**issuer.settings)
     figures["init, the issuer takes 2 s"] = sandbox.init_seconds
     served("a slow issuer: the first request is served", sandbox, ITEMS, authorization=good)
-    at_most("and it did not wait, seconds", 0.5, sandbox.seconds)
+    at_most("and it did not wait, seconds", 0.9, sandbox.seconds)
     sandbox.close()
 
     issuer.tell("fault slow 60000")
@@ -684,11 +693,11 @@ def outage(issuer):
         authorization=token,
     )
     at_most("an outage: seconds that it waited", 1.5, sandbox.seconds)
-    slowest = 0
+    waited = 0
     for _ in range(50):
         call(sandbox, authorization=token)
-        slowest = max(slowest, sandbox.seconds)
-    at_most("an outage: seconds that any of 50 more waited", 0.5, slowest)
+        waited += sandbox.seconds > 0.9
+    at_most("an outage: of 50 more, how many waited", 1, waited)
     at_most("an outage: fetches", 2, issuer.fetches() - before)
     issuer.tell("fault down")
     sandbox.sleep(21 * HOUR)
@@ -729,6 +738,8 @@ def main():
         little_traffic(issuer)
         outage(issuer)
         logs(issuer)
+        versions = re.findall(rb"\bGLIBC_2\.(\d+)\b", Path(FUNCTION).read_bytes())
+        figures["glibc that the function needs"] = f"2.{max(map(int, versions))}"
     finally:
         for sandbox in list(Sandbox.all):
             if counts["FAIL"] or sys.exc_info()[0]:
@@ -738,7 +749,7 @@ def main():
 
     print(f"\n{counts['ok']} passed, {counts['FAIL']} failed\n")
     for what, value in figures.items():
-        print(f"{what:44} {value if isinstance(value, int) else f'{value * 1000:.0f} ms'}")
+        print(f"{what:44} {f'{value * 1000:.0f} ms' if isinstance(value, float) else value}")
     sys.exit(1 if counts["FAIL"] else 0)
 
 
