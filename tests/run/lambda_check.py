@@ -158,36 +158,43 @@ class Sandbox:
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen([FUNCTION], env=environment, stdout=log, stderr=log)
         Sandbox.all.append(self)
-        while not self.is_waiting.wait(0.001) and self.process.poll() is None:
-            if time.monotonic() - began > 30:
-                raise SystemExit(f"the function does not ask for an event:\n{self.log()}")
+        self.seconds = 0
+        self.wait_for(lambda: self.is_waiting.wait(0.05) or None)
         self.init_seconds = time.monotonic() - began
         if self.process.returncode is None:
             self.freeze()
 
     def invoke(self, event):
         """The answer to the event: `(kind, what the function posted)`."""
+        if self.process.poll() is not None:
+            return "ended", {}
         self.is_waiting.clear()
         began = time.monotonic()
         self.process.send_signal(signal.SIGCONT)
         self.events.put(event)
-        try:
-            kind, body = self.answers.get(timeout=30)
-            self.seconds = time.monotonic() - began
-            self.is_waiting.wait(30)
-        except queue.Empty:
-            raise SystemExit(f"there is no answer within 30 s:\n{self.log()}") from None
+        posted = self.wait_for(lambda: self.answers.get(timeout=0.05))
+        self.seconds = time.monotonic() - began
+        if posted is None or not self.wait_for(lambda: self.is_waiting.wait(0.05) or None):
+            return "ended", {}
         self.freeze()
+        kind, body = posted
         return kind, json.loads(body)
+
+    def wait_for(self, what):
+        """For 30 s at most; `None` if the function ends before that."""
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None:
+            with contextlib.suppress(queue.Empty):
+                if (found := what()) is not None:
+                    return found
+            if time.monotonic() > deadline:
+                raise SystemExit(f"FAIL - the function does nothing:\n{self.log()}")
+        return None
 
     def freeze(self):
         self.process.send_signal(signal.SIGSTOP)
         stat = Path(f"/proc/{self.process.pid}/stat")
-        deadline = time.monotonic() + 10
-        while stat.read_text().rsplit(")", 1)[1].split()[0] != "T":
-            if time.monotonic() > deadline:
-                raise SystemExit("the function can not be stopped")
-            time.sleep(0.0002)
+        self.wait_for(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T" or None)
 
     def sleep(self, seconds):
         """What the frozen function's clocks say when it is thawed again."""
@@ -389,15 +396,16 @@ def refused(what, sandbox, status, challenge, gateway="function URL", **request)
 
 def unavailable(what, sandbox, **request):
     answer = call(sandbox, **request)
+    retry_after = answer.header("retry-after")
     equal(
         what,
-        ("response", 503, "", "temporarily_unavailable", True),
+        ("response", 503, "", True, True),
         (
             answer.kind,
             answer.status,
             answer.header("www-authenticate"),
-            json.loads(answer.body)["error"],
-            1 <= int(answer.header("retry-after")) <= 30,
+            '"error":"temporarily_unavailable"' in str(answer.body),
+            retry_after.isdigit() and 1 <= int(retry_after) <= 30,
         ),
     )
 
@@ -673,8 +681,7 @@ def little_traffic(issuer):
     trusted = len(statuses) - 31
     equal("a request a minute: served, until the key is withdrawn", [200] * 30, statuses[:30])
     at_most("a request a minute: minutes for which a withdrawn key is trusted", 6, trusted)
-    what = f"a request a minute: 5 to 9 fetches in half an hour ({fetched})"
-    equal(what, True, 5 <= fetched <= 9)
+    at_most("a request a minute: fetches in half an hour", 15, fetched)
     figures["fetches in half an hour, a request a minute"] = fetched
     sandbox.close()
 
