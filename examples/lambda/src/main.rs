@@ -100,8 +100,8 @@ async fn run() -> Result<(), lambda_http::Error> {
     let mut terminated = signal(SignalKind::terminate())?;
     let config = Config::from_env()?;
     let verifier = config.verifier().start()?;
-    // An init phase that fails is begun again for each request, and its client is told 502. Without
-    // keys it is 503 with Retry-After, and the next request tries again.
+    // Without keys requests get 503 with Retry-After, and each tries again. An init phase that failed
+    // for that would be an error of the gateway's, and begin anew for each.
     if let Err(error) = verifier.ready(FIRST_KEYS).await {
         tracing::error!(%error, "there are no keys yet");
     }
