@@ -1,0 +1,457 @@
+#!/usr/bin/env python3
+"""The replicas themselves; tests/run/replicas.sh says what they show and starts this.
+
+    REPLICAS=… replicas.py QUICKSTART ISSUER
+"""
+
+import base64
+import http.client
+import math
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from processes import ITEMS, Checks, Client, Issuer, Service, stop_at_sigterm, wait_until
+
+REPLICAS = int(os.environ.get("REPLICAS", "20"))
+# How long a request waits for a key at most, and how long a fetch may take.
+MAX_WAIT = 1
+FETCH = 5
+# The budget for unknown key IDs: two at once, then one in 30 s.
+BUDGET, REFILL = 2, 30
+# Without keys, the longest pause between two attempts.
+BACKOFF_WITHOUT_KEYS = 5
+SHORTEST_INTERVAL = 10
+# Between two rounds of good requests to one replica.
+PAUSE = 0.05
+
+
+class Caller(threading.Thread):
+    """Calls one replica with every token that is good at the moment, and checks each answer."""
+
+    def __init__(self, address, tokens):
+        super().__init__(daemon=True)
+        self.address = address
+        self.tokens = tokens
+        self.is_over = threading.Event()
+        self.answered = 0
+        self.refused = []
+        # Of each token, how long its first answer took.
+        self.first = {}
+        self.slowest = 0
+
+    def run(self):
+        client = Client(self.address)
+        while not self.is_over.is_set():
+            for token in self.tokens:
+                begin = time.monotonic()
+                try:
+                    answer = client.get(token)
+                except (OSError, http.client.HTTPException) as error:
+                    answer = repr(error)
+                    client = Client(self.address)
+                took = time.monotonic() - begin
+                self.slowest = max(self.slowest, took)
+                self.answered += 1
+                if answer != (200, ITEMS):
+                    self.refused.append(answer)
+                self.first.setdefault(token, took)
+            self.is_over.wait(PAUSE)
+
+    def end(self):
+        self.is_over.set()
+        self.join()
+
+
+class Fleet:
+    """Replicas that trust one issuer, with a caller each."""
+
+    def __init__(self, programs, folder, name, **settings):
+        self.programs = programs
+        self.folder = folder
+        self.name = name
+        self.settings = settings
+        self.stack = ExitStack()
+        self.callers = []
+
+    def __enter__(self):
+        quickstart, issuer = self.programs
+        try:
+            self.issuer = self.stack.enter_context(Issuer(issuer))
+            self.services = [self.start(f"{self.name}-{number}") for number in range(REPLICAS)]
+            for service in self.services:
+                if not service.becomes_ready(60):
+                    raise RuntimeError(f"it does not start: {service.log.read_text()}")
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for caller in self.callers:
+            caller.is_over.set()
+        self.stack.close()
+
+    def start(self, name, **settings):
+        settings = {**self.settings, **settings}
+        service = Service(self.programs[0], self.issuer, self.folder, name, **settings)
+        return self.stack.enter_context(service)
+
+    def call(self, *tokens):
+        """Calls every replica with these tokens from now on."""
+        if not self.callers:
+            self.callers = [Caller(service.address, tokens) for service in self.services]
+            for caller in self.callers:
+                caller.start()
+        for caller in self.callers:
+            caller.tokens = tokens
+
+    def all_have(self, token):
+        return wait_until(lambda: all(token in caller.first for caller in self.callers), 30)
+
+    def first_answers(self, token):
+        """How long they took, the slowest first."""
+        return sorted((caller.first.get(token, math.inf) for caller in self.callers), reverse=True)
+
+    def rounds(self, number):
+        """Waits until every replica was called so often again with every token."""
+        wanted = [caller.answered + number * len(caller.tokens) for caller in self.callers]
+        return wait_until(
+            lambda: all(c.answered >= least for c, least in zip(self.callers, wanted)), 30
+        )
+
+    def end_calls(self):
+        """How many good requests there were, and what those got that were not served."""
+        for caller in self.callers:
+            caller.end()
+        refused = [answer for caller in self.callers for answer in caller.refused]
+        return sum(caller.answered for caller in self.callers), refused
+
+    def stop(self):
+        """The exit codes; and which logs tell of a panic."""
+        for service in self.services:
+            service.process.terminate()
+        codes = Counter(service.exit_code(10) for service in self.services)
+        logs = [service.log.read_text(errors="replace") for service in self.services]
+        return codes, [log for log in logs if "panicked" in log]
+
+    def each(self, work):
+        """`work(service)` of every replica, all at once."""
+        with ThreadPoolExecutor(REPLICAS) as pool:
+            return list(pool.map(work, self.services))
+
+
+def until_status(token, status, others, within):
+    """Asks a replica until it answers with this status; how long that took. Until then it may
+    answer with one of the others, and never again afterwards."""
+
+    def ask(service):
+        client = Client(service.address)
+        begin = time.monotonic()
+        while (answered := client.get(token)[0]) != status:
+            if answered not in others or time.monotonic() - begin > within:
+                return math.inf
+            time.sleep(0.1)
+        took = time.monotonic() - begin
+        return took if client.get(token)[0] == status else math.inf
+
+    return ask
+
+
+def milliseconds(seconds):
+    return f"{seconds * 1000:.0f} ms"
+
+
+def rotations(checks, programs, folder):
+    """The usual interval: whatever is fetched here is fetched at the start or on demand."""
+    figures = []
+    begin = time.monotonic()
+    with Fleet(programs, folder, "rotations", COGNITO_CONNECT_WITHIN_SECONDS="60") as fleet:
+        issuer = fleet.issuer
+        figures.append(f"{REPLICAS} replicas start within {time.monotonic() - begin:.1f} s")
+        checks.equal("rotations: at the start each asks once", REPLICAS, issuer.fetches())
+        tokens = [issuer.token()]
+        fleet.call(*tokens)
+        fleet.rounds(5)
+        checks.equal("rotations: known keys are not asked for", REPLICAS, issuer.fetches())
+
+        for turn, delay in ((1, 0), (2, 0.3)):
+            what = f"an issuer that takes {milliseconds(delay)}" if delay else "a quick issuer"
+            if delay:
+                issuer.tell(f"fault slow {int(delay * 1000)}")
+            issuer.tell("rotate")
+            tokens.append(issuer.token())
+            fleet.call(*tokens)
+            fleet.all_have(tokens[-1])
+            took = fleet.first_answers(tokens[-1])
+            checks.that(
+                delay <= took[-1] and took[0] < delay + MAX_WAIT,
+                f"rotations: with {what} the first token of a new key waits for one fetch",
+                f"{took[-1]:.3f} to {took[0]:.3f} s",
+            )
+            figures.append(
+                f"the first token of a new key, {what}: "
+                f"{milliseconds(took[len(took) // 2])} in the middle, {milliseconds(took[0])} at most"
+            )
+            fleet.rounds(3)
+            expected = REPLICAS * (1 + turn)
+            checks.equal(
+                f"rotations: with {what} each asks once more", expected, issuer.fetches()
+            )
+
+        issuer.tell("fault down")
+        restart(checks, fleet, figures)
+        answered, refused = fleet.end_calls()
+        checks.equal(f"rotations: all of {answered} good requests are served", [], refused[:3])
+        codes, panics = fleet.stop()
+        checks.equal("rotations: SIGTERM ends each", Counter({0: REPLICAS}), codes)
+        checks.equal("rotations: no panic", [], panics)
+    return figures
+
+
+def restart(checks, fleet, figures):
+    """One replica ends and is started again while the issuer is down, and all others serve."""
+    issuer, ended = fleet.issuer, fleet.services[0]
+    answered, refused = fleet.callers[0].answered, fleet.callers[0].refused
+    fleet.callers[0].end()
+    code = ended.stop()
+    checks.equal("restart: SIGTERM ends it", 0, code)
+    waiting = fleet.start("restart-waiting", address=ended.address)
+    hasty = fleet.start("restart-hasty", COGNITO_CONNECT_WITHIN_SECONDS="2")
+    checks.equal("restart: while the issuer is down, it gives up in time", 1, hasty.exit_code(10))
+    said = hasty.log.read_text()
+    checks.that(
+        f"no keys from {issuer.jwks_url}: the answer has status 503" in said,
+        "restart: and says why",
+        said,
+    )
+    try:
+        answer = Client(ended.address, timeout=1).get(issuer.token())
+    except OSError as error:
+        answer = type(error).__name__
+    checks.that(
+        not waiting.is_ready() and answer in ("TimeoutError", "ConnectionRefusedError"),
+        "restart: one that may wait is not ready, and answers nobody",
+        answer,
+    )
+    fleet.rounds(5)
+    issuer.tell("fault none")
+    begin = time.monotonic()
+    is_ready = waiting.becomes_ready(60)
+    took = time.monotonic() - begin
+    limit = BACKOFF_WITHOUT_KEYS + FETCH
+    checks.that(
+        is_ready and took < limit,
+        f"restart: once the issuer is back, it is ready within {limit} s",
+        f"{took:.1f} s: {waiting.log.read_text()}",
+    )
+    figures.append(f"restarted in an outage, ready {took:.1f} s after its end")
+    fleet.services[0] = waiting
+    again = Caller(ended.address, fleet.callers[1].tokens)
+    again.answered, again.refused = answered, refused
+    again.start()
+    fleet.callers[0] = again
+    fleet.rounds(3)
+
+
+def unknown(token, number):
+    """The token with a key ID that nobody has seen."""
+    header = base64.urlsafe_b64encode(b'{"kid":"unknown-%d","alg":"RS256"}' % number)
+    return header.rstrip(b"=").decode() + "." + token.split(".", 1)[1]
+
+
+def storm_at(address, token, number, is_over, answers):
+    client = Client(address)
+    while not is_over.is_set():
+        number += 1
+        status, body = client.get(unknown(token, number))
+        answers[(status, b'"invalid_token"' in body)] += 1
+
+
+def storm_on(addresses, token, is_over, results):
+    """In a process of its own, so that it does not slow the callers down."""
+    answers = [Counter() for _ in addresses]
+    threads = [
+        threading.Thread(target=storm_at, args=(address, token, n * 10**9, is_over, answers[n]))
+        for n, address in enumerate(addresses)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results.put(sum(answers, Counter()))
+
+
+def storm(checks, programs, folder):
+    """Unknown key IDs for all replicas; and a rotation in the midst of it."""
+    context = multiprocessing.get_context("spawn")
+    with Fleet(programs, folder, "storm") as fleet:
+        issuer = fleet.issuer
+        token = issuer.token()
+        fleet.call(token)
+        fleet.rounds(3)
+        is_over, results = context.Event(), context.Queue()
+        addresses = [service.address for service in fleet.services]
+        arguments = (addresses, token, is_over, results)
+        begin = time.monotonic()
+        process = context.Process(target=storm_on, args=arguments, daemon=True)
+        process.start()
+        spent = REPLICAS * (1 + BUDGET)
+        wait_until(lambda: issuer.fetches() >= spent, 20)
+        fleet.rounds(20)
+        fetches = issuer.fetches()
+        if time.monotonic() - begin < REFILL:
+            checks.equal("storm: each asks twice, and no more", spent, fetches)
+
+        issuer.tell("rotate")
+        limit = REFILL + FETCH
+        took = sorted(fleet.each(until_status(issuer.token(), 200, [401], limit)))
+        checks.that(
+            took[-1] < limit,
+            f"storm: a new key is accepted by all within {limit} s even so",
+            f"{took[0]:.1f} to {took[-1]:.1f} s",
+        )
+        is_over.set()
+        answers = results.get(timeout=30)
+        process.join()
+        length = time.monotonic() - begin
+        most = REPLICAS * (1 + BUDGET + int(length / REFILL))
+        fetches = issuer.fetches()
+        checks.that(
+            fetches <= most, "storm: the fetches stay within the budget", f"{fetches} > {most}"
+        )
+        checks.equal("storm: each unknown key ID is 401", {(401, True)}, set(answers))
+        answered, refused = fleet.end_calls()
+        checks.equal(f"storm: all of {answered} good requests are served", [], refused[:3])
+        slowest = max(caller.slowest for caller in fleet.callers)
+        codes, panics = fleet.stop()
+        checks.equal("storm: SIGTERM ends each", Counter({0: REPLICAS}), codes)
+        checks.equal("storm: no panic", [], panics)
+    number = sum(answers.values())
+    return [
+        f"storm: {number} unknown key IDs in {length:.0f} s, {fetches - REPLICAS} fetches for them",
+        f"storm: a good request takes {milliseconds(slowest)} at most",
+        f"storm: a new key is accepted after {took[0]:.1f} to {took[-1]:.1f} s",
+    ]
+
+
+class Timeline(threading.Thread):
+    """When the issuer was asked."""
+
+    def __init__(self, issuer):
+        super().__init__(daemon=True)
+        self.issuer = issuer
+        self.times = []
+        self.is_over = threading.Event()
+
+    def run(self):
+        # What was before is no part of it.
+        known = self.issuer.fetches()
+        while not self.is_over.wait(0.02):
+            fetches = self.issuer.fetches()
+            self.times += [time.monotonic()] * (fetches - known)
+            known = fetches
+
+    def between(self, begin, end):
+        return [moment for moment in self.times if begin <= moment < end]
+
+
+def busiest(times, width):
+    """The most of these times, in order, that lie within so many seconds."""
+    return max((sum(first <= t < first + width for t in times) for first in times), default=0)
+
+
+def cycles(checks, programs, folder):
+    """The shortest interval: cycles, an outage without a rotation, and a key that is withdrawn."""
+    interval = SHORTEST_INTERVAL
+    settings = {"COGNITO_REFRESH_INTERVAL_SECONDS": str(interval)}
+    with Fleet(programs, folder, "cycles", **settings) as fleet:
+        issuer = fleet.issuer
+        begin = time.monotonic()
+        timeline = Timeline(issuer)
+        timeline.start()
+        old = issuer.token()
+        fleet.call(old)
+        # Three pauses of eight to ten seconds, and what of the fourth they leave.
+        time.sleep(3 * interval + 1)
+        end = time.monotonic()
+        times = timeline.between(begin, end)
+        least, most = 3 * REPLICAS, 4 * REPLICAS
+        checks.that(
+            least <= len(times) <= most,
+            f"cycles: each asks once in {0.8 * interval:.0f} to {interval} s",
+            f"{len(times)} fetches, expected {least} to {most}",
+        )
+        # Of the first cycle, all lie within two seconds; of the third, within six.
+        first = busiest(timeline.between(begin, begin + 1.2 * interval), 1)
+        third = busiest(timeline.between(begin + 2.2 * interval, end), 1)
+        checks.that(
+            third <= 0.8 * REPLICAS,
+            "cycles: after three of them the replicas have drifted apart",
+            f"{third} of {REPLICAS} within a second",
+        )
+
+        issuer.tell("fault down")
+        down = time.monotonic()
+        time.sleep(interval + 2)
+        attempts = len(timeline.between(down, time.monotonic()))
+        issuer.tell("fault none")
+        # The first and, at the earliest after pauses of 0.5, 1, 2 and 4 s, the second to fifth.
+        checks.that(
+            REPLICAS <= attempts <= 5 * REPLICAS,
+            "cycles: while the issuer is down, each asks, and asks less and less often",
+            f"{attempts} attempts of {REPLICAS} replicas",
+        )
+
+        issuer.tell("rotate")
+        new = issuer.token()
+        fleet.call(old, new)
+        fleet.all_have(new)
+        fleet.call(new)
+        fleet.rounds(2)
+        issuer.tell("withdraw")
+        limit = interval + FETCH
+        took = sorted(fleet.each(until_status(old, 401, [200], limit)))
+        checks.that(
+            took[-1] < limit,
+            f"cycles: a withdrawn key is refused by all within {limit} s",
+            f"{took[0]:.1f} to {took[-1]:.1f} s",
+        )
+        timeline.is_over.set()
+        answered, refused = fleet.end_calls()
+        checks.equal(f"cycles: all of {answered} good requests are served", [], refused[:3])
+        codes, panics = fleet.stop()
+        checks.equal("cycles: SIGTERM ends each", Counter({0: REPLICAS}), codes)
+        checks.equal("cycles: no panic", [], panics)
+    rate = len(times) / (end - begin)
+    return [
+        f"cycles: {rate:.2f} fetches a second, an interval of {interval} s",
+        f"cycles: in one second {first} of {REPLICAS} at most in the first cycle, {third} in the third",
+        f"cycles: {attempts} attempts while the issuer was down for {interval + 2} s",
+        f"cycles: a withdrawn key is refused after {took[0]:.1f} to {took[-1]:.1f} s",
+    ]
+
+
+def main():
+    programs = sys.argv[1:3]
+    stop_at_sigterm()
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        figures = rotations(checks, programs, folder)
+        # Most of both is waiting.
+        both = [pool.submit(run, checks, programs, folder) for run in (storm, cycles)]
+        for run in both:
+            figures += run.result()
+    print()
+    print("\n".join(figures))
+    checks.finish()
+
+
+if __name__ == "__main__":
+    main()

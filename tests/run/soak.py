@@ -1,0 +1,409 @@
+#!/usr/bin/env python3
+"""The soak itself; tests/run/soak.sh says what it shows and starts it.
+
+    SOAK_SECONDS=… soak.py QUICKSTART ISSUER
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+from processes import CLIENT_ID, ITEMS, Checks, Client, Issuer, Service, stop_at_sigterm, wait_until
+
+HERE = Path(__file__).parent
+CONNECTIONS = 8
+TOKENS = 50
+INTERVAL = 10
+# A new key while unknown key IDs spend the budget: 30 s for it to open; and a withdrawn one: one
+# interval; each with 5 s for the fetch.
+NEW_KEY_WITHIN = 35
+OLD_KEY_WITHIN = INTERVAL + 5
+GROWTH = 8 << 20
+
+REALM = 'Bearer realm="api"'
+
+
+class Answer:
+    """What is expected of the server: status, challenge, body."""
+
+    def __init__(self, status, error="", description="", challenge=None):
+        self.status = status
+        self.challenge = challenge or f'{REALM}, error="{error}", error_description="{description}"'
+        body = {"error": error, "error_description": description}
+        self.body = json.dumps(body, separators=(",", ":")).encode()
+
+
+NO_TOKEN = Answer(401, "unauthorized", "A bearer access token is required", REALM)
+MALFORMED = Answer(400, "invalid_request", "The Authorization header is malformed")
+INVALID = Answer(401, "invalid_token", "The access token is invalid")
+EXPIRED = Answer(401, "invalid_token", "The access token expired")
+SCOPE = Answer(403, "insufficient_scope", "A required scope is missing")
+SCOPE.challenge += ', scope="demo-dev/read"'
+# From the HTTP server itself, before any layer.
+NO_HTTP = Answer(400)
+NO_HTTP.challenge, NO_HTTP.body = "", b""
+
+
+def echo(body):
+    answer = Answer(200)
+    answer.challenge, answer.body = "", body
+    return answer
+
+
+def request(method, path, *headers, body=b""):
+    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: localhost"]
+    if body:
+        lines.append(b"Content-Length: %d" % len(body))
+    lines += [header if isinstance(header, bytes) else header.encode() for header in headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def bearer(token, scheme="Bearer"):
+    return f"Authorization: {scheme} {token}"
+
+
+def get(*headers, path="/item"):
+    return request("GET", path, *headers)
+
+
+def encoded(text):
+    data = text if isinstance(text, bytes) else text.encode()
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def decoded(part):
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
+def flipped(part):
+    """Another of the same length, with one character changed in the middle."""
+    middle = len(part) // 2
+    other = "A" if part[middle] != "A" else "B"
+    return part[:middle] + other + part[middle + 1 :]
+
+
+def good_requests(tokens):
+    """Most to the one route, and some to the other, which sends back what it is sent."""
+    requests = [(get(bearer(token)), echo(ITEMS)) for token in tokens]
+    requests.append((get(bearer(tokens[0], "bearer")), echo(ITEMS)))
+    for token in tokens[:3]:
+        event = json.dumps({"event": token[-16:]}).encode()
+        requests.append((request("POST", "/activity", bearer(token), body=event), echo(event)))
+    return [("good", *one) for one in requests]
+
+
+def hostile_requests(issuer, good):
+    """Of each kind one, with the answer that it must get. Claims are wrong under a good signature;
+    where the form or the header is wrong, nobody but the issuer could have signed it."""
+    now = int(time.time())
+    header, payload, signature = good.split(".")
+    other_signature = issuer.token().split(".")[2]
+    claims = json.loads(decoded(payload))
+    with_header = lambda **members: encoded(json.dumps({**json.loads(decoded(header)), **members}))
+    keys = json.load(urllib.request.urlopen(issuer.jwks_url, timeout=10))["keys"]
+    key = next(key for key in keys if key["kid"] == json.loads(decoded(header))["kid"])
+    hs256 = with_header(alg="HS256") + "." + payload
+    mac = encoded(hmac.digest(decoded(key["n"]), hs256.encode(), hashlib.sha256))
+    more_scopes = encoded(json.dumps({**claims, "scope": claims["scope"] + " admin"}))
+    twice = encoded(decoded(payload).replace(b'"exp"', b'"exp":99999999999,"exp"'))
+    no_key_id = encoded('{"alg":"RS256"}')
+    signed = lambda **claims: get(bearer(issuer.token(**claims)))
+    unsigned = lambda header, payload=payload: get(bearer(f"{header}.{payload}.{signature}"))
+
+    return [
+        ("no-token", get(), NO_TOKEN),
+        ("basic", get("Authorization: Basic YTpi"), NO_TOKEN),
+        ("other-scheme", get(bearer(good, "DPoP")), NO_TOKEN),
+        ("scheme-with-a-prefix", get(bearer(good, "xBearer")), NO_TOKEN),
+        ("token-in-the-query", get(path=f"/item?access_token={good}"), NO_TOKEN),
+        ("bearer-without-a-token", get("Authorization: Bearer"), MALFORMED),
+        ("two-headers", get(bearer(good), bearer(good)), MALFORMED),
+        ("not-ascii", get(b"Authorization: Bearer \xff\xfe"), MALFORMED),
+        ("control-characters", get(b"Authorization: Bearer a\x01\x00b"), NO_HTTP),
+        ("garbage", get(bearer("garbage")), INVALID),
+        ("a-second-word", get(bearer(good + " " + good)), INVALID),
+        ("two-parts", get(bearer(f"{header}.{payload}")), INVALID),
+        ("five-parts", get(bearer(f"{header}.{payload}.{payload}.{payload}.{signature}")), INVALID),
+        ("no-signature", get(bearer(f"{header}.{payload}.")), INVALID),
+        ("padding", get(bearer(good + "==")), INVALID),
+        ("over-16-kib", get(bearer(f"{header}.{'A' * 16_384}.{signature}")), INVALID),
+        ("sixty-thousand-dots", get(bearer("." * 60_000)), INVALID),
+        ("tampered-header", unsigned(flipped(header)), INVALID),
+        ("tampered-payload", unsigned(header, more_scopes), INVALID),
+        ("tampered-signature", get(bearer(f"{header}.{payload}.{flipped(signature)}")), INVALID),
+        ("signature-of-another", get(bearer(f"{header}.{payload}.{other_signature}")), INVALID),
+        ("alg-none", get(bearer(with_header(alg="none") + f".{payload}.")), INVALID),
+        ("alg-none-signed", unsigned(with_header(alg="none")), INVALID),
+        ("alg-hs256-by-the-public-key", get(bearer(f"{hs256}.{mac}")), INVALID),
+        ("alg-rs512", unsigned(with_header(alg="RS512")), INVALID),
+        ("unknown-kid", unsigned(with_header(kid="unknown")), INVALID),
+        ("no-kid", unsigned(no_key_id), INVALID),
+        ("crit", unsigned(with_header(crit=["exp"])), INVALID),
+        ("key-in-the-header", unsigned(with_header(jwk=key)), INVALID),
+        ("duplicate-claim", unsigned(header, twice), INVALID),
+        ("expired", signed(exp=now - 1), EXPIRED),
+        ("not-yet-valid", signed(nbf=now + 7200), INVALID),
+        ("exp-of-another-type", signed(exp=str(now + 3600)), INVALID),
+        ("another-token-use", signed(token_use="id"), INVALID),
+        ("another-client", get(bearer(issuer.token("another-client"))), INVALID),
+        ("clients-in-a-list", signed(client_id=[CLIENT_ID]), INVALID),
+        ("another-issuer", signed(iss=issuer.url + "/"), INVALID),
+        ("sub-of-another-type", signed(sub=None), INVALID),
+        ("sender-constrained", signed(cnf={"jkt": "abc"}), INVALID),
+        ("scopes-in-a-list", signed(scope=["demo-dev/read"]), INVALID),
+        ("another-scope", signed(scope="activity/* demo-dev/reader demo-dev/READ"), SCOPE),
+        ("no-scope", signed(scope=""), SCOPE),
+    ]
+
+
+class Load:
+    """wrk, which sends what the plan says."""
+
+    def __init__(self, folder, service):
+        self.folder = folder
+        self.service = service
+        self.names = []
+        self.process = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def send(self, name, requests):
+        """These from now on, once every thread has begun with them."""
+        with open(self.folder / "plan.part", "wb") as plan:
+            plan.write(name.encode() + b"\n")
+            for kind, text, answer in requests:
+                sizes = f"{len(text)} {len(answer.body)}"
+                line = f"{kind} {answer.status} {sizes} {answer.challenge}\n"
+                plan.write(line.encode() + text + answer.body)
+        os.rename(self.folder / "plan.part", self.folder / "plan")
+        if self.names and not wait_until(self.is_past_the_last, 20):
+            raise RuntimeError(f"wrk does not go on to {name}")
+        self.names.append(name)
+        if not self.process:
+            number = str(CONNECTIONS)
+            options = ["--threads", number, "--connections", number, "--timeout", "20s"]
+            script = ["--duration", "24h", "--script", HERE / "soak.lua"]
+            self.process = subprocess.Popen(
+                ["wrk", *options, *script, f"http://{self.service.address}"],
+                env={**os.environ, "SOAK_FOLDER": str(self.folder)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def is_past_the_last(self):
+        if self.process.poll() is not None:
+            raise RuntimeError(f"wrk has ended: {self.process.stdout.read()}")
+        return len(list(self.folder.glob(f"{self.names[-1]}.*.results"))) == CONNECTIONS
+
+    def end(self):
+        """What wrk says."""
+        self.send("end", [])
+        self.process.send_signal(signal.SIGINT)
+        return self.process.communicate(timeout=20)[0]
+
+    def results(self):
+        """For each phase, how many there were of each kind, time and wrong answer."""
+        phases = {}
+        for name in self.names[:-1]:
+            phases[name] = {what: Counter() for what in ("kind", "time", "wrong")}
+            for path in self.folder.glob(f"{name}.*.results"):
+                for line in path.read_text(errors="replace").splitlines():
+                    what, number, key = line.split(" ", 2)
+                    phases[name][what][key] += int(number)
+        return phases
+
+
+class Memory:
+    """What the server holds, in bytes and open files, at moments of the run."""
+
+    def __init__(self, service):
+        self.folder = Path(f"/proc/{service.process.pid}")
+        self.samples = []
+
+    def sample(self):
+        pages = int((self.folder / "statm").read_text().split()[1])
+        files = len(list((self.folder / "fd").iterdir()))
+        self.samples.append((time.monotonic(), pages * os.sysconf("SC_PAGESIZE"), files))
+
+    def most(self, which, begin, end):
+        return max(sample[which] for sample in self.samples if begin <= sample[0] <= end)
+
+
+def percentiles(times):
+    """Of microseconds and how often each was: how many, and the row of their distribution."""
+    total = sum(times.values())
+    row, seen, shares = [], 0, [0.5, 0.9, 0.99, 0.999, 0.9999]
+    for value in sorted(times):
+        seen += times[value]
+        while shares and seen >= shares[0] * total:
+            row.append(value)
+            shares.pop(0)
+    return total, [*row, max(times)]
+
+
+def print_latencies(phases):
+    columns = ["p50", "p90", "p99", "p99.9", "p99.99", "max"]
+    print(f"\n{'milliseconds':22} {'answers':>9}" + "".join(f"{name:>9}" for name in columns))
+    for kind in ("good", "hostile"):
+        total = Counter()
+        for name, results in [*phases.items(), ("in total", None)]:
+            times = total
+            if results:
+                own = [key.split() for key in results["time"]]
+                times = Counter(
+                    {int(float(us)): results["time"][f"{k} {us}"] for k, us in own if k == kind}
+                )
+                total += times
+            number, row = percentiles(times)
+            row = "".join(f"{value / 1000:9.2f}" for value in row)
+            print(f"{kind + ', ' + name:22} {number:9}{row}")
+
+
+def main():
+    seconds = float(os.environ.get("SOAK_SECONDS", "300"))
+    quickstart, issuer_program = sys.argv[1:]
+    stop_at_sigterm()
+    checks = Checks()
+    with tempfile.TemporaryDirectory() as folder, Issuer(issuer_program) as issuer:
+        interval = {"COGNITO_REFRESH_INTERVAL_SECONDS": str(INTERVAL)}
+        with Service(quickstart, issuer, folder, "server", **interval) as service:
+            service.becomes_ready(60) or sys.exit(service.log.read_text())
+            soak(checks, seconds, issuer, service, Path(folder))
+    checks.finish()
+
+
+def soak(checks, seconds, issuer, service, folder):
+    old = [issuer.token() for _ in range(TOKENS)]
+    memory = Memory(service)
+    begun = time.monotonic()
+    prober = Client(service.address)
+
+    def hold(share, until=lambda: True, within=60):
+        """For this share of the time, and until something has happened; how long that took."""
+        begin = time.monotonic()
+        happened = None
+        while happened is None or time.monotonic() - begin < share * seconds:
+            memory.sample()
+            if happened is None and until():
+                happened = time.monotonic() - begin
+            if happened is None and time.monotonic() - begin > within:
+                return None
+            time.sleep(0.05)
+        return happened
+
+    def asked_again(count):
+        before = issuer.fetches()
+        return lambda: issuer.fetches() >= before + count
+
+    def probe(token):
+        status, body = prober.get(token)
+        return (status, body) if status == 200 else status
+
+    hostile = hostile_requests(issuer, old[0])
+    usual = good_requests(old) + hostile
+    with Load(folder, service) as load:
+        load.send("steady", usual)
+        hold(0.15)
+        issuer.tell("fault down")
+        load.send("down", usual)
+        asked = hold(0.15, asked_again(2))
+        checks.that(asked is not None, "while it is down, the issuer is asked again")
+        issuer.tell("fault garbage")
+        load.send("garbage", usual)
+        asked = hold(0.10, asked_again(1))
+        checks.that(asked is not None, "while it answers garbage, the issuer is asked again")
+        issuer.tell("fault slow 2000")
+        load.send("slow", usual)
+        asked = hold(0.10, asked_again(1))
+        checks.that(asked is not None, "while it is slow, the issuer is asked again")
+
+        issuer.tell("fault slow 300")
+        load.send("rotating", usual)
+        issuer.tell("rotate")
+        new = [issuer.token() for _ in range(TOKENS)]
+        accepted = hold(0.10, lambda: probe(new[0]) == (200, ITEMS), NEW_KEY_WITHIN)
+        checks.that(
+            accepted is not None,
+            f"the new key is accepted within {NEW_KEY_WITHIN} s of the rotation, under this load",
+        )
+        half = TOKENS // 2
+        load.send("rotated", good_requests(old[:half] + new[:half]) + hostile)
+        hold(0.10)
+        issuer.tell("fault none")
+        # No token of the old key is sent from here on, until it must be refused.
+        usual = good_requests(new) + hostile_requests(issuer, new[0])
+        load.send("withdrawing", usual)
+        issuer.tell("withdraw")
+        refused = hold(0.10, lambda: probe(old[0]) == 401, OLD_KEY_WITHIN)
+        checks.that(
+            refused is not None,
+            f"the old key is refused within {OLD_KEY_WITHIN} s of its withdrawal",
+        )
+        withdrawn = [("withdrawn-key", get(bearer(token)), INVALID) for token in old]
+        load.send("withdrawn", usual + withdrawn)
+        hold(0.20)
+        ended = time.monotonic()
+        said = load.end()
+        phases = load.results()
+
+    kinds = {kind for kind, *_ in usual + withdrawn}
+    total = {what: sum((p[what] for p in phases.values()), Counter()) for what in ("kind", "wrong")}
+    answers = sum(total["kind"].values())
+    requests = [line.split()[0] for line in said.splitlines() if " requests in " in line]
+    checks.equal("wrk counts the answers that were checked", [str(answers)], requests)
+    checks.that("Socket errors" not in said, "no request is without an answer", said)
+    wrong = [f"{number} x {text}" for text, number in total["wrong"].most_common(5)]
+    checks.equal("each answer is the right one, with its challenge and its body", [], wrong)
+    checks.equal("each kind of request was sent", kinds, set(total["kind"]))
+    share = 100 * total["kind"]["good"] / answers
+    checks.that(89 < share < 91, "nine of ten requests are good ones", f"{share:.1f} %")
+
+    third = begun + (ended - begun) / 3
+    before, after = memory.most(1, begun, third), memory.most(1, third, ended)
+    grown = after - before
+    limit = GROWTH >> 20
+    checks.that(
+        grown < GROWTH,
+        f"after the first third the memory of the server grows by less than {limit} MiB",
+        f"from {before >> 10} to {after >> 10} KiB",
+    )
+    files, most = memory.most(2, begun, third), memory.most(2, third, ended)
+    checks.that(
+        most < files + CONNECTIONS,
+        f"and it holds fewer than {CONNECTIONS} files more",
+        f"from {files} to {most}",
+    )
+    log = service.log.read_text(errors="replace")
+    checks.that("panicked" not in log and " ERROR " not in log, "no panic, and no error in the log")
+    checks.equal("SIGTERM ends it", 0, service.stop())
+
+    print_latencies(phases)
+    length = ended - begun
+    print()
+    print(f"{answers} answers in {length:.0f} s, {answers / length:.0f} a second")
+    print(f"{len(kinds) - 1} kinds of hostile requests, {100 - share:.1f} % of all")
+    print(f"{issuer.fetches()} fetches of the keys")
+    if accepted is not None and refused is not None:
+        print(f"new key accepted after {accepted:.1f} s, old one refused after {refused:.1f} s")
+    print(f"memory: {before / 2**20:.1f} MiB at most in the first third, {after / 2**20:.1f} after it")
+
+
+if __name__ == "__main__":
+    main()
