@@ -120,7 +120,11 @@ class Service:
         }
         with open(self.output, "wb") as out, open(self.log, "wb") as err:
             self.process = subprocess.Popen(
-                [program], env=environment(**settings), stdin=subprocess.DEVNULL, stdout=out, stderr=err
+                [program],
+                env=environment(**settings),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
             )
         self.address = None
 

@@ -196,9 +196,9 @@ def rotations(checks, programs, folder):
                 f"rotations: with {what} the first token of a new key waits for one fetch",
                 f"{took[-1]:.3f} to {took[0]:.3f} s",
             )
+            middle, most = milliseconds(took[len(took) // 2]), milliseconds(took[0])
             figures.append(
-                f"the first token of a new key, {what}: "
-                f"{milliseconds(took[len(took) // 2])} in the middle, {milliseconds(took[0])} at most"
+                f"the first token of a new key, {what}: {middle} in the middle, {most} at most"
             )
             fleet.rounds(3)
             expected = REPLICAS * (1 + turn)
@@ -438,7 +438,7 @@ def cycles(checks, programs, folder):
     rate = len(times) / (end - begin)
     return [
         f"cycles: {rate:.2f} fetches a second, an interval of {interval} s",
-        f"cycles: in one second {first} of {REPLICAS} at most in the first cycle, {third} in the third",
+        f"cycles: in one second {first} of {REPLICAS} in the first cycle, {third} in the third",
         f"cycles: a withdrawn key is refused after {took[0]:.1f} to {took[-1]:.1f} s",
         f"cycles: {attempts} attempts while the issuer was down for {interval + 2} s",
     ]

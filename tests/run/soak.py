@@ -28,7 +28,8 @@ INTERVAL = 10
 # interval; each with 5 s for the fetch.
 NEW_KEY_WITHIN = 35
 OLD_KEY_WITHIN = INTERVAL + 5
-GROWTH = 8 << 20
+# Of the memory of the server, after the first third.
+GROWTH = 4 << 20
 
 REALM = 'Bearer realm="api"'
 
@@ -373,7 +374,7 @@ def soak(checks, seconds, issuer, service, folder):
     checks.equal("each answer is the right one, with its challenge and its body", [], wrong)
     checks.equal("each kind of request was sent", kinds, set(total["kind"]))
     share = 100 * total["kind"]["good"] / answers
-    checks.that(89 < share < 91, "nine of ten requests are good ones", f"{share:.1f} %")
+    checks.that(88 < share < 92, "nine of ten requests are good ones", f"{share:.1f} %")
 
     third = begun + (ended - begun) / 3
     before, after = memory.most(1, begun, third), memory.most(1, third, ended)
@@ -402,7 +403,8 @@ def soak(checks, seconds, issuer, service, folder):
     print(f"{issuer.fetches()} fetches of the keys")
     if accepted is not None and refused is not None:
         print(f"new key accepted after {accepted:.1f} s, old one refused after {refused:.1f} s")
-    print(f"memory: {before / 2**20:.1f} MiB at most in the first third, {after / 2**20:.1f} after it")
+    memory = f"{before / 2**20:.1f} MiB at most in the first third, {after / 2**20:.1f} after it"
+    print(f"memory: {memory}")
 
 
 if __name__ == "__main__":

@@ -35,4 +35,5 @@ examples=${CARGO_TARGET_DIR:-target}/release/examples
 if [[ -z ${QUICKSTART_BIN:-} || -z ${ISSUER_BIN:-} ]]; then
     cargo build --quiet --release --example quickstart --example issuer
 fi
-exec python3 "$here/soak.py" "${QUICKSTART_BIN:-$examples/quickstart}" "${ISSUER_BIN:-$examples/issuer}"
+exec python3 "$here/soak.py" \
+    "${QUICKSTART_BIN:-$examples/quickstart}" "${ISSUER_BIN:-$examples/issuer}"
