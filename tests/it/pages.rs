@@ -9,14 +9,20 @@ use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower_cognito::{
-    RefreshError, RefusalBody, Refused, RequireScope, RequireToken, ResourceMetadata, Verifier,
+    ClientIds, RefreshError, RefusalBody, Refused, RequireScope, RequireToken, ResourceMetadata,
+    Rules, Verifier,
 };
 
+<<<<<<< HEAD
 use super::support::{Log, issuer, machine, rules, verifier};
 use super::tidy::{files_below, is_rust};
+=======
+use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
+>>>>>>> 0f04fb8 (Lead over from API Gateway, aws-jwt-verify and two other layers)
 
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
 const REFUSALS: &str = include_str!("../../src/docs/refusals.md");
+const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const OBSERVABILITY: &str = include_str!("../../src/docs/observability.md");
 
 #[tokio::test]
@@ -68,6 +74,77 @@ async fn what_clients_see_is_what_the_page_shows() {
         let (_, shown) = shown.split_once("```text\n").unwrap();
         let (shown, _) = shown.split_once("\n```").unwrap();
         assert_eq!(curl_i(app, &authorization).await, shown, "{heading}");
+    }
+}
+
+#[tokio::test]
+async fn what_api_gateways_clients_see_here_is_on_the_page() {
+    let app = |layer: RequireToken| Router::new().route("/item", get(|| async {})).layer(layer);
+    let usual = || app(RequireToken::new(verifier()));
+    let scoped = |scope: RequireScope| {
+        let route = get(|| async {}).layer(scope);
+        Router::new().route("/item", route).layer(RequireToken::new(verifier()))
+    };
+    let with = |rules: Rules| {
+        let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+        app(RequireToken::new(verifier))
+    };
+    let any_client = Rules::new(issuer().user_pool(), ClientIds::any());
+    let without_keys = Verifier::builder(rules())
+        .fetch_with(async |_| Err(RefreshError::transport("down")))
+        .start()
+        .unwrap();
+
+    let bearer = |token: &str| format!("Bearer {token}");
+    let write = bearer(&machine("item/write").sign());
+    let expired = bearer(&machine("").issued_at(std::time::UNIX_EPOCH).sign());
+    let id_token = bearer(&issuer().id_token(CLIENT, "alice").sign());
+    let another = bearer(&issuer().machine_token("another").sign());
+    let for_another_api = bearer(&machine("").claim("aud", "https://api.example.com").sign());
+    let both = RequireScope::any_of(["item/read", "item/write"]);
+    let rows = [
+        ("without a token", vec![(usual(), "")]),
+        ("a token that is not good, or has expired", vec![(usual(), &*expired)]),
+        (
+            "none of the scopes that are asked for",
+            vec![(scoped(RequireScope::any_of(["item/read", "item/list"])), &*write)],
+        ),
+        ("one of several scopes that are asked for", vec![(scoped(both), &*write)]),
+        ("an ID token, and no scope is asked for", vec![(usual(), &*id_token)]),
+        ("an access token, and no scope is asked for", vec![(usual(), &*write)]),
+        (
+            "another app client of the pool",
+            vec![(usual(), &*another), (with(any_client), &another)],
+        ),
+        (
+            "the token without `Bearer`",
+            vec![
+                (usual(), &write["Bearer ".len()..]),
+                (app(RequireToken::new(verifier()).accept_bare_token()), &write["Bearer ".len()..]),
+            ],
+        ),
+        (
+            "an `aud`, and a `client_id` that is listed",
+            vec![
+                (usual(), &*for_another_api),
+                (with(rules().audience("https://this.example.com")), &for_another_api),
+            ],
+        ),
+        ("the keys can not be fetched", vec![(app(RequireToken::new(without_keys)), &*write)]),
+    ];
+    assert_eq!(API_GATEWAY.lines().filter(|line| line.starts_with("| ")).count(), rows.len() + 2);
+    for (row, requests) in rows {
+        let line = API_GATEWAY.lines().find(|line| line.starts_with(&format!("| {row} | ")));
+        let cell = line.unwrap_or_else(|| panic!("no row for {row}")).rsplit(" | ").next().unwrap();
+        let words = cell.split([' ', ',', ';']);
+        let shown =
+            words.filter_map(|word| if word == "taken" { Some(200) } else { word.parse().ok() });
+        let mut statuses = Vec::new();
+        for (app, authorization) in requests {
+            let answer = curl_i(app, authorization).await;
+            statuses.push(answer["HTTP/1.1 ".len()..][..3].parse::<u16>().unwrap());
+        }
+        assert_eq!(shown.collect::<Vec<_>>(), statuses, "{row}");
     }
 }
 
