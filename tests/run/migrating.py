@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Runs what src/docs/migrating.md and src/docs/api_gateway.md show. See migrating.sh.
+
+    ISSUER_BIN=… VERIFY_BIN=… python3 migrating.py FOLDER
+
+FOLDER has aws-jwt-verify in its node_modules.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+PAGE = Path("src/docs/migrating.md").read_text(encoding="utf-8")
+API_GATEWAY = Path("src/docs/api_gateway.md").read_text(encoding="utf-8")
+CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
+POOL = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_TestIssuer"
+NOW = int(time.time())
+
+# With the page's own code, the keys in memory and the clock standing still: no request is made.
+DRIVER = """
+import { readFileSync } from "node:fs";
+import { judge, verifier } from "./before.mjs";
+
+const { jwks, now, tokens } = JSON.parse(readFileSync(0, "utf8"));
+Date.now = () => now * 1000;
+verifier.cacheJwks(jwks);
+for (const token of tokens) {
+  console.log(await judge(token).then(() => "accepts", (error) => `refuses ${error.name}`));
+}
+"""
+
+counts = {True: 0, False: 0}
+
+
+def expect(what, expected, actual, details=""):
+    is_ok = actual == expected
+    counts[is_ok] += 1
+    if is_ok:
+        print(f"ok - {what}")
+    else:
+        print(f"FAIL - {what}\n    expected: {expected}\n    actual:   {actual}\n{details}")
+
+
+def run(command, text=None):
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=540)
+
+
+class Issuer:
+    """The stand-in for Cognito, which signs what it is told to and ends with its input."""
+
+    def __init__(self):
+        settings = {**os.environ, "ISSUER": "127.0.0.1:0"}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [os.environ["ISSUER_BIN"]], stdin=pipe, stdout=pipe, text=True, env=settings
+        )
+        lines = [self.process.stdout.readline().strip() for _ in range(3)]
+        self.jwks_url = dict(line.split("=", 1) for line in lines)["COGNITO_JWKS_URL"]
+
+    def jwks(self):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        return json.load(opener.open(self.jwks_url, timeout=10))
+
+    def token(self, client=CLIENT, **claims):
+        usual = {"iss": POOL, "scope": "activity/write", "iat": NOW - 9, "exp": NOW + 60}
+        line = f"token {client} {json.dumps({**usual, **claims})}\n"
+        self.process.stdin.write(line)
+        self.process.stdin.flush()
+        token = self.process.stdout.readline().strip()
+        assert token.count(".") == 2, token
+        return token
+
+    def end(self):
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        finally:
+            self.process.kill()
+
+
+def tokens(issuer):
+    """The token of each row of the table."""
+    return {
+        "a good one, with one of the scopes": issuer.token(),
+        "without any of the scopes": issuer.token(scope="activity/read"),
+        "of another client": issuer.token("another"),
+        "an ID token": issuer.token(token_use="id", aud=CLIENT),
+        "of another pool": issuer.token(iss=POOL + "2"),
+        "expired a second ago": issuer.token(exp=NOW - 1),
+        "at the very second of `exp`": issuer.token(exp=NOW),
+        "`nbf` a second from now": issuer.token(nbf=NOW + 1),
+        "an `aud` that nobody asked for": issuer.token(aud="https://api.example.com"),
+        "bound to a key of its sender (`cnf`)": issuer.token(cnf={"jkt": "a"}),
+        "with base64 padding at its end": issuer.token() + "==",
+    }
+
+
+def table(page, title):
+    """The cells of the table with this first line."""
+    lines = page.partition(title + "\n")[2].splitlines()[1:]
+    end = next(at for at, line in enumerate(lines) if not line.startswith("| "))
+    return [line.strip("| ").split(" | ") for line in lines[:end]]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+def judge_tokens(folder, issuer):
+    rows = table(PAGE, "| token | aws-jwt-verify | here |")
+    made, jwks = tokens(issuer), issuer.jwks()
+    expect("each row of the table has a token", [row[0] for row in rows], list(made))
+
+    (before,) = blocks(PAGE, "js")
+    (folder / "before.mjs").write_text(before, encoding="utf-8")
+    (folder / "driver.mjs").write_text(DRIVER, encoding="utf-8")
+    (folder / "jwks.json").write_text(json.dumps(jwks), encoding="utf-8")
+    given = json.dumps({"jwks": jwks, "now": NOW, "tokens": list(made.values())})
+    there = run(["node", str(folder / "driver.mjs")], given)
+    scopes = re.search(r"scope: (\[.*?\])", before)[1]
+    options = [option for scope in json.loads(scopes) for option in ("--scope", scope)]
+    here = run(
+        [os.environ["VERIFY_BIN"], "--jwks", str(folder / "jwks.json"), "--issuer", POOL]
+        + ["--client-id", CLIENT, "--now", str(NOW), *options],
+        "\n".join(made.values()),
+    )
+    for (row, *expected), there_said, here_said in zip(
+        rows, there.stdout.splitlines(), here.stdout.splitlines(), strict=True
+    ):
+        actual = [there_said.split()[0], here_said.split()[0] + "s"]
+        expect(row, expected, actual, f"    there: {there_said}\n    here:  {here_said}")
+    return sum(row[1] != row[2] for row in rows), len(rows)
+
+
+def lint(folder, name, fragment):
+    """The resources of a template, whose other references are parameters."""
+    defined = set(re.findall(r"^(\w+):$", fragment, re.MULTILINE))
+    others = sorted(set(re.findall(r"!Ref (\w+)", fragment)) - defined)
+    parameters = "".join(f"  {other}:\n    Type: String\n" for other in others)
+    indented = re.sub(r"^(?=.)", "  ", fragment, flags=re.MULTILINE)
+    template = folder / "template.yaml"
+    template.write_text(f"Parameters:\n{parameters}Resources:\n{indented}", encoding="utf-8")
+    # Of the same virtual environment as this Python.
+    linter = Path(sys.executable).with_name("cfn-lint")
+    linted = run([str(linter), "--regions", "us-east-1", "--", str(template)])
+    what = f"cfn-lint has no objection to the template of {name}"
+    expect(what, 0, linted.returncode, linted.stdout + linted.stderr)
+
+
+def main():
+    folder = Path(sys.argv[1])
+    tested = run(["cargo", "test", "--manifest-path", "tests/migrating/Cargo.toml"])
+    for name, verdict in re.findall(r"^test (\S+) \.\.\. (\w+)$", tested.stdout, re.MULTILINE):
+        expect(f"other layers: {name.replace('_', ' ')}", "ok", verdict)
+    expect("other layers: all tests ran", 0, tested.returncode, tested.stderr + tested.stdout)
+
+    issuer = Issuer()
+    try:
+        different, judged = judge_tokens(folder, issuer)
+    finally:
+        issuer.end()
+
+    fragments = blocks(API_GATEWAY, "yaml")
+    for name, fragment in zip(["a REST API", "an HTTP API"], fragments, strict=True):
+        lint(folder, name, fragment)
+
+    print(f"\naws-jwt-verify and this crate judge {different} of {judged} tokens differently")
+    print(f"{counts[True]} passed, {counts[False]} failed")
+    sys.exit(counts[False] > 0)
+
+
+main()
