@@ -47,6 +47,7 @@ pub mod cost {
     //! What a verification costs: beside the bare signature check, beside other crates, and a month.
     //!
     #![doc = include_str!("docs/cost.svg")]
+    //!
     #![doc = include_str!("docs/cost.md")]
 }
 
