@@ -129,9 +129,10 @@ def judge_tokens(folder, issuer):
         + ["--client-id", CLIENT, "--now", str(NOW), *options],
         "\n".join(made.values()),
     )
-    for (row, *expected), there_said, here_said in zip(
-        rows, there.stdout.splitlines(), here.stdout.splitlines(), strict=True
-    ):
+    there_said, here_said = there.stdout.splitlines(), here.stdout.splitlines()
+    expect("aws-jwt-verify judged each token", len(made), len(there_said), there.stderr)
+    expect("the example judged each token", len(made), len(here_said), here.stderr)
+    for (row, *expected), there_said, here_said in zip(rows, there_said, here_said):
         actual = [there_said.split()[0], here_said.split()[0] + "s"]
         expect(row, expected, actual, f"    there: {there_said}\n    here:  {here_said}")
     return sum(row[1] != row[2] for row in rows), len(rows)
