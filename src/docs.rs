@@ -4,6 +4,9 @@
 //! * [Scopes](scopes): what opens what, and where to ask for it.
 //! * [Where the layers go](layers): each placement in an axum router, and what it leaves open.
 //! * [What clients see](refusals): each refusal as `curl -i` shows it, and as gRPC clients do.
+//! * [Where it runs](where_it_runs): which server or gateway, what to copy, what is tested.
+//! * [Coming from API Gateway](api_gateway): what stays, and what clients notice.
+//! * [Coming from another library](migrating): aws-jwt-verify, jwt-authorizer and others.
 //! * [When Cognito is down](outage): what happens minute by minute, and what to set.
 //! * [Errors](errors): each text and log event, its cause, and what to do.
 //! * [Testing your service](testing): tokens, time travel, rotation, without a network.
@@ -33,6 +36,22 @@ pub mod refusals {
 
 pub mod errors {
     #![doc = include_str!("docs/errors.md")]
+}
+
+pub mod where_it_runs {
+    //! What judges tokens in which server or gateway, what to copy, and what is tested.
+    //!
+    #![doc = include_str!("docs/where.svg")]
+    //!
+    #![doc = include_str!("docs/where.md")]
+}
+
+pub mod api_gateway {
+    #![doc = include_str!("docs/api_gateway.md")]
+}
+
+pub mod migrating {
+    #![doc = include_str!("docs/migrating.md")]
 }
 
 pub mod outage {

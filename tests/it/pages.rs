@@ -13,16 +13,12 @@ use tower_cognito::{
     Rules, Verifier,
 };
 
-<<<<<<< HEAD
-use super::support::{Log, issuer, machine, rules, verifier};
-use super::tidy::{files_below, is_rust};
-=======
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
->>>>>>> 0f04fb8 (Lead over from API Gateway, aws-jwt-verify and two other layers)
+use super::tidy::{files_below, is_rust};
 
+const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
 const REFUSALS: &str = include_str!("../../src/docs/refusals.md");
-const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const OBSERVABILITY: &str = include_str!("../../src/docs/observability.md");
 
 #[tokio::test]
