@@ -10,6 +10,7 @@
 //! * [When Cognito is down](outage): what happens minute by minute, and what to set.
 //! * [Errors](errors): each text and log event, its cause, and what to do.
 //! * [Testing your service](testing): tokens, time travel, rotation, without a network.
+//! * [Large fleets](fleet): what 10,000 replicas ask of Cognito, and what to change.
 //! * [What it costs](cost): beside the bare signature check, and beside other crates.
 //! * [Beside others](comparison): other crates, with file and line for each cell.
 //! * [Observability](observability): log events, span fields, metrics, readiness.
@@ -56,6 +57,10 @@ pub mod migrating {
 
 pub mod outage {
     #![doc = include_str!("docs/outage.md")]
+}
+
+pub mod fleet {
+    #![doc = include_str!("docs/fleet.md")]
 }
 
 pub mod testing {
