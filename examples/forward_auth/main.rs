@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use axum::http::header::{HeaderMap, HeaderValue};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -58,8 +58,6 @@ where
     if response.status() == StatusCode::BAD_REQUEST {
         *response.status_mut() = StatusCode::UNAUTHORIZED;
     }
-    // To HEAD it is the length of a body that is not there, and the gateway asked by GET.
-    response.headers_mut().remove(CONTENT_LENGTH);
     response
 }
 
@@ -91,8 +89,8 @@ fn said_once<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, StatusCo
     }
 }
 
-/// Says yes, and who calls. Where a row is public that is nobody, which empty headers say: with them
-/// the gateway overwrites what the client says of itself.
+/// Says yes, and who calls. Where a row is public that is nobody, which empty headers say: the
+/// gateway overwrites with them what the client says of itself.
 async fn admit(request: Request) -> Result<Response, Infallible> {
     let token = request.extensions().get::<AccessToken>();
     let scopes = token.map(|token| token.scopes().iter().collect::<Vec<_>>().join(" "));

@@ -233,12 +233,11 @@ def caddy(folder, port, authorizer, service, edits):
     start(*command, env=settings | folders)
 
 
-# Edits of the configuration.
+# What to take out of the configuration.
 WITHOUT = {
     "nginx": ("auth_request /_authorize;", ""),
     "caddy": (r"\t\tforward_auth .*?\n\t\t}\n", ""),
 }
-BY_HTTP_2 = ("dial_timeout 1s", "dial_timeout 1s\nversions h2c 2")
 
 
 def start_gateway(name, what, authorizer, service, *edits):
@@ -544,7 +543,7 @@ def check_headers(gateway, good):
     expect = ["Expect: 100-continue"]
     gateway.refuses("Expect: 100-continue", 401, "POST", "/activity", expect, b"x")
     both = ["Transfer-Encoding: chunked", "Content-Length: 4"]
-    smuggled = b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    smuggled = b"0\r\n\r\nGET /item HTTP/1.1\r\nHost: a\r\n\r\n"
     gateway.refuses("chunked and a length", (400, 401), "POST", "/activity", both, smuggled)
 
 
@@ -638,6 +637,8 @@ def check_asks(name, service):
     ]:
         answer = send(port, method, target, [*said, "Content-Type: application/grpc"], body)
         check(f"{method} {target}: a yes is enough", (200, 1), (answer.status, len(authorizer.got)))
+        if not authorizer.got:
+            continue
         asked = authorizer.got.pop()
         # Caddy leaves the client's query there.
         seen = asked["method"], asked["target"].partition("?")[0], asked["body"]
@@ -684,12 +685,6 @@ def main():
     check_paths(gateway, good, narrow)
     check_headers(gateway, good)
     check_authorizer(authorizer, good)
-    # nginx asks by HTTP/1 alone.
-    if name == "caddy":
-        port_2 = start_gateway(name, "by-http-2", authorizer.address, service, BY_HTTP_2)
-        gateway_2 = Gateway(name, port_2, service)
-        gateway_2.refuses("asked by HTTP/2, HEAD without a token", 401, "HEAD", "/item")
-        gateway_2.passes("asked by HTTP/2, a good token", "POST", "/activity", [bearer(good)])
     bare = start_gateway(name, "without", authorizer.address, service, WITHOUT[name])
     token = {"Authorization": f"Bearer {issuer.token('demo-dev/read')}"}
     rounds = [(measure(bare, {}), measure(port, token)) for _ in range(3)]
