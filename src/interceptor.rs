@@ -53,7 +53,8 @@ impl TokenInterceptor {
         Self { verifier, scope: RequireScope::of(Requirement::none()), settings: Arc::default() }
     }
 
-    /// Asks for a scope as well.
+    /// Asks for a scope as well. A second call replaces the first: several scopes are asked for
+    /// by [`RequireScope::all_of`].
     pub fn require_scope(mut self, scope: RequireScope) -> Self {
         self.scope = scope;
         self

@@ -92,7 +92,8 @@ impl RequireToken {
         self
     }
 
-    /// Asks for scopes by method and path: what the table does not name is refused.
+    /// Asks for scopes by method and path: what the table does not name is refused. A second call
+    /// replaces the first.
     ///
     /// See [`scope_table`](crate::scope_table) for an example.
     pub fn scope_table(mut self, table: ScopeTable) -> Self {

@@ -57,7 +57,8 @@ impl Rules {
         self
     }
 
-    /// Asks for membership in at least one of these groups (`cognito:groups`).
+    /// Asks for membership in at least one of these groups (`cognito:groups`). A second call
+    /// replaces the first.
     ///
     /// ```
     /// # use tower_cognito::{ClientIds, Rules, UserPool};
@@ -84,7 +85,8 @@ impl Rules {
     }
 
     /// A check of the application's own, run last and on every request. A check that has to wait
-    /// for something is a middleware inside [`RequireToken`](crate::RequireToken) instead.
+    /// for something is a middleware inside [`RequireToken`](crate::RequireToken) instead. There
+    /// is one check: a second call replaces the first.
     ///
     /// ```
     /// # use std::collections::HashSet;
