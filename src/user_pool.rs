@@ -111,7 +111,8 @@ impl UserPool {
     }
 
     /// The issuer of the pool's tokens; of several that are trusted, the first. It is where
-    /// clients find the authorization server's own metadata.
+    /// clients find the authorization server's own metadata. A token of the pool may name another
+    /// of them, so it is not what to compare a token's issuer with.
     ///
     /// ```
     /// let pool = tower_cognito::UserPool::new("us-east-1_Example")?;
