@@ -90,8 +90,8 @@ impl UserPool {
     ///
     /// # Errors
     ///
-    /// When the text is not an absolute `https` URL (`http` for loopback alone) or holds user
-    /// information or a fragment.
+    /// When the text is not an absolute `https` URL (`http` for loopback alone, or where the
+    /// pool's issuer may have it) or holds user information or a fragment.
     pub fn jwks_url(mut self, url: &str) -> Result<Self, InvalidUrl> {
         check_url(url, self.plain_http)?;
         self.jwks_url = url.into();
@@ -103,7 +103,7 @@ impl UserPool {
     ///
     /// # Errors
     ///
-    /// As [`UserPool::from_issuer`].
+    /// As [`UserPool::from_issuer`], or as the other way in which this pool was made.
     pub fn also_issuer(mut self, issuer: &str) -> Result<Self, InvalidUrl> {
         check_issuer(issuer, self.plain_http)?;
         self.issuers.push(issuer.into());
