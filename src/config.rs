@@ -134,6 +134,20 @@ impl Config {
 
     /// A verifier with these settings, to be started. It does not ask for the required scopes:
     /// that is the layer of [`required_scopes`](Self::required_scopes), or an interceptor with it.
+    ///
+    /// What only code can ask for, such as a [check](Rules::check), comes on top:
+    ///
+    /// ```
+    /// # use tower_cognito::{Config, Refused, StartError, Verifier};
+    /// # async fn example(config: Config) -> Result<Verifier, StartError> {
+    /// let rules = config.rules().clone().check(|token| match token.username() {
+    ///     Some(_) => Ok(()),
+    ///     None => Err(Refused::Forbidden),
+    /// });
+    /// let verifier = config.verifier().connect().await?.with_rules(rules)?;
+    /// # Ok(verifier)
+    /// # }
+    /// ```
     pub fn verifier(&self) -> VerifierBuilder {
         VerifierBuilder::new(self.rules.clone())
             .refresh_interval(self.refresh_interval)
