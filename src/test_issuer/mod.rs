@@ -103,7 +103,8 @@ struct Keys {
 }
 
 impl TestIssuer {
-    /// A pool with new keys, whose issuer has the form of a real one.
+    /// A pool with new keys, whose issuer has the form of a real one. All of them have the same
+    /// issuer: for several pools at once, give each a [`TestServer`].
     pub fn new() -> Self {
         Self::with_issuer(&format!("https://cognito-idp.us-east-1.amazonaws.com/{POOL_ID}"))
     }

@@ -111,7 +111,8 @@ impl VerifierBuilder {
         self
     }
 
-    /// Fetches the keys in this way instead of over HTTPS.
+    /// Fetches the keys in this way instead of over HTTPS; of several pools, those of all that
+    /// have no [`jwks_file`](Self::jwks_file), each by its address.
     pub fn fetch_with(mut self, fetcher: impl FetchJwks) -> Self {
         self.fetcher = Some(Arc::new(fetcher));
         self
@@ -154,7 +155,8 @@ impl VerifierBuilder {
         self
     }
 
-    /// Reads the time of day here instead of from the system: for tests that travel in time.
+    /// Reads the time of day here instead of from the system: for tests that travel in time. Keys
+    /// grow old by it too, but for those of [`with_jwks`](Self::with_jwks).
     pub fn clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(clock);
         self

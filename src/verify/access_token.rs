@@ -109,7 +109,7 @@ impl AccessToken {
         self.inner.jwt_id.as_ref().map(|piece| piece.within(&self.inner.payload))
     }
 
-    /// All claims, as a type of the application's.
+    /// All claims, as a type of the application's. They are read anew at each call.
     ///
     /// ```
     /// # use tower_cognito::{ClientIds, Rules, TestIssuer, verify};
