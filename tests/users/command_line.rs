@@ -1,0 +1,66 @@
+//! An operator's tool: is this token good, by the keys in this file, and what is wrong with it?
+//! It has no network and no runtime, and its exit code is for scripts.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use tower_cognito::{
+    ClientIds, Jwks, Rules, TestIssuer, UserPool, VerifyError, VerifyErrorKind, verify,
+};
+
+/// What to print and how to exit: 0 for a good token, 1 for a bad one, 2 for a bad call.
+fn run(issuer: &str, jwks: &str, client_id: &str, token: &str) -> (String, u8) {
+    let parsed = UserPool::from_issuer(issuer).map_err(|error| error.to_string());
+    let parsed = parsed.and_then(|pool| match Jwks::from_json(jwks) {
+        Ok(keys) => Ok((pool, keys)),
+        Err(error) => Err(error.to_string()),
+    });
+    let (pool, keys) = match parsed {
+        Ok(parsed) => parsed,
+        Err(message) => return (message, 2),
+    };
+    let rules = Rules::new(pool, ClientIds::only([client_id]));
+    match verify(token, &keys, &rules, SystemTime::now()) {
+        Ok(token) => {
+            let mut text = format!("good: {} for {}", token.subject(), token.client_id());
+            for scope in token.scopes().iter() {
+                write!(text, " {scope}").unwrap();
+            }
+            (text, 0)
+        }
+        Err(error) => (explain(&error, &keys), 1),
+    }
+}
+
+fn explain(error: &VerifyError, keys: &Jwks) -> String {
+    match error.kind() {
+        VerifyErrorKind::UnknownKey => {
+            let ids = keys.key_ids().collect::<Vec<_>>().join(", ");
+            format!("bad: {error}; the file has {ids}")
+        }
+        kind => format!("bad: {error} ({})", kind.as_str()),
+    }
+}
+
+#[test]
+fn says_what_is_wrong() {
+    let issuer = TestIssuer::new();
+    let jwks = issuer.jwks_json();
+    let check = |token: &str| run(issuer.issuer(), &jwks, "robot", token);
+    let good = issuer.machine_token("robot").scope("item/read item/write").sign();
+    let (text, code) = check(&good);
+    assert_eq!((code, text.ends_with(" for robot item/read item/write")), (0, true), "{text}");
+
+    let other = issuer.machine_token("other").sign();
+    assert_eq!(
+        check(&other),
+        ("bad: token was issued for another client (wrong_client)".into(), 1)
+    );
+    issuer.rotate();
+    let (text, code) = check(&issuer.machine_token("robot").sign());
+    assert_eq!(code, 1);
+    assert!(text.contains("; the file has "), "{text}");
+
+    assert_eq!(run("http://cognito:9229/pool", &jwks, "robot", &good).1, 2);
+    assert_eq!(run(issuer.issuer(), "{}", "robot", &good).1, 2);
+}

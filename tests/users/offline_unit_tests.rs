@@ -1,0 +1,100 @@
+//! Somebody who tests a service of their own: no network, no sleep, and a clock in hand.
+//! Time goes past `exp`, keys rotate and are withdrawn, a scope is missing.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::routing::get;
+use http::StatusCode;
+use tower_cognito::{
+    ClientIds, JwksDocument, RefreshError, RequireScope, RequireToken, Rules, TestIssuer, Verifier,
+};
+
+use crate::ask;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+fn app(verifier: Verifier) -> Router {
+    Router::new()
+        .route("/item", get(|| async { "hoge" }).layer(RequireScope::new("item/read")))
+        .layer(RequireToken::new(verifier))
+}
+
+/// What each test begins with: a pool, a clock that stands still, and the app.
+struct Bench {
+    issuer: TestIssuer,
+    now: Arc<Mutex<SystemTime>>,
+    verifier: Verifier,
+    app: Router,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let issuer = TestIssuer::new();
+        let now = Arc::new(Mutex::new(SystemTime::now()));
+        let (pool, clock) = (issuer.clone(), Arc::clone(&now));
+        let verifier =
+            Verifier::builder(Rules::new(issuer.user_pool(), ClientIds::only(["robot"])))
+                .fetch_with(move |_url: String| {
+                    let document = pool.jwks_json();
+                    async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
+                })
+                .clock(move || *clock.lock().unwrap())
+                .connect()
+                .await
+                .unwrap();
+        Self { app: app(verifier.clone()), issuer, now, verifier }
+    }
+
+    fn later(&self, by: Duration) {
+        *self.now.lock().unwrap() += by;
+    }
+
+    fn token(&self, scope: &str) -> String {
+        let now = *self.now.lock().unwrap();
+        self.issuer.machine_token("robot").issued_at(now).scope(scope).sign()
+    }
+
+    async fn status(&self, token: &str) -> StatusCode {
+        ask(&self.app, "GET /item", token).await.status
+    }
+}
+
+#[tokio::test]
+async fn a_token_ends_at_its_second() {
+    let bench = Bench::new().await;
+    let token = bench.token("item/read");
+    assert_eq!(bench.status(&token).await, StatusCode::OK);
+    bench.later(HOUR - Duration::from_secs(1));
+    assert_eq!(bench.status(&token).await, StatusCode::OK);
+    bench.later(Duration::from_secs(1));
+    assert_eq!(bench.status(&token).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(bench.status(&bench.token("item/read")).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_rotation_refuses_nobody_and_a_withdrawn_key_does() {
+    let bench = Bench::new().await;
+    let old = bench.token("item/read");
+    assert_eq!(bench.status(&old).await, StatusCode::OK);
+
+    bench.issuer.rotate();
+    let new = bench.token("item/read");
+    assert_eq!(bench.status(&new).await, StatusCode::OK);
+    assert_eq!(bench.status(&old).await, StatusCode::OK);
+
+    bench.issuer.withdraw_replaced_keys();
+    bench.verifier.refresh().await.unwrap();
+    assert_eq!(bench.status(&new).await, StatusCode::OK);
+    assert_eq!(bench.status(&old).await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_missing_scope_is_403_and_names_it() {
+    let bench = Bench::new().await;
+    let answer = ask(&bench.app, "GET /item", &bench.token("item/write")).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    let challenge = answer.headers["www-authenticate"].to_str().unwrap();
+    assert!(challenge.ends_with(r#"scope="item/read""#), "{challenge}");
+}

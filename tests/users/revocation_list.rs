@@ -1,0 +1,87 @@
+//! A service that must be able to lock somebody out now, and not when the token expires.
+//! One token by its `jti`, or all that a client was issued before a moment.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::routing::get;
+use http::StatusCode;
+use tower_cognito::{
+    AccessToken, ClientIds, Refused, RequireToken, Rules, TestIssuer, UserPool, Verifier,
+};
+
+use crate::ask;
+
+#[derive(Clone, Default)]
+struct Revoked(Arc<RwLock<Lists>>);
+
+#[derive(Default)]
+struct Lists {
+    tokens: HashSet<String>,
+    clients: HashMap<String, SystemTime>,
+}
+
+impl Revoked {
+    fn token(&self, jti: &str) {
+        self.0.write().unwrap().tokens.insert(jti.to_owned());
+    }
+
+    fn all_of_client_issued_before(&self, client_id: &str, moment: SystemTime) {
+        self.0.write().unwrap().clients.insert(client_id.to_owned(), moment);
+    }
+
+    /// A token that does not say what is asked here is refused, and so is every token if the
+    /// lists can not be read.
+    fn judge(&self, token: &AccessToken) -> Result<(), Refused> {
+        let lists = self.0.read().map_err(|_| Refused::Revoked)?;
+        let (Some(id), Some(issued_at)) = (token.jwt_id(), token.issued_at()) else {
+            return Err(Refused::Revoked);
+        };
+        let too_old = lists.clients.get(token.client_id()).is_some_and(|from| issued_at < *from);
+        if too_old || lists.tokens.contains(id) { Err(Refused::Revoked) } else { Ok(()) }
+    }
+}
+
+fn rules(pool: UserPool, revoked: Revoked) -> Rules {
+    Rules::new(pool, ClientIds::only(["robot", "web"])).check(move |token| revoked.judge(token))
+}
+
+fn app(verifier: Verifier) -> Router {
+    Router::new().route("/", get(|| async { "in" })).layer(RequireToken::new(verifier))
+}
+
+#[tokio::test]
+async fn a_revocation_counts_from_the_next_request_on() {
+    let issuer = TestIssuer::new();
+    let revoked = Revoked::default();
+    let rules = rules(issuer.user_pool(), revoked.clone());
+    let app = app(Verifier::builder(rules).with_jwks(issuer.jwks()).unwrap());
+    let now = SystemTime::now();
+    let stolen = issuer.user_token("web", "alice").claim("jti", "stolen").sign();
+    let of_bob = issuer.user_token("web", "bob").sign();
+    let old = issuer.machine_token("robot").issued_at(now - Duration::from_secs(60)).sign();
+    let new = issuer.machine_token("robot").issued_at(now).sign();
+
+    for token in [&stolen, &of_bob, &old, &new] {
+        // Twice, so that it is remembered.
+        assert_eq!(ask(&app, "GET /", token).await.status, StatusCode::OK);
+        assert_eq!(ask(&app, "GET /", token).await.status, StatusCode::OK);
+    }
+
+    revoked.token("stolen");
+    let answer = ask(&app, "GET /", &stolen).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    let challenge = answer.headers["www-authenticate"].to_str().unwrap();
+    assert!(challenge.contains(r#"error="invalid_token""#), "{challenge}");
+    assert_eq!(ask(&app, "GET /", &of_bob).await.status, StatusCode::OK);
+
+    revoked.all_of_client_issued_before("robot", now - Duration::from_secs(30));
+    assert_eq!(ask(&app, "GET /", &old).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask(&app, "GET /", &new).await.status, StatusCode::OK);
+    assert_eq!(ask(&app, "GET /", &of_bob).await.status, StatusCode::OK);
+
+    let anonymous = issuer.machine_token("robot").without("jti").sign();
+    assert_eq!(ask(&app, "GET /", &anonymous).await.status, StatusCode::UNAUTHORIZED);
+}

@@ -1,0 +1,50 @@
+//! A service for two customers, each with a user pool of its own, and clients of its own in it.
+//! Most routes serve both; one of them is for the customer who paid for it.
+
+use axum::Router;
+use axum::routing::get;
+use http::StatusCode;
+use tower_cognito::{
+    AccessToken, ClientIds, RequireToken, Rules, StartError, TestServer, UserPool, Verifier,
+    VerifierBuilder,
+};
+
+use crate::ask;
+
+fn verifier(blue: UserPool, green: UserPool) -> VerifierBuilder {
+    Verifier::builder(Rules::new(blue, ClientIds::only(["blue-app"])))
+        .also(Rules::new(green, ClientIds::only(["green-app"])))
+}
+
+/// The keys of both, and for the one route blue's rules alone.
+fn app(verifier: Verifier, blue: UserPool) -> Result<Router, StartError> {
+    let for_blue = verifier.with_rules(Rules::new(blue, ClientIds::only(["blue-app"])))?;
+    let of_blue = Router::new()
+        .route("/forecast", get(|| async { "sunny" }))
+        .route_layer(RequireToken::new(for_blue));
+    Ok(Router::new()
+        .route("/report", get(|token: AccessToken| async move { token.issuer().to_owned() }))
+        .route_layer(RequireToken::new(verifier))
+        .merge(of_blue))
+}
+
+#[tokio::test]
+async fn each_tenant_has_its_clients_and_one_has_a_route() {
+    let blue = TestServer::bind("127.0.0.1:0").await.unwrap();
+    let green = TestServer::bind("127.0.0.1:0").await.unwrap();
+    let (blue, green) = (blue.issuer(), green.issuer());
+    let verifier = verifier(blue.user_pool(), green.user_pool()).connect().await.unwrap();
+    let app = app(verifier, blue.user_pool()).unwrap();
+    let of_blue = blue.machine_token("blue-app").sign();
+    let of_green = green.machine_token("green-app").sign();
+
+    assert_eq!(ask(&app, "GET /report", &of_blue).await.body, blue.issuer());
+    assert_eq!(ask(&app, "GET /report", &of_green).await.body, green.issuer());
+    assert_eq!(ask(&app, "GET /forecast", &of_blue).await.status, StatusCode::OK);
+    assert_eq!(ask(&app, "GET /forecast", &of_green).await.status, StatusCode::UNAUTHORIZED);
+
+    let stranger = green.machine_token("blue-app").sign();
+    assert_eq!(ask(&app, "GET /report", &stranger).await.status, StatusCode::UNAUTHORIZED);
+    let forged = green.machine_token("blue-app").claim("iss", blue.issuer()).sign();
+    assert_eq!(ask(&app, "GET /forecast", &forged).await.status, StatusCode::UNAUTHORIZED);
+}
