@@ -9,7 +9,8 @@ use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
 use tower_cognito::{
-    AccessToken, ClientIds, Refused, RequireToken, Rules, TestIssuer, UserPool, Verifier,
+    AccessToken, ClientIds, Config, Refused, RequireToken, Rules, StartError, TestIssuer,
+    TestServer, UserPool, Verifier,
 };
 
 use crate::ask;
@@ -48,6 +49,13 @@ fn rules(pool: UserPool, revoked: Revoked) -> Rules {
     Rules::new(pool, ClientIds::only(["robot", "web"])).check(move |token| revoked.judge(token))
 }
 
+/// The same where all else comes from the environment: the settings start the verifier, and its
+/// keys are then judged with under the rules that have the lists.
+async fn from_settings(config: &Config, revoked: Revoked) -> Result<Verifier, StartError> {
+    let verifier = config.verifier().connect().await?;
+    verifier.with_rules(config.rules().clone().check(move |token| revoked.judge(token)))
+}
+
 fn app(verifier: Verifier) -> Router {
     Router::new().route("/", get(|| async { "in" })).layer(RequireToken::new(verifier))
 }
@@ -84,4 +92,23 @@ async fn a_revocation_counts_from_the_next_request_on() {
 
     let anonymous = issuer.machine_token("robot").without("jti").sign();
     assert_eq!(ask(&app, "GET /", &anonymous).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn settings_from_the_environment_take_a_list_too() {
+    let cognito = TestServer::bind("127.0.0.1:0").await.unwrap();
+    let issuer = cognito.issuer();
+    let vars = [("COGNITO_ISSUER", issuer.issuer()), ("COGNITO_CLIENT_IDS", "web, robot")];
+    let config = Config::from_vars(vars).unwrap();
+    let revoked = Revoked::default();
+    let app = app(from_settings(&config, revoked.clone()).await.unwrap());
+    let stolen = issuer.machine_token("robot").claim("jti", "stolen").sign();
+
+    assert_eq!(ask(&app, "GET /", &stolen).await.status, StatusCode::OK);
+    revoked.token("stolen");
+    assert_eq!(ask(&app, "GET /", &stolen).await.status, StatusCode::UNAUTHORIZED);
+    let other = issuer.machine_token("robot").sign();
+    assert_eq!(ask(&app, "GET /", &other).await.status, StatusCode::OK);
+    let stranger = issuer.machine_token("stranger").sign();
+    assert_eq!(ask(&app, "GET /", &stranger).await.status, StatusCode::UNAUTHORIZED);
 }
