@@ -14,6 +14,7 @@ from pathlib import Path
 
 CLIENT_ID = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
 ITEMS = b'[{"test": "hoge"}]'
+STARTED = []
 
 
 class Checks:
@@ -43,9 +44,16 @@ class Checks:
         sys.exit(1 if self.failed or not self.passed else 0)
 
 
-def stop_at_sigterm():
-    """So that `with` ends the processes then, too."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def stop_at_signals():
+    """Ends the processes then, too, whatever thread waits for them."""
+
+    def stop(number, _):
+        for process in STARTED:
+            process.kill()
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
 
 
 def wait_until(condition, within, pause=0.02):
@@ -76,6 +84,7 @@ class Issuer:
             stdout=subprocess.PIPE,
             text=True,
         )
+        STARTED.append(self.process)
         self.lock = threading.Lock()
         lines = [self.process.stdout.readline().strip().split("=", 1) for _ in range(3)]
         values = dict(line for line in lines if len(line) == 2)
@@ -126,6 +135,7 @@ class Service:
                 stdout=out,
                 stderr=err,
             )
+        STARTED.append(self.process)
         self.address = None
 
     def __enter__(self):

@@ -17,7 +17,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from processes import ITEMS, Checks, Client, Issuer, Service, stop_at_sigterm, wait_until
+from processes import ITEMS, Checks, Client, Issuer, Service, stop_at_signals, wait_until
 
 REPLICAS = int(os.environ.get("REPLICAS", "20"))
 # How long a request waits for a key at most, and how long a fetch may take.
@@ -446,16 +446,27 @@ def cycles(checks, programs, folder):
 
 def main():
     programs = sys.argv[1:3]
-    stop_at_sigterm()
+    stop_at_signals()
     checks = Checks()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        figures = rotations(checks, programs, folder)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {}
+
+        def run(part):
+            try:
+                figures[part] = part(checks, programs, folder)
+            except Exception as error:
+                checks.that(False, f"{part.__name__}: it comes to its end", repr(error))
+
+        run(rotations)
         # Most of both is waiting.
-        both = [pool.submit(run, checks, programs, folder) for run in (storm, cycles)]
-        for run in both:
-            figures += run.result()
+        both = [threading.Thread(target=run, args=[p], daemon=True) for p in (storm, cycles)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
     print()
-    print("\n".join(figures))
+    for part in (rotations, storm, cycles):
+        print(*figures.get(part, []), sep="\n")
     checks.finish()
 
 

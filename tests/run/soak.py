@@ -18,7 +18,17 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
-from processes import CLIENT_ID, ITEMS, Checks, Client, Issuer, Service, stop_at_sigterm, wait_until
+from processes import (
+    CLIENT_ID,
+    ITEMS,
+    STARTED,
+    Checks,
+    Client,
+    Issuer,
+    Service,
+    stop_at_signals,
+    wait_until,
+)
 
 HERE = Path(__file__).parent
 CONNECTIONS = 8
@@ -207,6 +217,7 @@ class Load:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+            STARTED.append(self.process)
 
     def is_past_the_last(self):
         if self.process.poll() is not None:
@@ -280,7 +291,7 @@ def print_latencies(phases):
 def main():
     seconds = float(os.environ.get("SOAK_SECONDS", "300"))
     quickstart, issuer_program = sys.argv[1:]
-    stop_at_sigterm()
+    stop_at_signals()
     checks = Checks()
     with tempfile.TemporaryDirectory() as folder, Issuer(issuer_program) as issuer:
         interval = {"COGNITO_REFRESH_INTERVAL_SECONDS": str(INTERVAL)}
