@@ -14,7 +14,6 @@ from pathlib import Path
 
 CLIENT_ID = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
 ITEMS = b'[{"test": "hoge"}]'
-STARTED = []
 
 
 class Checks:
@@ -45,11 +44,12 @@ class Checks:
 
 
 def stop_at_signals():
-    """Ends the processes then, too, whatever thread waits for them."""
+    """Ends the processes then, too, whatever thread has started them or waits for them."""
 
     def stop(number, _):
-        for process in STARTED:
-            process.kill()
+        for children in Path("/proc/self/task").glob("*/children"):
+            for process in children.read_text().split():
+                os.kill(int(process), signal.SIGKILL)
         sys.exit(128 + number)
 
     signal.signal(signal.SIGINT, stop)
@@ -84,7 +84,6 @@ class Issuer:
             stdout=subprocess.PIPE,
             text=True,
         )
-        STARTED.append(self.process)
         self.lock = threading.Lock()
         lines = [self.process.stdout.readline().strip().split("=", 1) for _ in range(3)]
         values = dict(line for line in lines if len(line) == 2)
@@ -135,7 +134,6 @@ class Service:
                 stdout=out,
                 stderr=err,
             )
-        STARTED.append(self.process)
         self.address = None
 
     def __enter__(self):

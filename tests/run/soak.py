@@ -18,17 +18,7 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
-from processes import (
-    CLIENT_ID,
-    ITEMS,
-    STARTED,
-    Checks,
-    Client,
-    Issuer,
-    Service,
-    stop_at_signals,
-    wait_until,
-)
+from processes import CLIENT_ID, ITEMS, Checks, Client, Issuer, Service, stop_at_signals, wait_until
 
 HERE = Path(__file__).parent
 CONNECTIONS = 8
@@ -217,7 +207,6 @@ class Load:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            STARTED.append(self.process)
 
     def is_past_the_last(self):
         if self.process.poll() is not None:
