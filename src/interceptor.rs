@@ -31,7 +31,6 @@ use tonic::{Code, Request, Status};
 
 use crate::layer::{Credentials, RequireScope, Scheme, credentials};
 use crate::rejection::{Rejection, Settings};
-use crate::scope::Requirement;
 use crate::telemetry;
 use crate::verifier::Verifier;
 use crate::verify::AccessToken;
@@ -43,20 +42,19 @@ use crate::verify::AccessToken;
 #[must_use]
 pub struct TokenInterceptor {
     verifier: Verifier,
-    scope: RequireScope,
+    scopes: Vec<RequireScope>,
     settings: Arc<Settings>,
 }
 
 impl TokenInterceptor {
     /// Asks for a token that this verifier accepts.
     pub fn new(verifier: Verifier) -> Self {
-        Self { verifier, scope: RequireScope::of(Requirement::none()), settings: Arc::default() }
+        Self { verifier, scopes: Vec::new(), settings: Arc::default() }
     }
 
-    /// Asks for a scope as well. A second call replaces the first: several scopes are asked for
-    /// by [`RequireScope::all_of`].
+    /// Asks for a scope as well. Of several calls, each must be met.
     pub fn require_scope(mut self, scope: RequireScope) -> Self {
-        self.scope = scope;
+        self.scopes.push(scope);
         self
     }
 
@@ -70,12 +68,8 @@ impl TokenInterceptor {
         let token = token.ok_or_else(|| Rejection::invalid_request(settings()))?;
         let verified = self.verifier.try_verify(token);
         let token = verified.map_err(|error| Rejection::token(error, settings()))?;
-        let scope = self.scope.requirement();
-        if scope.is_met_by(token.scopes()) {
-            Ok(token)
-        } else {
-            Err(Rejection::insufficient_scope(Arc::clone(scope), settings()))
-        }
+        self.scopes.iter().try_for_each(|scope| scope.check(&token))?;
+        Ok(token)
     }
 }
 

@@ -267,6 +267,13 @@ impl Rejection {
     }
 }
 
+/// For a door of the application's own: the refusal that `RequireToken` would give.
+impl From<VerifyError> for Rejection {
+    fn from(error: VerifyError) -> Self {
+        Self::token(error, Arc::default())
+    }
+}
+
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind() {

@@ -332,6 +332,9 @@ fn parse_path(path: &str) -> Result<Vec<Segment<'_>>, String> {
 }
 
 fn parse_segment(segment: &str) -> Result<Segment<'_>, String> {
+    if segment.starts_with([':', '*']) {
+        return Err("a parameter is `{name}` or `{*name}`".to_owned());
+    }
     if !segment.contains(['{', '}']) {
         return Ok(Segment::Named(segment));
     }

@@ -123,7 +123,24 @@ impl UserPool {
         self.issuers.first().map_or("", |issuer| &**issuer)
     }
 
-    pub(crate) fn issuers(&self) -> &[Arc<str>] {
+    /// Every issuer that a token of the pool may name.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use tower_cognito::{AccessToken, UserPool};
+    ///
+    /// let pool = UserPool::new("us-east-1_Example")?;
+    /// let names: HashMap<_, _> =
+    ///     pool.issuers().map(|issuer| (issuer.to_owned(), "example")).collect();
+    /// let name_of = |token: &AccessToken| names.get(token.issuer()).copied();
+    /// # assert_eq!(names.len(), 2);
+    /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
+    /// ```
+    pub fn issuers(&self) -> impl Iterator<Item = &str> {
+        self.issuers.iter().map(|issuer| &**issuer)
+    }
+
+    pub(crate) fn issuer_names(&self) -> &[Arc<str>] {
         &self.issuers
     }
 

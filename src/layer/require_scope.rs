@@ -70,13 +70,21 @@ impl RequireScope {
         Self::of(Requirement::literal(Requirement::any_in(resource_server)))
     }
 
-    pub(crate) fn of(requirement: Requirement) -> Self {
-        Self { requirement: Arc::new(requirement) }
+    /// Whether a token has what is asked for: where no layer can see what decides, such as the
+    /// method behind an interceptor. The refusal has the realm `api` and the usual body.
+    ///
+    /// # Errors
+    ///
+    /// When it has not.
+    pub fn check(&self, token: &AccessToken) -> Result<(), Rejection> {
+        if self.requirement.is_met_by(token.scopes()) {
+            return Ok(());
+        }
+        Err(Rejection::insufficient_scope(Arc::clone(&self.requirement), Arc::default()))
     }
 
-    #[cfg(feature = "tonic")]
-    pub(crate) fn requirement(&self) -> &Arc<Requirement> {
-        &self.requirement
+    pub(crate) fn of(requirement: Requirement) -> Self {
+        Self { requirement: Arc::new(requirement) }
     }
 }
 

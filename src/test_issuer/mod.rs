@@ -78,7 +78,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use self::signer::Signer;
-use crate::{Jwks, UserPool};
+use crate::{FetchJwks, Jwks, JwksDocument, RefreshError, UserPool};
 
 pub use server::{Fault, TestServer};
 pub use token::TokenBuilder;
@@ -170,6 +170,13 @@ impl TestIssuer {
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Keys> {
         self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Its keys without a network, as they are at that moment.
+impl FetchJwks for TestIssuer {
+    async fn fetch_jwks(&self, _url: &str) -> Result<JwksDocument, RefreshError> {
+        Ok(JwksDocument::new(self.jwks_json()))
     }
 }
 

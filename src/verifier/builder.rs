@@ -266,7 +266,7 @@ impl VerifierBuilder {
         for PoolSettings { rules, .. } in &self.pools {
             let pool = rules.pool().issuer();
             mistakes.extend(rules.mistakes().map(|mistake| format!("{pool}: {mistake}")));
-            for issuer in rules.pool().issuers() {
+            for issuer in rules.pool().issuer_names() {
                 if !issuers.insert(issuer) {
                     mistakes.push(format!("{issuer}: this issuer is named twice"));
                 }

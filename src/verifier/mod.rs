@@ -286,7 +286,7 @@ impl Verifier {
 
     fn new(pools: Vec<Pool>, clock: Clock, cache_bytes: usize) -> Self {
         let by_issuer = pools.iter().enumerate().flat_map(|(index, pool)| {
-            pool.rules.pool().issuers().iter().map(move |issuer| (Arc::clone(issuer), index))
+            pool.rules.pool().issuer_names().iter().map(move |issuer| (Arc::clone(issuer), index))
         });
         let by_issuer = by_issuer.collect();
         let cache = TokenCache::new(cache_bytes);

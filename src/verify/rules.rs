@@ -85,8 +85,8 @@ impl Rules {
     }
 
     /// A check of the application's own, run last and on every request. A check that has to wait
-    /// for something is a middleware inside [`RequireToken`](crate::RequireToken) instead. There
-    /// is one check: a second call replaces the first.
+    /// for something is a middleware inside [`RequireToken`](crate::RequireToken) instead. Of
+    /// several, all must agree; the first that refuses decides.
     ///
     /// ```
     /// # use std::collections::HashSet;
@@ -104,11 +104,15 @@ impl Rules {
         mut self,
         check: impl Fn(&AccessToken) -> Result<(), Refused> + Send + Sync + 'static,
     ) -> Self {
-        self.check = Some(Arc::new(check));
+        self.check = Some(match self.check.take() {
+            None => Arc::new(check),
+            Some(first) => Arc::new(move |token| first(token).and_then(|()| check(token))),
+        });
         self
     }
 
-    pub(crate) fn pool(&self) -> &UserPool {
+    /// The pool that these rules name.
+    pub fn pool(&self) -> &UserPool {
         &self.pool
     }
 
@@ -123,7 +127,7 @@ impl Rules {
 
     pub(super) fn trusted_issuer(&self, issuer: &str) -> Option<&Arc<str>> {
         // Byte for byte (CVE-2024-53861): no prefix, no normalisation.
-        self.pool.issuers().iter().find(|trusted| ***trusted == *issuer)
+        self.pool.issuer_names().iter().find(|trusted| ***trusted == *issuer)
     }
 
     pub(super) fn check_claims(

@@ -343,6 +343,39 @@ async fn a_list_that_changes_under_traffic_is_seen_by_the_next_request() {
     }
 }
 
+#[test]
+fn of_several_checks_all_must_agree_and_the_first_that_refuses_decides() {
+    let refuses = |id: &'static str, why: Refused| {
+        move |token: &AccessToken| if token.jwt_id() == Some(id) { Err(why) } else { Ok(()) }
+    };
+    let rules = rules()
+        .check(refuses("a", Refused::Revoked))
+        .check(refuses("b", Refused::Forbidden))
+        .check(refuses("a", Refused::Forbidden));
+    let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let kind = |id: &str| {
+        let token = machine("").claim("jti", id).sign();
+        verifier.try_verify(&token).map(drop).map_err(|error| error.kind())
+    };
+    assert_eq!(kind("a"), Err(VerifyErrorKind::Revoked));
+    assert_eq!(kind("b"), Err(VerifyErrorKind::Forbidden));
+    assert_eq!(kind("c"), Ok(()));
+}
+
+#[test]
+fn a_door_of_ones_own_refuses_as_the_layers_do() {
+    let token = verified(&machine("a/b"));
+    assert!(RequireScope::new("a/b").check(&token).is_ok());
+    let rejection = RequireScope::all_of(["a/b", "c/d"]).check(&token).unwrap_err();
+    assert_eq!(rejection.kind(), RejectionKind::InsufficientScope);
+    let challenge = rejection.challenge().unwrap();
+    assert!(challenge.to_str().unwrap().ends_with(r#"scope="a/b c/d""#), "{challenge:?}");
+
+    let error = verifier().try_verify("abc").unwrap_err();
+    let rejection = Rejection::from(error);
+    assert_eq!((rejection.kind(), rejection.status().as_u16()), (RejectionKind::InvalidToken, 401));
+}
+
 #[tokio::test]
 async fn what_the_check_forbids_is_403_and_what_it_is_asked_comes_last() {
     let asked = Arc::new(AtomicUsize::new(0));

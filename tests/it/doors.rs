@@ -1591,6 +1591,24 @@ fn h090_what_would_break_a_challenge_is_refused_when_it_is_set() {
     }
 }
 
+#[test]
+fn an_interceptor_asks_for_every_scope_that_it_was_told_of() {
+    let interceptor = TokenInterceptor::new(verifier())
+        .require_scope(RequireScope::new("a/b"))
+        .require_scope(RequireScope::any_of(["c/d", "e/f"]));
+    for (scopes, code) in [
+        ("a/b e/f", None),
+        ("a/b", Some(tonic::Code::PermissionDenied)),
+        ("c/d e/f", Some(tonic::Code::PermissionDenied)),
+    ] {
+        let mut call = tonic::Request::new(());
+        let value = format!("Bearer {}", machine(scopes).sign()).parse().unwrap();
+        call.metadata_mut().insert("authorization", value);
+        let answer = interceptor.clone().call(call);
+        assert_eq!(answer.err().map(|status| status.code()), code, "{scopes}");
+    }
+}
+
 #[tokio::test]
 async fn h091_no_debug_text_of_a_layer_or_a_refusal_holds_the_token() {
     let token = badly_signed();

@@ -14,7 +14,7 @@ use tower_cognito::{
 };
 
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
-use super::tidy::{files_below, is_rust};
+use super::tidy::{files_below, is_rust, root};
 
 const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
@@ -253,6 +253,23 @@ fn each_text_is_on_the_page_of_errors_and_no_other() {
             }
         }
     }
+}
+
+#[test]
+fn each_path_of_where_it_runs_is_there() {
+    if !root().join("tests/unified").exists() {
+        return; // A package has no other package within.
+    }
+    let page = include_str!("../../src/docs/where.md");
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let named = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let paths = named.filter(|name| name.starts_with("examples/") || name.starts_with("tests/"));
+    let mut count = 0;
+    for path in paths {
+        assert!(root().join(path).exists(), "{path}");
+        count += 1;
+    }
+    assert!(count > 10, "{count}");
 }
 
 /// `…` instead of what is put in.

@@ -36,6 +36,16 @@ fn trusts(pool: &UserPool, named: &str) -> bool {
     }
 }
 
+#[test]
+fn a_pool_tells_every_issuer_that_it_trusts() {
+    let pool = UserPool::new(ID).unwrap();
+    assert_eq!(pool.issuers().collect::<Vec<_>>(), [ORIGINAL, UPDATED]);
+    let pool = pool.also_issuer("https://a.example").unwrap();
+    assert_eq!(pool.issuers().collect::<Vec<_>>(), [ORIGINAL, UPDATED, "https://a.example"]);
+    let rules = Rules::new(pool.clone(), ClientIds::any());
+    assert_eq!(*rules.pool(), pool);
+}
+
 /// The address that a verifier fetches the pool's keys from.
 async fn address_of(pool: UserPool) -> String {
     let asked = Arc::new(Mutex::new(Vec::new()));

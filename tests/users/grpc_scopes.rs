@@ -9,8 +9,8 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthReporter, HealthService};
 use tower_cognito::{
-    Access, AccessToken, ClientIds, RequireToken, Rules, ScopeTable, TestIssuer, TokenInterceptor,
-    Verifier,
+    Access, AccessToken, ClientIds, RequireScope, RequireToken, Rules, ScopeTable, TestIssuer,
+    TokenInterceptor, Verifier,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -64,8 +64,7 @@ impl Health for Scoped {
 
 fn require_scope<T>(request: &Request<T>, scope: &str) -> Result<(), Status> {
     match request.extensions().get::<AccessToken>() {
-        Some(token) if token.scopes().contains(scope) => Ok(()),
-        Some(_) => Err(Status::permission_denied("a required scope is missing")),
+        Some(token) => Ok(RequireScope::new(scope).check(token)?),
         None => Err(Status::internal("there is no interceptor around this service")),
     }
 }

@@ -7,9 +7,7 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
-use tower_cognito::{
-    ClientIds, JwksDocument, RefreshError, RequireScope, RequireToken, Rules, TestIssuer, Verifier,
-};
+use tower_cognito::{ClientIds, RequireScope, RequireToken, Rules, TestIssuer, Verifier};
 
 use crate::ask;
 
@@ -33,13 +31,10 @@ impl Bench {
     async fn new() -> Self {
         let issuer = TestIssuer::new();
         let now = Arc::new(Mutex::new(SystemTime::now()));
-        let (pool, clock) = (issuer.clone(), Arc::clone(&now));
+        let clock = Arc::clone(&now);
         let verifier =
             Verifier::builder(Rules::new(issuer.user_pool(), ClientIds::only(["robot"])))
-                .fetch_with(move |_url: String| {
-                    let document = pool.jwks_json();
-                    async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
-                })
+                .fetch_with(issuer.clone())
                 .clock(move || *clock.lock().unwrap())
                 .connect()
                 .await
