@@ -213,8 +213,9 @@ def configuration(ports, issuer, keys):
     none_port, none_text = copy("none", (per_route, ""), answers, (filters, ""))
     admin = free_port()
     more = (
-        f"admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\n"
-        "static_resources:\n  listeners:\n" + open_text + asks_text + jwt_text + none_text
+        "admin: { address: { socket_address: { address: 127.0.0.1, "
+        f"port_value: {admin} }} }} }}\nstatic_resources:\n  listeners:\n"
+        + "".join([open_text, asks_text, jwt_text, none_text])
     )
     return yaml, more, admin, open_port, (none_port, jwt_port, asks_port)
 
@@ -329,8 +330,8 @@ def grpc(url, message, *headers):
     Without a message nothing is sent after the headers, as curl is confused by an answer that
     comes before it has sent all."""
     frame = b"" if message is None else b"\0" + len(message).to_bytes(4, "big") + message
-    command = ["curl", "--silent", "--show-error", "--http2-prior-knowledge", "--noproxy", "*", "--max-time", "20"]
-    command += ["--header", "content-type: application/grpc", "--header", "te: trailers"]
+    command = ["curl", "--silent", "--show-error", "--http2-prior-knowledge", "--noproxy", "*"]
+    command += ["--max-time", "20", "--header", "content-type: application/grpc", "--header", "te: trailers"]
     for header in headers:
         command += ["--header", header]
     command += ["--request", "POST", "--dump-header", f"{work}/grpc-headers"]
@@ -370,16 +371,20 @@ class Mix:
     def renew(self):
         issuer, forged = self.issuer, ["X-Auth-Subject: root", "x-auth-scope: activity/*"]
         forged.append("x-auth-more: yes")
-        self.good, self.bad = [], []
+        good_ones, bad_ones = [], []
+
+        def add(service, identity, *arguments, **others):
+            good_ones.append((request(*arguments, **others), (service, identity)))
+
         for number in range(8):
             client = (CLIENT, "another")[number % 2]
             subject, scope = f"subject-{number}", "activity/* demo-dev/read"
             token = bearer(issuer.token(client, sub=subject, scope=scope))
             identity = (subject, client, scope)
-            self.add_good("activity", identity, "POST", "/activity", token, *forged, body="{}")
-            self.add_good("item", identity, "GET", f"/item/{number}?a=b", token)
-            self.add_good("report", identity, "GET", "/report/of/all", token, *forged)
-        self.add_good("item", ("", "", ""), "GET", "/health", *forged)
+            add("activity", identity, "POST", "/activity", token, *forged, body="{}")
+            add("item", identity, "GET", f"/item/{number}?a=b", token)
+            add("report", identity, "GET", "/report/of/all", token, *forged)
+        add("item", ("", "", ""), "GET", "/health", *forged)
 
         token = issuer.token(scope="activity/read demo-dev/read")
         good = issuer.token(scope="activity/* demo-dev/read")
@@ -402,10 +407,8 @@ class Mix:
             (403, UNLISTED, "GET", "/activity", bearer(good)),
             (403, UNLISTED, "GET", "/item/7/8", bearer(good)),
         ):
-            self.bad.append((request(*arguments), (status, challenge)))
-
-    def add_good(self, service, identity, *arguments, **others):
-        self.good.append((request(*arguments, **others), (service, identity)))
+            bad_ones.append((request(*arguments), (status, challenge)))
+        self.good, self.bad = good_ones, bad_ones
 
     async def run(self, port, count, events):
         """Asks until there are `count` answers and the events are over. An event begins at its
@@ -476,8 +479,10 @@ def each_answer(api, open_api, issuer):
     alice = ("alice", CLIENT, "activity/* demo-dev/read")
     token = bearer(good)
     served("a good token", api, "item", alice, "GET", "/item", token)
-    served("the query is no part of the path", api, "item", alice, "GET", "/item/7?x=/../", token)
-    served("100 KB of a body", api, "activity", alice, "POST", "/activity", token, body="x" * 100_000)
+    served("the query is no part of the path", api, "item", alice,
+           "GET", "/item/7?x=/../", token)
+    served("100 KB of a body", api, "activity", alice,
+           "POST", "/activity", token, body="x" * 100_000)
     forged = [f"{name}: root" for name in IDENTITY]
     served("what a client says it is, is overwritten", open_api, "item", alice,
            "GET", "/item", token, *forged, *forged)
@@ -494,7 +499,8 @@ def each_answer(api, open_api, issuer):
     refused("two tokens in one line", api, 400, MALFORMED,
             "GET", "/item", f"{token}, Bearer {good}")
     refused("a token and a comma", api, 400, MALFORMED, "GET", "/item", f"{token},")
-    refused("a header that is not ASCII", api, 400, MALFORMED, "GET", "/item", bearer("\u00c3\u00a9"))
+    refused("a header that is not ASCII", api, 400, MALFORMED,
+            "GET", "/item", bearer("\u00c3\u00a9"))
     refused("a header that is not UTF-8", api, 401, INVALID, "GET", "/item", bearer("\u00ff"))
     refused("a token of 20 KB", api, 401, INVALID, "GET", "/item", bearer("a" * 20_000))
     status, headers, _ = once(api, "HEAD", "/item")
@@ -541,7 +547,8 @@ def wrong_settings(address):
     denies("no method", address, 400, http_request("", "/health"))
     url = f"http://{address}/envoy.service.auth.v3.Authorization/Check"
     _, _, body = grpc(url, message((1, message(http_request("GET", "/health")))))
-    check("and without such a mistake it says yes", b"\x1a" in body and b"x-auth-scope" in body, body)
+    is_allowed = b"\x0a\x00\x1a" in body and b"x-auth-scope" in body
+    check("and without such a mistake it says yes", is_allowed, body)
 
 
 def summary(what, outcome, most_503):
@@ -556,7 +563,8 @@ def summary(what, outcome, most_503):
 def measure(ports, token):
     names = ("without a filter", "jwt_authn", "ext_authz")
     best = dict.fromkeys(names, 0.0)
-    command = ["wrk", "--threads", "1", "--connections", str(CONCURRENCY), "--header", bearer(token)]
+    command = ["wrk", "--threads", "1", "--connections", str(CONCURRENCY)]
+    command += ["--header", bearer(token)]
     for duration in (1, SECONDS_EACH, SECONDS_EACH):
         for name, port in zip(names, ports):
             url = f"http://127.0.0.1:{port}/item"
@@ -614,16 +622,20 @@ def main():
 
     async def rotate():
         issuer.tell("rotate")
-        mix.renew()
+        await asyncio.to_thread(mix.renew)
 
     async def end_one():
         authorizers[0].terminate()
         seen = await asyncio.to_thread(health, addresses[0])
         equal("an authorizer that is told to end is NOT_SERVING", 2, seen)
-        begin = time.monotonic()
-        code = await asyncio.to_thread(authorizers[0].wait, 20)
-        equal("it ends with exit code 0", 0, code)
+        begin, is_left_alone = time.monotonic(), False
+        while authorizers[0].poll() is None and time.monotonic() - begin < 20:
+            flags = f"authorizer::{addresses[0]}::health_flags::/failed_active_hc"
+            is_left_alone |= flags in await asyncio.to_thread(admin_says, "clusters")
+            await asyncio.sleep(0.05)
+        equal("it ends with exit code 0", 0, authorizers[0].poll())
         check("it drained before", time.monotonic() - begin > 1.0)
+        check("Envoy asked it no more before it ended", is_left_alone)
 
     fetches = int(issuer.tell("fetches"))
     outcome = asyncio.run(mix.run(api, REQUESTS, [(0.3, rotate), (0.5, end_one)]))
