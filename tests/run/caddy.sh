@@ -13,18 +13,10 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/run/debian.sh
 export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 
-if ! command -v caddy >/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive
-    install=(apt-get install --yes --quiet --no-install-recommends caddy)
-    if ((EUID != 0)) || ! command -v apt-get >/dev/null ||
-        ! { "${install[@]}" >/dev/null 2>&1 ||
-            { apt-get update --quiet >/dev/null && "${install[@]}" >/dev/null; }; }; then
-        echo "caddy is missing: apt-get install caddy" >&2
-        exit 1
-    fi
-fi
+command -v caddy >/dev/null || debian_install caddy
 
 cargo build --quiet --example forward_auth --example issuer
 examples=${CARGO_TARGET_DIR:-target}/debug/examples

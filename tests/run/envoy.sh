@@ -5,6 +5,7 @@
 #     tests/run/envoy.sh
 #
 # REQUESTS         how many requests each of the two runs makes, 10000 if it is not set
+# PROFILE          of cargo, how the authorizer is built, release if it is not set
 # SECONDS_EACH     how long each filter is measured in a round, 2 if it is not set
 # AUTHORIZER_BIN   an authorizer that is built already, in place of that of examples/ext_authz
 # ISSUER_BIN       an issuer that is built already, in place of `cargo build --example issuer`
@@ -22,6 +23,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/run/debian.sh
 mkdir -p "${CARGO_TARGET_DIR:-target}"
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -30,16 +32,7 @@ missing=()
 command -v curl >/dev/null || missing+=(curl)
 command -v wrk >/dev/null || missing+=(wrk)
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
-if ((${#missing[@]})); then
-    export DEBIAN_FRONTEND=noninteractive
-    install=(apt-get install --yes --quiet --no-install-recommends "${missing[@]}")
-    if ((EUID != 0)) || ! command -v apt-get >/dev/null ||
-        ! { "${install[@]}" >/dev/null 2>&1 ||
-            { apt-get update --quiet >/dev/null && "${install[@]}" >/dev/null; }; }; then
-        echo "missing: apt-get install ${missing[*]}" >&2
-        exit 1
-    fi
-fi
+((${#missing[@]} == 0)) || debian_install "${missing[@]}"
 
 if [[ -z ${ENVOY:-} ]]; then
     venv=$target/envoy
@@ -51,9 +44,10 @@ if [[ -z ${ENVOY:-} ]]; then
 fi
 if [[ -z ${AUTHORIZER_BIN:-} ]]; then
     # In the one target folder, so that what is the same is built once.
-    CARGO_TARGET_DIR=$target cargo build --quiet --release --locked \
+    profile=${PROFILE:-release}
+    CARGO_TARGET_DIR=$target cargo build --quiet --profile "$profile" --locked \
         --manifest-path examples/ext_authz/Cargo.toml
-    AUTHORIZER_BIN=$target/release/ext_authz
+    AUTHORIZER_BIN=$target/${profile/#dev/debug}/ext_authz
 fi
 if [[ -z ${ISSUER_BIN:-} ]]; then
     cargo build --quiet --example issuer

@@ -13,6 +13,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/run/debian.sh
 mkdir -p "${CARGO_TARGET_DIR:-target}"
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 # A setting of the caller's shell is no setting of a check.
@@ -30,16 +31,7 @@ libfaketime() {
     return 1
 }
 
-if ! libfaketime >/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive
-    install=(apt-get install --yes --quiet --no-install-recommends libfaketime)
-    if ((EUID != 0)) || ! command -v apt-get >/dev/null ||
-        ! { "${install[@]}" >/dev/null 2>&1 ||
-            { apt-get update --quiet >/dev/null && "${install[@]}" >/dev/null; }; }; then
-        echo "libfaketime is missing: apt-get install libfaketime" >&2
-        exit 1
-    fi
-fi
+libfaketime >/dev/null || debian_install libfaketime
 
 function=${LAMBDA_BIN:-}
 if [[ -z $function ]]; then

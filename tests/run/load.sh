@@ -16,6 +16,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/run/debian.sh
 rounds=${ROUNDS:-3}
 seconds=${SECONDS_EACH:-3}
 json=
@@ -26,16 +27,7 @@ elif (($#)); then
     exit 2
 fi
 
-if ! command -v wrk >/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive
-    install=(apt-get install --yes --quiet --no-install-recommends wrk)
-    if ((EUID != 0)) || ! command -v apt-get >/dev/null ||
-        ! { "${install[@]}" >/dev/null 2>&1 ||
-            { apt-get update --quiet >/dev/null && "${install[@]}" >/dev/null; }; }; then
-        echo "wrk is missing: apt-get install wrk" >&2
-        exit 1
-    fi
-fi
+command -v wrk >/dev/null || debian_install wrk
 
 server=${SERVER_BIN:-}
 if [[ -z $server ]]; then

@@ -13,20 +13,12 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/run/debian.sh
 export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 
 # Of a user who is not root, the path may not have /usr/sbin.
 export PATH="$PATH:/usr/sbin"
-if ! command -v nginx >/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive
-    install=(apt-get install --yes --quiet --no-install-recommends nginx)
-    if ((EUID != 0)) || ! command -v apt-get >/dev/null ||
-        ! { "${install[@]}" >/dev/null 2>&1 ||
-            { apt-get update --quiet >/dev/null && "${install[@]}" >/dev/null; }; }; then
-        echo "nginx is missing: apt-get install nginx" >&2
-        exit 1
-    fi
-fi
+command -v nginx >/dev/null || debian_install nginx
 
 cargo build --quiet --example forward_auth --example issuer
 examples=${CARGO_TARGET_DIR:-target}/debug/examples

@@ -5,6 +5,7 @@
 #     tests/run/soak.sh
 #
 # SOAK_SECONDS     how long, 300 if it is not set; some seconds more where an issuer has to be asked
+# PROFILE          of cargo, how both are built, release if it is not set
 # QUICKSTART_BIN   a quickstart that is built already
 # ISSUER_BIN       an issuer that is built already
 #
@@ -18,22 +19,15 @@ shopt -s inherit_errexit
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/../.."
+. tests/run/debian.sh
 export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1 NO_PROXY='*' no_proxy='*'
 
-if ! command -v wrk >/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive
-    install=(apt-get install --yes --quiet --no-install-recommends wrk)
-    if ((EUID != 0)) || ! command -v apt-get >/dev/null ||
-        ! { "${install[@]}" >/dev/null 2>&1 ||
-            { apt-get update --quiet >/dev/null && "${install[@]}" >/dev/null; }; }; then
-        echo "wrk is missing: apt-get install wrk" >&2
-        exit 1
-    fi
-fi
+command -v wrk >/dev/null || debian_install wrk
 
-examples=${CARGO_TARGET_DIR:-target}/release/examples
+profile=${PROFILE:-release}
+examples=${CARGO_TARGET_DIR:-target}/${profile/#dev/debug}/examples
 if [[ -z ${QUICKSTART_BIN:-} || -z ${ISSUER_BIN:-} ]]; then
-    cargo build --quiet --release --example quickstart --example issuer
+    cargo build --quiet --profile "$profile" --example quickstart --example issuer
 fi
 exec python3 "$here/soak.py" \
     "${QUICKSTART_BIN:-$examples/quickstart}" "${ISSUER_BIN:-$examples/issuer}"
