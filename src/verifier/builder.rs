@@ -143,7 +143,7 @@ impl VerifierBuilder {
     }
 
     /// How long keys may be used while the issuer can not be reached: 24 hours unless set. After
-    /// that every token is answered with [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable).
+    /// that every token is answered with [`KeysUnavailable`](crate::VerifyErrorKind::KeysUnavailable).
     pub fn max_stale(mut self, age: Duration) -> Self {
         self.max_stale = age;
         self
@@ -177,7 +177,7 @@ impl VerifierBuilder {
     }
 
     /// Starts, and does not wait: until the first keys arrive, tokens are answered with
-    /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable), which the layers make a 503.
+    /// [`KeysUnavailable`](crate::VerifyErrorKind::KeysUnavailable), which the layers make a 503.
     /// [`Verifier::ready`] waits for them.
     ///
     /// # Errors

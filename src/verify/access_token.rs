@@ -89,7 +89,7 @@ impl AccessToken {
     }
 
     /// `iss`: the issuer, byte for byte one of those that are trusted. A pool may have several,
-    /// as [`UserPool::new`] says: the ID at the end of both of Cognito's own forms is the same.
+    /// as [`UserPool::new`](crate::UserPool::new) says: the ID at the end of both of Cognito's own forms is the same.
     pub fn issuer(&self) -> &str {
         &self.inner.issuer
     }

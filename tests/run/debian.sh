@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # To be sourced.
 
 # debian_install PACKAGE…: as root on Debian. Nothing is compiled.
