@@ -88,8 +88,8 @@ impl AccessToken {
         self.inner.groups.iter().map(String::as_str)
     }
 
-    /// `iss`: the issuer, byte for byte one of those that are trusted. A pool may have several,
-    /// as [`UserPool::new`](crate::UserPool::new) says: the ID at the end of both of Cognito's own forms is the same.
+    /// `iss`: the issuer, byte for byte one of those that are trusted. A pool may have several
+    /// ([`UserPool::issuers`](crate::UserPool::issuers)).
     pub fn issuer(&self) -> &str {
         &self.inner.issuer
     }
