@@ -230,6 +230,27 @@ fn the_signature_check_is_left_out_for_fuzzing_alone() {
     }
 }
 
+#[test]
+fn each_dependency_is_used() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let code = |folders: &[&str]| {
+        let files = folders.iter().flat_map(|folder| files_below(folder));
+        let files = files.filter(|path| is_rust(path));
+        files.map(|path| fs::read_to_string(path).unwrap()).collect::<String>()
+    };
+    for (table, folders) in
+        [("dependencies", &["src"][..]), ("dev-dependencies", &["examples", "src", "tests"])]
+    {
+        let code = code(folders);
+        let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let words = words.collect::<std::collections::BTreeSet<_>>();
+        for name in manifest[table].as_table().unwrap().keys() {
+            assert!(words.contains(&*name.replace('-', "_")), "{table}: {name}");
+        }
+    }
+}
+
 /// Every `Cargo.toml` of the repository.
 fn manifests(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
