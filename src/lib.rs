@@ -1,5 +1,7 @@
 //! Tower layers that protect axum and tonic services with Amazon Cognito access tokens.
 //!
+#![doc = include_str!("docs/flow.svg")]
+//!
 //! ```
 //! use axum::{Router, body::Bytes, routing::post};
 //! use tower_cognito::{AccessToken, ClientIds, RequireScope, RequireToken, Rules, Verifier};
