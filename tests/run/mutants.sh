@@ -4,10 +4,12 @@
 #     tests/run/mutants.sh            # every shard: hours
 #     tests/run/mutants.sh SHARD…     # those that are named
 #     tests/run/mutants.sh --renew SHARD…
+#     tests/run/mutants.sh --go-on SHARD…
 #
 # A shard is one file of the source, or a folder: see `shards`. What survives is compared with
 # tests/mutants/SHARD.txt, where each line has a reason; --renew only says where the new list is, to
-# be looked at and given its reasons. It is the last commit that is tried, in a clone (TREE, by
+# be looked at and given its reasons. --go-on is that, without what was noticed in a run that was
+# ended before. It is the last commit that is tried, in a clone (TREE, by
 # default in target/mutants/): two clones can work side by side, on shards of their own. Needs
 # cargo-mutants, which it compiles if it is missing.
 set -euo pipefail
@@ -20,7 +22,7 @@ declare -A tests=(
     [claims]='verify:: claims:: vectors:: foreign::'
     [json]='json:: verify:: claims:: jwks:: vectors:: bounds::'
     [verify]='verify:: claims:: vectors:: errors:: allocations::'
-    [jwks]='jwks:: verify:: vectors:: token_cache::'
+    [jwks]='jwks:: verify:: vectors::'
     [scope]='scope:: scope_table:: vectors:: config::'
     [rejection]='rejection:: doors:: layer:: grpc:: pages:: resource_metadata::'
     [token_cache]='token_cache:: allocations::'
@@ -29,8 +31,10 @@ declare -A tests=(
 )
 
 renew=
-if [[ ${1-} == --renew ]]; then
+iterate=()
+if [[ ${1-} == --renew || ${1-} == --go-on ]]; then
     renew=1
+    [[ $1 == --renew ]] || iterate=(--iterate)
     shift
 fi
 chosen=("$@")
@@ -61,6 +65,23 @@ fi
 unset CARGO_TARGET_DIR
 export CARGO_PROFILE_DEV_DEBUG=0
 
+# Leaves of the integration tests these modules, and those that they use: each change is followed
+# by a build of all that is left.
+keep_modules() {
+    local main=$tree/tests/it/main.rs kept=("$@") module used
+    git -C "$tree" checkout --quiet tests/it/main.rs
+    # The list grows while it is read.
+    for ((i = 0; i < ${#kept[@]}; i++)); do
+        module=$tree/tests/it/${kept[i]}.rs
+        [[ -f $module ]] || continue
+        for used in $(grep -ohE '(super|crate)::[a-z_]+' "$module" | sed 's/.*:://' | sort -u); do
+            [[ " ${kept[*]} " == *" $used "* ]] || kept+=("$used")
+        done
+    done
+    grep -E "^mod ($(IFS='|' && echo "${kept[*]}"));" "$main" >"$main.kept"
+    mv "$main.kept" "$main"
+}
+
 failed=()
 for shard in "${chosen[@]}"; do
     known=$lists/$shard.txt
@@ -75,9 +96,10 @@ for shard in "${chosen[@]}"; do
         glob="src/$shard/*.rs"
     fi
     read -ra modules <<<"${tests[$shard]}"
+    keep_modules "${modules[@]%::}"
     # As they are they pass, or each change would seem to be noticed.
     (cd "$tree" && cargo test --quiet --lib --test it -- "${modules[@]}" >/dev/null)
-    cargo mutants --dir "$tree" --in-place --no-shuffle --baseline skip --timeout 300 \
+    cargo mutants "${iterate[@]}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout 300 \
         --file "$glob" --output "$out" \
         --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "${modules[@]}" ||
         (($? == 2 || $? == 3))
