@@ -40,13 +40,15 @@
 //! # What the table and the router must read alike
 //!
 //! Paths are compared as they were sent, percent-encoding included, as axum's router does. A path
-//! that somebody who decodes it once could read in another way is refused, whatever the table says:
+//! that has other segments for somebody who decodes it once is refused, whatever the table says:
 //! with `//`, a `.` or `..` segment (also before a `;`), a backslash, `%2F`, `%2E`, `%5C`, a
 //! control character, an escape that is none, or a segment that spells one named in the table with
-//! other escapes. What a row with a wildcard covers begins below it: `/admin` and `/admin/` are
-//! refused by a table that names `/admin/{*rest}` alone, and never fall to a `/{*rest}`. A handler
-//! that decodes twice, folds case, or hands the path on to a server that does, must look at it
-//! itself.
+//! other escapes or with more behind a `;`, `%3B`, `%3F` or `%23`. What a row with a wildcard
+//! covers begins below it: `/admin` and `/admin/` are refused by a table that names
+//! `/admin/{*rest}` alone, and never fall to a `/{*rest}`.
+//!
+//! A handler that decodes twice, folds case, passes over a slash at the end, or hands the path on
+//! to a server that does, must look at it itself.
 //!
 //! The table sees the path that the layer sees, so it goes around the whole service:
 //!
@@ -208,7 +210,8 @@ enum Found<'t> {
     Nothing,
 }
 
-/// A segment of the request spells one of the table with other escapes.
+/// A segment of the request spells one of the table with other escapes, or with more after it that
+/// some readers cut off.
 struct OtherSpelling;
 
 impl Node {
@@ -240,11 +243,14 @@ impl Node {
             None => (path, None),
         };
         let mut found = Found::Nothing;
-        if let Some(named) = self.named.get(&*decoded(segment)) {
+        let name = decoded(segment);
+        if let Some(named) = self.named.get(&*name) {
             if *named.spelling != *segment {
                 return Err(OtherSpelling);
             }
             found = named.node.find(rest)?;
+        } else if self.named.contains_key(cut(&name)) {
+            return Err(OtherSpelling);
         }
         if path.is_empty() {
             let is_root = self.wildcard.if_any().is_some();
@@ -359,6 +365,11 @@ fn is_unambiguous(path: &str) -> bool {
         Some(byte) => !matches!(byte, b'/' | b'.' | b'\\') && !byte.is_ascii_control(),
         None => false,
     })
+}
+
+/// What those read who cut parameters off (servlet containers do), or read a decoded path again.
+fn cut(name: &[u8]) -> &[u8] {
+    name.split(|byte| b";?#".contains(byte)).next().unwrap_or_default()
 }
 
 /// The byte of the two digits after a `%`.

@@ -1,5 +1,6 @@
 //! From a user pool ID or an issuer URL to the trusted issuers and the address of the JWK Set.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{InvalidUrl, InvalidUserPoolId};
@@ -35,7 +36,7 @@ use crate::url::{PlainHttp, check_url};
 /// }
 /// # assert!(replicated().is_ok() && in_compose().is_ok());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UserPool {
     issuers: Vec<Arc<str>>,
     jwks_url: Arc<str>,
@@ -86,7 +87,8 @@ impl UserPool {
         Self::with_issuer(issuer, PlainHttp::Anywhere)
     }
 
-    /// Fetches the keys from this address instead.
+    /// Fetches the keys from this address instead. Whoever's keys are there signs for this pool: two
+    /// pools must not have the same one.
     ///
     /// # Errors
     ///
@@ -151,6 +153,18 @@ impl UserPool {
     fn with_issuer(issuer: &str, plain_http: PlainHttp) -> Result<Self, InvalidUrl> {
         check_issuer(issuer, plain_http)?;
         Ok(Self { issuers: vec![issuer.into()], jwks_url: jwks_url_of(issuer), plain_http })
+    }
+}
+
+impl fmt::Debug for UserPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A query may hold a credential.
+        let jwks_url = self.jwks_url.split('?').next().unwrap_or_default();
+        f.debug_struct("UserPool")
+            .field("issuers", &self.issuers)
+            .field("jwks_url", &jwks_url)
+            .field("plain_http", &self.plain_http)
+            .finish()
     }
 }
 

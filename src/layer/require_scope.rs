@@ -71,7 +71,8 @@ impl RequireScope {
     }
 
     /// Whether a token has what is asked for: where no layer can see what decides, such as the
-    /// method behind an interceptor. The refusal has the realm `api` and the usual body.
+    /// method behind an interceptor. The refusal has the realm `api` and the usual body, and is not
+    /// logged.
     ///
     /// # Errors
     ///

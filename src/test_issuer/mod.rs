@@ -173,10 +173,14 @@ impl TestIssuer {
     }
 }
 
-/// Its keys without a network, as they are at that moment.
+/// Its keys without a network, as they are at that moment; those of another pool it has not.
 impl FetchJwks for TestIssuer {
-    async fn fetch_jwks(&self, _url: &str) -> Result<JwksDocument, RefreshError> {
-        Ok(JwksDocument::new(self.jwks_json()))
+    async fn fetch_jwks(&self, url: &str) -> Result<JwksDocument, RefreshError> {
+        if url.strip_suffix("/.well-known/jwks.json") == Some(self.issuer()) {
+            Ok(JwksDocument::new(self.jwks_json()))
+        } else {
+            Err(RefreshError::status(404))
+        }
     }
 }
 

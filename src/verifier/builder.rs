@@ -94,6 +94,9 @@ impl VerifierBuilder {
 
     /// Reads the keys of the pool that was named last from this file, at every refresh and for
     /// an unknown key ID. Replace it by renaming another over it, so that it is never half there.
+    /// A file that can be read counts as fetched now, however old it is, so that
+    /// [`max_stale`](Self::max_stale) never ends it: what writes the file has to remove it when its
+    /// keys are too old to be trusted.
     pub fn jwks_file(mut self, path: impl Into<PathBuf>) -> Self {
         if let Some(pool) = self.pools.last_mut() {
             pool.file = Some(path.into());
@@ -112,7 +115,8 @@ impl VerifierBuilder {
     }
 
     /// Fetches the keys in this way instead of over HTTPS; of several pools, those of all that
-    /// have no [`jwks_file`](Self::jwks_file), each by its address.
+    /// have no [`jwks_file`](Self::jwks_file), each by its address. A fetcher that does not look at
+    /// the address gives all of them the same keys, and each could sign for the others.
     pub fn fetch_with(mut self, fetcher: impl FetchJwks) -> Self {
         self.fetcher = Some(Arc::new(fetcher));
         self
@@ -262,14 +266,20 @@ impl VerifierBuilder {
     fn mistakes(&self) -> Vec<String> {
         let (shortest, longest) = INTERVALS;
         let mut mistakes = Vec::new();
-        let mut issuers = HashSet::new();
-        for PoolSettings { rules, .. } in &self.pools {
+        let (mut issuers, mut sources) = (HashSet::new(), HashSet::new());
+        for PoolSettings { rules, file, .. } in &self.pools {
             let pool = rules.pool().issuer();
             mistakes.extend(rules.mistakes().map(|mistake| format!("{pool}: {mistake}")));
+            let named_before = mistakes.len();
             for issuer in rules.pool().issuer_names() {
                 if !issuers.insert(issuer) {
                     mistakes.push(format!("{issuer}: this issuer is named twice"));
                 }
+            }
+            // One pool's keys would sign for the other.
+            let source = (file, file.is_none().then(|| rules.pool().keys_address()));
+            if !sources.insert(source) && mistakes.len() == named_before {
+                mistakes.push(format!("{pool}: another pool has its keys from the same place"));
             }
         }
         let interval = self.refresh_interval;

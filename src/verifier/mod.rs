@@ -298,7 +298,9 @@ impl Verifier {
         let sources = self.inner.pools.iter().map(|pool| &*pool.source);
         all_ready(sources, within, patience, |source, Missing(error)| {
             let reason = error.map_or_else(|| "no answer yet".to_owned(), |e| with_causes(&e));
-            problems.push(format!("no keys from {}: {reason}", source.address()));
+            // A query may hold a credential.
+            let address = source.address().split('?').next().unwrap_or_default();
+            problems.push(format!("no keys from {address}: {reason}"));
         })
         .await;
         if problems.is_empty() { Ok(()) } else { Err(StartError::new(problems)) }

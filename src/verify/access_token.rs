@@ -109,7 +109,8 @@ impl AccessToken {
         self.inner.jwt_id.as_ref().map(|piece| piece.within(&self.inner.payload))
     }
 
-    /// All claims, as a type of the application's. They are read anew at each call.
+    /// All claims, as a type of the application's. They are read anew at each call. No claim comes
+    /// twice; within one that is an object, what a name that comes twice means is left to `T`.
     ///
     /// ```
     /// # use tower_cognito::{ClientIds, Rules, TestIssuer, verify};

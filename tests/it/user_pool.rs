@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tower_cognito::{
-    ClientIds, InvalidUrl, JwksDocument, RefreshError, Rules, UserPool, Verifier, VerifyErrorKind,
-    verify,
+    ClientIds, InvalidUrl, JwksDocument, RefreshError, RequireToken, Rules, UserPool, Verifier,
+    VerifyErrorKind, verify,
 };
 
 use super::support::{CLIENT, issuer, machine};
@@ -44,6 +44,58 @@ fn a_pool_tells_every_issuer_that_it_trusts() {
     assert_eq!(pool.issuers().collect::<Vec<_>>(), [ORIGINAL, UPDATED, "https://a.example"]);
     let rules = Rules::new(pool.clone(), ClientIds::any());
     assert_eq!(*rules.pool(), pool);
+}
+
+#[tokio::test]
+async fn two_pools_have_their_keys_from_two_places() {
+    let pool = |issuer: &str, jwks_url: &str| {
+        let pool = UserPool::from_issuer(issuer).unwrap().jwks_url(jwks_url).unwrap();
+        Verifier::builder(Rules::new(pool, ClientIds::any()))
+    };
+    let green = |jwks_url: &str| {
+        let pool = UserPool::from_issuer("https://issuer.example/green").unwrap();
+        Rules::new(pool.jwks_url(jwks_url).unwrap(), ClientIds::any())
+    };
+    let (blue, one, other) =
+        ("https://issuer.example/blue", "https://proxy.example/1", "https://proxy.example/2");
+    let error = pool(blue, one).also(green(one)).start().unwrap_err();
+    let expected = "https://issuer.example/green: another pool has its keys from the same place";
+    assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
+    assert!(pool(blue, one).also(green(other)).start().is_ok());
+    let with_files = |of_green: &str| {
+        let builder = pool(blue, one).jwks_file("/blue.json");
+        builder.also(green(one)).jwks_file(of_green).start()
+    };
+    let error = with_files("/blue.json").unwrap_err();
+    assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
+    assert!(with_files("/green.json").is_ok());
+}
+
+#[tokio::test]
+async fn a_test_issuer_has_the_keys_of_its_own_pool_alone() {
+    let other = UserPool::from_issuer("https://issuer.example/other").unwrap();
+    let own = Rules::new(issuer().user_pool(), ClientIds::any());
+    let both = Verifier::builder(own.clone()).also(Rules::new(other, ClientIds::any()));
+    let error = both.fetch_with(issuer().clone()).connect().await.unwrap_err();
+    assert_eq!(error.problems().count(), 1, "{error}");
+    assert!(error.to_string().contains("https://issuer.example/other"), "{error}");
+    assert!(Verifier::builder(own).fetch_with(issuer().clone()).connect().await.is_ok());
+}
+
+#[tokio::test]
+async fn the_query_of_an_address_is_nowhere_shown() {
+    let pool = UserPool::from_issuer("http://127.0.0.1:1/pool").unwrap();
+    let pool = pool.jwks_url("http://127.0.0.1:1/jwks?sig=s3cr3t").unwrap();
+    let rules = Rules::new(pool.clone(), ClientIds::any());
+    let builder = Verifier::builder(rules.clone());
+    let mut texts = vec![format!("{pool:?}"), format!("{rules:?}"), format!("{builder:?}")];
+    let verifier = builder.start().unwrap();
+    texts.push(format!("{verifier:?}"));
+    texts.push(format!("{:?}", RequireToken::new(verifier.clone())));
+    texts.push(verifier.ready(Duration::ZERO).await.unwrap_err().to_string());
+    for text in texts {
+        assert!(text.contains("http://127.0.0.1:1/jwks") && !text.contains("s3cr3t"), "{text}");
+    }
 }
 
 /// The address that a verifier fetches the pool's keys from.
