@@ -94,7 +94,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let names = ["CLIENT_ID", "CLIENT_SECRET", "TOKEN_ENDPOINT_URL", "API_URL"];
     let missing = names.into_iter().filter(|name| env::var(name).is_err()).collect::<Vec<_>>();
     if !missing.is_empty() {
-        return Err(format!("not set: {}", missing.join(", ")).into());
+        return Err(format!("not set, or not exported: {}", missing.join(", ")).into());
     }
     let [id, secret, token_url, api_url] = names.map(|name| env::var(name).unwrap_or_default());
     let tokens = TokenSource::new(id, secret, token_url)?;

@@ -21,6 +21,9 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::signal;
 use tower_cognito::{AccessToken, Config, RequireScope, RequireToken, TestServer, Verifier};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 const CLIENT_ID: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 const CLIENT_SECRET: &str = "not-a-secret-outside-this-example";
@@ -46,7 +49,14 @@ async fn items() -> impl IntoResponse {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    // With the reason of each refusal, which a client is not told; or as `RUST_LOG` says.
+    let levels = env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
+    let levels = levels.unwrap_or_else(|| {
+        let usual = Targets::new().with_default(LevelFilter::INFO);
+        usual.with_target("tower_cognito", LevelFilter::DEBUG)
+    });
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(log).with(levels).init();
     match run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -131,7 +141,7 @@ fn print_how_to_call(server: &TestServer, api: &str) {
     println!("ready");
     println!(
         r#"
-Paste the lines above into another shell, and then:
+Paste the lines before `ready` into another shell, and then:
 
 # A token, by the client credentials grant
 ACCESS_TOKEN=$(curl --silent --url "$TOKEN_ENDPOINT_URL" --user "$CLIENT_ID:$CLIENT_SECRET" \

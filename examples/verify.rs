@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             for problem in problems {
                 eprintln!("error: {problem}");
             }
+            eprintln!("The first lines of examples/verify.rs say how to call it.");
             return ExitCode::from(2);
         }
     };

@@ -14,7 +14,7 @@
 //! | variable | key in a file | value |
 //! | --- | --- | --- |
 //! | `COGNITO_USER_POOL_ID` | `user_pool_id` | as `ap-northeast-1_AbCdEfGhI`; this or the issuer |
-//! | `COGNITO_ISSUER` | `issuer` | a URL, byte for byte what `iss` says: an emulator, a proxy |
+//! | `COGNITO_ISSUER` | `issuer` | a URL, byte for byte what `iss` says, a slash at its end included: an emulator, a proxy |
 //! | `COGNITO_JWKS_URL` | `jwks_url` | a URL, where the keys are not at the issuer's |
 //! | `COGNITO_CLIENT_IDS` | `client_ids` | one or several, or the word `any`; never left out |
 //! | `COGNITO_REQUIRED_SCOPES` | `required_scopes` | a token needs all of them, where [`Config::required_scopes`] is used |

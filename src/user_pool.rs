@@ -180,7 +180,7 @@ fn region_of(id: &str) -> Result<&str, &'static str> {
         return Err("it is empty");
     }
     if id.contains("://") {
-        return Err("it is a URL, which `UserPool::from_issuer` takes");
+        return Err("it is a URL; set it as the issuer (`UserPool::from_issuer`)");
     }
     if id.len() > 55 {
         return Err("it is longer than 55 characters");
@@ -189,7 +189,7 @@ fn region_of(id: &str) -> Result<&str, &'static str> {
         return Err("it has no `_` between region and name");
     };
     if region.starts_with("cn-") || region.starts_with("eusc-") {
-        return Err("the issuer of this partition is not known, use `UserPool::from_issuer`");
+        return Err("the issuer of this partition is not known; set it (`UserPool::from_issuer`)");
     }
     if !is_region(region) {
         return Err("it does not begin with a region");

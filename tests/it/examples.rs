@@ -137,7 +137,10 @@ async fn the_client_gets_one_token_for_all_its_calls_and_another_when_it_is_refu
     assert!(output.starts_with("a new token\na new token\n401 Unauthorized {"), "{output}");
 
     let (code, _, log) = run("client", &[], &settings[..2], "");
-    assert_eq!((code, &*log), (Some(1), "error: not set: TOKEN_ENDPOINT_URL, API_URL\n"));
+    assert_eq!(
+        (code, &*log),
+        (Some(1), "error: not set, or not exported: TOKEN_ENDPOINT_URL, API_URL\n")
+    );
 }
 
 #[test]

@@ -1339,7 +1339,7 @@ async fn the_row_is_that_of_the_route_which_axum_calls_or_the_request_is_refused
             }
         }
     }
-    assert!(chosen > 2_000 && refusals > 300 && unrouted > 500, "{chosen} {refusals} {unrouted}");
+    assert!(chosen > 1_900 && refusals > 300 && unrouted > 500, "{chosen} {refusals} {unrouted}");
 }
 
 /// Whoever gets through to a route had what its row asks for.

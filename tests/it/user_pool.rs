@@ -181,8 +181,8 @@ fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
     for url in [ORIGINAL, "http://localhost:9229/local_1", "cognito://us-east-1_a"] {
         check(
             url,
-            "invalid user pool id: it is a URL, which `UserPool::from_issuer` takes; a good one \
-             looks like `ap-northeast-1_AbCdEfGhI`",
+            "invalid user pool id: it is a URL; set it as the issuer (`UserPool::from_issuer`); a \
+             good one looks like `ap-northeast-1_AbCdEfGhI`",
         );
     }
     for id in [format!("us-east-1_{}", "a".repeat(46)), "a".repeat(100_000)] {
@@ -202,8 +202,8 @@ fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
     for id in ["cn-north-1_AbCdEfGhI", "cn-northwest-1_AbCdEfGhI", "eusc-de-east-1_AbCdEfGhI"] {
         check(
             id,
-            "invalid user pool id: the issuer of this partition is not known, use \
-             `UserPool::from_issuer`; a good one looks like `ap-northeast-1_AbCdEfGhI`",
+            "invalid user pool id: the issuer of this partition is not known; set it \
+             (`UserPool::from_issuer`); a good one looks like `ap-northeast-1_AbCdEfGhI`",
         );
     }
     for id in [

@@ -70,7 +70,8 @@ def environment(**settings):
     """That of the caller, without settings of the programs, and with these."""
     own = ("COGNITO_", "QUICKSTART_", "ISSUER")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    return {**kept, **settings}
+    # A line for each refusal would be most of what a run under load does.
+    return {**kept, "RUST_LOG": "info", **settings}
 
 
 class Issuer:
