@@ -125,15 +125,18 @@ impl<'s> KeySet<'s> {
         age: Option<Duration>,
         pause: Duration,
     ) {
-        tracing::warn!(
-            jwks_url = %self.0,
-            error = %with_causes(error),
-            class = error.class(),
-            failures,
-            age_s = age.map(|age| age.as_secs()),
-            retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-            "key refresh failed, the keys in use stay"
-        );
+        let (jwks_url, class, error_text) = (self.0, error.class(), with_causes(error));
+        let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        match age.map(|age| age.as_secs()) {
+            Some(age_s) => tracing::warn!(
+                %jwks_url, error = %error_text, class, failures, age_s, retry_in_ms,
+                "key refresh failed, the keys in use stay"
+            ),
+            None => tracing::warn!(
+                %jwks_url, error = %error_text, class, failures, retry_in_ms,
+                "key refresh failed, and there are no keys yet"
+            ),
+        }
         self.count_refresh(error.class());
         if let Some(age) = age {
             self.show_age(age);

@@ -158,7 +158,7 @@ fn each_log_event_is_on_the_page_and_no_other() {
         let text = call.rsplit('"').nth(1).unwrap();
         texts.push((level, text));
     }
-    assert_eq!(texts.len(), 11);
+    assert_eq!(texts.len(), 12);
     for (level, text) in &texts {
         let row = OBSERVABILITY.lines().find(|line| line.contains(text));
         let row = row.unwrap_or_else(|| panic!("no row for {text}"));
