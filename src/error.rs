@@ -49,7 +49,7 @@ invalid! {
 }
 
 invalid! {
-    /// A text that can not be an issuer or the address of a JWK Set.
+    /// A text that can not be an issuer, the address of a JWK Set or the URL of a resource.
     InvalidUrl,
     "invalid URL: {}; a good one looks like `https://issuer.example/pool`"
 }

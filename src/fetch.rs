@@ -139,12 +139,11 @@ mod over_http {
             urls: impl Iterator<Item = &'a str> + Clone,
             builder: ClientBuilder,
         ) -> Result<Self, reqwest::Error> {
-            let is_loopback = |url: &'a str| is_loopback_http(url);
             let mut clients = Self { anywhere: None, loopback: None };
-            if urls.clone().any(|url| !is_loopback(url)) {
+            if urls.clone().any(|url| !is_loopback_http(url)) {
                 clients.anywhere = Some(with_limits(builder).build()?);
             }
-            if urls.clone().any(is_loopback) {
+            if urls.clone().any(is_loopback_http) {
                 // reqwest would send even this through the proxy of HTTP_PROXY.
                 let builder = Client::builder().no_proxy().tls_certs_only([]);
                 clients.loopback = Some(with_limits(builder).build()?);

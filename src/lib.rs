@@ -87,8 +87,8 @@
 //! * [When Cognito is down](docs::outage): what happens minute by minute;
 //!   [Observability](docs::observability): logs, metrics, readiness;
 //!   [What it costs](docs::cost); [Beside others](docs::comparison).
-//! * [Where it runs](docs::where_it_runs); coming from [API Gateway](docs::api_gateway) or
-//!   [another library](docs::migrating).
+//! * [Where it runs](docs::where_it_runs); [Large fleets](docs::fleet); coming from
+//!   [API Gateway](docs::api_gateway) or [another library](docs::migrating).
 //! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
 //! * [`test_issuer`]: tokens for the tests of your own service.
 //! * [Security](docs::security), [Hostile inputs](docs::hostile), [Limitations](docs::limitations),

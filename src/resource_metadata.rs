@@ -51,8 +51,7 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ResourceMetadata {
-    /// An object.
-    document: Arc<Value>,
+    document: Arc<Map<String, Value>>,
     url: Arc<str>,
     path: Arc<str>,
 }
@@ -88,7 +87,7 @@ impl ResourceMetadata {
         let origin = resource.strip_suffix(&*path).unwrap_or(resource);
         let path = format!("{WELL_KNOWN}{}", if path == "/" { "" } else { &*path });
         let url = format!("{origin}{path}").into();
-        Ok(Self { document: Arc::new(Value::Object(document)), url, path: path.into() })
+        Ok(Self { document: Arc::new(document), url, path: path.into() })
     }
 
     /// The scopes that a client may ask for (`scopes_supported`).
@@ -119,9 +118,7 @@ impl ResourceMetadata {
     }
 
     fn set(mut self, member: &str, value: Value) -> Self {
-        if let Value::Object(document) = Arc::make_mut(&mut self.document) {
-            document.insert(member.to_owned(), value);
-        }
+        Arc::make_mut(&mut self.document).insert(member.to_owned(), value);
         self
     }
 }
@@ -142,7 +139,8 @@ impl<B> Service<Request<B>> for ResourceMetadata {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return ready(Ok(response));
         }
-        let document = self.document.to_string();
+        // Strings and lists of strings always have a JSON form.
+        let document = serde_json::to_string(&*self.document).unwrap_or_default();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(document.len()));

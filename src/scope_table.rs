@@ -252,12 +252,11 @@ impl Node {
         } else if self.named.contains_key(cut(&name)) {
             return Err(OtherSpelling);
         }
+        // `/a/` ends here, too, for the router that is spoken of at `end`.
         if path.is_empty() {
-            let is_root = self.wildcard.if_any().is_some();
-            return Ok(if is_root && matches!(found, Found::Nothing) {
-                Found::Closed
-            } else {
-                found
+            return Ok(match (found, self.wildcard.if_any()) {
+                (Found::Nothing, Some(_)) => Found::Closed,
+                (found, _) => found,
             });
         }
         if let (Found::Nothing | Found::Closed, Some(parameter)) = (&found, &self.parameter) {

@@ -10,7 +10,7 @@ use tower_service::Service;
 
 use super::Guarded;
 use super::response::{Refusal, ResponseBody, ResponseFuture};
-use crate::rejection::{Rejection, Settings};
+use crate::rejection::Rejection;
 use crate::scope::Requirement;
 use crate::telemetry;
 use crate::verify::AccessToken;
@@ -107,22 +107,20 @@ pub struct RequireScopeService<S> {
 
 impl<S> RequireScopeService<S> {
     fn check(&self, extensions: &Extensions) -> Result<(), Rejection> {
-        let token = extensions.get::<AccessToken>();
-        if token.is_some_and(|token| self.requirement.is_met_by(token.scopes())) {
-            return Ok(());
-        }
-        let settings = extensions.get::<Guarded>().map(|guarded| &guarded.0);
-        let inherited = || settings.cloned().unwrap_or_else(Arc::<Settings>::default);
-        match token {
+        let settings = || extensions.get::<Guarded>().map(|guarded| Arc::clone(&guarded.0));
+        match extensions.get::<AccessToken>() {
+            Some(token) if self.requirement.is_met_by(token.scopes()) => Ok(()),
             Some(_) => {
                 let asked = Arc::clone(&self.requirement);
-                Err(Rejection::insufficient_scope(asked, inherited()))
+                Err(Rejection::insufficient_scope(asked, settings().unwrap_or_default()))
             }
-            None if settings.is_some() => Err(Rejection::missing_token(inherited())),
-            None => {
-                telemetry::no_require_token("RequireScope");
-                Err(Rejection::internal())
-            }
+            None => Err(match settings() {
+                Some(settings) => Rejection::missing_token(settings),
+                None => {
+                    telemetry::no_require_token("RequireScope");
+                    Rejection::internal()
+                }
+            }),
         }
     }
 }

@@ -140,7 +140,8 @@ impl TokenBuilder {
         self
     }
 
-    /// The token.
+    /// The token as a client would send it, signed by the key that its issuer had when this builder
+    /// was made.
     pub fn sign(&self) -> String {
         self.signer.sign(&self.object(&self.header), &self.object(&self.claims))
     }

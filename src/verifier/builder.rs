@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Pool, Verifier};
-use crate::error::{RefreshError, StartError, with_causes};
+#[cfg(feature = "reqwest")]
+use crate::error::with_causes;
+use crate::error::{RefreshError, StartError};
 #[cfg(feature = "reqwest")]
 use crate::fetch::HttpFetch;
 use crate::fetch::{AnyFetchJwks, FetchJwks, JwksDocument};

@@ -1,5 +1,5 @@
-//! A verifier: rules, the keys that are current, and the time of day. The only file that reads
-//! the clock.
+//! A verifier: rules, the keys that are current, and the time of day. The only folder that names
+//! the system's clock.
 
 mod builder;
 
@@ -159,7 +159,7 @@ impl Verifier {
     }
 
     /// Fetches the keys of every pool now, and waits for it: for a hook that tells of a rotation.
-    /// It is limited by nothing, so no client may be able to cause it.
+    /// Nothing limits how often, so never let a client trigger it.
     ///
     /// # Errors
     ///

@@ -272,6 +272,16 @@ fn each_path_of_where_it_runs_is_there() {
     assert!(count > 10, "{count}");
 }
 
+#[test]
+fn the_readmes_comparison_is_that_of_the_page() {
+    let table = |text: &str| {
+        let (_, table) = text.split_once("\n| Cognito's access token as it is").unwrap();
+        table.split_once("\n\n").unwrap().0.to_owned()
+    };
+    let page = include_str!("../../src/docs/comparison.md");
+    assert_eq!(table(include_str!("../../README.md")), table(page));
+}
+
 /// `…` instead of what is put in.
 fn with_gaps(text: &str) -> String {
     let mut pieces = text.split('{');

@@ -65,6 +65,13 @@ fi
 unset CARGO_TARGET_DIR
 export CARGO_PROFILE_DEV_DEBUG=0
 
+for shard in "${chosen[@]}"; do
+    if [[ ! $renew && ! -f $lists/$shard.txt ]]; then
+        echo "there is no list of what survives in this shard: $lists/$shard.txt" >&2
+        exit 1
+    fi
+done
+
 # Leaves of the integration tests these modules, and those that they use: each change is followed
 # by a build of all that is left.
 keep_modules() {
@@ -85,10 +92,6 @@ keep_modules() {
 failed=()
 for shard in "${chosen[@]}"; do
     known=$lists/$shard.txt
-    if [[ ! $renew && ! -f $known ]]; then
-        echo "there is no list of what survives in this shard: $known" >&2
-        exit 1
-    fi
     out=$target/mutants/$shard
     mkdir -p "$out"
     glob="src/$shard.rs"
