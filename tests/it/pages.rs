@@ -282,6 +282,22 @@ fn the_readmes_comparison_is_that_of_the_page() {
     assert_eq!(table(include_str!("../../README.md")), table(page));
 }
 
+#[test]
+fn each_page_that_the_readme_names_is_there() {
+    let pages = include_str!("../../src/docs.rs");
+    let readme = include_str!("../../README.md");
+    let mut count = 0;
+    for named in readme.split("/tower_cognito/docs/").skip(1) {
+        let (page, rest) = named.split_once('/').unwrap();
+        assert!(pages.contains(&format!("pub mod {page} {{")), "{page}");
+        assert!(rest.starts_with("index.html\n"), "{page}");
+        assert!(readme.contains(&format!("][docs-{page}]")), "{page} is defined and not used");
+        count += 1;
+    }
+    assert!(count > 8, "{count}");
+    assert_eq!(readme.matches("\n[docs-").count(), count);
+}
+
 /// `…` instead of what is put in.
 fn with_gaps(text: &str) -> String {
     let mut pieces = text.split('{');
