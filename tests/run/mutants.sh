@@ -11,7 +11,8 @@
 # be looked at and given its reasons. --go-on is that, without what was noticed in a run that was
 # ended before. It is the last commit that is tried, in a clone (TREE, by
 # default in target/mutants/): two clones can work side by side, on shards of their own. Needs
-# cargo-mutants, which it compiles if it is missing.
+# cargo-mutants, which it compiles if it is missing. A change after which the tests do not end within
+# TIMEOUT seconds (300 unless set) counts as one that survives.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -102,7 +103,7 @@ for shard in "${chosen[@]}"; do
     keep_modules "${modules[@]%::}"
     # As they are they pass, or each change would seem to be noticed.
     (cd "$tree" && cargo test --quiet --lib --test it -- "${modules[@]}" >/dev/null)
-    cargo mutants "${iterate[@]}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout 300 \
+    cargo mutants "${iterate[@]}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout "${TIMEOUT:-300}" \
         --file "$glob" --output "$out" \
         --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "${modules[@]}" ||
         (($? == 2 || $? == 3))
