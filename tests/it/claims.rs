@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -344,6 +346,16 @@ async fn a_list_that_changes_under_traffic_is_seen_by_the_next_request() {
 }
 
 #[test]
+fn a_date_before_the_epoch_is_one() {
+    for seconds in [1_i64, 86_400] {
+        let token = verified(&machine("").claim("iat", -seconds));
+        let before = Duration::from_secs(seconds.unsigned_abs());
+        assert_eq!(token.issued_at(), Some(UNIX_EPOCH - before));
+    }
+    assert_eq!(verified(&machine("").claim("iat", 0)).issued_at(), Some(UNIX_EPOCH));
+}
+
+#[test]
 fn of_several_checks_all_must_agree_and_the_first_that_refuses_decides() {
     let refuses = |id: &'static str, why: Refused| {
         move |token: &AccessToken| if token.jwt_id() == Some(id) { Err(why) } else { Ok(()) }
@@ -372,7 +384,8 @@ fn a_door_of_ones_own_refuses_as_the_layers_do() {
     assert!(challenge.to_str().unwrap().ends_with(r#"scope="a/b c/d""#), "{challenge:?}");
 
     let error = verifier().try_verify("abc").unwrap_err();
-    let rejection = Rejection::from(error);
+    let rejection = Rejection::from(error.clone());
+    assert_eq!(rejection.source().unwrap().to_string(), error.to_string());
     assert_eq!((rejection.kind(), rejection.status().as_u16()), (RejectionKind::InvalidToken, 401));
 }
 
