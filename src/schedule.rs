@@ -16,12 +16,8 @@ pub(crate) fn pause_after_success(
     random: &mut Random,
 ) -> Duration {
     let jitter = random.between(0.8, 1.0);
-    match max_age {
-        Some(max_age) if max_age < interval => {
-            max_age.mul_f64(jitter).max(MIN_INTERVAL).min(interval.mul_f64(jitter))
-        }
-        _ => interval.mul_f64(jitter),
-    }
+    let asked = max_age.unwrap_or(interval).min(interval);
+    asked.mul_f64(jitter).max(MIN_INTERVAL).min(interval.mul_f64(jitter))
 }
 
 /// The pause after `failures` fetches in a row brought none; shorter while there are no keys at
