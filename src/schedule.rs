@@ -1,7 +1,7 @@
 //! When to fetch: interval, backoff and the budget for key IDs that nobody has seen. Pure; time
 //! is a [`Duration`] since the task began.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::time::Duration;
 
 /// What an issuer's `Retry-After` may ask for.
@@ -83,7 +83,8 @@ impl Budget {
     }
 }
 
-/// Splitmix64: jitter needs to differ between processes, not to be unpredictable.
+/// Jitter needs to differ between processes, not to be unpredictable: each number is the hash of the
+/// one before it.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 
@@ -94,12 +95,8 @@ impl Random {
     }
 
     fn between(&mut self, low: f64, high: f64) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
-        let unit = f64::from(u32::try_from(bits >> 32).unwrap_or_default()) / f64::from(u32::MAX);
+        self.0 = BuildHasherDefault::<DefaultHasher>::default().hash_one(self.0);
+        let unit = f64::from(u32::try_from(self.0 >> 32).unwrap_or_default()) / f64::from(u32::MAX);
         low + (high - low) * unit
     }
 }
@@ -127,6 +124,19 @@ mod tests {
             let pause = pause_after_success(s(10), Some(s(0)), &mut random);
             assert!((s(8)..=s(10)).contains(&pause), "{pause:?}");
         }
+    }
+
+    #[test]
+    fn random_numbers_are_spread_over_all_that_they_may_be() {
+        let mut random = Random(1);
+        let mut tenths = [0; 10];
+        for _ in 0..10_000 {
+            let number = random.between(0.5, 1.0);
+            assert!((0.5..=1.0).contains(&number), "{number}");
+            let tenth = (0..10).find(|tenth| number <= 0.5 + f64::from(tenth + 1) * 0.05 + 1e-9);
+            tenths[usize::try_from(tenth.unwrap()).unwrap()] += 1;
+        }
+        assert!(tenths.iter().all(|count| (900..1_100).contains(count)), "{tenths:?}");
     }
 
     #[test]
