@@ -12,7 +12,7 @@
 # ended before. It is the last commit that is tried, in a clone (TREE, by
 # default in target/mutants/): two clones can work side by side, on shards of their own. Needs
 # cargo-mutants, which it compiles if it is missing. A change after which the tests do not end within
-# TIMEOUT seconds (300 unless set) counts as one that survives.
+# TIMEOUT seconds (300 unless set) is noticed, too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -112,8 +112,8 @@ for shard in "${chosen[@]}"; do
         exit 1
     fi
     # Without line numbers, so that the lists stay true when lines move.
-    cat "$out/mutants.out/missed.txt" "$out/mutants.out/timeout.txt" |
-        sed -E 's/^([^:]+):[0-9]+:[0-9]+:/\1:/' | LC_ALL=C sort >"$out/survivors.txt"
+    sed -E 's/^([^:]+):[0-9]+:[0-9]+:/\1:/' "$out/mutants.out/missed.txt" |
+        LC_ALL=C sort >"$out/survivors.txt"
     if [[ $renew ]]; then
         printf '%s: %d survivors, see %s\n' "$shard" "$(wc --lines <"$out/survivors.txt")" \
             "$out/survivors.txt"
