@@ -106,11 +106,6 @@ impl TestServer {
         &self.shared.issuer
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Where clients get their tokens.
     pub fn token_endpoint_url(&self) -> String {
         format!("http://{}/oauth2/token", self.address)

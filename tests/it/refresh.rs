@@ -465,7 +465,7 @@ async fn keys_come_over_http_from_the_served_issuer() {
 #[tokio::test]
 async fn a_wrong_pool_fails_at_start_and_names_url_and_status() {
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
-    let issuer = format!("http://{}/us-east-1_WrongPool", server.address());
+    let issuer = server.issuer().issuer().replace("us-east-1_TestIssuer", "us-east-1_WrongPool");
     let pool = UserPool::from_issuer(&issuer).unwrap();
     let begun = Instant::now();
     let error = Verifier::builder(Rules::new(pool, ClientIds::any())).connect().await.unwrap_err();

@@ -2,6 +2,7 @@
 //! as Cognito's does.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -224,7 +225,12 @@ async fn send(
     for (name, value) in headers {
         request = request.header(name, value);
     }
-    let response = http_1(server.address(), request, body).await;
+    let response = http_1(address(server), request, body).await;
     let body = String::from_utf8(response.body().to_vec()).unwrap();
     (response.status(), body)
+}
+
+fn address(server: &TestServer) -> SocketAddr {
+    let url = server.token_endpoint_url();
+    url.split('/').nth(2).unwrap().parse().unwrap()
 }
