@@ -1237,6 +1237,40 @@ async fn p20_of_many_pools_one_that_is_down_degrades_the_whole_and_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p20_keys_are_degraded_when_their_refresh_is_more_than_seven_seconds_late() {
+    let fake = Fake::new(old_set());
+    let clock = fake.clock();
+    let verifier = fake.builder().connect().await.unwrap();
+    let fetched = clock();
+    for (late, is_degraded) in [(0, false), (7, false), (8, true), (60, true)] {
+        fake.set_ahead(300 + late);
+        let expected = fetched + INTERVAL;
+        match verifier.health() {
+            Health::Degraded(degraded) => {
+                assert!(is_degraded, "{late} s late");
+                assert_eq!((degraded.since(), degraded.last_error()), (expected, None));
+            }
+            health => assert_eq!((health, is_degraded), (Health::Ready, false), "{late} s late"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p20_a_pool_that_was_not_answered_yet_degrades_the_whole() {
+    let pools = Pools::new();
+    let begun = pools.fake.clock()();
+    pools.fake.takes(s(1));
+    let verifier = pools.builder(2).start().unwrap();
+    // The second begins 4 ms after the first.
+    sleep(ms(1_002)).await;
+    assert_eq!(kind(&verifier, &Pools::token(0)), None);
+    let degraded = degraded(verifier.health());
+    assert_eq!((degraded.since(), degraded.age(), degraded.last_error()), (begun, None, None));
+    sleep(ms(10)).await;
+    assert_eq!(verifier.health(), Health::Ready);
+}
+
+#[tokio::test(start_paused = true)]
 async fn p20_a_thousand_pools_start_spread_out_and_fail_one_by_one() {
     const POOLS: usize = 1_000;
     let pools = Pools::new();
