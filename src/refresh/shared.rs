@@ -12,7 +12,7 @@ use super::{Clock, Common};
 use crate::error::RefreshError;
 use crate::jwks::Jwks;
 
-pub(super) const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const A_YEAR: Duration = Duration::from_secs(31_536_000);
 
 /// The keys that are current at the moment, without a reference count.
 pub(crate) struct CurrentKeys(pub(super) Guard<Arc<Snapshot>>);

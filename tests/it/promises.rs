@@ -545,6 +545,19 @@ async fn p06_a_storm_of_unknown_keys_causes_four_fetches_a_minute_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p06_a_refresh_that_somebody_asked_for_opens_no_door_beside_the_budget() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    verifier.refresh().await.unwrap();
+    let before = fake.requests();
+    for number in 0..10 {
+        assert_eq!(kind(&verifier, &unknown(number)), Some(VerifyErrorKind::UnknownKey));
+        sleep(ms(1)).await;
+    }
+    assert_eq!(fake.requests() - before, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn p06_the_budget_fills_again_for_as_long_as_it_takes() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
@@ -1252,6 +1265,34 @@ async fn p20_keys_are_degraded_when_their_refresh_is_more_than_seven_seconds_lat
             }
             health => assert_eq!((health, is_degraded), (Health::Ready, false), "{late} s late"),
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p20_keys_that_never_were_are_not_too_old() {
+    let log = Log::of_this_thread();
+    let fake = Fake::new(Reply::Status(500));
+    let verifier = fake.builder().start().unwrap();
+    sleep(HOUR).await;
+    assert_eq!(verifier.health(), Health::NotReady);
+    let log = log.take();
+    assert!(log.contains("and there are no keys yet") && !log.contains("too old"), "{log}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p20_that_keys_are_too_old_is_said_once_and_not_before() {
+    let log = Log::of_this_thread();
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().max_stale(HOUR).connect().await.unwrap();
+    for _ in 0..2 {
+        fake.answers(Reply::Status(500));
+        verifier.refresh().await.unwrap_err();
+        for (minutes, times) in [(50, 0), (20, 1), (60, 0)] {
+            sleep(s(60 * minutes)).await;
+            assert_eq!(log.take().matches("too old").count(), times, "after {minutes} minutes");
+        }
+        fake.answers(old_set());
+        verifier.refresh().await.unwrap();
     }
 }
 

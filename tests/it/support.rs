@@ -194,7 +194,7 @@ impl Log {
         Self(())
     }
 
-    pub(crate) fn take(self) -> String {
+    pub(crate) fn take(&self) -> String {
         String::from_utf8(LOG.take()).unwrap()
     }
 }
