@@ -1430,3 +1430,35 @@ async fn p20_what_can_not_be_used_is_logged_once_and_again_when_it_comes_back() 
     let log = log.take();
     assert_eq!(lines(&log, &[" WARN ", "a key of the set can not be used"]).len(), 2, "{log}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn p20_each_reason_why_a_key_can_not_be_used_has_its_name() {
+    let log = Log::of_this_thread();
+    let with = |key: &str, name: &str, value: &str| {
+        let mut key: serde_json::Value = serde_json::from_str(key).unwrap();
+        key[name] = value.into();
+        key.to_string()
+    };
+    let Keys { old, new, .. } = keys();
+    let fake = Fake::new(Reply::Set(set(&[
+        old,
+        "7",
+        r#"{"kty":"oct","kid":"k"}"#,
+        &with(&with(new, "kid", "private"), "d", "AQAB"),
+        &with(&with(new, "kid", "short"), "n", "AQAB"),
+        &with(old, "kid", "same"),
+        &with(new, "kid", "same"),
+    ])));
+    fake.builder().connect().await.unwrap();
+    let log = log.take();
+    for (index, reason) in [
+        (1, "malformed"),
+        (2, "other_purpose"),
+        (3, "private"),
+        (4, "unacceptable_numbers"),
+        (6, "ambiguous"),
+    ] {
+        let event = format!("index={index} reason=\"{reason}\"");
+        assert_eq!(lines(&log, &[&event]).len(), 1, "{event}: {log}");
+    }
+}
