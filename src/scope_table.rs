@@ -337,10 +337,8 @@ fn parse_path(path: &str) -> Result<Vec<Segment<'_>>, String> {
 }
 
 fn parse_segment(segment: &str) -> Result<Segment<'_>, String> {
-    if segment.starts_with([':', '*']) {
-        return Err("a parameter is `{name}` or `{*name}`".to_owned());
-    }
-    if !segment.contains(['{', '}']) {
+    // Other routers write a parameter as `:name` or `*name`.
+    if !segment.contains(['{', '}']) && !segment.starts_with([':', '*']) {
         return Ok(Segment::Named(segment));
     }
     let inside = segment.strip_prefix('{').and_then(|segment| segment.strip_suffix('}'));

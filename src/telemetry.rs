@@ -7,6 +7,7 @@ use tracing::Span;
 
 use crate::error::{RefreshError, VerifyError, with_causes};
 use crate::jwks::{Jwks, Skip};
+use crate::url::without_query;
 use crate::verify::AccessToken;
 
 /// How long a verification takes, where that is measured.
@@ -102,8 +103,7 @@ pub(crate) struct KeySet<'s>(&'s str);
 
 impl<'s> KeySet<'s> {
     pub(crate) fn at(address: &'s str) -> Self {
-        // A query may hold a credential.
-        Self(address.split('?').next().unwrap_or_default())
+        Self(without_query(address))
     }
 
     /// A refresh brought a good set, after so many that failed.

@@ -50,6 +50,11 @@ pub(crate) fn check_url(url: &str, plain_http: PlainHttp) -> Result<(), InvalidU
     Ok(())
 }
 
+/// What may be shown of an address: a query may hold a credential.
+pub(crate) fn without_query(address: &str) -> &str {
+    address.split('?').next().unwrap_or_default()
+}
+
 /// Whether this is `http` to the machine itself, which neither a proxy nor a certificate concerns.
 #[cfg_attr(not(feature = "reqwest"), allow(dead_code))]
 pub(crate) fn is_loopback_http(url: &str) -> bool {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{InvalidUrl, InvalidUserPoolId};
-use crate::url::{PlainHttp, check_url};
+use crate::url::{PlainHttp, check_url, without_query};
 
 /// A Cognito user pool: which issuers its tokens may name, and where its keys are.
 ///
@@ -158,11 +158,9 @@ impl UserPool {
 
 impl fmt::Debug for UserPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A query may hold a credential.
-        let jwks_url = self.jwks_url.split('?').next().unwrap_or_default();
         f.debug_struct("UserPool")
             .field("issuers", &self.issuers)
-            .field("jwks_url", &jwks_url)
+            .field("jwks_url", &without_query(&self.jwks_url))
             .field("plain_http", &self.plain_http)
             .finish()
     }

@@ -13,6 +13,7 @@ use crate::health::Health;
 use crate::refresh::{Clock, CurrentKeys, Missing, Patience, Source, all_ready};
 use crate::telemetry::{self, Timer};
 use crate::token_cache::{Remembered, TokenCache};
+use crate::url::without_query;
 use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
 
 pub use builder::VerifierBuilder;
@@ -298,8 +299,7 @@ impl Verifier {
         let sources = self.inner.pools.iter().map(|pool| &*pool.source);
         all_ready(sources, within, patience, |source, Missing(error)| {
             let reason = error.map_or_else(|| "no answer yet".to_owned(), |e| with_causes(&e));
-            // A query may hold a credential.
-            let address = source.address().split('?').next().unwrap_or_default();
+            let address = without_query(source.address());
             problems.push(format!("no keys from {address}: {reason}"));
         })
         .await;
