@@ -18,6 +18,9 @@ import tempfile
 import time
 import urllib.request
 
+from challenges import EXPIRED, INVALID, MALFORMED, REALM, SCOPE, UNLISTED
+from processes import Issuer
+
 CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
 IDENTITY = ("x-auth-subject", "x-auth-client-id", "x-auth-scope")
 REQUESTS = int(os.environ.get("REQUESTS", "10000"))
@@ -133,29 +136,11 @@ def until(what, condition, seconds=60):
         time.sleep(0.05)
 
 
-class Issuer:
-    def __init__(self):
-        self.process = start(os.environ["ISSUER_BIN"], ISSUER="127.0.0.1:0")
-        lines = [first_line(self.process) for _ in range(3)]
-        self.settings = dict(line.split("=", 1) for line in lines)
-
-    def tell(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().strip()
-        if not answer or answer.startswith("error"):
-            raise SystemExit(f"the issuer does not understand: {line}")
-        return answer
-
-    def token(self, client=CLIENT, **claims):
-        return self.tell(f"token {client} {json.dumps(claims)}")
-
-
 def authorizer(address, issuer, **settings):
     process = start(
         os.environ["AUTHORIZER_BIN"],
         AUTHORIZER=address,
-        COGNITO_ISSUER=issuer.settings["COGNITO_ISSUER"],
+        COGNITO_ISSUER=issuer.url,
         COGNITO_CLIENT_IDS=f"{CLIENT} another",
         DRAIN_SECONDS="2",
         **settings,
@@ -274,20 +259,6 @@ def once(port, *arguments, **others):
         return answer
 
     return asyncio.run(ask())
-
-
-REALM = 'Bearer realm="api"'
-INVALID = f'{REALM}, error="invalid_token", error_description="The access token is invalid"'
-EXPIRED = f'{REALM}, error="invalid_token", error_description="The access token expired"'
-MALFORMED = (
-    f'{REALM}, error="invalid_request", '
-    'error_description="The Authorization header is malformed"'
-)
-SCOPE = (
-    f'{REALM}, error="insufficient_scope", '
-    'error_description="A required scope is missing", scope="{}"'
-)
-UNLISTED = f'{REALM}, error="insufficient_scope"'
 
 
 def is_refusal(answer, status, challenge):
@@ -577,19 +548,20 @@ def measure(ports, token):
 
 
 def main():
-    issuer = Issuer()
+    issuer = Issuer(os.environ["ISSUER_BIN"])
+    processes.append(issuer.process)
     issuer.tell("fault slow 300")
     ports = [int(port) for port in first_line(start(sys.executable, __file__, "services")).split()]
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     authorizers = [authorizer(address, issuer) for address in addresses]
 
-    with urllib.request.urlopen(issuer.settings["COGNITO_JWKS_URL"]) as answer:
+    with urllib.request.urlopen(issuer.jwks_url) as answer:
         keys = json.dumps(json.load(answer))
     api = free_port()
     new_ports = dict(zip((8081, 8082, 8083), ports)) | {10000: api}
     new_ports |= {50051 + at: int(addresses[at].split(":")[1]) for at in range(2)}
     yaml, more, admin, open_api, measured = configuration(
-        new_ports, issuer.settings["COGNITO_ISSUER"], keys
+        new_ports, issuer.url, keys
     )
     with open(f"{work}/envoy.yaml", "w") as file:
         file.write(yaml)
@@ -637,10 +609,10 @@ def main():
         check("it drained before", time.monotonic() - begin > 1.0)
         check("Envoy asked it no more before it ended", is_left_alone)
 
-    fetches = int(issuer.tell("fetches"))
+    fetches = issuer.fetches()
     outcome = asyncio.run(mix.run(api, REQUESTS, [(0.3, rotate), (0.5, end_one)]))
     summary("keys rotate, an authorizer ends", outcome, 0)
-    equal("each authorizer fetched the new key once", 2, int(issuer.tell("fetches")) - fetches)
+    equal("each authorizer fetched the new key once", 2, issuer.fetches() - fetches)
 
     authorizers[0] = authorizer(addresses[0], issuer)
     until("Envoy finds it healthy again", lambda: is_healthy(addresses[0]))

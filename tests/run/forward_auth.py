@@ -23,8 +23,12 @@ import threading
 import time
 from pathlib import Path
 
+from challenges import EXPIRED, INVALID, MALFORMED, REALM, SCOPE, UNLISTED
+from processes import Issuer
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/forward_auth"
 CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
+NO_SCOPE = SCOPE.format("activity/*")
 PATIENCE = 20
 
 # ---- Checks ------------------------------------------------------------------------------------
@@ -146,36 +150,11 @@ def free_port():
         return free.getsockname()[1]
 
 
-class Issuer:
-    def __init__(self, examples):
-        self.process = start(
-            examples / "issuer",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={"ISSUER": "127.0.0.1:0"},
-        )
-        self.issuer, self.jwks_url, _ = (self.line().partition("=")[2] for _ in range(3))
-
-    def line(self):
-        return self.process.stdout.readline().strip()
-
-    def tell(self, command):
-        self.process.stdin.write(f"{command}\n")
-        self.process.stdin.flush()
-        answer = self.line()
-        if not answer or answer.startswith("error"):
-            sys.exit(f"FAIL - the issuer can not {command}: {answer}")
-        return answer
-
-    def token(self, scope, **claims):
-        return self.tell(f"token {CLIENT} {json.dumps({'scope': scope, **claims})}")
-
-
 class Authorizer:
     def __init__(self, examples, issuer):
         self.program = examples / "forward_auth"
         self.settings = {
-            "COGNITO_ISSUER": issuer.issuer,
+            "COGNITO_ISSUER": issuer.url,
             "COGNITO_JWKS_URL": issuer.jwks_url,
             "COGNITO_CLIENT_IDS": CLIENT,
             "FORWARD_AUTH": "127.0.0.1:0",
@@ -325,19 +304,6 @@ def identity(got):
 
 # ---- What is checked ---------------------------------------------------------------------------
 
-REALM = 'Bearer realm="api"'
-INVALID = f'{REALM}, error="invalid_token", error_description="The access token is invalid"'
-EXPIRED = f'{REALM}, error="invalid_token", error_description="The access token expired"'
-MALFORMED = (
-    f'{REALM}, error="invalid_request", '
-    'error_description="The Authorization header is malformed"'
-)
-SCOPE = (
-    f'{REALM}, error="insufficient_scope", '
-    'error_description="A required scope is missing", scope="activity/*"'
-)
-UNLISTED = f'{REALM}, error="insufficient_scope"'
-
 # However one reads them, these are none of the public paths, or could be another one.
 HOSTILE_TARGETS = [
     "//activity",
@@ -402,7 +368,7 @@ HOSTILE_TARGETS = [
 
 
 def check_verdicts(gateway, issuer):
-    good = issuer.token("activity/* demo-dev/read", sub="somebody")
+    good = issuer.token(scope="activity/* demo-dev/read", sub="somebody")
     post = ("POST", "/activity")
     event = b'{"message":"Hello"}'
 
@@ -423,7 +389,7 @@ def check_verdicts(gateway, issuer):
     gateway.passes("a query goes along", "GET", "/item/7?a=%2e%2e/&b=c", [bearer(good)])
     gateway.passes("HEAD passes where GET does", "HEAD", "/item", [bearer(good)])
     many = " ".join(f"demo-dev/{n:040}" for n in range(80))
-    many = issuer.token(f"demo-dev/read {many}")
+    many = issuer.token(scope=f"demo-dev/read {many}")
     gateway.passes("a token of many scopes passes", "GET", "/item", [bearer(many)])
     for status in [401, 403, 404, 500, 502, 503]:
         answer, got = gateway.send("GET", "/item", [bearer(good), f"X-Answer: {status}"])
@@ -436,9 +402,9 @@ def check_verdicts(gateway, issuer):
         ("another scheme", 401, REALM, ["Authorization: Basic dTpw"]),
         ("a garbage token", 401, INVALID, [bearer("garbage")]),
         ("a changed token", 401, INVALID, [bearer(good[:-9] + "AAAAAAAAA")]),
-        ("an expired token", 401, EXPIRED, [bearer(issuer.token("activity/*", exp=1_000))]),
+        ("an expired token", 401, EXPIRED, [bearer(issuer.token(scope="activity/*", exp=1_000))]),
         ("Bearer without a token", 401, MALFORMED, ["Authorization: Bearer"]),
-        ("a scope too few", 403, SCOPE, [bearer(issuer.token("activity/read"))]),
+        ("a scope too few", 403, NO_SCOPE, [bearer(issuer.token(scope="activity/read"))]),
     ]:
         answer = gateway.refuses(what, status, *post, headers, event)
         check(f"{what}: its challenge", [challenge], answer.headers.get_all("www-authenticate"))
@@ -548,11 +514,11 @@ def check_headers(gateway, good):
 
 
 def check_outages(gateway, authorizer, issuer):
-    good = [bearer(issuer.token("activity/*"))]
+    good = [bearer(issuer.token(scope="activity/*"))]
     post = ("POST", "/activity", good)
 
     issuer.tell("rotate")
-    rotated = [bearer(issuer.token("activity/*"))]
+    rotated = [bearer(issuer.token(scope="activity/*"))]
     gateway.passes("after a rotation, a token of the new key passes at once", *post[:2], rotated)
 
     def is_unavailable(what, *request):
@@ -669,13 +635,14 @@ def measure(port, headers, count=200):
 def main():
     name, examples = sys.argv[1], Path(sys.argv[2])
     service = Service()
-    issuer = Issuer(examples)
+    issuer = Issuer(examples / "issuer")
+    processes.append(issuer.process)
     authorizer = Authorizer(examples, issuer)
     port = start_gateway(name, "with", authorizer.address, service)
     gateway = Gateway(name, port, service)
 
-    good = issuer.token("activity/*", sub="me")
-    narrow = bearer(issuer.token("unknown/scope"))
+    good = issuer.token(scope="activity/*", sub="me")
+    narrow = bearer(issuer.token(scope="unknown/scope"))
     asked = ["X-Original-Method: POST", "X-Original-URI: /activity", bearer(good)]
     judged = lambda: send(authorizer.port, "GET", "/authorize", asked).status
     wait_until("the authorizer has keys", lambda: judged() == 204)
@@ -686,7 +653,7 @@ def main():
     check_headers(gateway, good)
     check_authorizer(authorizer, good)
     bare = start_gateway(name, "without", authorizer.address, service, WITHOUT[name])
-    token = {"Authorization": f"Bearer {issuer.token('demo-dev/read')}"}
+    token = {"Authorization": f"Bearer {issuer.token(scope='demo-dev/read')}"}
     rounds = [(measure(bare, {}), measure(port, token)) for _ in range(3)]
     check_outages(gateway, authorizer, issuer)
 

@@ -12,7 +12,6 @@ by libfaketime, on one clock or on both.
 import base64
 import contextlib
 import json
-import os
 import queue
 import re
 import signal
@@ -27,27 +26,19 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from challenges import EXPIRED, INVALID, MALFORMED, REALM, SCOPE
+from processes import Issuer
+
 FUNCTION, ISSUER, LIBFAKETIME = sys.argv[1:]
 EVENTS = Path(__file__).resolve().parents[2] / "examples/lambda/events"
 
 CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
+NO_SCOPE = SCOPE.format("activity/*")
 SECRET = "not-a-secret-outside-this-test"
 ARN = "arn:aws:lambda:ap-northeast-1:123456789012:function:api"
 HOUR = 3600
 ITEMS = '[{"test": "hoge"}]'
 HELLO = '{"message":"Hello"}'
-
-BEARER = 'Bearer realm="api"'
-MALFORMED = (
-    f'{BEARER}, error="invalid_request", '
-    'error_description="The Authorization header is malformed"'
-)
-INVALID = f'{BEARER}, error="invalid_token", error_description="The access token is invalid"'
-EXPIRED = f'{BEARER}, error="invalid_token", error_description="The access token expired"'
-SCOPE = (
-    f'{BEARER}, error="insufficient_scope", error_description="A required scope is missing", '
-    'scope="activity/*"'
-)
 
 # ---- Checks ------------------------------------------------------------------------------------
 
@@ -232,45 +223,18 @@ class Sandbox:
             self.folder.cleanup()
 
 
-class Issuer:
-    """The stand-in for Cognito, told what to do, and the way to it."""
+class DistantIssuer(Issuer):
+    """An issuer with the way to it."""
 
     def __init__(self):
-        self.process = subprocess.Popen(
-            [ISSUER],
-            env={**os.environ, "ISSUER": "127.0.0.1:0"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        values = dict(self.process.stdout.readline().strip().split("=", 1) for _ in range(3))
-        self.token_url = values["TOKEN_ENDPOINT_URL"]
-        jwks = urllib.parse.urlsplit(values["COGNITO_JWKS_URL"])
+        super().__init__(ISSUER)
+        jwks = urllib.parse.urlsplit(self.jwks_url)
         self.line = Line(jwks.port)
         self.settings = {
-            "COGNITO_ISSUER": values["COGNITO_ISSUER"],
+            "COGNITO_ISSUER": self.url,
             "COGNITO_JWKS_URL": f"http://127.0.0.1:{self.line.port}{jwks.path}",
             "COGNITO_CLIENT_IDS": CLIENT,
         }
-
-    def tell(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().strip()
-        if not answer or answer.startswith("error"):
-            raise SystemExit(f"the issuer does not understand: {line}")
-        return answer
-
-    def token(self, client=CLIENT, **claims):
-        claims.setdefault("scope", "activity/* demo-dev/read")
-        return self.tell(f"token {client} {json.dumps(claims)}")
-
-    def fetches(self):
-        return int(self.tell("fetches"))
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(10)
 
 
 class Line:
@@ -455,18 +419,18 @@ def each_gateway(issuer):
         )
         answer = call(sandbox, gateway, authorization=good, body=b"\xff\xfe", **post)
         equal(f"{gateway}: an event that is no text", 400, answer.status)
-        ask("no token", 401, BEARER)
-        ask("no token, with an event", 401, BEARER, body=HELLO, **post)
-        ask("no token, on an unknown path", 401, BEARER, path="/unknown")
-        ask("the Basic scheme", 401, BEARER, authorization="Basic YTpi")
+        ask("no token", 401, REALM)
+        ask("no token, with an event", 401, REALM, body=HELLO, **post)
+        ask("no token, on an unknown path", 401, REALM, path="/unknown")
+        ask("the Basic scheme", 401, REALM, authorization="Basic YTpi")
         ask("Bearer without a token", 400, MALFORMED, authorization="Bearer")
         ask("a garbage token", 401, INVALID, authorization="Bearer garbage")
         ask("an expired token", 401, EXPIRED, authorization=expired)
         ask("another client's token", 401, INVALID, authorization=other)
-        ask("a token without the scope", 403, SCOPE, authorization=narrow, body=HELLO, **post)
+        ask("a token without the scope", 403, NO_SCOPE, authorization=narrow, body=HELLO, **post)
         grpc = {**post, "headers": {"Content-Type": "application/grpc"}}
-        ask("no token, and it looks like gRPC", 401, BEARER, body=HELLO, **grpc)
-        ask("HEAD without a token", 401, BEARER, method="HEAD")
+        ask("no token, and it looks like gRPC", 401, REALM, body=HELLO, **grpc)
+        ask("HEAD without a token", 401, REALM, method="HEAD")
         answer = call(sandbox, gateway, method="HEAD", authorization=good)
         equal(f"{gateway}: HEAD with a token", "response 200 application/json ", str(answer))
         answer = call(sandbox, gateway, path="/unknown", authorization=good)
@@ -552,7 +516,7 @@ def stories(issuer):
     token = bearer(answer["access_token"])
     post = {"method": "POST", "path": "/activity", "body": HELLO}
     served("event webhook: the event comes back", sandbox, HELLO, authorization=token, **post)
-    refused("event webhook: without a token it is refused", sandbox, 401, BEARER, **post)
+    refused("event webhook: without a token it is refused", sandbox, 401, REALM, **post)
     served("system to system: the items", sandbox, ITEMS, authorization=token)
     sandbox.sleep(HOUR)
     refused(
@@ -735,7 +699,7 @@ def logs(issuer):
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    issuer = Issuer()
+    issuer = DistantIssuer()
     try:
         issuer.tell(f"client {CLIENT} {SECRET} activity/* demo-dev/read")
         each_gateway(issuer)
@@ -754,7 +718,7 @@ def main():
             if counts["FAIL"] or sys.exc_info()[0]:
                 print(sandbox.log(), file=sys.stderr)
             sandbox.close()
-        issuer.close()
+        issuer.end()
 
     print(f"\n{counts['ok']} passed, {counts['FAIL']} failed\n")
     for what, value in figures.items():

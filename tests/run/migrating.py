@@ -15,6 +15,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from processes import Issuer
+
 PAGE = Path("src/docs/migrating.md").read_text(encoding="utf-8")
 API_GATEWAY = Path("src/docs/api_gateway.md").read_text(encoding="utf-8")
 CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
@@ -50,17 +52,8 @@ def run(command, text=None):
     return subprocess.run(command, input=text, capture_output=True, text=True, timeout=540)
 
 
-class Issuer:
-    """The stand-in for Cognito, which signs what it is told to and ends with its input."""
-
-    def __init__(self):
-        settings = {**os.environ, "ISSUER": "127.0.0.1:0"}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [os.environ["ISSUER_BIN"]], stdin=pipe, stdout=pipe, text=True, env=settings
-        )
-        lines = [self.process.stdout.readline().strip() for _ in range(3)]
-        self.jwks_url = dict(line.split("=", 1) for line in lines)["COGNITO_JWKS_URL"]
+class StillIssuer(Issuer):
+    """Signs as if the clock stood still, and for a pool that has a real one's name."""
 
     def jwks(self):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -68,19 +61,7 @@ class Issuer:
 
     def token(self, client=CLIENT, **claims):
         usual = {"iss": POOL, "scope": "activity/write", "iat": NOW - 9, "exp": NOW + 60}
-        line = f"token {client} {json.dumps({**usual, **claims})}\n"
-        self.process.stdin.write(line)
-        self.process.stdin.flush()
-        token = self.process.stdout.readline().strip()
-        assert token.count(".") == 2, token
-        return token
-
-    def end(self):
-        self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        finally:
-            self.process.kill()
+        return super().token(client, **{**usual, **claims})
 
 
 def tokens(issuer):
@@ -160,11 +141,8 @@ def main():
         expect(f"other layers: {name.replace('_', ' ')}", "ok", verdict)
     expect("other layers: all tests ran", 0, tested.returncode, tested.stderr + tested.stdout)
 
-    issuer = Issuer()
-    try:
+    with StillIssuer(os.environ["ISSUER_BIN"]) as issuer:
         different, judged = judge_tokens(folder, issuer)
-    finally:
-        issuer.end()
 
     fragments = blocks(API_GATEWAY, "yaml")
     for name, fragment in zip(["a REST API", "an HTTP API"], fragments, strict=True):

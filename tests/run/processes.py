@@ -90,11 +90,15 @@ class Issuer:
         values = dict(line for line in lines if len(line) == 2)
         self.url = values["COGNITO_ISSUER"]
         self.jwks_url = values["COGNITO_JWKS_URL"]
+        self.token_url = values["TOKEN_ENDPOINT_URL"]
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        self.end()
+
+    def end(self):
         self.process.kill()
         self.process.wait()
 

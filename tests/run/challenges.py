@@ -1,0 +1,15 @@
+"""What `WWW-Authenticate` says, letter for letter, for the scripts beside this file."""
+
+REALM = 'Bearer realm="api"'
+INVALID = f'{REALM}, error="invalid_token", error_description="The access token is invalid"'
+EXPIRED = f'{REALM}, error="invalid_token", error_description="The access token expired"'
+MALFORMED = (
+    f'{REALM}, error="invalid_request", '
+    'error_description="The Authorization header is malformed"'
+)
+# Without the scopes that are asked for: `SCOPE.format("activity/*")`.
+SCOPE = (
+    f'{REALM}, error="insufficient_scope", '
+    'error_description="A required scope is missing", scope="{}"'
+)
+UNLISTED = f'{REALM}, error="insufficient_scope"'
