@@ -4,9 +4,7 @@
 
 use std::borrow::Cow;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
+use crate::base64url;
 use crate::error::VerifyErrorKind;
 use crate::json::{self, Member};
 
@@ -134,13 +132,11 @@ fn decode_text<'b>(
     Ok((text.ok_or(VerifyErrorKind::Malformed)?, rest))
 }
 
-/// The bytes of the part, and what is left of the buffer. The engine refuses padding, impossible
-/// lengths and non-zero trailing bits.
+/// The bytes of the part, and what is left of the buffer.
 fn decode<'b>(
     part: &str,
     buffer: &'b mut [u8],
 ) -> Result<(&'b mut [u8], &'b mut [u8]), VerifyErrorKind> {
-    let length =
-        URL_SAFE_NO_PAD.decode_slice(part, buffer).map_err(|_| VerifyErrorKind::Malformed)?;
+    let length = base64url::decode(part, buffer).ok_or(VerifyErrorKind::Malformed)?;
     buffer.split_at_mut_checked(length).ok_or(VerifyErrorKind::Malformed)
 }

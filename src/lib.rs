@@ -109,6 +109,7 @@
     )
 )]
 
+mod base64url;
 mod claims;
 mod error;
 mod fetch;

@@ -12,8 +12,9 @@
 //! * Each verifier has a cache of its own, so that its rules hold for every entry.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
 
+use quick_cache::DefaultHashBuilder;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, Weighter};
 
@@ -30,7 +31,7 @@ const ENTRY_OVERHEAD: usize = 512;
 /// About what a machine's token costs here, with all that belongs to it.
 const USUAL_ENTRY: usize = 2 * 1024;
 
-pub(crate) struct TokenCache<S = RandomState> {
+pub(crate) struct TokenCache<S = DefaultHashBuilder> {
     /// `None` where it is switched off.
     entries: Option<Cache<Token, Remembered, Bytes, S>>,
 }
@@ -46,8 +47,9 @@ pub(crate) struct Remembered {
 impl TokenCache {
     /// Holds so many bytes at most; with 0 it holds nothing.
     pub(crate) fn new(capacity: usize) -> Self {
-        // Its seeds are random, so nobody can choose tokens that collide.
-        Self::with_hasher(capacity, RandomState::new())
+        // Its seeds are random; and only what was signed is put in, so that nobody can choose
+        // tokens that collide.
+        Self::with_hasher(capacity, DefaultHashBuilder::default())
     }
 }
 
@@ -96,10 +98,12 @@ struct Sought<'t>(&'t [u8]);
 
 impl Equivalent<Token> for Sought<'_> {
     fn equivalent(&self, token: &Token) -> bool {
-        // The part of the signature first: so that how long this takes tells nothing of the rest
-        // to whoever has not guessed that, which is to guess a signature.
-        let token = token.0.as_bytes();
-        sample(self.0) == sample(token) && self.0 == token
+        let (sought, token) = (self.0, token.0.as_bytes());
+        // The signature's end first: so that how long this takes tells nothing of the rest to
+        // whoever has not guessed that, which is to guess a signature.
+        let (head, tail) = sought.split_at(sampled_from(sought));
+        let (same_head, same_tail) = token.split_at(sampled_from(token));
+        tail == same_tail && head == same_head
     }
 }
 
@@ -118,8 +122,12 @@ impl Hash for Sought<'_> {
 /// 32 characters of the signature, not the last: as good as random in a token that was verified.
 /// A forgery with the same ones is compared once, and then checked as any other.
 fn sample(token: &[u8]) -> &[u8] {
-    let from = token.len().saturating_sub(64);
+    let from = sampled_from(token);
     token.get(from..from.saturating_add(32)).unwrap_or(token)
+}
+
+fn sampled_from(token: &[u8]) -> usize {
+    token.len().saturating_sub(64)
 }
 
 /// Weighs an entry in bytes.
@@ -476,7 +484,7 @@ mod tests {
     fn h097_a_capacity_of_any_size_is_kept_and_never_a_panic() {
         let mut hits = Vec::new();
         for capacity in [0, 1, 100, KIB, 2 * KIB, 2 * KIB + 1, 16 * KIB, MIB, usize::MAX] {
-            hits.push(check_model(capacity, RandomState::new()));
+            hits.push(check_model(capacity, DefaultHashBuilder::default()));
             check_model(capacity, Zero);
         }
         assert_eq!(hits[..3], [0, 0, 0], "nothing has room");
@@ -580,9 +588,9 @@ mod tests {
 
     #[test]
     fn h100_threads_that_read_and_write_find_their_own() {
-        check_threads(64 * KIB, RandomState::new());
+        check_threads(64 * KIB, DefaultHashBuilder::default());
         check_threads(64 * KIB, Zero);
-        check_threads(4 * KIB, RandomState::new());
+        check_threads(4 * KIB, DefaultHashBuilder::default());
     }
 
     #[test]
