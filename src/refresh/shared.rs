@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Clock, Common};
+use super::{Clock, Common, OVERDUE};
 use crate::error::RefreshError;
 use crate::jwks::Jwks;
 
@@ -33,6 +33,9 @@ pub(super) struct Snapshot {
     /// Since when, and for what, refreshes have failed.
     pub(super) failing: Option<Failing>,
     pub(super) next_refresh: Next,
+    /// While both clocks are before this, the refresh is not overdue, and the keys are not too
+    /// old. Worked out once, since every request asks; what is beyond is judged by the ages.
+    pub(super) quiet_until: Option<Next>,
 }
 
 /// A moment to come, on both clocks.
@@ -43,6 +46,19 @@ pub(super) struct Next {
 }
 
 impl Next {
+    /// `None` where a clock can not show it.
+    fn plus(self, pause: Duration) -> Option<Self> {
+        Some(Self {
+            monotonic: self.monotonic.checked_add(pause)?,
+            wall: self.wall.checked_add(pause)?,
+        })
+    }
+
+    /// The earlier one on each clock.
+    fn min(self, other: Self) -> Self {
+        Self { monotonic: self.monotonic.min(other.monotonic), wall: self.wall.min(other.wall) }
+    }
+
     pub(super) fn after(pause: Duration, clock: &Clock) -> Self {
         let wall = clock();
         let later_wall = wall.checked_add(pause).or_else(|| wall.checked_add(A_YEAR));
@@ -64,6 +80,30 @@ pub(super) struct Failing {
 }
 
 impl Snapshot {
+    pub(super) fn new(
+        jwks: Arc<Jwks>,
+        origin: Origin,
+        failing: Option<Failing>,
+        next_refresh: Next,
+        max_stale: Duration,
+    ) -> Self {
+        let quiet_until = match origin {
+            Origin::Fetched { monotonic, wall } => {
+                let overdue = next_refresh.plus(OVERDUE);
+                let too_old = Next { monotonic, wall }.plus(max_stale);
+                overdue.zip(too_old).map(|(overdue, too_old)| overdue.min(too_old))
+            }
+            Origin::Fixed => next_refresh.plus(A_YEAR),
+            Origin::Nowhere => None,
+        };
+        Self { jwks, origin, failing, next_refresh, quiet_until }
+    }
+
+    /// Whether [`age`](Self::age) and [`overdue`](Self::overdue) need not be asked.
+    pub(super) fn is_quiet(&self, now: SystemTime, moment: Instant) -> bool {
+        self.quiet_until.is_some_and(|until| now < until.wall && moment < until.monotonic)
+    }
+
     /// The larger age of the two clocks: the monotonic one stands still while a machine sleeps or
     /// a sandbox is frozen, the wall clock can be set back.
     pub(super) fn age(&self, now: SystemTime, moment: Instant) -> Option<Duration> {
@@ -139,7 +179,7 @@ impl Shared {
         delay: Duration,
     ) -> Self {
         let next_refresh = Next::after(delay, &common.clock);
-        let snapshot = Snapshot { jwks: Arc::new(jwks), origin, failing: None, next_refresh };
+        let snapshot = Snapshot::new(Arc::new(jwks), origin, None, next_refresh, common.max_stale);
         let progress = Progress {
             started: 0,
             finished: 0,
@@ -182,4 +222,52 @@ impl Shared {
 pub(super) fn later(pause: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(pause).or_else(|| now.checked_add(A_YEAR)).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    /// An hour that both clocks show, and a number of seconds before or after it.
+    fn at(start: Next, monotonic: i64, wall: i64) -> (SystemTime, Instant) {
+        let seconds = |seconds: i64| Duration::from_secs(seconds.unsigned_abs());
+        let (noon, moment) = (start.wall + HOUR, start.monotonic + HOUR);
+        let wall = if wall < 0 { noon - seconds(wall) } else { noon + seconds(wall) };
+        let moment =
+            if monotonic < 0 { moment - seconds(monotonic) } else { moment + seconds(monotonic) };
+        (wall, moment)
+    }
+
+    #[test]
+    fn it_is_quiet_while_no_clock_asks_for_anything() {
+        let start = Next { monotonic: Instant::now(), wall: SystemTime::now() };
+        let origin = Origin::Fetched { monotonic: start.monotonic, wall: start.wall };
+        let jwks = Arc::new(Jwks::none());
+        // The refresh is due after an hour, or the keys are too old after one.
+        for (due, max_stale) in [(HOUR, 24 * HOUR), (24 * HOUR, HOUR)] {
+            let next = start.plus(due).unwrap();
+            let snapshot = Snapshot::new(Arc::clone(&jwks), origin, None, next, max_stale);
+            let mut answers = [0, 0];
+            for monotonic in -12..12 {
+                for wall in -12..12 {
+                    let (now, moment) = at(start, monotonic, wall);
+                    let is_usable = snapshot.age(now, moment).is_some_and(|age| age < max_stale);
+                    let is_overdue = snapshot.overdue(now, moment) > OVERDUE;
+                    let is_quiet = snapshot.is_quiet(now, moment);
+                    assert!(!is_quiet || (is_usable && !is_overdue), "{monotonic} {wall}");
+                    answers[usize::from(is_quiet)] += 1;
+                }
+            }
+            // On either side: the moment itself is no longer quiet.
+            let quiet = if due == HOUR { 12 + 7 } else { 12 };
+            assert_eq!(answers[1], quiet * quiet);
+        }
+        let (now, moment) = at(start, 0, 0);
+        let fixed = Snapshot::new(Arc::clone(&jwks), Origin::Fixed, None, start, HOUR);
+        assert!(fixed.is_quiet(now, moment));
+        let none = Snapshot::new(jwks, Origin::Nowhere, None, start, HOUR);
+        assert!(!none.is_quiet(start.wall, start.monotonic));
+    }
 }

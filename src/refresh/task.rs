@@ -123,7 +123,8 @@ impl Task {
             }
         };
         let next_refresh = Next::after(pause, &self.shared.common.clock);
-        let snapshot = Snapshot { jwks, origin, failing, next_refresh };
+        let max_stale = self.shared.common.max_stale;
+        let snapshot = Snapshot::new(jwks, origin, failing, next_refresh, max_stale);
         let has_keys =
             self.shared.is_usable(snapshot.age((self.shared.common.clock)(), Instant::now()));
         self.shared.snapshot.store(Arc::new(snapshot));
