@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tracing::Span;
+use tracing::level_filters::LevelFilter;
 
 use crate::error::{RefreshError, VerifyError, with_causes};
 use crate::jwks::{Jwks, Skip};
@@ -77,6 +78,10 @@ fn count_verification(result: &Result<AccessToken, VerifyError>) {
 
 /// A request goes on with this token.
 pub(crate) fn admitted(token: &AccessToken) {
+    // Nobody listens: the same answer as the span's, for a tenth of the time.
+    if LevelFilter::current() == LevelFilter::OFF {
+        return;
+    }
     let span = Span::current();
     if !span.is_disabled() {
         span.record("cognito.client_id", token.client_id());

@@ -223,31 +223,50 @@ where
             Credentials::Malformed => return policy.refuse(&request, Rejection::invalid_request),
         };
         let verdict = match policy.verifier.recall(token.0) {
-            Some(verdict) => Ok(verdict),
-            None => match token.text() {
-                Some(text) => policy.verifier.verify_without_wait(text).ok_or(text),
-                None => return policy.refuse(&request, Rejection::invalid_request),
-            },
-        };
-        match verdict {
-            Ok(verdict) => match policy.admit(asked, &mut request, verdict) {
-                Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-                Err(rejection) => ResponseFuture::refused(Refusal::of(&request, rejection)),
-            },
-            Err(text) => {
-                // The service that was polled ready is the one to call; its clone is left here.
-                let clone = self.inner.clone();
-                let mut inner = std::mem::replace(&mut self.inner, clone);
-                let (policy, token) = (Arc::clone(policy), text.to_owned());
-                ResponseFuture::waiting(async move {
-                    let verdict = policy.verifier.verify(&token).await;
-                    match policy.admit(policy.asked(&request), &mut request, verdict) {
-                        Ok(()) => Ok(inner.call(request)),
-                        Err(rejection) => Err(Refusal::of(&request, rejection)),
+            Some(verdict) => verdict,
+            None => {
+                let Some(text) = token.text() else {
+                    return policy.refuse(&request, Rejection::invalid_request);
+                };
+                match policy.verifier.verify_without_wait(text) {
+                    Some(verdict) => verdict,
+                    None => {
+                        let text = text.to_owned();
+                        return self.call_later(text, request);
                     }
-                })
+                }
             }
+        };
+        match policy.admit(asked, &mut request, verdict) {
+            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+            Err(rejection) => ResponseFuture::refused(Refusal::of(&request, rejection)),
         }
+    }
+}
+
+impl<S> RequireTokenService<S> {
+    /// Waits for newer keys, and then judges the token anew.
+    #[cold]
+    fn call_later<ReqBody, ResBody>(
+        &mut self,
+        token: String,
+        mut request: Request<ReqBody>,
+    ) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+        ReqBody: Send + 'static,
+    {
+        // The service that was polled ready is the one to call; its clone is left here.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let policy = Arc::clone(&self.policy);
+        ResponseFuture::waiting(async move {
+            let verdict = policy.verifier.verify(&token).await;
+            match policy.admit(policy.asked(&request), &mut request, verdict) {
+                Ok(()) => Ok(inner.call(request)),
+                Err(rejection) => Err(Refusal::of(&request, rejection)),
+            }
+        })
     }
 }
 
