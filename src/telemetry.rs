@@ -78,7 +78,7 @@ fn count_verification(result: &Result<AccessToken, VerifyError>) {
 
 /// A request goes on with this token.
 pub(crate) fn admitted(token: &AccessToken) {
-    // Nobody listens: the same answer as the span's, for a tenth of the time.
+    // Nobody listens, as one load tells: then no span is enabled either.
     if LevelFilter::current() == LevelFilter::OFF {
         return;
     }

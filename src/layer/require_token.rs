@@ -230,10 +230,7 @@ where
                 };
                 match policy.verifier.verify_without_wait(text) {
                     Some(verdict) => verdict,
-                    None => {
-                        let text = text.to_owned();
-                        return self.call_later(text, request);
-                    }
+                    None => return self.call_later(text.to_owned(), request),
                 }
             }
         };

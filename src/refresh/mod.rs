@@ -135,7 +135,7 @@ impl Source {
     }
 
     /// The keys to judge with at this time of day, or how long to wait before trying again.
-    // Every request comes here: measured, a call would cost it as much as the check of both clocks.
+    // Every request comes here: measured, to be called costs a twentieth of what the layers add.
     #[inline(always)]
     pub(crate) fn current(&self, now: SystemTime) -> Result<CurrentKeys, Duration> {
         let snapshot = self.shared.snapshot.load();
@@ -306,7 +306,10 @@ impl Source {
             // No request shall look for a task that is overdue for ever, and nobody wait for it.
             let last = self.shared.snapshot.load_full();
             let next_refresh = Next::after(A_YEAR, &self.shared.common.clock);
-            self.shared.snapshot.store(Arc::new(Snapshot { next_refresh, ..(*last).clone() }));
+            let (jwks, failing) = (Arc::clone(&last.jwks), last.failing.clone());
+            let max_stale = self.shared.common.max_stale;
+            let snapshot = Snapshot::new(jwks, last.origin, failing, next_refresh, max_stale);
+            self.shared.snapshot.store(Arc::new(snapshot));
             self.shared.progress.send_modify(|progress| {
                 progress.finished = progress.started;
                 progress.denials = progress.denials.saturating_add(1);

@@ -26,7 +26,6 @@ impl Deref for CurrentKeys {
 }
 
 /// What a request sees: one load, no lock, never half of anything.
-#[derive(Clone)]
 pub(super) struct Snapshot {
     pub(super) jwks: Arc<Jwks>,
     pub(super) origin: Origin,
@@ -35,7 +34,7 @@ pub(super) struct Snapshot {
     pub(super) next_refresh: Next,
     /// While both clocks are before this, the refresh is not overdue, and the keys are not too
     /// old. Worked out once, since every request asks; what is beyond is judged by the ages.
-    pub(super) quiet_until: Option<Next>,
+    quiet_until: Option<Next>,
 }
 
 /// A moment to come, on both clocks.
@@ -230,16 +229,6 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
-    /// An hour that both clocks show, and a number of seconds before or after it.
-    fn at(start: Next, monotonic: i64, wall: i64) -> (SystemTime, Instant) {
-        let seconds = |seconds: i64| Duration::from_secs(seconds.unsigned_abs());
-        let (noon, moment) = (start.wall + HOUR, start.monotonic + HOUR);
-        let wall = if wall < 0 { noon - seconds(wall) } else { noon + seconds(wall) };
-        let moment =
-            if monotonic < 0 { moment - seconds(monotonic) } else { moment + seconds(monotonic) };
-        (wall, moment)
-    }
-
     #[test]
     fn it_is_quiet_while_no_clock_asks_for_anything() {
         let start = Next { monotonic: Instant::now(), wall: SystemTime::now() };
@@ -250,13 +239,15 @@ mod tests {
             let next = start.plus(due).unwrap();
             let snapshot = Snapshot::new(Arc::clone(&jwks), origin, None, next, max_stale);
             let mut answers = [0, 0];
-            for monotonic in -12..12 {
-                for wall in -12..12 {
-                    let (now, moment) = at(start, monotonic, wall);
+            // Each clock on its own, from 12 s before that hour is over.
+            let around = (HOUR.as_secs() - 12..HOUR.as_secs() + 12).map(Duration::from_secs);
+            for monotonic in around.clone() {
+                for wall in around.clone() {
+                    let (now, moment) = (start.wall + wall, start.monotonic + monotonic);
                     let is_usable = snapshot.age(now, moment).is_some_and(|age| age < max_stale);
                     let is_overdue = snapshot.overdue(now, moment) > OVERDUE;
                     let is_quiet = snapshot.is_quiet(now, moment);
-                    assert!(!is_quiet || (is_usable && !is_overdue), "{monotonic} {wall}");
+                    assert!(!is_quiet || (is_usable && !is_overdue), "{monotonic:?} {wall:?}");
                     answers[usize::from(is_quiet)] += 1;
                 }
             }
@@ -264,7 +255,7 @@ mod tests {
             let quiet = if due == HOUR { 12 + 7 } else { 12 };
             assert_eq!(answers[1], quiet * quiet);
         }
-        let (now, moment) = at(start, 0, 0);
+        let (now, moment) = (start.wall + HOUR, start.monotonic + HOUR);
         let fixed = Snapshot::new(Arc::clone(&jwks), Origin::Fixed, None, start, HOUR);
         assert!(fixed.is_quiet(now, moment));
         let none = Snapshot::new(jwks, Origin::Nowhere, None, start, HOUR);

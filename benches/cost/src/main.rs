@@ -5,8 +5,8 @@
 //!     cargo bench --bench cost -- --counts      # a short round, in which only what is counted can miss
 //!     cargo bench --bench cost -- --json FILE   # the results for a chart, too
 //!
-//! The machine may be a noisy one: what is compared runs in turns, in the same round, for less than
-//! a millisecond each, and the least time of all rounds counts. Each row that verifies has first been shown to refuse the
+//! The machine may be a noisy one: what is compared runs in turns, in the same round, and the
+//! least time of all rounds counts. Each row that verifies has first been shown to refuse the
 //! token with a flipped bit.
 
 use std::alloc::{GlobalAlloc, Layout, System};
