@@ -31,6 +31,6 @@ for run in 1 2; do
     cargo bench --quiet --bench cost -- --json "$results/cost-$run.json" ||
         [[ $results/cost-$run.json -nt $results/machine.json ]]
 done
-cargo run --quiet --release --manifest-path benches/neighbours/Cargo.toml -- \
+cargo run --quiet --release -p comparison -- \
     --json "$results/neighbours.json"
 tests/run/load.sh --json "$results/load.json"

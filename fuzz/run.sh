@@ -27,7 +27,7 @@ flags=(
 host=$(rustc --version --verbose | sed -n 's/^host: //p')
 built=${CARGO_TARGET_DIR:-../target}/fuzz
 env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="${flags[*]}" CARGO_TARGET_DIR="$built" \
-    cargo build --quiet --locked --release --bins --target "$host"
+    cargo build --quiet --release --bins --target "$host"
 programs=$built/$host/release
 
 if [[ ${1-} == --again ]]; then

@@ -57,18 +57,19 @@ use crate::verify::{ClientIds, MAX_LEEWAY, Rules};
 /// ```
 /// use tower_cognito::Config;
 ///
-/// let config: Config = toml::from_str(
-///     r#"
-///     user_pool_id = "ap-northeast-1_AbCdEfGhI"
-///     client_ids = ["5a1b2c3d4e5f6g7h8i9j0k1l2m"]
-///     required_scopes = ["activity/*"]
-///     "#,
+/// let config: Config = serde_json::from_str(
+///     r#"{
+///         "user_pool_id": "ap-northeast-1_AbCdEfGhI",
+///         "client_ids": ["5a1b2c3d4e5f6g7h8i9j0k1l2m"],
+///         "required_scopes": ["activity/*"]
+///     }"#,
 /// )?;
 ///
-/// let error = toml::from_str::<Config>(r#"user_pool = "AbCdEfGhI""#).unwrap_err().to_string();
+/// let error = serde_json::from_str::<Config>(r#"{"user_pool": "AbCdEfGhI"}"#);
+/// let error = error.unwrap_err().to_string();
 /// assert!(error.contains("`user_pool`: there is no such setting"));
 /// assert!(error.contains("`client_ids`: it is missing"));
-/// # Ok::<(), toml::de::Error>(())
+/// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -102,8 +102,3 @@ pub mod limitations {
 pub mod design {
     #![doc = include_str!("docs/design.md")]
 }
-
-/// The README, whose code is tested as everything else.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;

@@ -1,17 +1,14 @@
 //! The verifier as a tonic interceptor, for one service or several.
 //!
 //! ```
-//! use tonic::transport::Server;
-//! use tonic::transport::server::Router;
-//! use tonic_health::pb::health_server::HealthServer;
+//! use tonic::service::interceptor::InterceptedService;
 //! use tower_cognito::{RequireScope, TokenInterceptor, Verifier};
-//! # use tonic_health::pb::health_server::Health;
 //!
-//! // Any generated server does; this one is the health service's own.
-//! fn server(verifier: Verifier, service: impl Health) -> Router {
+//! // With a generated server: `GreeterServer::with_interceptor(greeter, interceptor)`.
+//! fn guarded<S>(verifier: Verifier, service: S) -> InterceptedService<S, TokenInterceptor> {
 //!     let interceptor =
 //!         TokenInterceptor::new(verifier).require_scope(RequireScope::new("activity/*"));
-//!     Server::builder().add_service(HealthServer::with_interceptor(service, interceptor))
+//!     InterceptedService::new(service, interceptor)
 //! }
 //! ```
 //!

@@ -129,6 +129,8 @@ mod verifier;
 mod verify;
 
 pub mod config;
+// The code of the pages is run by the package of the integration tests, which has the crates it needs.
+#[cfg(not(doctest))]
 pub mod docs;
 #[cfg(feature = "axum")]
 pub mod extract;

@@ -1,7 +1,7 @@
 //! Judges requests for a gateway that asks before it hands them on: nginx by `auth_request`, Caddy
 //! by `forward_auth`. README.md beside this file shows both.
 //!
-//!     COGNITO_USER_POOL_ID=… COGNITO_CLIENT_IDS=… cargo run --example forward_auth
+//!     COGNITO_USER_POOL_ID=… COGNITO_CLIENT_IDS=… cargo run -p forward_auth
 //!
 //! `FORWARD_AUTH` (`host:port`) says where to listen; `Config` has the other settings.
 //!

@@ -223,7 +223,6 @@ fn the_signature_check_is_left_out_for_fuzzing_alone() {
         count += 1;
     }
     assert!(count > 0, "the manifests were not found");
-    // A package has the manifest as cargo wrote it anew, without comments.
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let manifest: toml::Table = manifest.parse().unwrap();
     let declared = &manifest["lints"]["rust"]["unexpected_cfgs"]["check-cfg"];
@@ -272,7 +271,7 @@ fn manifests(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// `tests/unified`, which builds these tests too, is below it.
+/// Returns the top folder of the repository.
 pub(crate) fn root() -> &'static Path {
     let mut folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
     folders.find(|folder| folder.join("src/lib.rs").exists()).unwrap()

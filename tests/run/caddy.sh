@@ -18,6 +18,7 @@ export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 
 command -v caddy >/dev/null || debian_install caddy
 
-cargo build --quiet --example forward_auth --example issuer
-examples=${CARGO_TARGET_DIR:-target}/debug/examples
-exec "${PYTHON:-python3}" tests/run/forward_auth.py caddy "$examples"
+cargo build --quiet --example issuer
+cargo build --quiet -p forward_auth
+programs=${CARGO_TARGET_DIR:-target}/debug
+exec "${PYTHON:-python3}" tests/run/forward_auth.py caddy "$programs"

@@ -43,10 +43,8 @@ if [[ -z ${ENVOY:-} ]]; then
     ENVOY=$venv/bin/envoy
 fi
 if [[ -z ${AUTHORIZER_BIN:-} ]]; then
-    # In the one target folder, so that what is the same is built once.
     profile=${PROFILE:-release}
-    CARGO_TARGET_DIR=$target cargo build --quiet --profile "$profile" --locked \
-        --manifest-path examples/ext_authz/Cargo.toml
+    cargo build --quiet --profile "$profile" --locked -p ext_authz
     AUTHORIZER_BIN=$target/${profile/#dev/debug}/ext_authz
 fi
 if [[ -z ${ISSUER_BIN:-} ]]; then

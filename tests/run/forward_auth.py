@@ -635,7 +635,7 @@ def measure(port, headers, count=200):
 def main():
     name, examples = sys.argv[1], Path(sys.argv[2])
     service = Service()
-    issuer = Issuer(examples / "issuer")
+    issuer = Issuer(examples / "examples/issuer")
     processes.append(issuer.process)
     authorizer = Authorizer(examples, issuer)
     port = start_gateway(name, "with", authorizer.address, service)

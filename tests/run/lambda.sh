@@ -35,8 +35,7 @@ libfaketime >/dev/null || debian_install libfaketime
 
 function=${LAMBDA_BIN:-}
 if [[ -z $function ]]; then
-    # In the one target folder, so that what is the same is built once.
-    CARGO_TARGET_DIR=$target cargo build --quiet --locked --manifest-path examples/lambda/Cargo.toml
+    cargo build --quiet --locked -p tower-cognito-lambda
     function=$target/debug/bootstrap
 fi
 issuer=${ISSUER_BIN:-}

@@ -7,7 +7,7 @@
 #
 # ROUNDS       how many rounds, 3 if it is not set
 # SECONDS_EACH how long each server is called in a round, 3 if it is not set
-# SERVER_BIN   the server of benches/neighbours, if it is built already
+# SERVER_BIN   the server of benches/comparison, if it is built already
 #
 # The servers take turns, and the best of all rounds counts. wrk runs on the same processors, so
 # the requests per second are those of both; the processor time per request is the server's alone.
@@ -31,9 +31,8 @@ command -v wrk >/dev/null || debian_install wrk
 
 server=${SERVER_BIN:-}
 if [[ -z $server ]]; then
-    manifest=benches/neighbours/Cargo.toml
-    cargo build --quiet --release --manifest-path "$manifest" --bin server
-    server=${CARGO_TARGET_DIR:-benches/neighbours/target}/release/server
+    cargo build --quiet --release -p comparison --bin server
+    server=${CARGO_TARGET_DIR:-target}/release/server
 fi
 
 # ---- The servers -------------------------------------------------------------------------------

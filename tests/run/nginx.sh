@@ -20,6 +20,7 @@ export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 export PATH="$PATH:/usr/sbin"
 command -v nginx >/dev/null || debian_install nginx
 
-cargo build --quiet --example forward_auth --example issuer
-examples=${CARGO_TARGET_DIR:-target}/debug/examples
-exec "${PYTHON:-python3}" tests/run/forward_auth.py nginx "$examples"
+cargo build --quiet --example issuer
+cargo build --quiet -p forward_auth
+programs=${CARGO_TARGET_DIR:-target}/debug
+exec "${PYTHON:-python3}" tests/run/forward_auth.py nginx "$programs"

@@ -1,8 +1,8 @@
 //! What it costs to verify one and the same token with `tower-cognito` and with its neighbours,
 //! as ratios to a bare RSA-2048 signature check with a key that was parsed beforehand.
 //!
-//!     cargo run --release --manifest-path benches/neighbours/Cargo.toml
-//!     cargo run --release --manifest-path benches/neighbours/Cargo.toml -- --json FILE
+//!     cargo run --release -p comparison
+//!     cargo run --release -p comparison -- --json FILE
 //!
 //! What is compared runs in turns, in the same round, and the least time of all rounds counts.
 //! Each has first been shown to accept the token, and to refuse it with a flipped bit in the
@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
-use neighbours::{CACHE, Floor, Layered, Neighbour, Setting, layers, neighbours, version};
+use comparison::{CACHE, Floor, Layered, Neighbour, Setting, layers, neighbours, version};
 use serde_json::json;
 
 const ROUNDS: u32 = 1_000;
@@ -20,7 +20,7 @@ const ROUNDS: u32 = 1_000;
 fn main() {
     let args = std::env::args().collect::<Vec<_>>();
     let json = args.iter().position(|arg| arg == "--json").and_then(|at| args.get(at + 1));
-    neighbours::install_providers();
+    comparison::install_providers();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

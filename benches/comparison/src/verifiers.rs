@@ -41,7 +41,7 @@ pub async fn neighbours(setting: &Setting) -> Vec<Neighbour> {
 
     let mut all = Vec::new();
     let accepts = jsonwebtoken(setting);
-    all.push(Neighbour::new(named("jsonwebtoken", "11."), token, accepts));
+    all.push(Neighbour::new(named("jsonwebtoken", "12."), token, accepts));
     let accepts = aliri_oauth2(setting);
     all.push(Neighbour::new(named("aliri_oauth2", ""), token, accepts));
     let decoder = axum_jwt_auth_decoder(setting).await;
@@ -221,7 +221,7 @@ pub async fn tower_oauth2_resource_server(setting: &Setting) -> OAuth2ResourceSe
     let validation = ClaimsValidationSpec::new().iss(setting.issuer.issuer()).exp(true);
     let tenant = TenantConfiguration::static_builder(setting.issuer.jwks_json())
         .claims_validation(validation)
-        .allowed_algorithms(&[Algorithm::RS256])
+        .allowed_algorithms(&[jsonwebtoken_11::Algorithm::RS256])
         .build()
         .unwrap();
     OAuth2ResourceServer::<Claims>::builder().add_tenant(tenant).build().await.unwrap()

@@ -148,6 +148,8 @@ pub fn finish<F: Future>(future: F) -> F::Output {
 /// on, as they are in version 10 here, it panics at its first use unless one was chosen.
 pub fn install_providers() {
     let installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    installed.expect("nothing has used jsonwebtoken 12 before");
+    let installed = jsonwebtoken_11::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     installed.expect("nothing has used jsonwebtoken 11 before");
     let installed = jsonwebtoken_10::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     installed.expect("nothing has used jsonwebtoken 10 before");
@@ -156,7 +158,7 @@ pub fn install_providers() {
 /// The version of a dependency that was built in, where its version begins like this.
 pub fn version(name: &str, beginning: &str) -> String {
     let entry = format!("name = \"{name}\"\nversion = \"{beginning}");
-    let lock = include_str!("../Cargo.lock");
+    let lock = include_str!("../../../Cargo.lock");
     let (_, rest) = lock.split_once(&entry).expect("it is a dependency");
     format!("{beginning}{}", rest.split('"').next().unwrap_or_default())
 }
