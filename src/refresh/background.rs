@@ -74,7 +74,8 @@ impl Background {
                 runtime.shutdown_background();
             }
         })?;
-        let runtime = Builder::new_current_thread().enable_all().thread_name(THREAD_NAME).build()?;
+        let runtime =
+            Builder::new_current_thread().enable_all().thread_name(THREAD_NAME).build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         if let Err(mpsc::SendError((runtime, _))) = hand_over.send((runtime, stopped)) {

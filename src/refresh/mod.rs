@@ -22,10 +22,10 @@
 //! | a request finds the refresh overdue | kept | the task is woken, or started again if it is gone |
 //! | the last handle is dropped | gone | the task and its fetch are aborted |
 //!
-//! There are no atomics and no locks of our own here. The snapshot is swapped by arc-swap, which
-//! is all that a request with a known key touches; the rest are tokio's watch channels and
-//! semaphores, each holding one value that is replaced as a whole, and their own loom tests cover
-//! what a model of them here would.
+//! There are no atomics of our own here, and one lock, which finds the thread that all tasks share
+//! (`background`). The snapshot is swapped by arc-swap, which is all that a request with a known
+//! key touches; the rest are tokio's watch channels and semaphores, each holding one value that is
+//! replaced as a whole, and their own loom tests cover what a model of them here would.
 
 mod background;
 mod file;
