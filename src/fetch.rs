@@ -10,8 +10,18 @@ use crate::error::RefreshError;
 
 /// Fetches the JWK Set of an issuer.
 ///
-/// A closure is enough. It is run with a limit of 5 seconds, one at a time for each pool, and a
-/// panic in it counts as a failure. It must not block its thread.
+/// A closure is enough. It is run with a limit of 5 seconds, one at a time for each pool.
+///
+/// It runs on the thread of this crate that refreshes the keys of all verifiers, and not on a
+/// runtime of the caller. The thread has a tokio runtime with timers and IO, so tokio's functions
+/// work in it. It must not block: that would delay the refresh and the time limits of every
+/// verifier in the process. Use `tokio::task::spawn_blocking` for work that blocks.
+///
+/// A panic in it counts as a failed fetch. With `panic = "abort"` it ends the process, as any
+/// other panic does.
+///
+/// The exception is a tokio runtime with paused time, which only tests have: a verifier that is
+/// started inside of one fetches there.
 ///
 /// ```
 /// use tower_cognito::{ClientIds, JwksDocument, RefreshError, Rules, TestIssuer, Verifier};

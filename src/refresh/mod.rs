@@ -19,28 +19,30 @@
 //! | a fetch fails, is late, panics, or brings no good set | kept | failing, or still no keys |
 //! | an unknown key ID, budget open | kept | a fetch that everybody with an unknown key ID joins |
 //! | an unknown key ID, budget spent | kept | refused at once |
-//! | a request finds the refresh overdue | kept | the task is woken, or started again if its runtime is gone |
+//! | a request finds the refresh overdue | kept | the task is woken, or started again if it is gone |
 //! | the last handle is dropped | gone | the task and its fetch are aborted |
 //!
-//! There are no atomics and no locks of our own here. The snapshot is swapped by arc-swap, which
-//! is all that a request with a known key touches; the rest are tokio's watch channels and
-//! semaphores, each holding one value that is replaced as a whole, and their own loom tests cover
-//! what a model of them here would.
+//! There are no atomics of our own here, and one lock, which finds the thread that all tasks share
+//! (`background`). The snapshot is swapped by arc-swap, which is all that a request with a known
+//! key touches; the rest are tokio's watch channels and semaphores, each holding one value that is
+//! replaced as a whole, and their own loom tests cover what a model of them here would.
 
+mod background;
 mod file;
 mod shared;
 mod task;
 
 use std::future::Future;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, Timeout, timeout};
+use tokio::time::Instant;
 
+use self::background::Home;
 use self::shared::{A_YEAR, Next, Origin, Progress, Shared, Snapshot, later};
-use self::task::{Running, Task, has_timers};
+use self::task::{Running, Task};
 use crate::error::RefreshError;
 use crate::fetch::AnyFetchJwks;
 use crate::health::{Degraded, PoolHealth};
@@ -48,9 +50,9 @@ use crate::jwks::Jwks;
 use crate::schedule::Random;
 use crate::telemetry::KeySet;
 
+pub(crate) use self::background::NoBackgroundThread;
 pub(crate) use self::file::FileFetch;
 pub(crate) use self::shared::CurrentKeys;
-pub(crate) use self::task::NoRuntime;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -115,7 +117,9 @@ impl Source {
         common: Common,
         seed: Option<(Jwks, SystemTime)>,
         delay: Duration,
-    ) -> Result<Self, NoRuntime> {
+    ) -> Result<Self, NoBackgroundThread> {
+        let home = Home::of_new_task()?;
+        let entered = home.enter();
         let (jwks, origin) = match seed {
             Some((jwks, fetched_at)) => {
                 let age = (common.clock)().duration_since(fetched_at).unwrap_or_default();
@@ -126,7 +130,8 @@ impl Source {
             None => (Jwks::none(), Origin::Nowhere),
         };
         let shared = Arc::new(Shared::new(address, common, jwks, origin, delay));
-        let running = Task::spawn(&shared)?;
+        drop(entered);
+        let running = Task::spawn(&shared, home);
         Ok(Self { shared, task: watch::Sender::new(TaskSlot::Running(running)) })
     }
 
@@ -180,7 +185,7 @@ impl Source {
 
     /// Wants a fetch for a key ID that the keys do not have, and does not wait for it.
     pub(crate) fn nudge(&self) {
-        // First, as it may start a task again whose fetch went with its runtime.
+        // First, as it may start a task again whose fetch went with it.
         if self.running().is_none() {
             return;
         }
@@ -204,7 +209,7 @@ impl Source {
         let Ok(_waiter) = self.shared.common.limits.waiters.try_acquire() else {
             return;
         };
-        let Some(runtime) = self.running() else {
+        let Some(home) = self.running() else {
             return;
         };
         let looking = async {
@@ -227,7 +232,7 @@ impl Source {
             }
         };
         // Late keys are no use to this request, so the outcome does not matter.
-        let _ = timeout_on(&runtime, MAX_WAIT, looking).await;
+        let _ = home.timeout(MAX_WAIT, looking).await;
     }
 
     /// Waits for the first fetch that had not finished when `seen` was read, and asks for it if
@@ -254,21 +259,21 @@ impl Source {
 
     /// Asks for a fetch that begins after this call, and answers what came of it once awaited.
     pub(crate) fn refresh(&self) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
-        let runtime = self.running();
+        let home = self.running();
         let awaited = self.shared.progress().next();
-        if runtime.is_some() {
+        if home.is_some() {
             self.shared.want(|wanted| &mut wanted.at_once, awaited);
         }
         async move {
-            let Some(runtime) = runtime else {
+            let Some(home) = home else {
                 return Err(RefreshError::transport("no task fetches these keys"));
             };
             // The fetch under way, if there is one, and the one that was asked for.
             let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
             let mut watched = self.shared.progress.subscribe();
             let finished = watched.wait_for(|now| now.finished >= awaited);
-            match timeout_on(&runtime, limit, finished).await {
-                Ok(Ok(_)) => {}
+            match home.timeout(limit, finished).await {
+                Some(Ok(_)) => {}
                 _ => return Err(RefreshError::timed_out()),
             }
             match &self.shared.snapshot.load().failing {
@@ -283,12 +288,12 @@ impl Source {
         if self.is_ready() {
             return Ok(());
         }
-        if let Some(runtime) = self.running() {
+        if let Some(home) = self.running() {
             let mut watched = self.shared.progress.subscribe();
             let is_settled = |progress: &Progress| {
                 progress.has_keys || (patience == Patience::UntilHopeless && progress.is_hopeless)
             };
-            let _ = timeout_on(&runtime, within, watched.wait_for(is_settled)).await;
+            let _ = home.timeout(within, watched.wait_for(is_settled)).await;
         }
         if self.is_ready() {
             return Ok(());
@@ -300,9 +305,8 @@ impl Source {
     /// Ends the task, and waits until it is gone. The keys stay, and grow old.
     pub(crate) async fn shut_down(&self) {
         let slot = self.task.send_replace(TaskSlot::ShutDown);
-        if let TaskSlot::Running(mut running) = slot {
-            running.task.0.abort();
-            let _ = (&mut running.task.0).await;
+        if let TaskSlot::Running(running) = slot {
+            running.end().await;
             // No request shall look for a task that is overdue for ever, and nobody wait for it.
             let last = self.shared.snapshot.load_full();
             let next_refresh = Next::after(A_YEAR, &self.shared.common.clock);
@@ -323,7 +327,7 @@ impl Source {
     }
 
     /// The refresh is overdue. Either the time of day went on without the task, as in a sandbox
-    /// that was frozen, or the task is gone with its runtime.
+    /// that was frozen, or the task is gone.
     #[cold]
     fn wake(&self) {
         if self.running().is_some() {
@@ -334,32 +338,29 @@ impl Source {
         }
     }
 
-    /// The runtime of the task, if there is one; a task that went with its runtime is started
-    /// again where that is possible.
-    fn running(&self) -> Option<Handle> {
+    /// Returns the home of the task, if there is a task. One that is gone is started again.
+    fn running(&self) -> Option<Home> {
         match &*self.task.borrow() {
             TaskSlot::None | TaskSlot::ShutDown => return None,
-            TaskSlot::Running(running) if !running.task.0.is_finished() => {
-                return Some(running.runtime.clone());
-            }
+            TaskSlot::Running(running) if !running.is_gone() => return Some(running.home.clone()),
             TaskSlot::Running(_) => {}
         }
         // One at a time: of many who notice, one starts it.
-        let mut runtime = None;
+        let mut home = None;
         self.task.send_if_modified(|slot| {
             let TaskSlot::Running(running) = slot else {
                 return false;
             };
-            if running.task.0.is_finished() {
-                let Ok(again) = Task::spawn(&self.shared) else {
+            if running.is_gone() {
+                let Ok(new_home) = Home::of_new_task() else {
                     return false;
                 };
-                *running = again;
+                mem::replace(running, Task::spawn(&self.shared, new_home)).forget_if_foreign();
             }
-            runtime = Some(running.runtime.clone());
+            home = Some(running.home.clone());
             true
         });
-        runtime
+        home
     }
 }
 
@@ -388,14 +389,4 @@ pub(crate) async fn all_ready<'s>(
             missing(source, why);
         }
     }
-}
-
-/// A timeout by the timers of the runtime it is called on, which is driven while somebody waits;
-/// where there are none, by those of the task's runtime.
-fn timeout_on<F: Future>(task: &Handle, limit: Duration, future: F) -> Timeout<F> {
-    if has_timers() {
-        return timeout(limit, future);
-    }
-    let _entered = task.enter();
-    timeout(limit, future)
 }

@@ -1,13 +1,14 @@
 //! The task: the one owner of a pool's fetches, backoff and budget.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::background::Home;
 use super::shared::{Failing, Next, Origin, Progress, Shared, Snapshot, Wanted};
 use super::{FETCH_TIMEOUT, MAX_WAIT};
 use crate::error::RefreshError;
@@ -19,13 +20,34 @@ use crate::telemetry::KeySet;
 /// A task that was started.
 pub(super) struct Running {
     pub(super) task: AbortOnDrop<()>,
-    /// Whose timers serve those who wait on a thread or an executor without any.
-    pub(super) runtime: Handle,
+    pub(super) home: Home,
 }
 
-/// There is no tokio runtime with timers to run the task on.
-#[derive(Debug)]
-pub(crate) struct NoRuntime;
+impl Running {
+    /// Returns `true` if nothing refreshes the keys: the task has ended, its paused runtime was
+    /// dropped, or this process is a forked child.
+    pub(super) fn is_gone(&self) -> bool {
+        self.task.0.is_finished() || self.home.is_of_another_process()
+    }
+
+    /// Ends the task, and waits until it is gone.
+    pub(super) async fn end(mut self) {
+        if self.home.is_of_another_process() {
+            return self.forget_if_foreign();
+        }
+        self.task.0.abort();
+        // The limit is for a paused runtime that is not driven any more.
+        let _ = self.home.timeout(MAX_WAIT, &mut self.task.0).await;
+    }
+
+    /// Leaves a task of the parent process alone: its locks may have been held, when the process
+    /// was forked, by threads that the child does not have.
+    pub(super) fn forget_if_foreign(self) {
+        if self.home.is_of_another_process() {
+            mem::forget(self);
+        }
+    }
+}
 
 /// The owner of one pool's fetches.
 pub(super) struct Task {
@@ -39,28 +61,29 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Starts a task where there is none: at first, and after one that went with its runtime.
-    pub(super) fn spawn(shared: &Arc<Shared>) -> Result<Running, NoRuntime> {
-        let runtime = Handle::try_current().map_err(|_| NoRuntime)?;
-        if !has_timers() {
-            return Err(NoRuntime);
-        }
-        let task = Self {
-            shared: Arc::clone(shared),
-            random: (shared.common.random)(),
-            began: Instant::now(),
-            budget: Budget::full(),
-            failures: 0,
-            is_stale: false,
+    /// Starts a task if there is none: at first, and after one that is gone.
+    pub(super) fn spawn(shared: &Arc<Shared>, home: Home) -> Running {
+        let task = {
+            // Its moments are on the clock that it runs on.
+            let _entered = home.enter();
+            let task = Self {
+                shared: Arc::clone(shared),
+                random: (shared.common.random)(),
+                began: Instant::now(),
+                budget: Budget::full(),
+                failures: 0,
+                is_stale: false,
+            };
+            // A fetch that went with its task will never be finished.
+            task.publish(|progress| progress.finished = progress.started);
+            task
         };
-        // A fetch that went with the runtime will never be finished.
-        task.publish(|progress| progress.finished = progress.started);
         let started = shared.progress().started;
         shared.wanted.send_replace(Wanted { on_demand: started, at_once: started });
         // Before anybody can want anything of this task.
         let wanted = shared.wanted.subscribe();
-        let task = AbortOnDrop(runtime.spawn(task.run(wanted)));
-        Ok(Running { task, runtime })
+        let task = AbortOnDrop(home.spawn(task.run(wanted)));
+        Running { task, home }
     }
 
     async fn run(mut self, mut wanted: watch::Receiver<Wanted>) {
@@ -196,12 +219,6 @@ impl Task {
             change(progress);
         });
     }
-}
-
-/// Tokio says only by a panic that a runtime has no timers.
-pub(super) fn has_timers() -> bool {
-    let try_one = || drop(tokio::time::sleep(Duration::ZERO));
-    Handle::try_current().is_ok() && std::panic::catch_unwind(try_one).is_ok()
 }
 
 pub(super) struct AbortOnDrop<T>(pub(super) JoinHandle<T>);

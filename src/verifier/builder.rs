@@ -14,7 +14,7 @@ use crate::error::{RefreshError, StartError};
 use crate::fetch::HttpFetch;
 use crate::fetch::{AnyFetchJwks, FetchJwks, JwksDocument};
 use crate::jwks::Jwks;
-use crate::refresh::{Clock, Common, FileFetch, Limits, NoRuntime, Patience, Source};
+use crate::refresh::{Clock, Common, FileFetch, Limits, NoBackgroundThread, Patience, Source};
 use crate::schedule::Random;
 use crate::verify::Rules;
 
@@ -186,10 +186,13 @@ impl VerifierBuilder {
     /// [`KeysUnavailable`](crate::VerifyErrorKind::KeysUnavailable), which the layers make a 503.
     /// [`Verifier::ready`] waits for them.
     ///
+    /// No tokio runtime is needed. The keys of all verifiers of a process are refreshed on one
+    /// thread of this crate, named `tower-cognito`, which ends with the last verifier.
+    ///
     /// # Errors
     ///
-    /// When the settings are wrong, or no tokio runtime with timers is there to refresh the keys
-    /// on.
+    /// Returns an error if the settings are wrong, or if the thread that refreshes the keys cannot
+    /// be started.
     pub fn start(mut self) -> Result<Verifier, StartError> {
         let mut problems = self.mistakes();
         let fetcher = self.fetcher().map_err(|problem| problems.push(problem));
@@ -212,10 +215,8 @@ impl VerifierBuilder {
             let source = Source::start(address, common, seed, delay)?;
             Ok(Pool { rules, source: Arc::new(source) })
         });
-        let pools = pools.collect::<Result<_, _>>().map_err(|NoRuntime| {
-            StartError::new(vec![
-                "there is no tokio runtime with timers to refresh the keys on".to_owned(),
-            ])
+        let pools = pools.collect::<Result<_, _>>().map_err(|NoBackgroundThread(error)| {
+            StartError::new(vec![format!("no thread to refresh the keys on: {error}")])
         })?;
         Ok(Verifier::new(pools, self.clock, self.token_cache_bytes))
     }

@@ -164,12 +164,3 @@ fn all_mistakes_in_the_settings_are_reported_at_once() {
     assert!(error.to_string().starts_with("can not start: "), "{error}");
     assert!(error.to_string().contains("; audience") || error.to_string().contains(": audience"));
 }
-
-#[test]
-fn without_a_runtime_start_is_an_error_and_not_a_panic() {
-    let error = Verifier::builder(support::rules()).start().unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "can not start: there is no tokio runtime with timers to refresh the keys on"
-    );
-}

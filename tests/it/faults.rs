@@ -1,6 +1,6 @@
 //! Faults and hostile answers, each by its number in the list of such: `h064` to `h084`. Those
 //! that a promise covers already are in `promises`. A forked process (`h077`) is not tested: its
-//! child has handles and no task, which is the case without a runtime of `p16`.
+//! child has handles and no thread, which a unit test of `refresh/background` imitates.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -16,6 +16,7 @@ use tower_cognito::{
     ClientIds, Health, JwksDocument, RefreshError, Rules, Verifier, VerifyErrorKind,
 };
 
+use super::executors::block_on_within;
 use super::promises::{
     Dice, Fake, HOUR, Keys, Reply, both_sets, degraded, keys, kind, ms, new_set, old_set,
     paused_runtime, rules, s, set, unknown,
@@ -296,26 +297,32 @@ async fn h074_a_check_that_panics_leaves_no_lock_behind() {
 
 #[test]
 fn h075_a_runtime_that_goes_during_a_fetch_takes_no_key_with_it() {
-    let fake = Fake::new(old_set());
-    let first = paused_runtime();
-    let verifier = first.block_on(async {
-        let verifier = fake.builder().connect().await.unwrap();
-        fake.answers(Reply::Hang);
-        fake.is_open().await;
-        verifier
-    });
-    drop(first);
-    assert_eq!(fake.open(), 0);
-    assert_eq!(kind(&verifier, &keys().old_token), None);
-    assert_eq!(kind(&verifier, &unknown(0)), Some(VerifyErrorKind::UnknownKey));
-    fake.answers(both_sets());
-    paused_runtime().block_on(async {
-        sleep(s(700)).await;
+    for has_another in [true, false] {
+        let fake = Fake::new(old_set());
+        let first = paused_runtime();
+        let verifier = first.block_on(async {
+            let verifier = fake.builder().connect().await.unwrap();
+            fake.answers(Reply::Hang);
+            fake.is_open().await;
+            verifier
+        });
+        drop(first);
+        assert_eq!(fake.open(), 0);
         assert_eq!(kind(&verifier, &keys().old_token), None);
-        sleep(ms(1)).await;
+        fake.answers(both_sets());
+        if has_another {
+            paused_runtime().block_on(async {
+                sleep(s(700)).await;
+                assert_eq!(kind(&verifier, &keys().old_token), None);
+                sleep(ms(1)).await;
+            });
+        } else {
+            assert_eq!(kind(&verifier, &unknown(0)), Some(VerifyErrorKind::UnknownKey));
+            block_on_within(s(20), verifier.verify(&keys().new_token)).unwrap();
+        }
         assert_eq!(fake.requests(), 3);
         assert_eq!(kind(&verifier, &keys().new_token), None);
-    });
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod differential;
 mod doors;
 mod errors;
 mod examples;
+mod executors;
 mod faults;
 mod foreign;
 mod grpc;

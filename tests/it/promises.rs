@@ -20,6 +20,7 @@ use tower_cognito::{
     UserPool, Verifier, VerifierBuilder, VerifyErrorKind,
 };
 
+use super::executors::block_on_within;
 use super::support::{CLIENT, Log};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -288,7 +289,7 @@ pub(crate) fn paused_runtime() -> Runtime {
 
 /// Whether this process runs the one test and nothing beside it. In one that does not, the test
 /// is run in a process of its own.
-fn is_alone(test: &str) -> bool {
+pub(crate) fn is_alone(test: &str) -> bool {
     const ALONE: &str = "TOWER_COGNITO_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;
@@ -981,17 +982,36 @@ fn p16_the_refresh_goes_on_in_another_runtime() {
 }
 
 #[test]
-fn p16_without_a_runtime_the_keys_serve_until_they_are_too_old() {
+fn p16_without_a_runtime_the_refresh_goes_on_too() {
+    // A request finds the refresh overdue, or has an unknown key.
+    for ahead in [400, 0] {
+        let fake = Fake::new(old_set());
+        let first = paused_runtime();
+        let verifier = first.block_on(fake.builder().connect()).unwrap();
+        drop(first);
+        fake.answers(both_sets());
+        fake.set_ahead(ahead);
+        assert_eq!(kind(&verifier, &keys().old_token), None, "this one is not delayed");
+        block_on_within(s(20), verifier.verify(&keys().new_token)).unwrap();
+        assert_eq!(fake.requests(), 2, "{ahead} s ahead");
+        assert_eq!(kind(&verifier, &keys().old_token), None);
+        assert_eq!(verifier.health(), Health::Ready);
+        block_on_within(s(20), verifier.refresh()).unwrap();
+        assert_eq!(fake.requests(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p18_without_a_task_the_keys_serve_until_they_are_too_old() {
     let fake = Fake::new(old_set());
-    let first = paused_runtime();
-    let verifier = first.block_on(fake.builder().connect()).unwrap();
-    drop(first);
+    let verifier = fake.builder().connect().await.unwrap();
+    verifier.shutdown().await;
     let day = i64::try_from(DAY.as_secs()).unwrap();
     assert_eq!(verifier.health(), Health::Ready);
     for ahead in [400, 3600, day - 60] {
         fake.set_ahead(ahead);
         assert_eq!(kind(&verifier, &keys().old_token), None);
-        // No runtime, and so no wait either.
+        // No task, and so no wait either.
         let verified = pin!(verifier.verify(&keys().old_token));
         let polled = verified.poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Ready(Ok(_))));
@@ -1003,14 +1023,6 @@ fn p16_without_a_runtime_the_keys_serve_until_they_are_too_old() {
     assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::KeysUnavailable));
     assert_eq!(verifier.health(), Health::NotReady);
     assert_eq!(fake.requests(), 1);
-
-    // And the first request in a runtime brings it back.
-    paused_runtime().block_on(async {
-        sleep(INTERVAL + s(10)).await;
-        assert_eq!(kind(&verifier, &keys().old_token), Some(VerifyErrorKind::KeysUnavailable));
-        sleep(ms(1)).await;
-        assert_eq!(kind(&verifier, &keys().old_token), None);
-    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -528,7 +528,7 @@ fn a_request_on_another_runtime_starts_the_task_again_and_gets_its_fetch() {
     issuer.rotate();
     endpoint.answers(current(&issuer));
     let token = token_of(&issuer);
-    // Nobody's runtime: what is known is verified, what is not is refused, and nothing hangs.
+    // Without a runtime the token is rejected at once, and its fetch begins in the background.
     assert_eq!(kind(&verifier, &token), Some(VerifyErrorKind::UnknownKey));
 
     let second = runtime();
@@ -589,7 +589,7 @@ fn block_on_without_tokio<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
-fn a_future_that_is_polled_outside_of_tokio_waits_by_the_timers_of_the_task() {
+fn a_future_that_is_polled_outside_of_tokio_waits_by_the_timers_of_the_crate() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let issuer = TestIssuer::new();
@@ -606,15 +606,6 @@ fn a_future_that_is_polled_outside_of_tokio_waits_by_the_timers_of_the_task() {
     endpoint.answers(Answer::Hang);
     assert!(block_on_without_tokio(verifier.verify(&unknown)).is_err());
     block_on_without_tokio(verifier.shutdown());
-}
-
-#[test]
-fn a_runtime_without_timers_is_an_error_at_start() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let endpoint = Endpoint::new(current(issuer()));
-    let _entered = runtime.enter();
-    let error = endpoint.builder(support::rules()).start().unwrap_err();
-    assert!(error.to_string().contains("no tokio runtime with timers"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -715,7 +715,7 @@ async fn h061_retry_after_is_clamped_and_never_a_panic() {
         ("404", "20", backoff.clone()),
     ] {
         let name = format!("{status} with Retry-After {value:?}");
-        let log = Log::of_this_thread();
+        let log = Log::of_this_thread_and_keys_at(&server.url());
         let headers = format!("retry-after: {value}\r\n");
         let fault = Answer::Bytes(response(status, &headers, ""));
         let error = survives(&server, &verifier, &name, fault).await;
@@ -784,7 +784,7 @@ async fn h067_private_members_are_an_error_event_and_the_key_is_skipped() {
         // The first key is the one that signs access tokens.
         let private = format!(r#"[{{"{member}":"c2VjcmV0LXBhcnQ","#);
         server.answers(document(issuer().jwks_json().replacen("[{", &private, 1)));
-        let log = Log::of_this_thread();
+        let log = Log::of_this_thread_and_keys_at(&server.url());
         verifier.refresh().await.unwrap();
         let error = verifier.try_verify(&machine("").sign()).unwrap_err();
         assert_eq!(error.kind(), VerifyErrorKind::UnknownKey, "{member}");

@@ -176,9 +176,15 @@ thread_local! {
     static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// The events of the thread that refreshes the keys of all tests in real time.
+static REFRESHES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
 /// What the thread that made it logs from then on, at every level. One subscriber serves the
 /// whole process: a callsite that another thread saw first must not stay silent.
-pub(crate) struct Log(());
+pub(crate) struct Log {
+    /// The URL whose refreshes belong to it, and how many events there were before.
+    refreshes: Option<(String, usize)>,
+}
 
 impl Log {
     pub(crate) fn of_this_thread() -> Self {
@@ -191,11 +197,24 @@ impl Log {
                 .init();
         });
         LOG.take();
-        Self(())
+        Self { refreshes: None }
+    }
+
+    /// And what the background thread logs of the keys at this URL, which no other test has.
+    pub(crate) fn of_this_thread_and_keys_at(url: &str) -> Self {
+        Self::of_this_thread();
+        Self { refreshes: Some((url.to_owned(), REFRESHES.lock().unwrap().len())) }
     }
 
     pub(crate) fn take(&self) -> String {
-        String::from_utf8(LOG.take()).unwrap()
+        let mut log = String::from_utf8(LOG.take()).unwrap();
+        if let Some((url, before)) = &self.refreshes {
+            let events = REFRESHES.lock().unwrap();
+            let field = format!("jwks_url={url}");
+            let is_theirs = |event: &&String| event.split_whitespace().any(|word| word == field);
+            log.extend(events[*before..].iter().filter(is_theirs).cloned());
+        }
+        log
     }
 }
 
@@ -203,7 +222,12 @@ struct ThreadLog;
 
 impl io::Write for ThreadLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOG.with_borrow_mut(|log| log.extend_from_slice(bytes));
+        if std::thread::current().name() == Some("tower-cognito") {
+            // One event, whole: each is written at once.
+            REFRESHES.lock().unwrap().push(String::from_utf8(bytes.to_vec()).unwrap());
+        } else {
+            LOG.with_borrow_mut(|log| log.extend_from_slice(bytes));
+        }
         Ok(bytes.len())
     }
 
