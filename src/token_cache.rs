@@ -1,86 +1,123 @@
-//! Tokens that were verified before, since a machine shows the same one for an hour.
+//! Caches verified tokens, because a machine-to-machine client presents one token for up to an hour.
 //!
-//! Why it is safe to believe it:
+//! Why a hit is safe:
 //!
-//! * Only what was verified is put in, and what is sought is compared **whole**, every byte. The
-//!   hash, of a part alone, says where to look and nothing more.
-//! * An entry names the key set that verified it ([`KeySetId`]) and counts only while that is its
-//!   pool's current one. A key that is removed or replaced takes its tokens along in the same
-//!   instant, and an entry that is put in while keys are swapped never counts.
-//! * What depends on the time or on the application (`exp`, `nbf`, stale keys, its check) is
-//!   judged anew each time, by the caller.
-//! * Each verifier has a cache of its own, so that its rules hold for every entry.
+//! * Only verified tokens are inserted, and a lookup compares **every byte** of the token. The hash
+//!   covers only a part of the token, and only chooses where to look.
+//! * An entry names the key set that verified it ([`KeySetId`]), and is used only while that set is
+//!   the current one of its pool. Removing or replacing a key invalidates the tokens that it signed
+//!   in the same instant. An entry that is inserted during a key change is never used.
+//! * The caller repeats every check that depends on the time or on the application at each hit:
+//!   `exp`, `nbf`, the age of the keys, and the application's own check.
+//! * Each verifier has its own cache, so its rules apply to every entry.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 
-use quick_cache::DefaultHashBuilder;
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{Equivalent, Weighter};
+use crossbeam_utils::sync::ShardedLock;
+use quick_cache::unsync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, Equivalent, Weighter};
 
 use crate::jwks::KeySetId;
 use crate::verify::AccessToken;
 
-/// Longer tokens are verified each time.
+/// Longer tokens are not cached, so they are verified at every request.
 const MAX_CACHED_LEN: usize = 8 * 1024;
 
-/// What an entry costs beside the token and what it says: the entry itself, its places in the
-/// tables of the cache, and what the allocator adds to each piece. Measured to be enough.
+/// Bytes that an entry takes besides the token and its claims: the entry itself, its places in the
+/// tables of the cache, and the allocator's overhead for each allocation. The tests measure that
+/// this is enough.
 const ENTRY_OVERHEAD: usize = 512;
 
-/// About what a machine's token costs here, with all that belongs to it.
-const USUAL_ENTRY: usize = 2 * 1024;
+/// About how many bytes the entry of a machine-to-machine token takes in total.
+const TYPICAL_ENTRY_LEN: usize = 2 * 1024;
+
+/// An insertion locks its whole segment, so more segments block fewer lookups.
+const MAX_SEGMENTS: usize = 8;
+
+/// Enough for three of the largest entries. A small cache has fewer segments.
+const MIN_SEGMENT_CAPACITY: usize = 256 * 1024;
 
 pub(crate) struct TokenCache<S = DefaultHashBuilder> {
-    /// `None` where it is switched off.
-    entries: Option<Cache<Token, Remembered, Bytes, S>>,
+    /// Empty if the cache is off, and otherwise a power of two.
+    segments: Box<[Segment]>,
+    hasher: S,
 }
 
-/// A token that was verified, by which pool's rules and with which of its key sets.
+/// Threads that look tokens up lock different cache lines, so that one hot token does not slow all
+/// of them down. Only the single-threaded cache of quick_cache is used, because the features that
+/// choose the lock of its `sync` cache exclude each other, and another crate may need either.
+type Segment = ShardedLock<Cache<CachedToken, CacheEntry, ByteWeigher, BuildKnownHash>>;
+
+/// A verified token, the pool whose rules accepted it, and the key set that verified it.
 #[derive(Clone)]
-pub(crate) struct Remembered {
+pub(crate) struct CacheEntry {
     pub(crate) token: AccessToken,
     pub(crate) pool: usize,
     pub(crate) keys: KeySetId,
 }
 
 impl TokenCache {
-    /// Holds so many bytes at most; with 0 it holds nothing.
+    /// Creates a cache that holds at most `capacity` bytes. With 0, the cache is off.
     pub(crate) fn new(capacity: usize) -> Self {
-        // Its seeds are random; and only what was signed is put in, so that nobody can choose
-        // tokens that collide.
+        // The seeds are random, and only signed tokens are inserted: nobody can choose tokens that
+        // collide.
         Self::with_hasher(capacity, DefaultHashBuilder::default())
     }
 }
 
-impl<S: BuildHasher + Clone> TokenCache<S> {
+impl<S: BuildHasher> TokenCache<S> {
     fn with_hasher(capacity: usize, hasher: S) -> Self {
-        let entries = (capacity > 0).then(|| {
-            let items = capacity.div_ceil(USUAL_ENTRY);
-            let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
-            Cache::with(items, weight, Bytes, hasher, DefaultLifecycle::default())
+        let most = (capacity / MIN_SEGMENT_CAPACITY).clamp(1, MAX_SEGMENTS);
+        let count = if capacity == 0 { 0 } else { 1 << most.ilog2() };
+        let capacity = capacity.checked_div(count).unwrap_or(0);
+        let items = capacity.div_ceil(TYPICAL_ENTRY_LEN);
+        let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
+        let segments = (0..count).map(|_| {
+            let (hasher, lifecycle) = (BuildKnownHash::default(), DefaultLifecycle::default());
+            ShardedLock::new(Cache::with(items, weight, ByteWeigher, hasher, lifecycle))
         });
-        Self { entries }
+        Self { segments: segments.collect(), hasher }
     }
 
-    /// Without an allocation: the value is a reference count away.
-    pub(crate) fn get(&self, token: &[u8]) -> Option<Remembered> {
-        self.entries.as_ref()?.get(&Sought(token))
+    /// Does not allocate: cloning an entry increments a reference count.
+    pub(crate) fn get(&self, token: &[u8]) -> Option<CacheEntry> {
+        let (segment, hash) = self.segment(token)?;
+        // A thread that panicked while it changed a segment may have left it inconsistent, so a
+        // poisoned segment is not used again: its tokens are verified at every request.
+        let segment = segment.read().ok()?;
+        segment.get(&LookupKey { token, hash }).cloned()
     }
 
-    /// Forgets a token whose keys are no more.
+    /// Removes a token whose keys are no longer current.
     pub(crate) fn remove(&self, token: &[u8]) {
-        if let Some(entries) = &self.entries {
-            entries.remove(&Sought(token));
+        if let Some((segment, hash)) = self.segment(token)
+            && let Ok(mut segment) = segment.write()
+        {
+            segment.remove(&LookupKey { token, hash });
         }
     }
 
-    pub(crate) fn insert(&self, text: &str, remembered: Remembered) {
-        if let Some(entries) = &self.entries
-            && text.len() <= MAX_CACHED_LEN
+    pub(crate) fn insert(&self, token: &str, entry: CacheEntry) {
+        if token.len() <= MAX_CACHED_LEN
+            && let Some((segment, hash)) = self.segment(token.as_bytes())
         {
-            entries.insert(Token(text.into()), remembered);
+            let token = CachedToken { token: token.into(), hash };
+            if let Ok(mut segment) = segment.write() {
+                segment.insert(token, entry);
+            }
         }
+    }
+
+    /// Returns the segment of a token, and the token's hash.
+    fn segment(&self, token: &[u8]) -> Option<(&Segment, u64)> {
+        let mask = self.segments.len().checked_sub(1)?;
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(hashed_part(token));
+        let hash = hasher.finish();
+        // The table in a segment uses the lowest and the highest bits.
+        let index = usize::try_from(hash >> 32).ok()? & mask;
+        Some((self.segments.get(index)?, hash))
     }
 }
 
@@ -90,53 +127,82 @@ impl<S> fmt::Debug for TokenCache<S> {
     }
 }
 
-/// A token as it was sent. Not `Debug`: it is a credential.
+/// A token as it was presented. Not `Debug`, because it is a credential.
 #[derive(PartialEq, Eq)]
-struct Token(Box<str>);
+struct CachedToken {
+    token: Box<str>,
+    hash: u64,
+}
 
-struct Sought<'t>(&'t [u8]);
+/// A token to look up, compared with [`CachedToken`]s.
+struct LookupKey<'t> {
+    token: &'t [u8],
+    hash: u64,
+}
 
-impl Equivalent<Token> for Sought<'_> {
-    fn equivalent(&self, token: &Token) -> bool {
-        let (sought, token) = (self.0, token.0.as_bytes());
-        // The signature's end first: so that how long this takes tells nothing of the rest to
-        // whoever has not guessed that, which is to guess a signature.
-        let (head, tail) = sought.split_at(sampled_from(sought));
-        let (same_head, same_tail) = token.split_at(sampled_from(token));
-        tail == same_tail && head == same_head
+impl Equivalent<CachedToken> for LookupKey<'_> {
+    fn equivalent(&self, cached: &CachedToken) -> bool {
+        let (token, cached) = (self.token, cached.token.as_bytes());
+        // Compare the end of the signature first: timing then reveals nothing about the rest to
+        // anyone who has not already guessed it.
+        let (head, tail) = token.split_at(tail_start(token));
+        let (cached_head, cached_tail) = cached.split_at(tail_start(cached));
+        tail == cached_tail && head == cached_head
     }
 }
 
-impl Hash for Token {
+impl Hash for CachedToken {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(sample(self.0.as_bytes()));
+        state.write_u64(self.hash);
     }
 }
 
-impl Hash for Sought<'_> {
+impl Hash for LookupKey<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(sample(self.0));
+        state.write_u64(self.hash);
     }
 }
 
-/// 32 characters of the signature, not the last: as good as random in a token that was verified.
-/// A forgery with the same ones is compared once, and then checked as any other.
-fn sample(token: &[u8]) -> &[u8] {
-    let from = sampled_from(token);
-    token.get(from..from.saturating_add(32)).unwrap_or(token)
+type BuildKnownHash = BuildHasherDefault<KnownHash>;
+
+/// Returns the hash that a key brings along. The cache and its segment both need it, and it is
+/// computed only once for each lookup.
+#[derive(Default)]
+struct KnownHash(u64);
+
+impl Hasher for KnownHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    /// Is not called: a key writes only its hash.
+    fn write(&mut self, _: &[u8]) {}
 }
 
-fn sampled_from(token: &[u8]) -> usize {
+/// Returns the first 32 of the token's last 64 characters. In a verified token they are a part of
+/// the signature, so they differ from token to token as random characters would. A forged token
+/// with the same 32 characters costs one more comparison, and is then verified like any other.
+fn hashed_part(token: &[u8]) -> &[u8] {
+    let start = tail_start(token);
+    token.get(start..start.saturating_add(32)).unwrap_or(token)
+}
+
+/// Returns where the last 64 characters of the token start, or 0 if the token is shorter.
+fn tail_start(token: &[u8]) -> usize {
     token.len().saturating_sub(64)
 }
 
 /// Weighs an entry in bytes.
 #[derive(Clone)]
-struct Bytes;
+struct ByteWeigher;
 
-impl Weighter<Token, Remembered> for Bytes {
-    fn weight(&self, token: &Token, remembered: &Remembered) -> u64 {
-        let bytes = token.0.len().saturating_add(remembered.token.len_in_memory());
+impl Weighter<CachedToken, CacheEntry> for ByteWeigher {
+    fn weight(&self, token: &CachedToken, entry: &CacheEntry) -> u64 {
+        let bytes = token.token.len().saturating_add(entry.token.len_in_memory());
         u64::try_from(bytes.saturating_add(ENTRY_OVERHEAD)).unwrap_or(u64::MAX)
     }
 }
@@ -156,8 +222,8 @@ mod tests {
 
     const KIB: usize = 1024;
     const MIB: usize = 1024 * KIB;
-    /// As a token of Cognito's.
-    const USUAL_LEN: usize = 900;
+    /// About the length of a token from Cognito.
+    const TYPICAL_LEN: usize = 900;
 
     struct Issuer {
         issuer: TestIssuer,
@@ -186,13 +252,13 @@ mod tests {
         issuer().issuer.machine_token("client")
     }
 
-    /// The number stands where the pool's does, so that it can be told from every other.
-    fn remembered(number: usize) -> Remembered {
+    /// Stores the number as the pool's index, so that entries can be told apart.
+    fn entry(number: usize) -> CacheEntry {
         let Issuer { token, keys, .. } = issuer();
-        Remembered { token: token.clone(), pool: number, keys: keys.id() }
+        CacheEntry { token: token.clone(), pool: number, keys: keys.id() }
     }
 
-    /// A text of this length that differs from the others among the 32 characters that are hashed.
+    /// Returns a text of this length. Texts with different numbers differ in their hashed part.
     fn text(number: usize, length: usize) -> String {
         let mut text = vec![b't'; length];
         set_number(&mut text, number);
@@ -207,15 +273,19 @@ mod tests {
         }
     }
 
-    fn found<S: BuildHasher + Clone>(cache: &TokenCache<S>, text: &str) -> Option<usize> {
-        cache.get(text.as_bytes()).map(|remembered| remembered.pool)
+    fn key(token: &str) -> CachedToken {
+        CachedToken { token: token.into(), hash: 0 }
     }
 
-    fn len<S: BuildHasher + Clone>(cache: &TokenCache<S>) -> usize {
-        cache.entries.as_ref().map_or(0, Cache::len)
+    fn found<S: BuildHasher>(cache: &TokenCache<S>, text: &str) -> Option<usize> {
+        cache.get(text.as_bytes()).map(|entry| entry.pool)
     }
 
-    /// Puts every text in the same place.
+    fn len<S: BuildHasher>(cache: &TokenCache<S>) -> usize {
+        cache.segments.iter().map(|segment| segment.read().unwrap().len()).sum()
+    }
+
+    /// Hashes every text to 0.
     #[derive(Clone, Copy)]
     struct Zero;
 
@@ -236,10 +306,10 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_near_misses<S: BuildHasher + Clone>(cache: &TokenCache<S>) {
+    fn check_near_misses<S: BuildHasher>(cache: &TokenCache<S>) {
         let real = machine().scope("activity/*").sign();
         for token in [real, text(1, 8), text(2, 32), text(3, 63), text(4, 64), text(5, 65)] {
-            cache.insert(&token, remembered(7));
+            cache.insert(&token, entry(7));
             let length = token.len();
             assert_eq!(found(cache, &token), Some(7), "{length} bytes");
             let mut bytes = token.clone().into_bytes();
@@ -255,57 +325,57 @@ mod tests {
             for more in [format!("{token}t"), format!("t{token}"), token.repeat(2)] {
                 assert_eq!(found(cache, &more), None, "{length} bytes and more");
             }
-            let sampled = sample(&bytes).to_vec();
+            let hashed = hashed_part(&bytes).to_vec();
             let mut disguised = bytes.iter().map(|byte| byte ^ 1).collect::<Vec<_>>();
             let from = length.saturating_sub(64);
             let to = length.min(from + 32);
             disguised[from..to].copy_from_slice(&bytes[from..to]);
             if length > 32 {
-                assert_eq!(sample(&disguised), sampled, "{length} bytes");
-                assert!(cache.get(&disguised).is_none(), "the same sample of {length} bytes");
+                assert_eq!(hashed_part(&disguised), hashed, "{length} bytes");
+                assert!(cache.get(&disguised).is_none(), "the same hashed part of {length} bytes");
             }
         }
     }
 
     #[test]
-    fn h093_what_differs_in_one_bit_or_in_length_is_another_token() {
+    fn h093_one_different_bit_or_length_is_a_miss() {
         check_near_misses(&TokenCache::new(MIB));
     }
 
     #[test]
-    fn h093_what_is_hashed_is_of_the_signature_and_differs_in_every_token() {
+    fn h093_hashed_part_is_in_the_signature_and_differs_between_tokens() {
         let tokens = (0..100).map(|_| machine().sign()).collect::<Vec<_>>();
-        let mut samples = HashSet::new();
+        let mut parts = HashSet::new();
         for token in &tokens {
-            let sampled = sample(token.as_bytes());
+            let hashed = hashed_part(token.as_bytes());
             let (_, signature) = token.rsplit_once('.').unwrap();
-            assert_eq!(sampled.len(), 32);
-            let is_of_it = |part: &str| part.as_bytes().windows(32).any(|part| part == sampled);
-            assert!(is_of_it(signature));
-            assert!(!is_of_it(&signature[signature.len() - 32..]), "not the last characters");
-            samples.insert(sampled);
+            assert_eq!(hashed.len(), 32);
+            let contains = |text: &str| text.as_bytes().windows(32).any(|part| part == hashed);
+            assert!(contains(signature));
+            assert!(!contains(&signature[signature.len() - 32..]), "not the last characters");
+            parts.insert(hashed);
         }
-        assert_eq!(samples.len(), tokens.len());
+        assert_eq!(parts.len(), tokens.len());
     }
 
     #[test]
-    fn h093_a_text_of_any_length_has_a_sample() {
+    fn h093_tokens_of_any_length_have_a_hashed_part() {
         let token = text(1, 200);
         for length in 0..=200 {
-            let sampled = sample(&token.as_bytes()[..length]).len();
-            assert_eq!(sampled, length.min(32), "of {length} bytes");
+            let hashed = hashed_part(&token.as_bytes()[..length]).len();
+            assert_eq!(hashed, length.min(32), "of {length} bytes");
         }
     }
 
     #[test]
-    fn h095_what_is_put_in_again_replaces_what_was_there() {
+    fn h095_inserting_a_token_again_replaces_its_entry() {
         let old = issuer().keys.id();
         let new = issuer().issuer.jwks().id();
         assert_ne!(old, new);
         let cache = TokenCache::new(MIB);
         for keys in [old, new, old] {
-            cache.insert("token", Remembered { keys, ..remembered(1) });
-            assert_eq!(cache.get(b"token").map(|remembered| remembered.keys), Some(keys));
+            cache.insert("token", CacheEntry { keys, ..entry(1) });
+            assert_eq!(cache.get(b"token").map(|entry| entry.keys), Some(keys));
         }
         assert_eq!(len(&cache), 1);
         cache.remove(b"another token");
@@ -314,7 +384,8 @@ mod tests {
         assert_eq!(len(&cache), 0);
     }
 
-    /// The heap that a cache holds, with what its tokens say, though they share it here.
+    /// Measures the heap that a full cache holds. Its entries share the claims of one token here,
+    /// so the claims are added once for each entry.
     #[track_caller]
     fn check_capacity(name: &str, lengths: &[usize], count: usize) {
         let capacity = 8 * MIB;
@@ -326,7 +397,7 @@ mod tests {
             for number in 0..count {
                 let text = &mut texts[number % lengths.len()];
                 set_number(text, number);
-                held.insert(str::from_utf8(text).unwrap(), remembered(number));
+                held.insert(str::from_utf8(text).unwrap(), entry(number));
             }
             cache = Some(held);
         });
@@ -334,9 +405,9 @@ mod tests {
         let said = len(&cache) * each;
         let bytes = usize::try_from(counted.bytes_current).unwrap() + said;
         assert!(bytes <= capacity, "{name}: {bytes} bytes in {} entries", len(&cache));
-        assert!(bytes >= capacity / 4, "{name}: {bytes} bytes alone are used");
+        assert!(bytes >= capacity / 4, "{name}: only {bytes} bytes are used");
         let peak = usize::try_from(counted.bytes_max).unwrap() + said;
-        assert!(peak <= capacity + MIB / 8, "{name}: {peak} bytes for a moment");
+        assert!(peak <= capacity + MIB / 8, "{name}: {peak} bytes at the peak");
         for number in (0..count).step_by(19) {
             let found = found(&cache, &text(number, lengths[number % lengths.len()]));
             assert!(found.is_none_or(|found| found == number), "{name}: {number} is {found:?}");
@@ -352,18 +423,18 @@ mod tests {
     }
 
     #[test]
-    fn h097_a_million_tokens_keep_within_the_bytes_that_are_given() {
-        check_capacity("usual", &[USUAL_LEN], 1_000_000);
+    fn h097_a_million_tokens_stay_within_the_capacity() {
+        check_capacity("usual", &[TYPICAL_LEN], 1_000_000);
     }
 
     #[test]
-    fn h097_short_and_long_tokens_keep_within_the_bytes_that_are_given() {
+    fn h097_short_and_long_tokens_stay_within_the_capacity() {
         check_capacity("short", &[8], 200_000);
         check_capacity("longest", &[MAX_CACHED_LEN], 20_000);
-        check_capacity("mixed", &[8, USUAL_LEN, 2 * KIB, 100, MAX_CACHED_LEN], 100_000);
+        check_capacity("mixed", &[8, TYPICAL_LEN, 2 * KIB, 100, MAX_CACHED_LEN], 100_000);
     }
 
-    /// Tokens that say much, or say it in a form that has to be kept apart.
+    /// Returns tokens with long claims, or with claims whose text must be copied out of the JSON.
     fn shapes() -> Vec<(&'static str, String)> {
         let escaped = |length: usize| {
             let text = r"\u0061".repeat(length);
@@ -397,35 +468,33 @@ mod tests {
     }
 
     #[test]
-    fn h097_an_entry_weighs_what_it_takes_or_more() {
+    fn h097_an_entry_weighs_at_least_the_bytes_it_takes() {
         for (name, text) in shapes() {
             let mut token = None;
-            let counted = measure(|| token = Some((Token(text.as_str().into()), verified(&text))));
+            let counted = measure(|| token = Some((key(&text), verified(&text))));
             let (key, token) = token.unwrap();
-            let value = Remembered { token, ..remembered(0) };
-            let weight = Bytes.weight(&key, &value);
+            let value = CacheEntry { token, ..entry(0) };
+            let weight = ByteWeigher.weight(&key, &value);
             let taken = u64::try_from(counted.bytes_current).unwrap();
             assert!(weight >= taken, "{name}: weighs {weight} and takes {taken}");
-            // What is allocated for each short text is not counted, but weighed.
+            // The weight includes each short text's allocation, which is not counted here.
             let allowed = 2 * taken + u64::try_from(2 * ENTRY_OVERHEAD).unwrap();
             assert!(weight <= allowed, "{name}: weighs {weight} and takes {taken}");
         }
     }
 
     #[test]
-    fn h097_tokens_of_every_shape_keep_within_the_bytes_that_are_given() {
+    fn h097_tokens_of_every_shape_stay_within_the_capacity() {
         let capacity = MIB;
         for (name, token) in shapes() {
-            let weight = Bytes.weight(
-                &Token(token.as_str().into()),
-                &Remembered { token: verified(&token), ..remembered(0) },
-            );
+            let weight = ByteWeigher
+                .weight(&key(&token), &CacheEntry { token: verified(&token), ..entry(0) });
             let count = 2 * capacity / usize::try_from(weight).unwrap();
             let mut cache = None;
             let counted = measure(|| {
                 let held = TokenCache::new(capacity);
                 for number in 0..count {
-                    let value = Remembered { token: verified(&token), ..remembered(number) };
+                    let value = CacheEntry { token: verified(&token), ..entry(number) };
                     held.insert(&text(number, token.len()), value);
                 }
                 cache = Some(held);
@@ -433,16 +502,16 @@ mod tests {
             let (bytes, cache) = (usize::try_from(counted.bytes_current).unwrap(), cache.unwrap());
             assert!(bytes <= capacity, "{name}: {bytes} bytes in {} entries", len(&cache));
             assert!(len(&cache) > 0, "{name}: nothing is held");
-            assert!(len(&cache) < count, "{name}: nothing had to go");
+            assert!(len(&cache) < count, "{name}: nothing was evicted");
         }
     }
 
     #[test]
-    fn h097_a_text_of_8_kib_is_held_and_a_longer_one_is_not() {
+    fn h097_a_token_of_8_kib_is_cached_and_a_longer_one_is_not() {
         for (length, is_held) in [
             (0, true),
             (1, true),
-            (USUAL_LEN, true),
+            (TYPICAL_LEN, true),
             (MAX_CACHED_LEN - 1, true),
             (MAX_CACHED_LEN, true),
             (MAX_CACHED_LEN + 1, false),
@@ -450,25 +519,25 @@ mod tests {
         ] {
             let cache = TokenCache::new(8 * MIB);
             let text = "t".repeat(length);
-            cache.insert(&text, remembered(3));
+            cache.insert(&text, entry(3));
             assert_eq!(found(&cache, &text), is_held.then_some(3), "{length} bytes");
             assert_eq!(len(&cache), usize::from(is_held), "{length} bytes");
         }
         assert_eq!(MAX_CACHED_LEN, 8_192);
     }
 
-    /// Random reads and writes against what was put in last.
+    /// Checks random reads and writes against the entries that were inserted last.
     #[track_caller]
-    fn check_model<S: BuildHasher + Clone>(capacity: usize, hasher: S) -> usize {
+    fn check_model<S: BuildHasher>(capacity: usize, hasher: S) -> usize {
         let cache = TokenCache::with_hasher(capacity, hasher);
         let mut last = HashMap::new();
         let (mut hits, mut dice) = (0, 1_u64);
         for step in 0..3_000 {
             dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let number = usize::try_from((dice >> 33) % 100).unwrap();
-            let text = text(number, [8, 64, USUAL_LEN, MAX_CACHED_LEN][number % 4]);
+            let text = text(number, [8, 64, TYPICAL_LEN, MAX_CACHED_LEN][number % 4]);
             if dice >> 63 == 0 {
-                cache.insert(&text, remembered(step));
+                cache.insert(&text, entry(step));
                 last.insert(number, step);
             }
             let found = found(&cache, &text);
@@ -481,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn h097_a_capacity_of_any_size_is_kept_and_never_a_panic() {
+    fn h097_every_capacity_is_kept_without_a_panic() {
         let mut hits = Vec::new();
         for capacity in [0, 1, 100, KIB, 2 * KIB, 2 * KIB + 1, 16 * KIB, MIB, usize::MAX] {
             hits.push(check_model(capacity, DefaultHashBuilder::default()));
@@ -492,59 +561,86 @@ mod tests {
     }
 
     #[test]
-    fn h098_switched_off_it_holds_nothing() {
+    fn h097_segments_share_the_capacity_and_small_caches_have_one() {
+        let segments = |capacity| {
+            let cache = TokenCache::new(capacity);
+            let sizes = cache.segments.iter().map(|segment| segment.read().unwrap().capacity());
+            let total = sizes.map(u128::from).sum::<u128>();
+            let lost = u128::try_from(capacity).unwrap().checked_sub(total);
+            assert!(lost.is_some_and(|lost| lost < 8), "{capacity} bytes: {total}");
+            cache.segments.len()
+        };
+        let small = [0, 1, 2 * KIB, 256 * KIB, 512 * KIB - 1, 512 * KIB, MIB - 1];
+        assert_eq!(small.map(segments), [0, 1, 1, 1, 1, 2, 2]);
+        assert_eq!([MIB, 2 * MIB, 8 * MIB, usize::MAX].map(segments), [4, 8, 8, 8]);
+        let longest = shapes().into_iter().map(|(_, token)| {
+            let entry = CacheEntry { token: verified(&token), ..entry(0) };
+            ByteWeigher.weight(&key(&token), &entry)
+        });
+        let longest = usize::try_from(longest.max().unwrap()).unwrap();
+        assert!(3 * longest < MIN_SEGMENT_CAPACITY, "{longest} bytes in one entry");
+        let typical = text(1, TYPICAL_LEN);
+        let cache = TokenCache::new(2 * TYPICAL_ENTRY_LEN);
+        cache.insert(&typical, entry(1));
+        assert_eq!(found(&cache, &typical), Some(1));
+    }
+
+    #[test]
+    fn h098_a_cache_that_is_off_holds_nothing() {
         let cache = TokenCache::new(0);
         let counted = measure(|| {
             for number in 0..100 {
-                let text = text(number, USUAL_LEN);
-                cache.insert(&text, remembered(number));
+                let text = text(number, TYPICAL_LEN);
+                cache.insert(&text, entry(number));
                 assert_eq!(found(&cache, &text), None);
             }
         });
         assert_eq!(counted.bytes_current, 0);
-        assert!(cache.entries.is_none());
+        assert!(cache.segments.is_empty());
     }
 
     #[test]
-    fn h099_with_one_hash_for_all_each_token_is_still_its_own() {
+    fn h099_tokens_with_the_same_hash_keep_their_own_entries() {
         const COUNT: usize = 2_000;
 
         let cache = TokenCache::with_hasher(usize::MAX, Zero);
         for number in 0..COUNT {
-            cache.insert(&text(number, USUAL_LEN), remembered(number));
+            cache.insert(&text(number, TYPICAL_LEN), entry(number));
         }
         assert_eq!(len(&cache), COUNT);
         for number in (0..COUNT).rev() {
-            assert_eq!(found(&cache, &text(number, USUAL_LEN)), Some(number));
+            assert_eq!(found(&cache, &text(number, TYPICAL_LEN)), Some(number));
         }
         for number in (COUNT..COUNT + 300).chain([99_999_999]) {
-            assert_eq!(found(&cache, &text(number, USUAL_LEN)), None, "{number}");
+            assert_eq!(found(&cache, &text(number, TYPICAL_LEN)), None, "{number}");
         }
-        // The sample is the same as well, and everything else is not.
+        // The hashed part is the same, too, and everything else differs.
         for number in 0..300 {
-            for other in [text(number, USUAL_LEN - 1), text(number, USUAL_LEN).replace('t', "u")] {
+            for other in
+                [text(number, TYPICAL_LEN - 1), text(number, TYPICAL_LEN).replace('t', "u")]
+            {
                 assert_eq!(found(&cache, &other), None, "{number}");
             }
         }
     }
 
     #[test]
-    fn h099_with_one_hash_for_all_what_differs_in_one_bit_is_another_token() {
+    fn h099_with_the_same_hash_one_different_bit_is_a_miss() {
         check_near_misses(&TokenCache::with_hasher(MIB, Zero));
     }
 
     #[test]
-    fn h099_with_one_sample_for_all_each_token_is_still_its_own() {
-        // A forger can copy the sample, and then differ before it or after it.
-        let sampled = "s".repeat(32);
-        let before = |number| format!("{}{sampled}{}", text(number, 100), "e".repeat(32));
-        let after = |number| format!("{}{sampled}{}", "b".repeat(100), text(number, 32));
+    fn h099_tokens_with_the_same_hashed_part_keep_their_own_entries() {
+        // A forger can copy the hashed part, and change what is before it or after it.
+        let hashed = "s".repeat(32);
+        let before = |number| format!("{}{hashed}{}", text(number, 100), "e".repeat(32));
+        let after = |number| format!("{}{hashed}{}", "b".repeat(100), text(number, 32));
         let cache = TokenCache::new(usize::MAX);
         for number in 0..500 {
-            assert_eq!(sample(before(number).as_bytes()), sampled.as_bytes());
-            assert_eq!(sample(after(number).as_bytes()), sampled.as_bytes());
-            cache.insert(&before(number), remembered(number));
-            cache.insert(&after(number), remembered(1_000 + number));
+            assert_eq!(hashed_part(before(number).as_bytes()), hashed.as_bytes());
+            assert_eq!(hashed_part(after(number).as_bytes()), hashed.as_bytes());
+            cache.insert(&before(number), entry(number));
+            cache.insert(&after(number), entry(1_000 + number));
         }
         for number in 0..500 {
             assert_eq!(found(&cache, &before(number)), Some(number));
@@ -555,11 +651,12 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_threads<S: BuildHasher + Clone + Sync + Send>(capacity: usize, hasher: S) {
-        const TEXTS: usize = 200;
-
+    fn check_threads<S>(count: usize, capacity: usize, hasher: S)
+    where
+        S: BuildHasher + Sync + Send,
+    {
         let cache = TokenCache::with_hasher(capacity, hasher);
-        let texts = (0..TEXTS).map(|number| text(number, USUAL_LEN)).collect::<Vec<_>>();
+        let texts = (0..count).map(|number| text(number, TYPICAL_LEN)).collect::<Vec<_>>();
         let hits = thread::scope(|scope| {
             let (cache, texts) = (&cache, &texts);
             let threads = (1..=4_u64).map(|seed| {
@@ -567,13 +664,13 @@ mod tests {
                     let (mut hits, mut dice) = (0_u32, seed);
                     for _ in 0..20_000 {
                         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed);
-                        let number = usize::try_from((dice >> 33) % 200).unwrap();
+                        let number = usize::try_from(dice >> 33).unwrap() % count;
                         match found(cache, &texts[number]) {
                             Some(found) => {
                                 assert_eq!(found, number);
                                 hits += 1;
                             }
-                            None => cache.insert(&texts[number], remembered(number)),
+                            None => cache.insert(&texts[number], entry(number)),
                         }
                     }
                     hits
@@ -583,21 +680,51 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u32>()
         });
         assert!(hits > 100, "{hits} hits");
-        assert!((1..TEXTS).contains(&len(&cache)), "{} entries: nothing was evicted", len(&cache));
+        assert!((1..count).contains(&len(&cache)), "{} entries: nothing was evicted", len(&cache));
     }
 
     #[test]
-    fn h100_threads_that_read_and_write_find_their_own() {
-        check_threads(64 * KIB, DefaultHashBuilder::default());
-        check_threads(64 * KIB, Zero);
-        check_threads(4 * KIB, DefaultHashBuilder::default());
+    fn h100_concurrent_reads_and_writes_return_the_right_entry() {
+        check_threads(200, 64 * KIB, DefaultHashBuilder::default());
+        check_threads(200, 64 * KIB, Zero);
+        check_threads(200, 4 * KIB, DefaultHashBuilder::default());
+        check_threads(400, 2 * MIN_SEGMENT_CAPACITY, DefaultHashBuilder::default());
+        check_threads(400, 2 * MIN_SEGMENT_CAPACITY, Zero);
     }
 
     #[test]
-    fn h093_no_debug_text_holds_a_token() {
+    fn h100_a_thread_that_panics_while_it_writes_turns_hits_into_misses() {
+        let cache = TokenCache::new(MIB);
+        let texts = (0..64).map(|number| text(number, TYPICAL_LEN)).collect::<Vec<_>>();
+        for (number, text) in texts.iter().enumerate() {
+            cache.insert(text, entry(number));
+        }
+        let writer = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    let _locked = cache.segments[0].write();
+                    panic!("a panic with the lock held, as this test needs");
+                })
+                .join()
+        });
+        assert!(writer.is_err());
+        let mut hits = 0;
+        for (number, text) in texts.iter().enumerate() {
+            let poisoned = cache.segment(text.as_bytes()).unwrap().0.is_poisoned();
+            cache.insert(text, entry(number));
+            assert_eq!(found(&cache, text), (!poisoned).then_some(number));
+            cache.remove(text.as_bytes());
+            assert_eq!(found(&cache, text), None);
+            hits += usize::from(!poisoned);
+        }
+        assert!((1..texts.len()).contains(&hits), "{hits} hits");
+    }
+
+    #[test]
+    fn h093_debug_output_contains_no_token() {
         let cache = TokenCache::new(MIB);
         let token = machine().sign();
-        cache.insert(&token, remembered(1));
+        cache.insert(&token, entry(1));
         assert_eq!(format!("{cache:?}"), "TokenCache { .. }");
     }
 }

@@ -12,7 +12,7 @@ use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind, with_
 use crate::health::Health;
 use crate::refresh::{Clock, CurrentKeys, Missing, Patience, Source, all_ready};
 use crate::telemetry::{self, Timer};
-use crate::token_cache::{Remembered, TokenCache};
+use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
 use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
 
@@ -248,7 +248,7 @@ impl Verifier {
     }
 
     fn recall_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
-        let Remembered { token: verified, pool, keys } = self.inner.cache.get(token)?;
+        let CacheEntry { token: verified, pool, keys } = self.inner.cache.get(token)?;
         let pool = self.inner.pools.get(pool)?;
         let result = match pool.source.current(now) {
             Ok(current) if current.id() != keys => {
@@ -274,8 +274,8 @@ impl Verifier {
         });
         match (result, chosen) {
             (Ok((verified, keys)), Some((pool, _))) => {
-                let remembered = Remembered { token: verified.clone(), pool, keys };
-                self.inner.cache.insert(token, remembered);
+                let entry = CacheEntry { token: verified.clone(), pool, keys };
+                self.inner.cache.insert(token, entry);
                 Verdict::Final(Ok(verified))
             }
             (Err(error), Some((_, pool))) if error.kind() == VerifyErrorKind::UnknownKey => {
