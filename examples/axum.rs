@@ -13,7 +13,7 @@ use axum::routing::get;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_cognito::{
-    AccessToken, ClientIds, Health, RefusalBody, Refused, RequireScope, RequireToken, Rules,
+    AccessToken, CheckError, ClientIds, Health, RejectionBody, RequireScope, RequireToken, Rules,
     TestServer, Verifier,
 };
 
@@ -25,7 +25,7 @@ fn app(verifier: Verifier) -> Router {
     Router::new()
         .route("/item/{id}", get(item).layer(read).merge(axum::routing::put(put_item).layer(write)))
         .route("/whoami", get(whoami))
-        .layer(RequireToken::new(verifier.clone()).refusal_body(RefusalBody::problem))
+        .layer(RequireToken::new(verifier.clone()).rejection_body(RejectionBody::problem))
         // After the layer, so it needs no token.
         .route("/health", get(health).with_state(verifier))
 }
@@ -68,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rules =
         Rules::new(issuer.issuer().user_pool(), ClientIds::only([CLIENT_ID])).check(|token| {
             match token.subject() {
-                "blocked" => Err(Refused::Forbidden),
+                "blocked" => Err(CheckError::Forbidden),
                 _ => Ok(()),
             }
         });

@@ -67,7 +67,7 @@ fn obey(server: &TestServer, line: &str) -> Option<String> {
             done()
         }
         "withdraw" => {
-            server.issuer().withdraw_replaced_keys();
+            server.issuer().retire_old_keys();
             done()
         }
         "fault" => {

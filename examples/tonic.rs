@@ -65,7 +65,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The layer: it sees the method, so each may ask for another scope, or for none.
     let table = ScopeTable::new([
-        ("GRPC /grpc.health.v1.Health/Check", Access::any_in("health")),
+        ("GRPC /grpc.health.v1.Health/Check", Access::any_of_resource_server("health")),
         ("GRPC /grpc.health.v1.Health/Watch", Access::scope("health/watch")),
         ("GRPC /grpc.reflection.v1.ServerReflection/{*method}", Access::public()),
     ])?;

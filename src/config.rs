@@ -22,13 +22,13 @@
 //! | `COGNITO_GROUPS` | `groups` | a user must be in one of them |
 //! | `COGNITO_LEEWAY_SECONDS` | `leeway_seconds` | 0 to 300 |
 //! | `COGNITO_REFRESH_INTERVAL_SECONDS` | `refresh_interval_seconds` | 10 to 86400 |
-//! | `COGNITO_MAX_STALE_SECONDS` | `max_stale_seconds` | the refresh interval at least |
-//! | `COGNITO_CONNECT_WITHIN_SECONDS` | `connect_within_seconds` | how long `connect` tries |
+//! | `COGNITO_MAX_KEY_AGE_SECONDS` | `max_key_age_seconds` | the refresh interval at least |
+//! | `COGNITO_CONNECT_TIMEOUT_SECONDS` | `connect_timeout_seconds` | how long `connect` tries |
 //! | `COGNITO_TOKEN_CACHE_BYTES` | `token_cache_bytes` | for tokens seen before; 0 is none |
 //!
 //! A list is separated by spaces in a variable, client IDs by commas too; in a file it is a list.
 //! What is not set is as in the code. A setting that is not known is an error, since a misspelt
-//! `COGNITO_REQUIRED_SCOPES` would ask for nothing; all mistakes are reported together, and no
+//! `COGNITO_REQUIRED_SCOPES` would ask for nothing; all problems are reported together, and no
 //! value is ever repeated.
 
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ use crate::layer::RequireScope;
 use crate::scope::Requirement;
 use crate::user_pool::UserPool;
 use crate::verifier::{
-    CONNECT_WITHIN, INTERVALS, MAX_STALE, REFRESH_INTERVAL, TOKEN_CACHE_BYTES, VerifierBuilder,
+    CONNECT_TIMEOUT, INTERVALS, MAX_KEY_AGE, REFRESH_INTERVAL, TOKEN_CACHE_BYTES, VerifierBuilder,
 };
 use crate::verify::{ClientIds, MAX_LEEWAY, Rules};
 
@@ -76,8 +76,8 @@ pub struct Config {
     rules: Rules,
     required_scopes: RequireScope,
     refresh_interval: Duration,
-    max_stale: Duration,
-    connect_within: Duration,
+    max_key_age: Duration,
+    connect_timeout: Duration,
     token_cache_bytes: usize,
 }
 
@@ -139,11 +139,11 @@ impl Config {
     /// What only code can ask for, such as a [check](Rules::check), comes on top:
     ///
     /// ```
-    /// # use tower_cognito::{Config, Refused, StartError, Verifier};
+    /// # use tower_cognito::{Config, CheckError, StartError, Verifier};
     /// # async fn example(config: Config) -> Result<Verifier, StartError> {
     /// let rules = config.rules().clone().check(|token| match token.username() {
     ///     Some(_) => Ok(()),
-    ///     None => Err(Refused::Forbidden),
+    ///     None => Err(CheckError::Forbidden),
     /// });
     /// let verifier = config.verifier().connect().await?.with_rules(rules)?;
     /// # Ok(verifier)
@@ -152,8 +152,8 @@ impl Config {
     pub fn verifier(&self) -> VerifierBuilder {
         VerifierBuilder::new(self.rules.clone())
             .refresh_interval(self.refresh_interval)
-            .max_stale(self.max_stale)
-            .connect_within(self.connect_within)
+            .max_key_age(self.max_key_age)
+            .connect_timeout(self.connect_timeout)
             .token_cache_bytes(self.token_cache_bytes)
     }
 
@@ -205,12 +205,12 @@ impl<'de> Deserialize<'de> for Config {
 const KEYS: [&str; 12] = [
     "audience",
     "client_ids",
-    "connect_within_seconds",
+    "connect_timeout_seconds",
     "groups",
     "issuer",
     "jwks_url",
     "leeway_seconds",
-    "max_stale_seconds",
+    "max_key_age_seconds",
     "refresh_interval_seconds",
     "required_scopes",
     "token_cache_bytes",
@@ -273,11 +273,11 @@ impl Settings {
         let is_unreadable =
             refresh_interval.is_none() && self.values.contains_key("refresh_interval_seconds");
         let refresh_interval = refresh_interval.unwrap_or(REFRESH_INTERVAL);
-        let max_stale = self.seconds("max_stale_seconds", 0..=u64::MAX).unwrap_or(MAX_STALE);
-        if max_stale < refresh_interval && !is_unreadable {
-            self.problem("max_stale_seconds", "it is shorter than the refresh interval");
+        let max_key_age = self.seconds("max_key_age_seconds", 0..=u64::MAX).unwrap_or(MAX_KEY_AGE);
+        if max_key_age < refresh_interval && !is_unreadable {
+            self.problem("max_key_age_seconds", "it is shorter than the refresh interval");
         }
-        let connect_within = self.seconds("connect_within_seconds", 0..=u64::MAX);
+        let connect_timeout = self.seconds("connect_timeout_seconds", 0..=u64::MAX);
         let cache_bytes = self.number("token_cache_bytes", 0..=u64::MAX);
         let cache_bytes = cache_bytes.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
 
@@ -297,8 +297,8 @@ impl Settings {
             rules,
             required_scopes,
             refresh_interval,
-            max_stale,
-            connect_within: connect_within.unwrap_or(CONNECT_WITHIN),
+            max_key_age,
+            connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             token_cache_bytes: cache_bytes.unwrap_or(TOKEN_CACHE_BYTES),
         };
         if self.problems.is_empty() { Ok(config) } else { Err(StartError::new(self.problems)) }
@@ -325,7 +325,7 @@ impl Settings {
             return pool;
         };
         let Some(pool) = pool else {
-            // All mistakes are to be found at once, so it is tried on another pool.
+            // All problems are to be found at once, so it is tried on another pool.
             let elsewhere = UserPool::from_issuer("https://issuer.example");
             self.checked("jwks_url", elsewhere.and_then(|pool| pool.jwks_url(&url)));
             return None;

@@ -3,7 +3,7 @@
 //! * [Quick start](start): from nothing to a protected service.
 //! * [Scopes](scopes): what opens what, and where to ask for it.
 //! * [Where the layers go](layers): each placement in an axum router, and what it leaves open.
-//! * [What clients see](refusals): each refusal as `curl -i` shows it, and as gRPC clients do.
+//! * [What clients see](responses): each refusal as `curl -i` shows it, and as gRPC clients do.
 //! * [Where it runs](where_it_runs): which server or gateway, what to copy, what is tested.
 //! * [Coming from API Gateway](api_gateway): what stays, and what clients notice.
 //! * [Coming from another library](migrating): aws-jwt-verify, jwt-authorizer and others.
@@ -31,8 +31,8 @@ pub mod layers {
     #![doc = include_str!("docs/layers.md")]
 }
 
-pub mod refusals {
-    #![doc = include_str!("docs/refusals.md")]
+pub mod responses {
+    #![doc = include_str!("docs/responses.md")]
 }
 
 pub mod errors {

@@ -232,7 +232,7 @@ impl VerifyErrorKind {
 
 /// Why a key set could not be refreshed.
 ///
-/// Whoever [fetches in a way of their own](crate::VerifierBuilder::fetch_with) makes one:
+/// Whoever [fetches in a way of their own](crate::VerifierBuilder::jwks_fetcher) makes one:
 ///
 /// ```
 /// use std::time::Duration;

@@ -23,7 +23,7 @@ use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
-use crate::layer::{Form, Guarded, refusal_response};
+use crate::layer::{Form, LayerMarker, refusal_response};
 use crate::rejection::Rejection;
 use crate::telemetry;
 use crate::verify::AccessToken;
@@ -32,9 +32,9 @@ impl<S: Sync> FromRequestParts<S> for AccessToken {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Rejection> {
-        match (parts.extensions.get::<Self>(), parts.extensions.get::<Guarded>()) {
+        match (parts.extensions.get::<Self>(), parts.extensions.get::<LayerMarker>()) {
             (Some(token), _) => Ok(token.clone()),
-            (None, Some(Guarded(settings))) => {
+            (None, Some(LayerMarker(settings))) => {
                 let rejection = Rejection::missing_token(settings.clone());
                 telemetry::refused(rejection.reason());
                 Err(rejection)
@@ -48,7 +48,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for AccessToken {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Rejection> {
-        match (parts.extensions.get::<Self>(), parts.extensions.get::<Guarded>()) {
+        match (parts.extensions.get::<Self>(), parts.extensions.get::<LayerMarker>()) {
             (Some(token), _) => Ok(Some(token.clone())),
             (None, Some(_)) => Ok(None),
             (None, None) => Err(no_layer()),

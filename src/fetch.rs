@@ -32,7 +32,7 @@ use crate::error::RefreshError;
 /// let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
 /// let document = issuer.jwks_json();
 /// let verifier = Verifier::builder(rules)
-///     .fetch_with(move |_url: String| {
+///     .jwks_fetcher(move |_url: String| {
 ///         let document = document.clone();
 ///         async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
 ///     })
@@ -106,14 +106,14 @@ impl JwksDocument {
 }
 
 /// [`FetchJwks`] behind a pointer.
-pub(crate) trait AnyFetchJwks: Send + Sync {
+pub(crate) trait DynFetchJwks: Send + Sync {
     fn fetch<'a>(&'a self, url: &'a str) -> FetchFuture<'a>;
 }
 
 type FetchFuture<'a> =
     Pin<Box<dyn Future<Output = Result<JwksDocument, RefreshError>> + Send + 'a>>;
 
-impl<F: FetchJwks> AnyFetchJwks for F {
+impl<F: FetchJwks> DynFetchJwks for F {
     fn fetch<'a>(&'a self, url: &'a str) -> FetchFuture<'a> {
         Box::pin(self.fetch_jwks(url))
     }

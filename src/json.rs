@@ -180,7 +180,7 @@ where
             let raw: &'de RawValue = object.next_value()?;
             let is_new = match (self.place)(&mut members, &name) {
                 Some(member) => member.replace(raw).is_none(),
-                None if !is_harmless(raw.get()) => {
+                None if !is_well_formed(raw.get()) => {
                     return Err(de::Error::custom(
                         "a value has a lone surrogate or nests too deep",
                     ));
@@ -248,7 +248,7 @@ impl<'de> Visitor<'de> for Name {
 }
 
 /// Searches well-formed JSON for what serde_json lets pass in a value that is kept as raw text.
-fn is_harmless(json: &str) -> bool {
+fn is_well_formed(json: &str) -> bool {
     let mut depth = 0_usize;
     let mut rest = json.as_bytes();
     let mut in_string = false;

@@ -40,11 +40,11 @@ pub struct Jwks {
     id: KeySetId,
     keys: HashMap<Box<str>, Arc<Key>>,
     skipped: Vec<SkippedKey>,
-    usual_header: OnceLock<UsualHeader>,
+    cached_header: OnceLock<CachedHeader>,
 }
 
 /// The header of the first token that these keys have verified, and the key that it names.
-struct UsualHeader {
+struct CachedHeader {
     encoded: Box<str>,
     key: Arc<Key>,
 }
@@ -81,7 +81,7 @@ impl Jwks {
             return Err(InvalidJwks::new("it has more than 100 keys"));
         }
 
-        let mut by_id: HashMap<Box<str>, Result<Key, Skip>> = HashMap::new();
+        let mut by_id: HashMap<Box<str>, Result<Key, SkipReason>> = HashMap::new();
         let mut skipped = Vec::new();
         for (index, member) in members.into_iter().enumerate() {
             let (id, key) = match read_key(member) {
@@ -100,8 +100,8 @@ impl Jwks {
                 }
                 Some(first) if *first == key && key.is_ok() => {}
                 Some(first) => {
-                    *first = Err(Skip::Ambiguous);
-                    skipped.push(SkippedKey { index, reason: Skip::Ambiguous });
+                    *first = Err(SkipReason::Ambiguous);
+                    skipped.push(SkippedKey { index, reason: SkipReason::Ambiguous });
                 }
             }
         }
@@ -111,7 +111,7 @@ impl Jwks {
         if keys.is_empty() {
             return Err(InvalidJwks::new("it has no usable key"));
         }
-        Ok(Self { id: KeySetId::next(), keys, skipped, usual_header: OnceLock::new() })
+        Ok(Self { id: KeySetId::next(), keys, skipped, cached_header: OnceLock::new() })
     }
 
     /// The set before the first fetch.
@@ -120,7 +120,7 @@ impl Jwks {
             id: KeySetId::next(),
             keys: HashMap::new(),
             skipped: Vec::new(),
-            usual_header: OnceLock::new(),
+            cached_header: OnceLock::new(),
         }
     }
 
@@ -131,15 +131,15 @@ impl Jwks {
 
     /// The key that this header names, if it is the same text, whole and as it was sent, as that
     /// of a token that these keys have verified: then it passes every check again.
-    pub(crate) fn usual_key(&self, encoded_header: &str) -> Option<&Arc<Key>> {
-        let usual = self.usual_header.get()?;
+    pub(crate) fn key_for_cached_header(&self, encoded_header: &str) -> Option<&Arc<Key>> {
+        let usual = self.cached_header.get()?;
         (*usual.encoded == *encoded_header).then_some(&usual.key)
     }
 
     /// To be called with the header of a token whose signature is good.
-    pub(crate) fn set_usual(&self, encoded_header: &str, key: &Arc<Key>) {
-        self.usual_header
-            .get_or_init(|| UsualHeader { encoded: encoded_header.into(), key: Arc::clone(key) });
+    pub(crate) fn cache_header(&self, encoded_header: &str, key: &Arc<Key>) {
+        self.cached_header
+            .get_or_init(|| CachedHeader { encoded: encoded_header.into(), key: Arc::clone(key) });
     }
 
     pub(crate) fn id(&self) -> KeySetId {
@@ -217,11 +217,11 @@ impl Eq for Key {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SkippedKey {
     pub(crate) index: usize,
-    pub(crate) reason: Skip,
+    pub(crate) reason: SkipReason,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Skip {
+pub(crate) enum SkipReason {
     /// Another key has the same `kid`.
     Ambiguous,
     /// It is no JSON object with a `kid`, or has a member of the wrong type.
@@ -234,7 +234,7 @@ pub(crate) enum Skip {
     UnacceptableNumbers,
 }
 
-impl Skip {
+impl SkipReason {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Ambiguous => "ambiguous",
@@ -264,13 +264,13 @@ fn members(document: &[u8]) -> Result<Vec<&RawValue>, InvalidJwks> {
 /// `{"RSA": null}` for its name, the last of two members of the same name, and do not show private
 /// parts; so each member is looked over first. Whether they take a number that no `f64` holds
 /// depends on the features of serde_json; so they are shown nothing but what is needed.
-fn read_key(member: &RawValue) -> Result<(Box<str>, Result<Key, Skip>), Skip> {
+fn read_key(member: &RawValue) -> Result<(Box<str>, Result<Key, SkipReason>), SkipReason> {
     let JwkMembers { key_id, needed, private } =
-        json::read_object(member.get(), JwkMembers::place).map_err(|_| Skip::Malformed)?;
+        json::read_object(member.get(), JwkMembers::place).map_err(|_| SkipReason::Malformed)?;
     let key_id = key_id
         .and_then(json::string)
         .filter(|id| !id.is_empty() && id.len() <= MAX_KEY_ID_LEN)
-        .ok_or(Skip::Malformed)?
+        .ok_or(SkipReason::Malformed)?
         .into();
     let needed = NEEDED.into_iter().zip(needed);
     let needed = needed.filter_map(|(name, value)| Some((name, value?)));
@@ -282,14 +282,14 @@ fn read_key(member: &RawValue) -> Result<(Box<str>, Result<Key, Skip>), Skip> {
     let key_type = needed.get("kty").copied().and_then(json::string);
 
     let key = if private.iter().any(Option::is_some) {
-        Err(Skip::Private)
+        Err(SkipReason::Private)
     } else if key_type.is_some_and(|key_type| key_type != "RSA") {
-        Err(Skip::OtherPurpose)
+        Err(SkipReason::OtherPurpose)
     } else if !needed.iter().all(is_of_its_type) {
-        Err(Skip::Malformed)
+        Err(SkipReason::Malformed)
     } else {
         let jwk = serde_json::to_string(&needed).and_then(|text| serde_json::from_str(&text));
-        jwk.map_err(|_| Skip::Malformed).and_then(rsa_key)
+        jwk.map_err(|_| SkipReason::Malformed).and_then(rsa_key)
     };
     Ok((key_id, key))
 }
@@ -318,7 +318,7 @@ impl<'a> JwkMembers<'a> {
     }
 }
 
-fn rsa_key(jwk: Jwk) -> Result<Key, Skip> {
+fn rsa_key(jwk: Jwk) -> Result<Key, SkipReason> {
     let common = jwk.common;
     let is_for_signatures = matches!(common.public_key_use, None | Some(PublicKeyUse::Signature))
         && matches!(common.key_algorithm, None | Some(KeyAlgorithm::RS256))
@@ -326,13 +326,14 @@ fn rsa_key(jwk: Jwk) -> Result<Key, Skip> {
             .key_operations
             .is_none_or(|operations| operations.contains(&KeyOperations::Verify));
     let AlgorithmParameters::RSA(numbers) = jwk.algorithm else {
-        return Err(Skip::OtherPurpose);
+        return Err(SkipReason::OtherPurpose);
     };
     if !is_for_signatures {
-        return Err(Skip::OtherPurpose);
+        return Err(SkipReason::OtherPurpose);
     }
-    let decode = |number: &str| URL_SAFE_NO_PAD.decode(number).map_err(|_| Skip::Malformed);
-    Key::from_components(decode(&numbers.n)?, decode(&numbers.e)?).ok_or(Skip::UnacceptableNumbers)
+    let decode = |number: &str| URL_SAFE_NO_PAD.decode(number).map_err(|_| SkipReason::Malformed);
+    Key::from_components(decode(&numbers.n)?, decode(&numbers.e)?)
+        .ok_or(SkipReason::UnacceptableNumbers)
 }
 
 /// The length of a big-endian number without leading zeros.

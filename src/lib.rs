@@ -81,7 +81,7 @@
 //! * [Quick start](docs::start), [Scopes](docs::scopes), [Testing your service](docs::testing).
 //! * [`layer`]: the two layers; [Where the layers go](docs::layers): what each placement leaves
 //!   open; [`scope_table`]: the scopes of a whole service in one table.
-//! * [What clients see](docs::refusals): each refusal as `curl -i` shows it;
+//! * [What clients see](docs::responses): each refusal as `curl -i` shows it;
 //!   [Errors](docs::errors): each text, its cause, and what to do.
 //! * [`config`]: the settings from the environment or a file; [`resource_metadata`]: RFC 9728.
 //! * [When Cognito is down](docs::outage): what happens minute by minute;
@@ -153,7 +153,7 @@ pub use health::{Degraded, Health};
 pub use interceptor::TokenInterceptor;
 pub use jwks::Jwks;
 pub use layer::{RequireScope, RequireToken};
-pub use rejection::{RefusalBody, Rejection, RejectionKind};
+pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use resource_metadata::ResourceMetadata;
 pub use scope::{Scope, Scopes};
 pub use scope_table::{Access, ScopeTable};
@@ -161,4 +161,4 @@ pub use scope_table::{Access, ScopeTable};
 pub use test_issuer::{TestIssuer, TestServer};
 pub use user_pool::UserPool;
 pub use verifier::{Verifier, VerifierBuilder};
-pub use verify::{AccessToken, ClientIds, Refused, Rules, verify};
+pub use verify::{AccessToken, CheckError, ClientIds, Rules, verify};

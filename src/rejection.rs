@@ -213,15 +213,15 @@ impl Rejection {
         }
     }
 
-    pub(crate) fn body(&self) -> RefusalBody {
+    pub(crate) fn body(&self) -> RejectionBody {
         match &self.settings.body {
             Some(body) => body(self),
-            None => RefusalBody::json(self),
+            None => RejectionBody::json(self),
         }
     }
 
-    pub(crate) fn is_http_only(&self) -> bool {
-        self.settings.is_http_only
+    pub(crate) fn is_http_rejections_only(&self) -> bool {
+        self.settings.is_http_rejections_only
     }
 
     /// The code and the message of the gRPC status, and the metadata beside them.
@@ -313,12 +313,12 @@ enum Challenge {
 
 /// The body of a refusal: the one thing about it that an application may choose.
 #[derive(Clone, Debug)]
-pub struct RefusalBody {
+pub struct RejectionBody {
     pub(crate) content_type: HeaderValue,
     pub(crate) bytes: Bytes,
 }
 
-impl RefusalBody {
+impl RejectionBody {
     /// These bytes, of this media type.
     pub fn new(content_type: HeaderValue, bytes: impl Into<Bytes>) -> Self {
         Self { content_type, bytes: bytes.into() }
@@ -334,10 +334,10 @@ impl RefusalBody {
     /// A problem document ([RFC 9457]), with the OAuth code in the member `error`.
     ///
     /// ```
-    /// use tower_cognito::{RefusalBody, RequireToken};
+    /// use tower_cognito::{RejectionBody, RequireToken};
     ///
     /// # fn example(verifier: tower_cognito::Verifier) -> RequireToken {
-    /// RequireToken::new(verifier).refusal_body(RefusalBody::problem)
+    /// RequireToken::new(verifier).rejection_body(RejectionBody::problem)
     /// # }
     /// ```
     ///
@@ -361,10 +361,10 @@ pub(crate) struct Settings {
     resource_metadata: Option<Box<str>>,
     body: Option<Arc<BodyHook>>,
     /// No answer in gRPC's form, whatever the request's content type.
-    pub(crate) is_http_only: bool,
+    pub(crate) is_http_rejections_only: bool,
 }
 
-type BodyHook = dyn Fn(&Rejection) -> RefusalBody + Send + Sync;
+type BodyHook = dyn Fn(&Rejection) -> RejectionBody + Send + Sync;
 
 impl Settings {
     /// # Panics
@@ -388,7 +388,7 @@ impl Settings {
 
     pub(crate) fn set_body(
         &mut self,
-        body: impl Fn(&Rejection) -> RefusalBody + Send + Sync + 'static,
+        body: impl Fn(&Rejection) -> RejectionBody + Send + Sync + 'static,
     ) {
         self.body = Some(Arc::new(body));
     }
@@ -396,7 +396,12 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { realm: "api".into(), resource_metadata: None, body: None, is_http_only: false }
+        Self {
+            realm: "api".into(),
+            resource_metadata: None,
+            body: None,
+            is_http_rejections_only: false,
+        }
     }
 }
 
@@ -405,7 +410,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("realm", &self.realm)
             .field("resource_metadata", &self.resource_metadata)
-            .field("is_http_only", &self.is_http_only)
+            .field("is_http_rejections_only", &self.is_http_rejections_only)
             .finish_non_exhaustive()
     }
 }

@@ -113,7 +113,7 @@ impl Requirement {
     }
 
     /// Any scope of this resource server.
-    pub(crate) fn any_in(resource_server: &str) -> Result<Self, InvalidScope> {
+    pub(crate) fn any_of_resource_server(resource_server: &str) -> Result<Self, InvalidScope> {
         check_scope_token(resource_server).map_err(InvalidScope::new)?;
         Ok(Self::AnyIn(resource_server.into()))
     }

@@ -11,7 +11,7 @@
 //!     ("GET  /item/{id}", Access::any_of(["item/read", "item/write"])),
 //!     ("PUT  /item/{id}", Access::scope("item/write")),
 //!     ("ANY  /admin/{*rest}", Access::all_of(["admin/use", "item/write"])),
-//!     ("GET  /me", Access::any_token()),
+//!     ("GET  /me", Access::authenticated()),
 //!     ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
 //!     ("GRPC /activity.v1.Feed/Post", Access::scope("activity/*")),
 //! ])?;
@@ -85,22 +85,22 @@ pub struct ScopeTable {
     root: Node,
 }
 
-/// What a row of a [`ScopeTable`] asks for.
+/// What a row of a [`ScopeTable`] requirement_for for.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Access(Result<Asked, InvalidScope>);
+pub struct Access(Result<RouteRequirement, InvalidScope>);
 
 impl Access {
     /// Nothing. A token is not even looked at, so a bad one is not refused; unless
     /// [`allow_anonymous`](crate::RequireToken::allow_anonymous) is set, which makes the token
     /// optional on public rows.
     pub fn public() -> Self {
-        Self(Ok(Asked::Nothing))
+        Self(Ok(RouteRequirement::Public))
     }
 
     /// A good token, with whatever scopes.
-    pub fn any_token() -> Self {
-        Self(Ok(Asked::Token))
+    pub fn authenticated() -> Self {
+        Self(Ok(RouteRequirement::Authenticated))
     }
 
     /// This scope.
@@ -119,24 +119,24 @@ impl Access {
     }
 
     /// Any scope of this resource server.
-    pub fn any_in(resource_server: &str) -> Self {
-        Self::of(Requirement::any_in(resource_server))
+    pub fn any_of_resource_server(resource_server: &str) -> Self {
+        Self::of(Requirement::any_of_resource_server(resource_server))
     }
 
     // A mistake is kept for `ScopeTable::new`, which reports all there are.
     fn of(requirement: Result<Requirement, InvalidScope>) -> Self {
-        Self(requirement.map(|requirement| Asked::Scopes(Arc::new(requirement))))
+        Self(requirement.map(|requirement| RouteRequirement::Scopes(Arc::new(requirement))))
     }
 }
 
 /// What a request has to show.
 #[derive(Clone, Debug)]
-pub(crate) enum Asked {
-    Nothing,
-    Token,
+pub(crate) enum RouteRequirement {
+    Public,
+    Authenticated,
     Scopes(Arc<Requirement>),
-    /// No row names the request, so nothing is enough.
-    Unlisted,
+    /// No row matches the request, so it is rejected.
+    NotListed,
 }
 
 impl ScopeTable {
@@ -154,7 +154,7 @@ impl ScopeTable {
             // A row with a bad scope is added as well, so that all else about it is found too.
             let asked = asked.unwrap_or_else(|error| {
                 problem(error.to_string());
-                Asked::Unlisted
+                RouteRequirement::NotListed
             });
             let added = parse(key).and_then(|(method, path)| table.root.add(&path, method, asked));
             if let Err(what) = added {
@@ -165,11 +165,11 @@ impl ScopeTable {
     }
 
     /// What this request has to show.
-    pub(crate) fn asks(&self, method: &str, path: &str) -> &Asked {
+    pub(crate) fn requirement_for(&self, method: &str, path: &str) -> &RouteRequirement {
         let rest = path.strip_prefix('/').filter(|_| is_unambiguous(path));
         match rest.map(|rest| self.root.find(Some(rest))) {
-            Some(Ok(Found::Rows(rows))) => rows.of(method).unwrap_or(&Asked::Unlisted),
-            _ => &Asked::Unlisted,
+            Some(Ok(Found::Rows(rows))) => rows.of(method).unwrap_or(&RouteRequirement::NotListed),
+            _ => &RouteRequirement::NotListed,
         }
     }
 }
@@ -193,7 +193,7 @@ struct Named {
 
 /// The rows of one path, by method.
 #[derive(Clone, Debug, Default)]
-struct Rows(BTreeMap<Box<str>, Asked>);
+struct Rows(BTreeMap<Box<str>, RouteRequirement>);
 
 #[derive(Debug, PartialEq, Eq)]
 enum Segment<'k> {
@@ -206,16 +206,21 @@ enum Segment<'k> {
 enum Found<'t> {
     Rows(&'t Rows),
     /// Nothing; and no wildcard further up shall have it either.
-    Closed,
+    Blocked,
     Nothing,
 }
 
 /// A segment of the request spells one of the table with other escapes, or with more after it that
 /// some readers cut off.
-struct OtherSpelling;
+struct AmbiguousSegment;
 
 impl Node {
-    fn add(&mut self, path: &[Segment<'_>], method: &str, asked: Asked) -> Result<(), String> {
+    fn add(
+        &mut self,
+        path: &[Segment<'_>],
+        method: &str,
+        asked: RouteRequirement,
+    ) -> Result<(), String> {
         match path {
             [] => self.rows.add(method, asked),
             [Segment::Wildcard, ..] => self.wildcard.add(method, asked),
@@ -234,7 +239,7 @@ impl Node {
     }
 
     /// No deeper than the table is, and each node is looked at once at most.
-    fn find(&self, path: Option<&str>) -> Result<Found<'_>, OtherSpelling> {
+    fn find(&self, path: Option<&str>) -> Result<Found<'_>, AmbiguousSegment> {
         let Some(path) = path else {
             return Ok(self.end());
         };
@@ -246,22 +251,22 @@ impl Node {
         let name = decoded(segment);
         if let Some(named) = self.named.get(&*name) {
             if *named.spelling != *segment {
-                return Err(OtherSpelling);
+                return Err(AmbiguousSegment);
             }
             found = named.node.find(rest)?;
         } else if self.named.contains_key(cut(&name)) {
-            return Err(OtherSpelling);
+            return Err(AmbiguousSegment);
         }
         // `/a/` ends here, too, for the router that is spoken of at `end`.
         if path.is_empty() {
             return Ok(match (found, self.wildcard.if_any()) {
-                (Found::Nothing, Some(_)) => Found::Closed,
+                (Found::Nothing, Some(_)) => Found::Blocked,
                 (found, _) => found,
             });
         }
-        if let (Found::Nothing | Found::Closed, Some(parameter)) = (&found, &self.parameter) {
+        if let (Found::Nothing | Found::Blocked, Some(parameter)) = (&found, &self.parameter) {
             let by_parameter = parameter.find(rest)?;
-            if !matches!((&found, &by_parameter), (Found::Closed, Found::Nothing)) {
+            if !matches!((&found, &by_parameter), (Found::Blocked, Found::Nothing)) {
                 found = by_parameter;
             }
         }
@@ -276,14 +281,14 @@ impl Node {
     fn end(&self) -> Found<'_> {
         match (self.rows.if_any(), self.wildcard.if_any()) {
             (Some(rows), _) => Found::Rows(rows),
-            (None, Some(_)) => Found::Closed,
+            (None, Some(_)) => Found::Blocked,
             (None, None) => Found::Nothing,
         }
     }
 }
 
 impl Rows {
-    fn add(&mut self, method: &str, asked: Asked) -> Result<(), String> {
+    fn add(&mut self, method: &str, asked: RouteRequirement) -> Result<(), String> {
         match self.0.insert(method.into(), asked) {
             Some(_) => Err("another row names the same requests".to_owned()),
             None => Ok(()),
@@ -294,7 +299,7 @@ impl Rows {
         Some(self).filter(|rows| !rows.0.is_empty())
     }
 
-    fn of(&self, method: &str) -> Option<&Asked> {
+    fn of(&self, method: &str) -> Option<&RouteRequirement> {
         let get_as_well = || self.0.get("GET").filter(|_| method == "HEAD");
         self.0.get(method).or_else(get_as_well).or_else(|| self.0.get("ANY"))
     }

@@ -7,7 +7,7 @@ use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
 use crate::error::{RefreshError, VerifyError, with_causes};
-use crate::jwks::{Jwks, Skip};
+use crate::jwks::{Jwks, SkipReason};
 use crate::url::without_query;
 use crate::verify::AccessToken;
 
@@ -104,9 +104,9 @@ pub(crate) fn no_require_token(layer: &'static str) {
 }
 
 /// One pool's key set, by the address that it is fetched from: a URL, or a file.
-pub(crate) struct KeySet<'s>(&'s str);
+pub(crate) struct KeyEvents<'s>(&'s str);
 
-impl<'s> KeySet<'s> {
+impl<'s> KeyEvents<'s> {
     pub(crate) fn at(address: &'s str) -> Self {
         Self(without_query(address))
     }
@@ -184,7 +184,7 @@ impl<'s> KeySet<'s> {
         }
         for skipped in after.skipped() {
             let (index, reason) = (skipped.index, skipped.reason.as_str());
-            if skipped.reason == Skip::Private {
+            if skipped.reason == SkipReason::Private {
                 tracing::error!(%jwks_url, index, reason, "the issuer publishes a private key");
             } else {
                 tracing::warn!(%jwks_url, index, reason, "a key of the set can not be used");

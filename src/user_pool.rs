@@ -26,7 +26,7 @@ use crate::url::{PlainHttp, check_url, without_query};
 /// /// A multi-Region pool, whose keys are fetched through a proxy.
 /// fn replicated() -> Result<UserPool, InvalidUrl> {
 ///     UserPool::from_issuer("https://cognito-idp.us-east-1.amazonaws.com/us-east-1_Example")?
-///         .also_issuer("https://cognito-idp.us-west-2.amazonaws.com/us-east-1_Example")?
+///         .add_issuer("https://cognito-idp.us-west-2.amazonaws.com/us-east-1_Example")?
 ///         .jwks_url("https://proxy.example/us-east-1_Example/jwks.json")
 /// }
 ///
@@ -106,7 +106,7 @@ impl UserPool {
     /// # Errors
     ///
     /// As [`UserPool::from_issuer`], or as the other way in which this pool was made.
-    pub fn also_issuer(mut self, issuer: &str) -> Result<Self, InvalidUrl> {
+    pub fn add_issuer(mut self, issuer: &str) -> Result<Self, InvalidUrl> {
         check_issuer(issuer, self.plain_http)?;
         self.issuers.push(issuer.into());
         Ok(self)

@@ -12,8 +12,8 @@ mod scopes {}
 #[doc = include_str!("../src/docs/layers.md")]
 mod layers {}
 
-#[doc = include_str!("../src/docs/refusals.md")]
-mod refusals {}
+#[doc = include_str!("../src/docs/responses.md")]
+mod responses {}
 
 #[doc = include_str!("../src/docs/errors.md")]
 mod errors {}

@@ -130,7 +130,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let verifier = Config::from_env()?.verifier().start()?;
     let guarded = ServiceBuilder::new()
         // A gRPC client would be refused with 200, which the gateway takes for a yes.
-        .layer(RequireToken::new(verifier).http_only().scope_table(table()?))
+        .layer(RequireToken::new(verifier).http_rejections_only().scope_table(table()?))
         .service_fn(admit);
     let app =
         Router::new().route("/authorize", any(move |request| authorize(guarded.clone(), request)));

@@ -64,7 +64,7 @@ enum Expected {
 struct Settings {
     accepts_bare: bool,
     allows_anonymous: bool,
-    is_http_only: bool,
+    is_http_rejections_only: bool,
     asks_for_scope: bool,
     method: usize,
 }
@@ -76,7 +76,7 @@ fuzz_target!(|data: &[u8]| {
     let settings = Settings {
         accepts_bare: settings & 1 != 0,
         allows_anonymous: settings & 2 != 0,
-        is_http_only: settings & 4 != 0,
+        is_http_rejections_only: settings & 4 != 0,
         asks_for_scope: settings & 8 == 0,
         method: usize::from(settings >> 4 & 3),
     };
@@ -106,7 +106,7 @@ fuzz_target!(|data: &[u8]| {
     // The second time a good token is one that was verified before.
     for _ in 0..2 {
         let (response, reached) = send(settings, scope.clone(), method, &headers);
-        let form = if settings.is_http_only { None } else { grpc_form(method, content_type) };
+        let form = if settings.is_http_rejections_only { None } else { grpc_form(method, content_type) };
         check(response, reached, &expected, method, form, named);
     }
 });
@@ -134,7 +134,7 @@ fn asks(which: u8) -> (RequireScope, IsMet, Option<&'static str>) {
                 let is_name = |name: &str| !name.is_empty() && !name.contains('/');
                 all.iter().any(|scope| scope.strip_prefix("a/").is_some_and(is_name))
             };
-            (RequireScope::any_in("a"), is_met, None)
+            (RequireScope::any_of_resource_server("a"), is_met, None)
         }
     }
 }
@@ -211,8 +211,8 @@ fn send(
     if settings.allows_anonymous {
         layer = layer.allow_anonymous();
     }
-    if settings.is_http_only {
-        layer = layer.http_only();
+    if settings.is_http_rejections_only {
+        layer = layer.http_rejections_only();
     }
     let inner = Inner::default();
     let mut request = Request::new(());

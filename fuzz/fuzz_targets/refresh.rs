@@ -19,7 +19,7 @@ use tower_cognito_fuzz::setup::{self, CLAIMS, YES};
 
 const STEPS: usize = 60;
 const INTERVAL: Duration = s(300);
-const MAX_STALE: Duration = s(900);
+const MAX_KEY_AGE: Duration = s(900);
 const LIMIT: Duration = s(5);
 /// Health says so when a refresh is this late.
 const OVERDUE: Duration = s(7);
@@ -165,8 +165,8 @@ impl World {
             }
         };
         let rules = Rules::new(setup::pool(), ClientIds::any());
-        let builder = Verifier::builder(rules).clock(clock).max_stale(MAX_STALE);
-        let handles = vec![builder.fetch_with(fetch).start().unwrap()];
+        let builder = Verifier::builder(rules).clock(clock).max_key_age(MAX_KEY_AGE);
+        let handles = vec![builder.jwks_fetcher(fetch).start().unwrap()];
         Self { handles, fetches, answer, refreshes: Vec::new(), jumps, begun, ended: None }
     }
 
@@ -186,7 +186,7 @@ impl World {
     }
 
     fn is_usable(&self, model: &Model, now: Instant) -> bool {
-        self.age(model, now).is_some_and(|age| age < MAX_STALE)
+        self.age(model, now).is_some_and(|age| age < MAX_KEY_AGE)
     }
 
     fn verdict(&self, model: &Model, token: Token, now: Instant) -> Option<VerifyErrorKind> {

@@ -57,7 +57,7 @@ pub fn jwks(exponent: &str) -> Jwks {
 }
 
 pub fn pool() -> UserPool {
-    UserPool::from_issuer(ISSUERS[0]).unwrap().also_issuer(ISSUERS[1]).unwrap()
+    UserPool::from_issuer(ISSUERS[0]).unwrap().add_issuer(ISSUERS[1]).unwrap()
 }
 
 /// The same rules for tower-cognito and for the reference, and when to judge by them.

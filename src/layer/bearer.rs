@@ -11,7 +11,7 @@ use http::header::{AUTHORIZATION, HeaderMap};
 #[cfg_attr(test, derive(Debug))]
 pub(crate) enum Credentials<'h> {
     /// A token, or what stands in its place.
-    Bearer(Unread<'h>),
+    Bearer(RawToken<'h>),
     /// A header that no reading makes a bearer token of.
     Malformed,
     /// No header, or another scheme.
@@ -22,9 +22,9 @@ pub(crate) enum Credentials<'h> {
 /// comparison of all of it is enough.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
-pub(crate) struct Unread<'h>(pub(crate) &'h [u8]);
+pub(crate) struct RawToken<'h>(pub(crate) &'h [u8]);
 
-impl<'h> Unread<'h> {
+impl<'h> RawToken<'h> {
     /// As a text, of whose form the verifier is the judge; `None` where it is not ASCII, or has a
     /// tab.
     pub(crate) fn text(self) -> Option<&'h str> {
@@ -38,7 +38,7 @@ impl<'h> Unread<'h> {
 pub(crate) enum Scheme {
     Bearer,
     /// `Bearer`, or nothing at all, as API Gateway has it.
-    BearerOrNone,
+    BearerOrBare,
 }
 
 pub(crate) fn credentials(headers: &HeaderMap, accepted: Scheme) -> Credentials<'_> {
@@ -58,7 +58,7 @@ pub(crate) fn credentials(headers: &HeaderMap, accepted: Scheme) -> Credentials<
             // RFC 6750 asks for `1*SP`: one space or more.
             [b' ', ..] => match without_spaces(rest) {
                 [] => Credentials::Malformed,
-                token => Credentials::Bearer(Unread(token)),
+                token => Credentials::Bearer(RawToken(token)),
             },
             [b'\t', ..] => Credentials::Malformed,
             _ => without_scheme(value.as_bytes(), accepted),
@@ -81,8 +81,8 @@ fn without_scheme(value: &[u8], accepted: Scheme) -> Credentials<'_> {
     }
     // A token has dots, and no scheme that is in use has.
     let is_bare = value.contains(&b'.') && !value.iter().any(u8::is_ascii_whitespace);
-    if is_bare && accepted == Scheme::BearerOrNone {
-        Credentials::Bearer(Unread(value))
+    if is_bare && accepted == Scheme::BearerOrBare {
+        Credentials::Bearer(RawToken(value))
     } else {
         Credentials::None
     }
@@ -101,9 +101,9 @@ mod tests {
             headers.append(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
         }
         assert_eq!(credentials(&headers, Scheme::Bearer), expected, "{values:?}");
-        let lenient = credentials(&headers, Scheme::BearerOrNone);
+        let lenient = credentials(&headers, Scheme::BearerOrBare);
         match values {
-            [b"a.b.c"] => assert_eq!(lenient, Credentials::Bearer(Unread(b"a.b.c"))),
+            [b"a.b.c"] => assert_eq!(lenient, Credentials::Bearer(RawToken(b"a.b.c"))),
             _ => assert_eq!(lenient, expected, "{values:?}"),
         }
     }
@@ -112,7 +112,7 @@ mod tests {
     fn the_header_is_read_as_the_rfc_has_it() {
         use Credentials::{Malformed, None};
         #[expect(non_snake_case, reason = "it reads as the variant")]
-        let Bearer = |token: &'static str| Credentials::Bearer(Unread(token.as_bytes()));
+        let Bearer = |token: &'static str| Credentials::Bearer(RawToken(token.as_bytes()));
 
         check(&[], None);
         check(&[b""], None);
@@ -135,10 +135,10 @@ mod tests {
         check(&[b"Bearer\ttok"], Malformed);
         check(&[b"Bearer \ttok"], Bearer("\ttok"));
         check(&[b"Basic t\xffk"], Malformed);
-        assert_eq!(Unread(b"t\xc3\xb6k").text(), Option::None);
-        assert_eq!(Unread(b"t\xffk").text(), Option::None);
-        assert_eq!(Unread(b"\ttok").text(), Option::None);
-        assert_eq!(Unread(b"tok").text(), Some("tok"));
+        assert_eq!(RawToken(b"t\xc3\xb6k").text(), Option::None);
+        assert_eq!(RawToken(b"t\xffk").text(), Option::None);
+        assert_eq!(RawToken(b"\ttok").text(), Option::None);
+        assert_eq!(RawToken(b"tok").text(), Some("tok"));
         check(&[b"Bearer tok", b"Bearer tok"], Malformed);
         check(&[b"Basic abc", b"Bearer tok"], Malformed);
         check(&[b"Basic abc", b"Basic abc"], Malformed);

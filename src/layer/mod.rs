@@ -32,6 +32,6 @@ pub use response::{ResponseBody, ResponseFuture};
 pub(crate) use bearer::{Credentials, Scheme, credentials};
 #[cfg(feature = "axum")]
 pub(crate) use form::Form;
-pub(crate) use require_token::Guarded;
+pub(crate) use require_token::LayerMarker;
 #[cfg(feature = "axum")]
 pub(crate) use response::response as refusal_response;

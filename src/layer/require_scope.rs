@@ -8,7 +8,7 @@ use http::{Extensions, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::Guarded;
+use super::LayerMarker;
 use super::response::{Refusal, ResponseBody, ResponseFuture};
 use crate::rejection::Rejection;
 use crate::scope::Requirement;
@@ -58,7 +58,7 @@ impl RequireScope {
         Self::of(Requirement::literal(Requirement::all_of(scopes)))
     }
 
-    /// Asks for any scope of this resource server: `any_in("activity")` is met by `activity/read`
+    /// Asks for any scope of this resource server: `any_of_resource_server("activity")` is met by `activity/read`
     /// and by `activity/*`, not by `activity/admin/read`, whose resource server is
     /// `activity/admin`.
     ///
@@ -66,8 +66,8 @@ impl RequireScope {
     ///
     /// When the text can not be the identifier of a resource server.
     #[track_caller]
-    pub fn any_in(resource_server: &str) -> Self {
-        Self::of(Requirement::literal(Requirement::any_in(resource_server)))
+    pub fn any_of_resource_server(resource_server: &str) -> Self {
+        Self::of(Requirement::literal(Requirement::any_of_resource_server(resource_server)))
     }
 
     /// Whether a token has what is asked for: where no layer can see what decides, such as the
@@ -107,7 +107,7 @@ pub struct RequireScopeService<S> {
 
 impl<S> RequireScopeService<S> {
     fn check(&self, extensions: &Extensions) -> Result<(), Rejection> {
-        let settings = || extensions.get::<Guarded>().map(|guarded| Arc::clone(&guarded.0));
+        let settings = || extensions.get::<LayerMarker>().map(|guarded| Arc::clone(&guarded.0));
         match extensions.get::<AccessToken>() {
             Some(token) if self.requirement.is_met_by(token.scopes()) => Ok(()),
             Some(_) => {

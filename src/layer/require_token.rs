@@ -11,9 +11,9 @@ use tower_service::Service;
 use super::bearer::{Credentials, Scheme, credentials};
 use super::response::{Refusal, ResponseBody, ResponseFuture};
 use crate::error::VerifyError;
-use crate::rejection::{RefusalBody, Rejection, Settings};
+use crate::rejection::{Rejection, RejectionBody, Settings};
 use crate::resource_metadata::ResourceMetadata;
-use crate::scope_table::{Asked, ScopeTable};
+use crate::scope_table::{RouteRequirement, ScopeTable};
 use crate::telemetry;
 use crate::verifier::Verifier;
 use crate::verify::AccessToken;
@@ -25,11 +25,11 @@ use crate::verify::AccessToken;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RequireToken {
-    policy: Arc<Policy>,
+    config: Arc<LayerConfig>,
 }
 
 #[derive(Clone, Debug)]
-struct Policy {
+struct LayerConfig {
     verifier: Verifier,
     settings: Arc<Settings>,
     has_default_settings: bool,
@@ -40,21 +40,21 @@ struct Policy {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Anonymous {
-    Passes,
-    Refused,
+    Allow,
+    Reject,
 }
 
 impl RequireToken {
     /// Asks for a token that this verifier accepts.
     pub fn new(verifier: Verifier) -> Self {
         Self {
-            policy: Arc::new(Policy {
+            config: Arc::new(LayerConfig {
                 verifier,
                 settings: Arc::default(),
                 has_default_settings: true,
                 table: None,
                 scheme: Scheme::Bearer,
-                anonymous: Anonymous::Refused,
+                anonymous: Anonymous::Reject,
             }),
         }
     }
@@ -75,18 +75,18 @@ impl RequireToken {
     ///
     /// ```
     /// use http::HeaderValue;
-    /// use tower_cognito::{RefusalBody, RequireToken};
+    /// use tower_cognito::{RejectionBody, RequireToken};
     ///
     /// # fn example(verifier: tower_cognito::Verifier) -> RequireToken {
-    /// RequireToken::new(verifier).refusal_body(|rejection| {
+    /// RequireToken::new(verifier).rejection_body(|rejection| {
     ///     let text = format!("{}\n", rejection.error_description());
-    ///     RefusalBody::new(HeaderValue::from_static("text/plain"), text)
+    ///     RejectionBody::new(HeaderValue::from_static("text/plain"), text)
     /// })
     /// # }
     /// ```
-    pub fn refusal_body(
+    pub fn rejection_body(
         mut self,
-        body: impl Fn(&Rejection) -> RefusalBody + Send + Sync + 'static,
+        body: impl Fn(&Rejection) -> RejectionBody + Send + Sync + 'static,
     ) -> Self {
         self.settings_mut().set_body(body);
         self
@@ -97,7 +97,7 @@ impl RequireToken {
     ///
     /// See [`scope_table`](crate::scope_table) for an example.
     pub fn scope_table(mut self, table: ScopeTable) -> Self {
-        Arc::make_mut(&mut self.policy).table = Some(table);
+        Arc::make_mut(&mut self.config).table = Some(table);
         self
     }
 
@@ -110,17 +110,17 @@ impl RequireToken {
     }
 
     /// Refuses in HTTP's form alone. Otherwise a gRPC call is answered with HTTP 200 and a status
-    /// of gRPC's; a gateway that asks this service whether a request may pass, and hands on the
+    /// of gRPC's; a gateway that requirement_for this service whether a request may pass, and hands on the
     /// request's content type, would take that for a yes.
     ///
     /// ```
     /// # use tower_cognito::{RequireToken, Verifier};
     /// # fn example(verifier: Verifier) -> RequireToken {
-    /// RequireToken::new(verifier).http_only()
+    /// RequireToken::new(verifier).http_rejections_only()
     /// # }
     /// ```
-    pub fn http_only(mut self) -> Self {
-        self.settings_mut().is_http_only = true;
+    pub fn http_rejections_only(mut self) -> Self {
+        self.settings_mut().is_http_rejections_only = true;
         self
     }
 
@@ -134,13 +134,13 @@ impl RequireToken {
     /// # }
     /// ```
     pub fn accept_bare_token(mut self) -> Self {
-        Arc::make_mut(&mut self.policy).scheme = Scheme::BearerOrNone;
+        Arc::make_mut(&mut self.config).scheme = Scheme::BearerOrBare;
         self
     }
 
     /// Lets a request without a token through as well, without an [`AccessToken`] in its
     /// extensions. A token that is there must still be good, and a
-    /// [`RequireScope`](crate::RequireScope) inside still asks for one. With a scope table it is
+    /// [`RequireScope`](crate::RequireScope) inside still requirement_for for one. With a scope table it is
     /// the public rows alone that may go without. Another scheme than `Bearer` counts as no token,
     /// and so does a token without a scheme; with
     /// [`accept_bare_token`](Self::accept_bare_token), a text without a dot still does.
@@ -157,14 +157,14 @@ impl RequireToken {
     /// # }
     /// ```
     pub fn allow_anonymous(mut self) -> Self {
-        Arc::make_mut(&mut self.policy).anonymous = Anonymous::Passes;
+        Arc::make_mut(&mut self.config).anonymous = Anonymous::Allow;
         self
     }
 
     fn settings_mut(&mut self) -> &mut Settings {
-        let policy = Arc::make_mut(&mut self.policy);
-        policy.has_default_settings = false;
-        Arc::make_mut(&mut policy.settings)
+        let config = Arc::make_mut(&mut self.config);
+        config.has_default_settings = false;
+        Arc::make_mut(&mut config.settings)
     }
 }
 
@@ -172,7 +172,7 @@ impl<S> Layer<S> for RequireToken {
     type Service = RequireTokenService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequireTokenService { inner, policy: Arc::clone(&self.policy) }
+        RequireTokenService { inner, config: Arc::clone(&self.config) }
     }
 }
 
@@ -181,14 +181,14 @@ impl<S> Layer<S> for RequireToken {
 #[must_use]
 pub struct RequireTokenService<S> {
     inner: S,
-    policy: Arc<Policy>,
+    config: Arc<LayerConfig>,
 }
 
 impl<S: fmt::Debug> fmt::Debug for RequireTokenService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequireTokenService")
             .field("inner", &self.inner)
-            .field("policy", &self.policy)
+            .field("config", &self.config)
             .finish()
     }
 }
@@ -209,32 +209,32 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         // Whatever stood there was not put there by this layer.
         request.extensions_mut().remove::<AccessToken>();
-        request.extensions_mut().remove::<Guarded>();
+        request.extensions_mut().remove::<LayerMarker>();
 
-        let policy = &self.policy;
-        let asked = policy.asked(&request);
-        let token = match policy.credentials(asked, &request) {
+        let config = &self.config;
+        let asked = config.asked(&request);
+        let token = match config.credentials(asked, &request) {
             Credentials::Bearer(token) => token,
-            Credentials::None if policy.may_go_without(asked) => {
-                request.extensions_mut().insert(Guarded(Arc::clone(&policy.settings)));
+            Credentials::None if config.allows_missing_token(asked) => {
+                request.extensions_mut().insert(LayerMarker(Arc::clone(&config.settings)));
                 return ResponseFuture::inner(self.inner.call(request));
             }
-            Credentials::None => return policy.refuse(&request, Rejection::missing_token),
-            Credentials::Malformed => return policy.refuse(&request, Rejection::invalid_request),
+            Credentials::None => return config.refuse(&request, Rejection::missing_token),
+            Credentials::Malformed => return config.refuse(&request, Rejection::invalid_request),
         };
-        let verdict = match policy.verifier.recall(token.0) {
+        let verdict = match config.verifier.cached(token.0) {
             Some(verdict) => verdict,
             None => {
                 let Some(text) = token.text() else {
-                    return policy.refuse(&request, Rejection::invalid_request);
+                    return config.refuse(&request, Rejection::invalid_request);
                 };
-                match policy.verifier.verify_without_wait(text) {
+                match config.verifier.verify_without_wait(text) {
                     Some(verdict) => verdict,
                     None => return self.call_later(text.to_owned(), request),
                 }
             }
         };
-        match policy.admit(asked, &mut request, verdict) {
+        match config.admit(asked, &mut request, verdict) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
             Err(rejection) => ResponseFuture::refused(Refusal::of(&request, rejection)),
         }
@@ -256,10 +256,10 @@ impl<S> RequireTokenService<S> {
         // The service that was polled ready is the one to call; its clone is left here.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let policy = Arc::clone(&self.policy);
+        let config = Arc::clone(&self.config);
         ResponseFuture::waiting(async move {
-            let verdict = policy.verifier.verify(&token).await;
-            match policy.admit(policy.asked(&request), &mut request, verdict) {
+            let verdict = config.verifier.verify(&token).await;
+            match config.admit(config.asked(&request), &mut request, verdict) {
                 Ok(()) => Ok(inner.call(request)),
                 Err(rejection) => Err(Refusal::of(&request, rejection)),
             }
@@ -267,25 +267,29 @@ impl<S> RequireTokenService<S> {
     }
 }
 
-impl Policy {
-    fn asked<B>(&self, request: &Request<B>) -> &Asked {
+impl LayerConfig {
+    fn asked<B>(&self, request: &Request<B>) -> &RouteRequirement {
         match &self.table {
-            Some(table) => table.asks(request.method().as_str(), request.uri().path()),
-            None => &Asked::Token,
+            Some(table) => table.requirement_for(request.method().as_str(), request.uri().path()),
+            None => &RouteRequirement::Authenticated,
         }
     }
 
-    fn credentials<'r, B>(&self, asked: &Asked, request: &'r Request<B>) -> Credentials<'r> {
+    fn credentials<'r, B>(
+        &self,
+        asked: &RouteRequirement,
+        request: &'r Request<B>,
+    ) -> Credentials<'r> {
         match (asked, self.anonymous) {
             // Where nothing is asked for, nothing is looked at.
-            (Asked::Nothing, Anonymous::Refused) => Credentials::None,
+            (RouteRequirement::Public, Anonymous::Reject) => Credentials::None,
             _ => credentials(request.headers(), self.scheme),
         }
     }
 
-    fn may_go_without(&self, asked: &Asked) -> bool {
-        let is_anonymous = self.anonymous == Anonymous::Passes && self.table.is_none();
-        is_anonymous || matches!(asked, Asked::Nothing)
+    fn allows_missing_token(&self, asked: &RouteRequirement) -> bool {
+        let is_anonymous = self.anonymous == Anonymous::Allow && self.table.is_none();
+        is_anonymous || matches!(asked, RouteRequirement::Public)
     }
 
     fn refuse<B, F>(
@@ -300,15 +304,15 @@ impl Policy {
     /// Gives the request its token, if that is good and enough.
     fn admit<B>(
         &self,
-        asked: &Asked,
+        asked: &RouteRequirement,
         request: &mut Request<B>,
         verdict: Result<AccessToken, VerifyError>,
     ) -> Result<(), Rejection> {
         let settings = || Arc::clone(&self.settings);
         match (verdict, asked) {
             (Err(error), _) => Err(Rejection::token(error, settings())),
-            (Ok(_), Asked::Unlisted) => Err(Rejection::unlisted(settings())),
-            (Ok(token), Asked::Scopes(scopes)) if !scopes.is_met_by(token.scopes()) => {
+            (Ok(_), RouteRequirement::NotListed) => Err(Rejection::unlisted(settings())),
+            (Ok(token), RouteRequirement::Scopes(scopes)) if !scopes.is_met_by(token.scopes()) => {
                 Err(Rejection::insufficient_scope(Arc::clone(scopes), settings()))
             }
             (Ok(token), _) => {
@@ -316,7 +320,7 @@ impl Policy {
                 request.extensions_mut().insert(token);
                 // An allocation for each request, so only where it tells more than its absence.
                 if !self.has_default_settings {
-                    request.extensions_mut().insert(Guarded(settings()));
+                    request.extensions_mut().insert(LayerMarker(settings()));
                 }
                 Ok(())
             }
@@ -328,4 +332,4 @@ impl Policy {
 /// how refusals look. A verified request under the default settings has none, as its
 /// [`AccessToken`] says enough.
 #[derive(Clone)]
-pub(crate) struct Guarded(pub(crate) Arc<Settings>);
+pub(crate) struct LayerMarker(pub(crate) Arc<Settings>);

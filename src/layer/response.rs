@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::form::Form;
-use crate::rejection::{RefusalBody, Rejection, RejectionKind};
+use crate::rejection::{Rejection, RejectionBody, RejectionKind};
 use crate::telemetry;
 
 /// A refusal, and the form that its request asks for. Boxed by its users, so that a request that
@@ -27,7 +27,7 @@ impl Refusal {
     pub(super) fn of<B>(request: &Request<B>, rejection: Rejection) -> Self {
         telemetry::refused(rejection.reason());
         let form = match Form::of(request) {
-            Form::Grpc(_) if rejection.is_http_only() => Form::Http,
+            Form::Grpc(_) if rejection.is_http_rejections_only() => Form::Http,
             form => form,
         };
         Self { rejection, form }
@@ -54,7 +54,7 @@ pub(crate) fn response(rejection: Rejection, form: Form) -> Response<Bytes> {
 }
 
 fn http(rejection: &Rejection) -> Response<Bytes> {
-    let RefusalBody { content_type, bytes } = rejection.body();
+    let RejectionBody { content_type, bytes } = rejection.body();
     let length = bytes.len();
     let mut response = Response::new(bytes);
     *response.status_mut() = rejection.status();

@@ -41,14 +41,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::background::Home;
-use self::shared::{A_YEAR, Next, Origin, Progress, Shared, Snapshot, later};
+use self::shared::{Deadline, FAR_FUTURE, Origin, Progress, Shared, Snapshot, later};
 use self::task::{Running, Task};
 use crate::error::RefreshError;
-use crate::fetch::AnyFetchJwks;
+use crate::fetch::DynFetchJwks;
 use crate::health::{Degraded, PoolHealth};
 use crate::jwks::Jwks;
 use crate::schedule::Random;
-use crate::telemetry::KeySet;
+use crate::telemetry::KeyEvents;
 
 pub(crate) use self::background::NoBackgroundThread;
 pub(crate) use self::file::FileFetch;
@@ -59,17 +59,17 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAITERS: usize = 1_024;
 const MAX_FETCHES_ON_DEMAND: usize = 16;
 /// A refresh that should have begun this long ago is not merely under way.
-const OVERDUE: Duration = Duration::from_secs(7);
+const OVERDUE_AFTER: Duration = Duration::from_secs(7);
 /// The time of day. Everything else here is measured on the monotonic clock.
 pub(crate) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// What the pools of one verifier have in common.
 #[derive(Clone)]
-pub(crate) struct Common {
-    pub(crate) fetcher: Arc<dyn AnyFetchJwks>,
+pub(crate) struct RefreshConfig {
+    pub(crate) fetcher: Arc<dyn DynFetchJwks>,
     pub(crate) clock: Clock,
     pub(crate) interval: Duration,
-    pub(crate) max_stale: Duration,
+    pub(crate) max_key_age: Duration,
     pub(crate) random: fn() -> Random,
     pub(crate) limits: Arc<Limits>,
 }
@@ -105,7 +105,7 @@ enum TaskSlot {
 
 impl Source {
     /// Keys that never change and never age.
-    pub(crate) fn fixed(jwks: Jwks, common: Common) -> Self {
+    pub(crate) fn fixed(jwks: Jwks, common: RefreshConfig) -> Self {
         let shared = Shared::new("".into(), common, jwks, Origin::Fixed, Duration::ZERO);
         Self { shared: Arc::new(shared), task: watch::Sender::new(TaskSlot::None) }
     }
@@ -114,7 +114,7 @@ impl Source {
     /// earlier.
     pub(crate) fn start(
         address: Arc<str>,
-        common: Common,
+        common: RefreshConfig,
         seed: Option<(Jwks, SystemTime)>,
         delay: Duration,
     ) -> Result<Self, NoBackgroundThread> {
@@ -127,7 +127,7 @@ impl Source {
                 let monotonic = now.checked_sub(age).unwrap_or(now);
                 (jwks, Origin::Fetched { monotonic, wall: fetched_at })
             }
-            None => (Jwks::none(), Origin::Nowhere),
+            None => (Jwks::none(), Origin::Empty),
         };
         let shared = Arc::new(Shared::new(address, common, jwks, origin, delay));
         drop(entered);
@@ -145,10 +145,10 @@ impl Source {
     pub(crate) fn current(&self, now: SystemTime) -> Result<CurrentKeys, Duration> {
         let snapshot = self.shared.snapshot.load();
         let moment = Instant::now();
-        if snapshot.is_quiet(now, moment) {
+        if snapshot.is_fast_path(now, moment) {
             return Ok(CurrentKeys(snapshot));
         }
-        if snapshot.overdue(now, moment) > OVERDUE {
+        if snapshot.overdue(now, moment) > OVERDUE_AFTER {
             self.wake();
         }
         let age = snapshot.age(now, moment);
@@ -169,7 +169,7 @@ impl Source {
         let overdue = age.and_then(|age| age.checked_sub(self.shared.common.interval));
         let trouble = match (&snapshot.failing, overdue) {
             (Some(failing), _) => degraded(failing.since),
-            (None, Some(overdue)) if overdue > OVERDUE => {
+            (None, Some(overdue)) if overdue > OVERDUE_AFTER => {
                 degraded(now.checked_sub(overdue).unwrap_or(now))
             }
             (None, _) if age.is_none() => degraded(self.shared.began),
@@ -184,7 +184,7 @@ impl Source {
     }
 
     /// Wants a fetch for a key ID that the keys do not have, and does not wait for it.
-    pub(crate) fn nudge(&self) {
+    pub(crate) fn request_fetch(&self) {
         // First, as it may start a task again whose fetch went with it.
         if self.running().is_none() {
             return;
@@ -194,9 +194,9 @@ impl Source {
             return;
         }
         if seen.is_budget_open() {
-            self.shared.want(|wanted| &mut wanted.on_demand, seen.next());
+            self.shared.want(|wanted| &mut wanted.unknown_key, seen.next());
         } else {
-            KeySet::at(&self.shared.address).denied_on_demand();
+            KeyEvents::at(&self.shared.address).denied_on_demand();
         }
     }
 
@@ -205,7 +205,7 @@ impl Source {
     /// Joins the fetch that is under way. That one may have begun before the issuer published the
     /// key, so if it does not bring it, or there is none, one more is asked for: as far as the
     /// budget allows.
-    pub(crate) async fn look_again(&self, mut found: impl FnMut() -> bool) {
+    pub(crate) async fn wait_for_key(&self, mut found: impl FnMut() -> bool) {
         let Ok(_waiter) = self.shared.common.limits.waiters.try_acquire() else {
             return;
         };
@@ -239,22 +239,22 @@ impl Source {
     /// it is not under way. Answers at once with `false` if there is none to be had.
     async fn next_fetch(&self, seen: Progress) -> bool {
         if seen.is_fetching() {
-            return self.settled(seen.started, seen).await;
+            return self.wait_for_fetch(seen.started, seen).await;
         }
         if !seen.is_budget_open() {
-            KeySet::at(&self.shared.address).denied_on_demand();
+            KeyEvents::at(&self.shared.address).denied_on_demand();
             return false;
         }
-        self.shared.want(|wanted| &mut wanted.on_demand, seen.next());
-        self.settled(seen.next(), seen).await
+        self.shared.want(|wanted| &mut wanted.unknown_key, seen.next());
+        self.wait_for_fetch(seen.next(), seen).await
     }
 
     /// Waits until that fetch has finished, or until one is denied.
-    async fn settled(&self, fetch: u64, seen: Progress) -> bool {
+    async fn wait_for_fetch(&self, fetch: u64, seen: Progress) -> bool {
         let mut watched = self.shared.progress.subscribe();
-        let settled =
+        let wait_for_fetch =
             watched.wait_for(|now| now.finished >= fetch || now.denials > seen.denials).await;
-        settled.is_ok_and(|now| now.finished >= fetch)
+        wait_for_fetch.is_ok_and(|now| now.finished >= fetch)
     }
 
     /// Asks for a fetch that begins after this call, and answers what came of it once awaited.
@@ -262,7 +262,7 @@ impl Source {
         let home = self.running();
         let awaited = self.shared.progress().next();
         if home.is_some() {
-            self.shared.want(|wanted| &mut wanted.at_once, awaited);
+            self.shared.want(|wanted| &mut wanted.explicit, awaited);
         }
         async move {
             let Some(home) = home else {
@@ -284,14 +284,15 @@ impl Source {
     }
 
     /// Waits for keys that can be used, until the deadline.
-    pub(crate) async fn ready(&self, within: Duration, patience: Patience) -> Result<(), Missing> {
+    pub(crate) async fn ready(&self, within: Duration, until: WaitUntil) -> Result<(), NoKeys> {
         if self.is_ready() {
             return Ok(());
         }
         if let Some(home) = self.running() {
             let mut watched = self.shared.progress.subscribe();
             let is_settled = |progress: &Progress| {
-                progress.has_keys || (patience == Patience::UntilHopeless && progress.is_hopeless)
+                progress.has_keys
+                    || (until == WaitUntil::PermanentError && progress.has_permanent_error)
             };
             let _ = home.timeout(within, watched.wait_for(is_settled)).await;
         }
@@ -299,7 +300,7 @@ impl Source {
             return Ok(());
         }
         let snapshot = self.shared.snapshot.load();
-        Err(Missing(snapshot.failing.as_ref().map(|failing| failing.error.clone())))
+        Err(NoKeys(snapshot.failing.as_ref().map(|failing| failing.error.clone())))
     }
 
     /// Ends the task, and waits until it is gone. The keys stay, and grow old.
@@ -309,10 +310,10 @@ impl Source {
             running.end().await;
             // No request shall look for a task that is overdue for ever, and nobody wait for it.
             let last = self.shared.snapshot.load_full();
-            let next_refresh = Next::after(A_YEAR, &self.shared.common.clock);
+            let next_refresh = Deadline::after(FAR_FUTURE, &self.shared.common.clock);
             let (jwks, failing) = (Arc::clone(&last.jwks), last.failing.clone());
-            let max_stale = self.shared.common.max_stale;
-            let snapshot = Snapshot::new(jwks, last.origin, failing, next_refresh, max_stale);
+            let max_key_age = self.shared.common.max_key_age;
+            let snapshot = Snapshot::new(jwks, last.origin, failing, next_refresh, max_key_age);
             self.shared.snapshot.store(Arc::new(snapshot));
             self.shared.progress.send_modify(|progress| {
                 progress.finished = progress.started;
@@ -333,7 +334,7 @@ impl Source {
         if self.running().is_some() {
             let seen = self.shared.progress();
             if !seen.is_fetching() {
-                self.shared.want(|wanted| &mut wanted.at_once, seen.next());
+                self.shared.want(|wanted| &mut wanted.explicit, seen.next());
             }
         }
     }
@@ -366,26 +367,26 @@ impl Source {
 
 /// When to give up waiting for the first keys before the time is over.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    ToTheEnd,
+pub(crate) enum WaitUntil {
+    Timeout,
     /// When the issuer says that there is no such key set.
-    UntilHopeless,
+    PermanentError,
 }
 
 /// There are no keys yet, and why, if a fetch has failed already.
-pub(crate) struct Missing(pub(crate) Option<RefreshError>);
+pub(crate) struct NoKeys(pub(crate) Option<RefreshError>);
 
 /// Waits for all of them, one after the other: they run already.
 pub(crate) async fn all_ready<'s>(
     sources: impl Iterator<Item = &'s Source>,
     time: Duration,
-    patience: Patience,
-    mut missing: impl FnMut(&Source, Missing),
+    until: WaitUntil,
+    mut missing: impl FnMut(&Source, NoKeys),
 ) {
     let deadline = later(time);
     for source in sources {
         let left = deadline.saturating_duration_since(Instant::now());
-        if let Err(why) = source.ready(left, patience).await {
+        if let Err(why) = source.ready(left, until).await {
             missing(source, why);
         }
     }

@@ -8,11 +8,11 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Clock, Common, OVERDUE};
+use super::{Clock, OVERDUE_AFTER, RefreshConfig};
 use crate::error::RefreshError;
 use crate::jwks::Jwks;
 
-pub(super) const A_YEAR: Duration = Duration::from_secs(31_536_000);
+pub(super) const FAR_FUTURE: Duration = Duration::from_secs(31_536_000);
 
 /// The keys that are current at the moment, without a reference count.
 pub(crate) struct CurrentKeys(pub(super) Guard<Arc<Snapshot>>);
@@ -30,21 +30,21 @@ pub(super) struct Snapshot {
     pub(super) jwks: Arc<Jwks>,
     pub(super) origin: Origin,
     /// Since when, and for what, refreshes have failed.
-    pub(super) failing: Option<Failing>,
-    pub(super) next_refresh: Next,
+    pub(super) failing: Option<FailureState>,
+    pub(super) next_refresh: Deadline,
     /// While both clocks are before this, the refresh is not overdue, and the keys are not too
     /// old. Worked out once, since every request asks; what is beyond is judged by the ages.
-    quiet_until: Option<Next>,
+    fast_path_until: Option<Deadline>,
 }
 
 /// A moment to come, on both clocks.
 #[derive(Clone, Copy)]
-pub(super) struct Next {
+pub(super) struct Deadline {
     pub(super) monotonic: Instant,
     pub(super) wall: SystemTime,
 }
 
-impl Next {
+impl Deadline {
     /// `None` where a clock can not show it.
     fn plus(self, pause: Duration) -> Option<Self> {
         Some(Self {
@@ -60,7 +60,7 @@ impl Next {
 
     pub(super) fn after(pause: Duration, clock: &Clock) -> Self {
         let wall = clock();
-        let later_wall = wall.checked_add(pause).or_else(|| wall.checked_add(A_YEAR));
+        let later_wall = wall.checked_add(pause).or_else(|| wall.checked_add(FAR_FUTURE));
         Self { monotonic: later(pause), wall: later_wall.unwrap_or(wall) }
     }
 }
@@ -69,11 +69,11 @@ impl Next {
 pub(super) enum Origin {
     Fetched { monotonic: Instant, wall: SystemTime },
     Fixed,
-    Nowhere,
+    Empty,
 }
 
 #[derive(Clone)]
-pub(super) struct Failing {
+pub(super) struct FailureState {
     pub(super) since: SystemTime,
     pub(super) error: RefreshError,
 }
@@ -82,25 +82,25 @@ impl Snapshot {
     pub(super) fn new(
         jwks: Arc<Jwks>,
         origin: Origin,
-        failing: Option<Failing>,
-        next_refresh: Next,
-        max_stale: Duration,
+        failing: Option<FailureState>,
+        next_refresh: Deadline,
+        max_key_age: Duration,
     ) -> Self {
-        let quiet_until = match origin {
+        let fast_path_until = match origin {
             Origin::Fetched { monotonic, wall } => {
-                let overdue = next_refresh.plus(OVERDUE);
-                let too_old = Next { monotonic, wall }.plus(max_stale);
+                let overdue = next_refresh.plus(OVERDUE_AFTER);
+                let too_old = Deadline { monotonic, wall }.plus(max_key_age);
                 overdue.zip(too_old).map(|(overdue, too_old)| overdue.min(too_old))
             }
-            Origin::Fixed => next_refresh.plus(A_YEAR),
-            Origin::Nowhere => None,
+            Origin::Fixed => next_refresh.plus(FAR_FUTURE),
+            Origin::Empty => None,
         };
-        Self { jwks, origin, failing, next_refresh, quiet_until }
+        Self { jwks, origin, failing, next_refresh, fast_path_until }
     }
 
     /// Whether [`age`](Self::age) and [`overdue`](Self::overdue) need not be asked.
-    pub(super) fn is_quiet(&self, now: SystemTime, moment: Instant) -> bool {
-        self.quiet_until.is_some_and(|until| now < until.wall && moment < until.monotonic)
+    pub(super) fn is_fast_path(&self, now: SystemTime, moment: Instant) -> bool {
+        self.fast_path_until.is_some_and(|until| now < until.wall && moment < until.monotonic)
     }
 
     /// The larger age of the two clocks: the monotonic one stands still while a machine sleeps or
@@ -112,7 +112,7 @@ impl Snapshot {
                 Some(moment.saturating_duration_since(monotonic).max(wall_age))
             }
             Origin::Fixed => Some(Duration::ZERO),
-            Origin::Nowhere => None,
+            Origin::Empty => None,
         }
     }
 
@@ -136,7 +136,7 @@ pub(super) struct Progress {
     pub(super) budget_opens: Instant,
     pub(super) has_keys: bool,
     /// The last answer says that there is no such key set.
-    pub(super) is_hopeless: bool,
+    pub(super) has_permanent_error: bool,
 }
 
 impl Progress {
@@ -155,37 +155,38 @@ impl Progress {
 
 /// The last fetch that is wanted, by those whose wants the budget limits, and by the others.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Wanted {
-    pub(super) on_demand: u64,
-    pub(super) at_once: u64,
+pub(super) struct FetchRequests {
+    pub(super) unknown_key: u64,
+    pub(super) explicit: u64,
 }
 
 pub(super) struct Shared {
     pub(super) address: Arc<str>,
     pub(super) began: SystemTime,
-    pub(super) common: Common,
+    pub(super) common: RefreshConfig,
     pub(super) snapshot: ArcSwap<Snapshot>,
     pub(super) progress: watch::Sender<Progress>,
-    pub(super) wanted: watch::Sender<Wanted>,
+    pub(super) wanted: watch::Sender<FetchRequests>,
 }
 
 impl Shared {
     pub(super) fn new(
         address: Arc<str>,
-        common: Common,
+        common: RefreshConfig,
         jwks: Jwks,
         origin: Origin,
         delay: Duration,
     ) -> Self {
-        let next_refresh = Next::after(delay, &common.clock);
-        let snapshot = Snapshot::new(Arc::new(jwks), origin, None, next_refresh, common.max_stale);
+        let next_refresh = Deadline::after(delay, &common.clock);
+        let snapshot =
+            Snapshot::new(Arc::new(jwks), origin, None, next_refresh, common.max_key_age);
         let progress = Progress {
             started: 0,
             finished: 0,
             denials: 0,
             budget_opens: Instant::now(),
             has_keys: matches!(snapshot.origin, Origin::Fixed),
-            is_hopeless: false,
+            has_permanent_error: false,
         };
         Self {
             address,
@@ -193,7 +194,7 @@ impl Shared {
             common,
             snapshot: ArcSwap::from_pointee(snapshot),
             progress: watch::Sender::new(progress),
-            wanted: watch::Sender::new(Wanted::default()),
+            wanted: watch::Sender::new(FetchRequests::default()),
         }
     }
 
@@ -203,11 +204,11 @@ impl Shared {
 
     /// Whether keys of this age can be used; `None` is no keys.
     pub(super) fn is_usable(&self, age: Option<Duration>) -> bool {
-        age.is_some_and(|age| age < self.common.max_stale)
+        age.is_some_and(|age| age < self.common.max_key_age)
     }
 
     /// Many may want the same fetch; it is made once.
-    pub(super) fn want(&self, which: impl FnOnce(&mut Wanted) -> &mut u64, fetch: u64) {
+    pub(super) fn want(&self, which: impl FnOnce(&mut FetchRequests) -> &mut u64, fetch: u64) {
         self.wanted.send_if_modified(|wanted| {
             let wanted = which(wanted);
             let is_news = fetch > *wanted;
@@ -220,7 +221,7 @@ impl Shared {
 /// What no clock can show is as good as a year.
 pub(super) fn later(pause: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(pause).or_else(|| now.checked_add(A_YEAR)).unwrap_or(now)
+    now.checked_add(pause).or_else(|| now.checked_add(FAR_FUTURE)).unwrap_or(now)
 }
 
 #[cfg(test)]
@@ -231,24 +232,24 @@ mod tests {
 
     #[test]
     fn it_is_quiet_while_no_clock_asks_for_anything() {
-        let start = Next { monotonic: Instant::now(), wall: SystemTime::now() };
+        let start = Deadline { monotonic: Instant::now(), wall: SystemTime::now() };
         let origin = Origin::Fetched { monotonic: start.monotonic, wall: start.wall };
         let jwks = Arc::new(Jwks::none());
         // The refresh is due after an hour, or the keys are too old after one.
-        for (due, max_stale) in [(HOUR, 24 * HOUR), (24 * HOUR, HOUR)] {
+        for (due, max_key_age) in [(HOUR, 24 * HOUR), (24 * HOUR, HOUR)] {
             let next = start.plus(due).unwrap();
-            let snapshot = Snapshot::new(Arc::clone(&jwks), origin, None, next, max_stale);
+            let snapshot = Snapshot::new(Arc::clone(&jwks), origin, None, next, max_key_age);
             let mut answers = [0, 0];
             // Each clock on its own, from 12 s before that hour is over.
             let around = (HOUR.as_secs() - 12..HOUR.as_secs() + 12).map(Duration::from_secs);
             for monotonic in around.clone() {
                 for wall in around.clone() {
                     let (now, moment) = (start.wall + wall, start.monotonic + monotonic);
-                    let is_usable = snapshot.age(now, moment).is_some_and(|age| age < max_stale);
-                    let is_overdue = snapshot.overdue(now, moment) > OVERDUE;
-                    let is_quiet = snapshot.is_quiet(now, moment);
-                    assert!(!is_quiet || (is_usable && !is_overdue), "{monotonic:?} {wall:?}");
-                    answers[usize::from(is_quiet)] += 1;
+                    let is_usable = snapshot.age(now, moment).is_some_and(|age| age < max_key_age);
+                    let is_overdue = snapshot.overdue(now, moment) > OVERDUE_AFTER;
+                    let is_fast_path = snapshot.is_fast_path(now, moment);
+                    assert!(!is_fast_path || (is_usable && !is_overdue), "{monotonic:?} {wall:?}");
+                    answers[usize::from(is_fast_path)] += 1;
                 }
             }
             // On either side: the moment itself is no longer quiet.
@@ -257,8 +258,8 @@ mod tests {
         }
         let (now, moment) = (start.wall + HOUR, start.monotonic + HOUR);
         let fixed = Snapshot::new(Arc::clone(&jwks), Origin::Fixed, None, start, HOUR);
-        assert!(fixed.is_quiet(now, moment));
-        let none = Snapshot::new(jwks, Origin::Nowhere, None, start, HOUR);
-        assert!(!none.is_quiet(start.wall, start.monotonic));
+        assert!(fixed.is_fast_path(now, moment));
+        let none = Snapshot::new(jwks, Origin::Empty, None, start, HOUR);
+        assert!(!none.is_fast_path(start.wall, start.monotonic));
     }
 }

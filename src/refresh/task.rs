@@ -9,13 +9,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::background::Home;
-use super::shared::{Failing, Next, Origin, Progress, Shared, Snapshot, Wanted};
+use super::shared::{Deadline, FailureState, FetchRequests, Origin, Progress, Shared, Snapshot};
 use super::{FETCH_TIMEOUT, MAX_WAIT};
 use crate::error::RefreshError;
 use crate::fetch::JwksDocument;
 use crate::jwks::Jwks;
 use crate::schedule::{Budget, Random, pause_after_failure, pause_after_success};
-use crate::telemetry::KeySet;
+use crate::telemetry::KeyEvents;
 
 /// A task that was started.
 pub(super) struct Running {
@@ -79,14 +79,14 @@ impl Task {
             task
         };
         let started = shared.progress().started;
-        shared.wanted.send_replace(Wanted { on_demand: started, at_once: started });
+        shared.wanted.send_replace(FetchRequests { unknown_key: started, explicit: started });
         // Before anybody can want anything of this task.
         let wanted = shared.wanted.subscribe();
         let task = AbortOnDrop(home.spawn(task.run(wanted)));
         Running { task, home }
     }
 
-    async fn run(mut self, mut wanted: watch::Receiver<Wanted>) {
+    async fn run(mut self, mut wanted: watch::Receiver<FetchRequests>) {
         loop {
             let next_refresh = self.shared.snapshot.load().next_refresh.monotonic;
             let is_wanted = match timeout_at(next_refresh, wanted.changed()).await {
@@ -97,9 +97,9 @@ impl Task {
             let asked = *wanted.borrow_and_update();
             let started = self.shared.progress().started;
             // What is due comes first, and is what everybody wants.
-            if !is_wanted || next_refresh <= Instant::now() || asked.at_once > started {
+            if !is_wanted || next_refresh <= Instant::now() || asked.explicit > started {
                 self.refresh().await;
-            } else if asked.on_demand > started {
+            } else if asked.unknown_key > started {
                 self.refresh_on_demand().await;
             }
         }
@@ -112,12 +112,12 @@ impl Task {
         if !is_paid {
             // The same fetch can be wanted again, by others than those who are denied it now.
             let started = self.shared.progress().started;
-            self.shared.wanted.send_modify(|wanted| wanted.on_demand = started);
-            self.key_set().denied_on_demand();
+            self.shared.wanted.send_modify(|wanted| wanted.unknown_key = started);
+            self.events().denied_on_demand();
             self.publish(|progress| progress.denials = progress.denials.saturating_add(1));
             return;
         }
-        self.key_set().fetched_on_demand(self.budget.opens_at() > self.began.elapsed());
+        self.events().fetched_on_demand(self.budget.opens_at() > self.began.elapsed());
         // Fails as any other fetch; but what it costs is paid already.
         self.fetch_and_publish().await;
     }
@@ -134,7 +134,7 @@ impl Task {
         self.publish(|progress| progress.started = progress.next());
         let fetched = self.fetch().await;
         let before = self.shared.snapshot.load_full();
-        let is_hopeless = fetched.as_ref().is_err_and(RefreshError::is_permanent);
+        let has_permanent_error = fetched.as_ref().is_err_and(RefreshError::is_permanent);
         let (jwks, origin, failing, pause) = match fetched {
             Ok((jwks, max_age)) => {
                 let (jwks, origin, pause) = self.succeeded(jwks, max_age, &before);
@@ -145,16 +145,16 @@ impl Task {
                 (Arc::clone(&before.jwks), before.origin, Some(failing), pause)
             }
         };
-        let next_refresh = Next::after(pause, &self.shared.common.clock);
-        let max_stale = self.shared.common.max_stale;
-        let snapshot = Snapshot::new(jwks, origin, failing, next_refresh, max_stale);
+        let next_refresh = Deadline::after(pause, &self.shared.common.clock);
+        let max_key_age = self.shared.common.max_key_age;
+        let snapshot = Snapshot::new(jwks, origin, failing, next_refresh, max_key_age);
         let has_keys =
             self.shared.is_usable(snapshot.age((self.shared.common.clock)(), Instant::now()));
         self.shared.snapshot.store(Arc::new(snapshot));
         self.publish(|progress| {
             progress.finished = progress.started;
             progress.has_keys = has_keys;
-            progress.is_hopeless = is_hopeless;
+            progress.has_permanent_error = has_permanent_error;
         });
     }
 
@@ -178,7 +178,7 @@ impl Task {
         max_age: Option<Duration>,
         before: &Snapshot,
     ) -> (Arc<Jwks>, Origin, Duration) {
-        self.key_set().refreshed(&before.jwks, &jwks, self.failures);
+        self.events().refreshed(&before.jwks, &jwks, self.failures);
         self.failures = 0;
         self.is_stale = false;
         let jwks = jwks.after(&before.jwks);
@@ -188,7 +188,7 @@ impl Task {
         (jwks, origin, pause_after_success(interval, max_age, &mut self.random))
     }
 
-    fn failed(&mut self, error: RefreshError, before: &Snapshot) -> (Failing, Duration) {
+    fn failed(&mut self, error: RefreshError, before: &Snapshot) -> (FailureState, Duration) {
         self.failures = self.failures.saturating_add(1);
         let now = (self.shared.common.clock)();
         let age = before.age(now, Instant::now());
@@ -198,18 +198,18 @@ impl Task {
         if retry_after.is_some() {
             self.budget.close_until(self.began.elapsed().saturating_add(pause));
         }
-        self.key_set().refresh_failed(&error, self.failures, age, pause);
+        self.events().refresh_failed(&error, self.failures, age, pause);
         let is_stale = age.is_some() && !is_usable;
         if is_stale && !self.is_stale {
-            self.key_set().went_stale();
+            self.events().went_stale();
         }
         self.is_stale = is_stale;
         let since = before.failing.as_ref().map_or(now, |failing| failing.since);
-        (Failing { since, error }, pause)
+        (FailureState { since, error }, pause)
     }
 
-    fn key_set(&self) -> KeySet<'_> {
-        KeySet::at(&self.shared.address)
+    fn events(&self) -> KeyEvents<'_> {
+        KeyEvents::at(&self.shared.address)
     }
 
     fn publish(&self, change: impl FnOnce(&mut Progress)) {

@@ -44,7 +44,7 @@
 //! assert!(verifier.verify(&new).await.is_ok()); // the keys stay
 //! server.clear_fault();
 //!
-//! issuer.withdraw_replaced_keys();
+//! issuer.retire_old_keys();
 //! verifier.refresh().await?;
 //! assert!(verifier.verify(&old).await.is_err());
 //! # Ok(())
@@ -158,7 +158,7 @@ impl TestIssuer {
     }
 
     /// No longer publishes the keys that were replaced.
-    pub fn withdraw_replaced_keys(&self) {
+    pub fn retire_old_keys(&self) {
         self.keys.write().unwrap_or_else(PoisonError::into_inner).replaced.clear();
     }
 

@@ -12,9 +12,11 @@ use crate::error::with_causes;
 use crate::error::{RefreshError, StartError};
 #[cfg(feature = "reqwest")]
 use crate::fetch::HttpFetch;
-use crate::fetch::{AnyFetchJwks, FetchJwks, JwksDocument};
+use crate::fetch::{DynFetchJwks, FetchJwks, JwksDocument};
 use crate::jwks::Jwks;
-use crate::refresh::{Clock, Common, FileFetch, Limits, NoBackgroundThread, Patience, Source};
+use crate::refresh::{
+    Clock, FileFetch, Limits, NoBackgroundThread, RefreshConfig, Source, WaitUntil,
+};
 use crate::schedule::Random;
 use crate::verify::Rules;
 
@@ -26,11 +28,11 @@ use crate::verify::Rules;
 ///
 /// fn two_tenants(blue: UserPool, green: UserPool) -> VerifierBuilder {
 ///     Verifier::builder(Rules::new(blue, ClientIds::only(["client-of-blue"])))
-///         .also(Rules::new(green, ClientIds::only(["client-of-green"])))
+///         .add_pool(Rules::new(green, ClientIds::only(["client-of-green"])))
 ///         .http_client(reqwest::Client::builder().user_agent("my-service"))
 ///         .refresh_interval(Duration::from_secs(120))
-///         .max_stale(Duration::from_secs(6 * 60 * 60))
-///         .connect_within(Duration::from_secs(20))
+///         .max_key_age(Duration::from_secs(6 * 60 * 60))
+///         .connect_timeout(Duration::from_secs(20))
 /// }
 ///
 /// /// The keys come from a file that something else keeps current.
@@ -41,13 +43,13 @@ use crate::verify::Rules;
 #[must_use]
 pub struct VerifierBuilder {
     pools: Vec<PoolSettings>,
-    fetcher: Option<Arc<dyn AnyFetchJwks>>,
+    fetcher: Option<Arc<dyn DynFetchJwks>>,
     #[cfg(feature = "reqwest")]
     http_client: Option<reqwest::ClientBuilder>,
     clock: Clock,
     refresh_interval: Duration,
-    max_stale: Duration,
-    connect_within: Duration,
+    max_key_age: Duration,
+    connect_timeout: Duration,
     token_cache_bytes: usize,
 }
 
@@ -73,14 +75,14 @@ impl VerifierBuilder {
             http_client: None,
             clock: Arc::new(SystemTime::now),
             refresh_interval: REFRESH_INTERVAL,
-            max_stale: MAX_STALE,
-            connect_within: CONNECT_WITHIN,
+            max_key_age: MAX_KEY_AGE,
+            connect_timeout: CONNECT_TIMEOUT,
             token_cache_bytes: TOKEN_CACHE_BYTES,
         }
     }
 
     /// Accepts the tokens of one more pool as well, under rules of its own.
-    pub fn also(mut self, rules: Rules) -> Self {
+    pub fn add_pool(mut self, rules: Rules) -> Self {
         self.pools.push(PoolSettings::new(rules));
         self
     }
@@ -97,7 +99,7 @@ impl VerifierBuilder {
     /// Reads the keys of the pool that was named last from this file, at every refresh and for
     /// an unknown key ID. Replace it by renaming another over it, so that it is never half there.
     /// A file that can be read counts as fetched now, however old it is, so that
-    /// [`max_stale`](Self::max_stale) never ends it: what writes the file has to remove it when its
+    /// [`max_key_age`](Self::max_key_age) never ends it: what writes the file has to remove it when its
     /// keys are too old to be trusted.
     pub fn jwks_file(mut self, path: impl Into<PathBuf>) -> Self {
         if let Some(pool) = self.pools.last_mut() {
@@ -119,7 +121,7 @@ impl VerifierBuilder {
     /// Fetches the keys in this way instead of over HTTPS; of several pools, those of all that
     /// have no [`jwks_file`](Self::jwks_file), each by its address. A fetcher that does not look at
     /// the address gives all of them the same keys, and each could sign for the others.
-    pub fn fetch_with(mut self, fetcher: impl FetchJwks) -> Self {
+    pub fn jwks_fetcher(mut self, fetcher: impl FetchJwks) -> Self {
         self.fetcher = Some(Arc::new(fetcher));
         self
     }
@@ -150,14 +152,14 @@ impl VerifierBuilder {
 
     /// How long keys may be used while the issuer can not be reached: 24 hours unless set. After
     /// that every token is answered with [`KeysUnavailable`](crate::VerifyErrorKind::KeysUnavailable).
-    pub fn max_stale(mut self, age: Duration) -> Self {
-        self.max_stale = age;
+    pub fn max_key_age(mut self, age: Duration) -> Self {
+        self.max_key_age = age;
         self
     }
 
     /// How long [`connect`](Self::connect) tries: 10 seconds unless set.
-    pub fn connect_within(mut self, time: Duration) -> Self {
-        self.connect_within = time;
+    pub fn connect_timeout(mut self, time: Duration) -> Self {
+        self.connect_timeout = time;
         self
     }
 
@@ -169,16 +171,16 @@ impl VerifierBuilder {
     }
 
     /// Starts, and waits for the first keys of every pool: a wrong pool fails here, not at the
-    /// first request. What may pass is tried again within [`connect_within`](Self::connect_within).
+    /// first request. What may pass is tried again within [`connect_timeout`](Self::connect_timeout).
     /// A pool with [`seed`](Self::seed) that is not too old has its first keys already.
     ///
     /// # Errors
     ///
     /// When the settings are wrong, or a pool has no keys in time; names everything at once.
     pub async fn connect(self) -> Result<Verifier, StartError> {
-        let within = self.connect_within;
+        let within = self.connect_timeout;
         let verifier = self.start()?;
-        verifier.wait_for_keys(within, Patience::UntilHopeless).await?;
+        verifier.wait_for_keys(within, WaitUntil::PermanentError).await?;
         Ok(verifier)
     }
 
@@ -194,7 +196,7 @@ impl VerifierBuilder {
     /// Returns an error if the settings are wrong, or if the thread that refreshes the keys cannot
     /// be started.
     pub fn start(mut self) -> Result<Verifier, StartError> {
-        let mut problems = self.mistakes();
+        let mut problems = self.problems();
         let fetcher = self.fetcher().map_err(|problem| problems.push(problem));
         let (Ok(fetcher), true) = (fetcher, problems.is_empty()) else {
             return Err(StartError::new(problems));
@@ -227,7 +229,7 @@ impl VerifierBuilder {
     ///
     /// When the settings are wrong, or there are several pools: keys are one pool's alone.
     pub fn with_jwks(mut self, jwks: Jwks) -> Result<Verifier, StartError> {
-        let mut problems = self.mistakes();
+        let mut problems = self.problems();
         if self.pools.iter().any(|pool| pool.seed.is_some() || pool.file.is_some())
             || self.has_way_to_fetch()
         {
@@ -246,12 +248,12 @@ impl VerifierBuilder {
         Ok(Verifier::new(vec![Pool { rules, source }], self.clock, self.token_cache_bytes))
     }
 
-    fn common(&self, fetcher: Arc<dyn AnyFetchJwks>) -> Common {
-        Common {
+    fn common(&self, fetcher: Arc<dyn DynFetchJwks>) -> RefreshConfig {
+        RefreshConfig {
             fetcher,
             clock: Arc::clone(&self.clock),
             interval: self.refresh_interval,
-            max_stale: self.max_stale,
+            max_key_age: self.max_key_age,
             random: Random::from_process,
             limits: Arc::new(Limits::new()),
         }
@@ -266,47 +268,47 @@ impl VerifierBuilder {
     }
 
     /// Everything that can not have been meant.
-    fn mistakes(&self) -> Vec<String> {
+    fn problems(&self) -> Vec<String> {
         let (shortest, longest) = INTERVALS;
-        let mut mistakes = Vec::new();
+        let mut problems = Vec::new();
         let (mut issuers, mut sources) = (HashSet::new(), HashSet::new());
         for PoolSettings { rules, file, .. } in &self.pools {
             let pool = rules.pool().issuer();
-            mistakes.extend(rules.mistakes().map(|mistake| format!("{pool}: {mistake}")));
-            let named_before = mistakes.len();
+            problems.extend(rules.problems().map(|problem| format!("{pool}: {problem}")));
+            let named_before = problems.len();
             for issuer in rules.pool().issuer_names() {
                 if !issuers.insert(issuer) {
-                    mistakes.push(format!("{issuer}: this issuer is named twice"));
+                    problems.push(format!("{issuer}: this issuer is named twice"));
                 }
             }
             // One pool's keys would sign for the other.
             let source = (file, file.is_none().then(|| rules.pool().keys_address()));
-            if !sources.insert(source) && mistakes.len() == named_before {
-                mistakes.push(format!("{pool}: another pool has its keys from the same place"));
+            if !sources.insert(source) && problems.len() == named_before {
+                problems.push(format!("{pool}: another pool has its keys from the same place"));
             }
         }
         let interval = self.refresh_interval;
         if interval < shortest {
-            mistakes.push(format!("refresh interval is {interval:?}, and at least 10 s are asked"));
+            problems.push(format!("refresh interval is {interval:?}, and at least 10 s are asked"));
         }
         if interval > longest {
-            let mistake = format!("refresh interval is {interval:?}, and at most a day is allowed");
-            mistakes.push(mistake);
+            let problem = format!("refresh interval is {interval:?}, and at most a day is allowed");
+            problems.push(problem);
         }
-        let stale = self.max_stale;
+        let stale = self.max_key_age;
         if stale < interval {
-            let mistake =
+            let problem =
                 format!("keys go stale after {stale:?}, before a refresh at {interval:?}");
-            mistakes.push(mistake);
+            problems.push(problem);
         }
-        mistakes
+        problems
     }
 
     #[cfg(feature = "reqwest")]
-    fn fetcher(&mut self) -> Result<Arc<dyn AnyFetchJwks>, String> {
+    fn fetcher(&mut self) -> Result<Arc<dyn DynFetchJwks>, String> {
         if let Some(fetcher) = &self.fetcher {
             let is_unused = self.http_client.is_some();
-            let problem = "`http_client` is not used, since `fetch_with` is set";
+            let problem = "`http_client` is not used, since `jwks_fetcher` is set";
             return if is_unused { Err(problem.to_owned()) } else { Ok(Arc::clone(fetcher)) };
         }
         let client = self.http_client.take().unwrap_or_default();
@@ -319,12 +321,12 @@ impl VerifierBuilder {
     }
 
     #[cfg(not(feature = "reqwest"))]
-    fn fetcher(&mut self) -> Result<Arc<dyn AnyFetchJwks>, String> {
+    fn fetcher(&mut self) -> Result<Arc<dyn DynFetchJwks>, String> {
         if self.pools.iter().all(|pool| pool.file.is_some()) {
             return Ok(Arc::new(NeverFetched));
         }
         let missing =
-            "nothing fetches the keys: turn on the feature `reqwest`, or set `fetch_with`";
+            "nothing fetches the keys: turn on the feature `reqwest`, or set `jwks_fetcher`";
         self.fetcher.clone().ok_or_else(|| missing.to_owned())
     }
 }
@@ -334,16 +336,16 @@ impl fmt::Debug for VerifierBuilder {
         f.debug_struct("VerifierBuilder")
             .field("pools", &self.pools)
             .field("refresh_interval", &self.refresh_interval)
-            .field("max_stale", &self.max_stale)
-            .field("connect_within", &self.connect_within)
+            .field("max_key_age", &self.max_key_age)
+            .field("connect_timeout", &self.connect_timeout)
             .finish_non_exhaustive()
     }
 }
 
 /// Unless they are set.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
-pub(crate) const MAX_STALE: Duration = Duration::from_secs(24 * 60 * 60);
-pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const MAX_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const TOKEN_CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The shortest and the longest time between two refreshes.

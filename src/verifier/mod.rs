@@ -10,15 +10,15 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes};
 use crate::health::Health;
-use crate::refresh::{Clock, CurrentKeys, Missing, Patience, Source, all_ready};
+use crate::refresh::{Clock, CurrentKeys, NoKeys, Source, WaitUntil, all_ready};
 use crate::telemetry::{self, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
-use crate::verify::{AccessToken, Jurisdiction, Rules, verify_in};
+use crate::verify::{AccessToken, Rules, TrustedPool, verify_with_pools};
 
 pub use builder::VerifierBuilder;
 pub(crate) use builder::{
-    CONNECT_WITHIN, INTERVALS, MAX_STALE, REFRESH_INTERVAL, TOKEN_CACHE_BYTES,
+    CONNECT_TIMEOUT, INTERVALS, MAX_KEY_AGE, REFRESH_INTERVAL, TOKEN_CACHE_BYTES,
 };
 
 /// Verifies access tokens with keys that it keeps current in the background.
@@ -57,7 +57,7 @@ struct Pool {
 }
 
 impl Verifier {
-    /// A verifier for the pool that these rules name; [`VerifierBuilder::also`] adds others.
+    /// A verifier for the pool that these rules name; [`VerifierBuilder::add_pool`] adds others.
     pub fn builder(rules: Rules) -> VerifierBuilder {
         VerifierBuilder::new(rules)
     }
@@ -71,13 +71,13 @@ impl Verifier {
     /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable) when there are no current keys.
     pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
         let now = (self.inner.clock)();
-        if let Some(result) = self.recall_at(token.as_bytes(), now) {
+        if let Some(result) = self.cached_at(token.as_bytes(), now) {
             return result;
         }
         let timer = Timer::start();
-        let result = match self.judge(token, now) {
-            Verdict::Final(result) => result,
-            Verdict::UnknownKey(pool) => self.verify_with_newer_keys(token, pool).await,
+        let result = match self.verify_uncached(token, now) {
+            Outcome::Final(result) => result,
+            Outcome::UnknownKey(pool) => self.verify_with_newer_keys(token, pool).await,
         };
         timer.verified(&result);
         result
@@ -91,14 +91,14 @@ impl Verifier {
     /// As [`Verifier::verify`].
     pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
         let now = (self.inner.clock)();
-        if let Some(result) = self.recall_at(token.as_bytes(), now) {
+        if let Some(result) = self.cached_at(token.as_bytes(), now) {
             return result;
         }
         let timer = Timer::start();
-        let result = match self.judge(token, now) {
-            Verdict::Final(result) => result,
-            Verdict::UnknownKey(pool) => {
-                pool.source.nudge();
+        let result = match self.verify_uncached(token, now) {
+            Outcome::Final(result) => result,
+            Outcome::UnknownKey(pool) => {
+                pool.source.request_fetch();
                 Err(VerifyErrorKind::UnknownKey.into())
             }
         };
@@ -123,7 +123,7 @@ impl Verifier {
     ///
     /// When the rules are wrong, or their pool is not one of this verifier's.
     pub fn with_rules(&self, rules: Rules) -> Result<Self, StartError> {
-        let mut problems = rules.mistakes().collect::<Vec<_>>();
+        let mut problems = rules.problems().collect::<Vec<_>>();
         let shared = self.inner.pools.iter().find(|pool| pool.rules.pool() == rules.pool());
         if shared.is_none() {
             problems.push("the rules name a pool whose keys this verifier has not".to_owned());
@@ -203,10 +203,10 @@ impl Verifier {
     ///
     /// When the time is over; names every pool without keys, and why it has none.
     pub async fn ready(&self, within: Duration) -> Result<(), StartError> {
-        self.wait_for_keys(within, Patience::ToTheEnd).await
+        self.wait_for_keys(within, WaitUntil::Timeout).await
     }
 
-    /// [`Verifier::verify`] for a layer, after [`recall`](Self::recall); its future should not grow
+    /// [`Verifier::verify`] for a layer, after [`cached`](Self::cached); its future should not grow
     /// by that of a wait, so it is `None` where newer keys could change the verdict.
     pub(crate) fn verify_without_wait(
         &self,
@@ -214,12 +214,12 @@ impl Verifier {
     ) -> Option<Result<AccessToken, VerifyError>> {
         let now = (self.inner.clock)();
         let timer = Timer::start();
-        let result = match self.judge(token, now) {
-            Verdict::Final(result) => result,
-            Verdict::UnknownKey(pool) if pool.source.is_fixed() => {
+        let result = match self.verify_uncached(token, now) {
+            Outcome::Final(result) => result,
+            Outcome::UnknownKey(pool) if pool.source.is_fixed() => {
                 Err(VerifyErrorKind::UnknownKey.into())
             }
-            Verdict::UnknownKey(_) => return None,
+            Outcome::UnknownKey(_) => return None,
         };
         timer.verified(&result);
         Some(result)
@@ -231,23 +231,23 @@ impl Verifier {
         pool: &Pool,
     ) -> Result<AccessToken, VerifyError> {
         let mut verdict = Err(VerifyErrorKind::UnknownKey.into());
-        let found = || match self.judge(token, (self.inner.clock)()) {
-            Verdict::Final(result) => {
+        let found = || match self.verify_uncached(token, (self.inner.clock)()) {
+            Outcome::Final(result) => {
                 verdict = result;
                 true
             }
-            Verdict::UnknownKey(_) => false,
+            Outcome::UnknownKey(_) => false,
         };
-        pool.source.look_again(found).await;
+        pool.source.wait_for_key(found).await;
         verdict
     }
 
     /// The verdict on a token that was verified before, if its keys are still the current ones.
-    pub(crate) fn recall(&self, token: &[u8]) -> Option<Result<AccessToken, VerifyError>> {
-        self.recall_at(token, (self.inner.clock)())
+    pub(crate) fn cached(&self, token: &[u8]) -> Option<Result<AccessToken, VerifyError>> {
+        self.cached_at(token, (self.inner.clock)())
     }
 
-    fn recall_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
+    fn cached_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
         let CacheEntry { token: verified, pool, keys } = self.inner.cache.get(token)?;
         let pool = self.inner.pools.get(pool)?;
         let result = match pool.source.current(now) {
@@ -263,25 +263,25 @@ impl Verifier {
         Some(result)
     }
 
-    fn judge(&self, token: &str, now: SystemTime) -> Verdict<'_> {
+    fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome<'_> {
         let mut chosen = None;
-        let result = verify_in(token, now, |issuer| {
+        let result = verify_with_pools(token, now, |issuer| {
             let (issuer, index, pool) = self.inner.pool_of(issuer)?;
             chosen = Some((index, pool));
             let keys: CurrentKeys =
                 pool.source.current(now).map_err(VerifyError::keys_unavailable)?;
-            Ok(Jurisdiction { rules: &pool.rules, issuer, keys })
+            Ok(TrustedPool { rules: &pool.rules, issuer, keys })
         });
         match (result, chosen) {
             (Ok((verified, keys)), Some((pool, _))) => {
                 let entry = CacheEntry { token: verified.clone(), pool, keys };
                 self.inner.cache.insert(token, entry);
-                Verdict::Final(Ok(verified))
+                Outcome::Final(Ok(verified))
             }
             (Err(error), Some((_, pool))) if error.kind() == VerifyErrorKind::UnknownKey => {
-                Verdict::UnknownKey(pool)
+                Outcome::UnknownKey(pool)
             }
-            (result, _) => Verdict::Final(result.map(|(verified, _)| verified)),
+            (result, _) => Outcome::Final(result.map(|(verified, _)| verified)),
         }
     }
 
@@ -294,10 +294,10 @@ impl Verifier {
         Self { inner: Arc::new(Inner { pools, by_issuer, clock, cache, cache_bytes }) }
     }
 
-    async fn wait_for_keys(&self, within: Duration, patience: Patience) -> Result<(), StartError> {
+    async fn wait_for_keys(&self, within: Duration, until: WaitUntil) -> Result<(), StartError> {
         let mut problems = Vec::new();
         let sources = self.inner.pools.iter().map(|pool| &*pool.source);
-        all_ready(sources, within, patience, |source, Missing(error)| {
+        all_ready(sources, within, until, |source, NoKeys(error)| {
             let reason = error.map_or_else(|| "no answer yet".to_owned(), |e| with_causes(&e));
             let address = without_query(source.address());
             problems.push(format!("no keys from {address}: {reason}"));
@@ -322,7 +322,7 @@ impl fmt::Debug for Verifier {
     }
 }
 
-enum Verdict<'v> {
+enum Outcome<'v> {
     Final(Result<AccessToken, VerifyError>),
     /// Newer keys could change the verdict.
     UnknownKey(&'v Pool),

@@ -50,12 +50,12 @@ pub struct AccessToken {
 struct Verified {
     payload: Box<str>,
     issuer: Arc<str>,
-    subject: Piece,
-    client_id: Piece,
-    scopes: Piece,
-    username: Option<Piece>,
+    subject: ClaimText,
+    client_id: ClaimText,
+    scopes: ClaimText,
+    username: Option<ClaimText>,
     groups: Box<[String]>,
-    jwt_id: Option<Piece>,
+    jwt_id: Option<ClaimText>,
     /// Seconds since the epoch, as the others.
     expires_at: i64,
     not_before: Option<i64>,
@@ -152,7 +152,7 @@ impl AccessToken {
             &*self.inner;
         let pieces =
             [Some(subject), Some(client_id), Some(scopes), username.as_ref(), jwt_id.as_ref()];
-        let apart = pieces.into_iter().flatten().map(Piece::len_apart);
+        let apart = pieces.into_iter().flatten().map(ClaimText::heap_len);
         let of_groups = groups.iter().map(|group| {
             // What an allocator adds to a short text may be more than the text.
             let text = if group.is_empty() { 0 } else { group.len().saturating_add(32) };
@@ -165,7 +165,7 @@ impl AccessToken {
 
     /// For [`verify`](super::verify) alone, after every check but the application's.
     pub(super) fn new(claims: Claims<'_>, issuer: &Arc<str>, payload: &str) -> Self {
-        let piece = |text| Piece::of(text, payload);
+        let piece = |text| ClaimText::of(text, payload);
         Self {
             inner: Arc::new(Verified {
                 payload: payload.into(),
@@ -186,34 +186,34 @@ impl AccessToken {
 
 /// A text of the payload: where it stands there, or, if it had escapes, what it says. So a token
 /// is kept in two allocations, however many claims are asked for.
-enum Piece {
-    Apart(Box<str>),
-    Within(Range<usize>),
+enum ClaimText {
+    Owned(Box<str>),
+    InPayload(Range<usize>),
 }
 
-impl Piece {
+impl ClaimText {
     fn of(text: Cow<'_, str>, payload: &str) -> Self {
         // Only a guess until it is compared.
         let start = text.as_ptr().addr().wrapping_sub(payload.as_ptr().addr());
         let place = start..start.wrapping_add(text.len());
         if payload.get(place.clone()) == Some(&text) {
-            Self::Within(place)
+            Self::InPayload(place)
         } else {
-            Self::Apart(text.into())
+            Self::Owned(text.into())
         }
     }
 
     fn within<'p>(&'p self, payload: &'p str) -> &'p str {
         match self {
-            Self::Apart(text) => text,
-            Self::Within(place) => payload.get(place.clone()).unwrap_or_default(),
+            Self::Owned(text) => text,
+            Self::InPayload(place) => payload.get(place.clone()).unwrap_or_default(),
         }
     }
 
-    fn len_apart(&self) -> usize {
+    fn heap_len(&self) -> usize {
         match self {
-            Self::Apart(text) => text.len(),
-            Self::Within(_) => 0,
+            Self::Owned(text) => text.len(),
+            Self::InPayload(_) => 0,
         }
     }
 }

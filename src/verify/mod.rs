@@ -14,7 +14,7 @@ use crate::jws::{Jws, MAX_TOKEN_LEN};
 
 pub use access_token::AccessToken;
 pub(crate) use rules::MAX_LEEWAY;
-pub use rules::{ClientIds, Refused, Rules};
+pub use rules::{CheckError, ClientIds, Rules};
 
 /// Verifies an access token: reads no clock, no network, nothing but its arguments.
 ///
@@ -50,41 +50,41 @@ pub fn verify(
     rules: &Rules,
     now: SystemTime,
 ) -> Result<AccessToken, VerifyError> {
-    let verified = verify_in(token, now, |issuer| match rules.trusted_issuer(issuer) {
-        Some(issuer) => Ok(Jurisdiction { rules, issuer, keys }),
+    let verified = verify_with_pools(token, now, |issuer| match rules.trusted_issuer(issuer) {
+        Some(issuer) => Ok(TrustedPool { rules, issuer, keys }),
         None => Err(VerifyErrorKind::UnknownIssuer.into()),
     });
     verified.map(|(token, _)| token)
 }
 
 /// Where a token is judged: one pool's rules, and that pool's keys alone.
-pub(crate) struct Jurisdiction<'r, K> {
+pub(crate) struct TrustedPool<'r, K> {
     pub(crate) rules: &'r Rules,
     pub(crate) issuer: &'r Arc<str>,
     pub(crate) keys: K,
 }
 
 /// [`verify`], where the issuer that the token names chooses the pool. Says with which keys.
-pub(crate) fn verify_in<'r, K: Deref<Target = Jwks>>(
+pub(crate) fn verify_with_pools<'r, K: Deref<Target = Jwks>>(
     token: &str,
     now: SystemTime,
-    choose: impl FnOnce(&str) -> Result<Jurisdiction<'r, K>, VerifyError>,
+    choose: impl FnOnce(&str) -> Result<TrustedPool<'r, K>, VerifyError>,
 ) -> Result<(AccessToken, KeySetId), VerifyError> {
     // Two sizes, since even to clear the larger one would cost a usual token something.
-    if token.len() <= USUAL_TOKEN_LEN {
-        verify_with(token, &mut [0; USUAL_TOKEN_LEN], now, choose)
+    if token.len() <= SMALL_TOKEN_LEN {
+        verify_with(token, &mut [0; SMALL_TOKEN_LEN], now, choose)
     } else {
         verify_with(token, &mut [0; MAX_TOKEN_LEN], now, choose)
     }
 }
 
-const USUAL_TOKEN_LEN: usize = 2 * 1024;
+const SMALL_TOKEN_LEN: usize = 2 * 1024;
 
 fn verify_with<'r, K: Deref<Target = Jwks>>(
     token: &str,
     buffer: &mut [u8],
     now: SystemTime,
-    choose: impl FnOnce(&str) -> Result<Jurisdiction<'r, K>, VerifyError>,
+    choose: impl FnOnce(&str) -> Result<TrustedPool<'r, K>, VerifyError>,
 ) -> Result<(AccessToken, KeySetId), VerifyError> {
     let Jws { signing_input, header, payload, signature } = Jws::from_token(token, buffer)?;
     let encoded_header = header.encoded;
@@ -94,15 +94,16 @@ fn verify_with<'r, K: Deref<Target = Jwks>>(
         Err(malformed) => Err((*malformed).into()),
     };
     // All tokens of a key have the same header, so it is usually one that need not be read again.
-    let usual = chosen.as_ref().ok().and_then(|chosen| chosen.keys.usual_key(encoded_header));
+    let usual =
+        chosen.as_ref().ok().and_then(|chosen| chosen.keys.key_for_cached_header(encoded_header));
     let key_id = if usual.is_some() { None } else { Some(header.key_id()?) };
     let raw = raw?;
-    let Jurisdiction { rules, issuer, keys } = chosen.as_ref().map_err(VerifyError::clone)?;
+    let TrustedPool { rules, issuer, keys } = chosen.as_ref().map_err(VerifyError::clone)?;
     let key = usual.or_else(|| keys.get(key_id.as_deref()?)).ok_or(VerifyErrorKind::UnknownKey)?;
     if !key.verifies(signing_input.as_bytes(), signature) {
         return Err(VerifyErrorKind::BadSignature.into());
     }
-    keys.set_usual(encoded_header, key);
+    keys.cache_header(encoded_header, key);
 
     // From here on the pool itself says what stands in the token.
     let claims = raw.typed()?;

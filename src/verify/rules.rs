@@ -33,7 +33,7 @@ pub struct Rules {
     check: Option<Arc<Check>>,
 }
 
-type Check = dyn Fn(&AccessToken) -> Result<(), Refused> + Send + Sync;
+type Check = dyn Fn(&AccessToken) -> Result<(), CheckError> + Send + Sync;
 
 impl Rules {
     /// Tokens of this pool, issued to these clients.
@@ -91,18 +91,18 @@ impl Rules {
     /// ```
     /// # use std::collections::HashSet;
     /// # use std::sync::{Arc, RwLock};
-    /// # use tower_cognito::{ClientIds, Refused, Rules, UserPool};
+    /// # use tower_cognito::{ClientIds, CheckError, Rules, UserPool};
     /// # let rules = Rules::new(UserPool::new("us-east-1_Example")?, ClientIds::any());
     /// let revoked = Arc::new(RwLock::new(HashSet::from(["some-jti".to_owned()])));
     /// let rules = rules.check(move |token| match (token.jwt_id(), revoked.read()) {
     ///     (Some(id), Ok(revoked)) if !revoked.contains(id) => Ok(()),
-    ///     _ => Err(Refused::Revoked),
+    ///     _ => Err(CheckError::Revoked),
     /// });
     /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
     /// ```
     pub fn check(
         mut self,
-        check: impl Fn(&AccessToken) -> Result<(), Refused> + Send + Sync + 'static,
+        check: impl Fn(&AccessToken) -> Result<(), CheckError> + Send + Sync + 'static,
     ) -> Self {
         self.check = Some(match self.check.take() {
             None => Arc::new(check),
@@ -117,8 +117,8 @@ impl Rules {
     }
 
     /// Everything about these rules that can not have been meant.
-    pub(crate) fn mistakes(&self) -> impl Iterator<Item = String> {
-        let clients = self.clients.mistake().map(str::to_owned);
+    pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
+        let clients = self.clients.problem().map(str::to_owned);
         let leeway = (self.leeway > MAX_LEEWAY)
             .then(|| format!("leeway is {:?}, and at most 300 s are allowed", self.leeway));
         let audience = self.audience.as_deref().filter(|audience| audience.is_empty());
@@ -192,8 +192,8 @@ impl Rules {
     pub(super) fn check_application(&self, token: &AccessToken) -> Result<(), VerifyErrorKind> {
         let verdict = self.check.as_ref().map_or(Ok(()), |check| check(token));
         verdict.map_err(|refused| match refused {
-            Refused::Forbidden => VerifyErrorKind::Forbidden,
-            Refused::Revoked => VerifyErrorKind::Revoked,
+            CheckError::Forbidden => VerifyErrorKind::Forbidden,
+            CheckError::Revoked => VerifyErrorKind::Revoked,
         })
     }
 }
@@ -213,7 +213,7 @@ impl fmt::Debug for Rules {
 /// Why the application's own check refuses a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Refused {
+pub enum CheckError {
     /// Another token would be refused as well: 403.
     Forbidden,
     /// The client should get a new token: 401 `invalid_token`.
@@ -266,7 +266,7 @@ impl ClientIds {
         }
     }
 
-    fn mistake(&self) -> Option<&'static str> {
+    fn problem(&self) -> Option<&'static str> {
         match &self.0 {
             Inner::Only(ids) if ids.is_empty() => {
                 Some("no client is named, so every token would be refused")

@@ -27,7 +27,7 @@ fn public_types_are_send_and_sync() {
     shared::<Jwks>();
     shared::<JwksDocument>();
     shared::<RefreshError>();
-    shared::<RefusalBody>();
+    shared::<RejectionBody>();
     shared::<ResponseBody<axum::body::Bytes>>();
     shared::<Scope>();
     shared::<Scopes<'static>>();

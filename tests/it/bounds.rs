@@ -226,7 +226,7 @@ impl Filling {
     fn in_payload(self, length: usize) -> String {
         let mut token = machine("last").issued_at(now());
         if self.begin.starts_with(r#""scope""#) {
-            token = token.without("scope");
+            token = token.without_claim("scope");
         }
         let room = room(length, &token.header_json(), &token.payload_json());
         token.sign_texts(&token.header_json(), &self.within(&token.payload_json(), room))

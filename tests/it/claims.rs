@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_cognito::test_issuer::TokenBuilder;
 use tower_cognito::{
-    AccessToken, Refused, Rejection, RejectionKind, RequireScope, RequireToken, Rules, Verifier,
+    AccessToken, CheckError, Rejection, RejectionKind, RequireScope, RequireToken, Rules, Verifier,
     VerifyErrorKind,
 };
 
@@ -265,7 +265,7 @@ fn revocable(revoked: &Revoked) -> Rules {
     let revoked = Arc::clone(revoked);
     rules().check(move |token| match (token.jwt_id(), revoked.read()) {
         (Some(id), Ok(revoked)) if !revoked.contains(id) => Ok(()),
-        _ => Err(Refused::Revoked),
+        _ => Err(CheckError::Revoked),
     })
 }
 
@@ -314,7 +314,7 @@ async fn a_token_is_refused_from_the_request_on_after_it_was_revoked() {
         }
         revoked.write().unwrap().remove("one");
     }
-    let without = machine("a/b").without("jti").sign();
+    let without = machine("a/b").without_claim("jti").sign();
     is_refused(&send(&layer, &without).await, 401, INVALID, RejectionKind::InvalidToken);
 }
 
@@ -357,13 +357,13 @@ fn a_date_before_the_epoch_is_one() {
 
 #[test]
 fn of_several_checks_all_must_agree_and_the_first_that_refuses_decides() {
-    let refuses = |id: &'static str, why: Refused| {
+    let refuses = |id: &'static str, why: CheckError| {
         move |token: &AccessToken| if token.jwt_id() == Some(id) { Err(why) } else { Ok(()) }
     };
     let rules = rules()
-        .check(refuses("a", Refused::Revoked))
-        .check(refuses("b", Refused::Forbidden))
-        .check(refuses("a", Refused::Forbidden));
+        .check(refuses("a", CheckError::Revoked))
+        .check(refuses("b", CheckError::Forbidden))
+        .check(refuses("a", CheckError::Forbidden));
     let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
     let kind = |id: &str| {
         let token = machine("").claim("jti", id).sign();
@@ -397,7 +397,7 @@ async fn what_the_check_forbids_is_403_and_what_it_is_asked_comes_last() {
         count.fetch_add(1, Ordering::SeqCst);
         match token.username() {
             Some("alice") => Ok(()),
-            _ => Err(Refused::Forbidden),
+            _ => Err(CheckError::Forbidden),
         }
     });
     let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
@@ -429,7 +429,7 @@ async fn the_check_is_asked_about_a_token_that_had_to_wait() {
     let list = Arc::clone(&revoked);
     let rules = super::promises::rules().check(move |token| {
         let is_revoked = token.jwt_id().is_none_or(|id| list.read().unwrap().contains(id));
-        if is_revoked { Err(Refused::Revoked) } else { Ok(()) }
+        if is_revoked { Err(CheckError::Revoked) } else { Ok(()) }
     });
     for is_revoked in [false, true] {
         let fake = Fake::new(old_set());

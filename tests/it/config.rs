@@ -23,12 +23,12 @@ const POOL: &str = "us-east-1_TestIssuer";
 const GOOD: [(&str, &str, &str); 10] = [
     ("audience", "https://api.example", r#""https://api.example""#),
     ("client_ids", "one two", r#"["one","two"]"#),
-    ("connect_within_seconds", "3", "3"),
+    ("connect_timeout_seconds", "3", "3"),
     ("groups", "readers writers", r#"["readers","writers"]"#),
     ("issuer", "https://issuer.example/pool", r#""https://issuer.example/pool""#),
     ("jwks_url", "https://keys.example/jwks.json", r#""https://keys.example/jwks.json""#),
     ("leeway_seconds", "30", "30"),
-    ("max_stale_seconds", "7200", "7200"),
+    ("max_key_age_seconds", "7200", "7200"),
     ("refresh_interval_seconds", "60", "60"),
     ("required_scopes", "a/b c/d", r#"["a/b","c/d"]"#),
 ];
@@ -222,12 +222,12 @@ fn each_mistake_is_told_with_its_name_and_its_remedy() {
         ("refresh_interval_seconds", "9", "it is not a whole number from 10 to 86400"),
         ("refresh_interval_seconds", "0", "it is not a whole number from 10 to 86400"),
         ("refresh_interval_seconds", "86401", "it is not a whole number from 10 to 86400"),
-        ("max_stale_seconds", "a day", "it is not a whole number"),
-        ("max_stale_seconds", "-1", "it is not a whole number"),
-        ("connect_within_seconds", "1e3", "it is not a whole number"),
-        ("connect_within_seconds", "18446744073709551616", "it is not a whole number"),
-        ("max_stale_seconds", "299", "it is shorter than the refresh interval"),
-        ("max_stale_seconds", "0", "it is shorter than the refresh interval"),
+        ("max_key_age_seconds", "a day", "it is not a whole number"),
+        ("max_key_age_seconds", "-1", "it is not a whole number"),
+        ("connect_timeout_seconds", "1e3", "it is not a whole number"),
+        ("connect_timeout_seconds", "18446744073709551616", "it is not a whole number"),
+        ("max_key_age_seconds", "299", "it is shorter than the refresh interval"),
+        ("max_key_age_seconds", "0", "it is shorter than the refresh interval"),
     ] {
         problem(key, value, expected);
     }
@@ -278,7 +278,11 @@ fn a_value_of_another_type_is_a_mistake_in_a_file() {
             &["9", "86401", "-60", "60.0"],
             number(" from 10 to 86400"),
         ),
-        (&["max_stale_seconds", "connect_within_seconds"], &["-1", "null", "7200.0"], number("")),
+        (
+            &["max_key_age_seconds", "connect_timeout_seconds"],
+            &["-1", "null", "7200.0"],
+            number(""),
+        ),
     ] {
         for (key, value) in keys.iter().flat_map(|key| values.iter().map(move |v| (key, v))) {
             problem_in_file(key, value, &expected);
@@ -307,17 +311,17 @@ fn numbers_are_taken_up_to_their_limits() {
         (&[("refresh_interval_seconds", "10")], true),
         (&[("refresh_interval_seconds", "86400")], true),
         (&[("refresh_interval_seconds", "86401")], false),
-        (&[("max_stale_seconds", "299")], false),
-        (&[("max_stale_seconds", "300")], true),
-        (&[("max_stale_seconds", "10"), ("refresh_interval_seconds", "10")], true),
-        (&[("max_stale_seconds", "10"), ("refresh_interval_seconds", "11")], false),
-        (&[("max_stale_seconds", "86399"), ("refresh_interval_seconds", "86400")], false),
-        (&[("max_stale_seconds", "86400"), ("refresh_interval_seconds", "86400")], true),
-        (&[("max_stale_seconds", "18446744073709551615")], true),
-        (&[("max_stale_seconds", "18446744073709551616")], false),
-        (&[("connect_within_seconds", "0")], true),
-        (&[("connect_within_seconds", "18446744073709551615")], true),
-        (&[("connect_within_seconds", "18446744073709551616")], false),
+        (&[("max_key_age_seconds", "299")], false),
+        (&[("max_key_age_seconds", "300")], true),
+        (&[("max_key_age_seconds", "10"), ("refresh_interval_seconds", "10")], true),
+        (&[("max_key_age_seconds", "10"), ("refresh_interval_seconds", "11")], false),
+        (&[("max_key_age_seconds", "86399"), ("refresh_interval_seconds", "86400")], false),
+        (&[("max_key_age_seconds", "86400"), ("refresh_interval_seconds", "86400")], true),
+        (&[("max_key_age_seconds", "18446744073709551615")], true),
+        (&[("max_key_age_seconds", "18446744073709551616")], false),
+        (&[("connect_timeout_seconds", "0")], true),
+        (&[("connect_timeout_seconds", "18446744073709551615")], true),
+        (&[("connect_timeout_seconds", "18446744073709551616")], false),
     ] {
         let config = with(settings);
         assert_eq!(config.is_ok(), is_good, "{settings:?}: {config:?}");
@@ -339,8 +343,8 @@ fn all_mistakes_come_at_once() {
         ("groups", ""),
         ("leeway_seconds", "301"),
         ("refresh_interval_seconds", "1"),
-        ("max_stale_seconds", "x"),
-        ("connect_within_seconds", "x"),
+        ("max_key_age_seconds", "x"),
+        ("connect_timeout_seconds", "x"),
         ("client_secret", "x"),
     ];
     let problems = from_vars(&settings).unwrap_err();
@@ -441,7 +445,7 @@ fn what_is_not_unicode_is_not_called_missing() {
 
 #[test]
 fn a_number_that_can_not_be_read_is_its_only_mistake() {
-    let settings = [("refresh_interval_seconds", "x"), ("max_stale_seconds", "60")];
+    let settings = [("refresh_interval_seconds", "x"), ("max_key_age_seconds", "60")];
     let expected = "`COGNITO_REFRESH_INTERVAL_SECONDS`: it is not a whole number from 10 to 86400";
     assert_eq!(with(&settings).unwrap_err(), [expected]);
 }
@@ -490,7 +494,7 @@ fn no_value_is_repeated_in_an_error() {
     }
     assert!(errors > 1_000, "{errors}");
     // Numbers, too.
-    let error = from_json(r#"{"leeway_seconds":987654321,"max_stale_seconds":-987654321}"#);
+    let error = from_json(r#"{"leeway_seconds":987654321,"max_key_age_seconds":-987654321}"#);
     assert!(!error.unwrap_err().contains("987654321"));
 }
 
@@ -686,7 +690,7 @@ async fn the_keys_are_fetched_from_where_the_settings_say() {
         let urls = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&urls);
         let config = from_vars(&[settings, &[("client_ids", "any")]].concat()).unwrap();
-        let builder = config.verifier().fetch_with(move |url: String| {
+        let builder = config.verifier().jwks_fetcher(move |url: String| {
             seen.lock().unwrap().push(url);
             async { Ok::<_, RefreshError>(JwksDocument::new(issuer().jwks_json())) }
         });
@@ -706,7 +710,7 @@ async fn the_refresh_interval_is_the_one_that_is_set() {
         let fake = Fake::new(old_set());
         let builder = with(settings).unwrap().verifier().clock(fake.clock());
         let fetcher = fake.clone();
-        let builder = builder.fetch_with(move |_url: String| fetcher.fetch());
+        let builder = builder.jwks_fetcher(move |_url: String| fetcher.fetch());
         let verifier = builder.connect().await.unwrap();
         sleep(most * 4).await;
         let times = fake.times();
@@ -721,11 +725,11 @@ async fn the_refresh_interval_is_the_one_that_is_set() {
 
 #[tokio::test(start_paused = true)]
 async fn keys_go_stale_when_the_settings_say() {
-    for (settings, most) in [(&[("max_stale_seconds", "600")][..], s(600)), (&[], s(86_400))] {
+    for (settings, most) in [(&[("max_key_age_seconds", "600")][..], s(600)), (&[], s(86_400))] {
         let fake = Fake::new(old_set());
         let builder = with(settings).unwrap().verifier().clock(fake.clock());
         let fetcher = fake.clone();
-        let builder = builder.fetch_with(move |_url: String| fetcher.fetch());
+        let builder = builder.jwks_fetcher(move |_url: String| fetcher.fetch());
         let verifier = builder.connect().await.unwrap();
         fake.answers(Reply::Status(500));
         sleep(most - s(1)).await;
@@ -740,14 +744,14 @@ async fn keys_go_stale_when_the_settings_say() {
 #[tokio::test(start_paused = true)]
 async fn connect_tries_for_as_long_as_is_set() {
     for (settings, least, most) in [
-        (&[("connect_within_seconds", "3")][..], s(3), s(4)),
-        (&[("connect_within_seconds", "0")], s(0), s(1)),
+        (&[("connect_timeout_seconds", "3")][..], s(3), s(4)),
+        (&[("connect_timeout_seconds", "0")], s(0), s(1)),
         (&[], s(10), s(11)),
     ] {
         let fake = Fake::new(Reply::Status(500));
         let builder = with(settings).unwrap().verifier();
         let fetcher = fake.clone();
-        let builder = builder.fetch_with(move |_url: String| fetcher.fetch());
+        let builder = builder.jwks_fetcher(move |_url: String| fetcher.fetch());
         let begun = Instant::now();
         assert!(builder.connect().await.is_err());
         let time = begun.elapsed();
@@ -755,7 +759,7 @@ async fn connect_tries_for_as_long_as_is_set() {
     }
     // The largest number is taken for what it is.
     let fake = Fake::new(old_set());
-    let builder = with(&[("connect_within_seconds", "18446744073709551615")]).unwrap().verifier();
-    let builder = builder.fetch_with(move |_url: String| fake.fetch());
+    let builder = with(&[("connect_timeout_seconds", "18446744073709551615")]).unwrap().verifier();
+    let builder = builder.jwks_fetcher(move |_url: String| fake.fetch());
     assert!(builder.connect().await.is_ok());
 }

@@ -31,9 +31,9 @@ use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_cognito::{
-    Access, AccessToken, ClientIds, JwksDocument, RefreshError, RefusalBody, Refused, Rejection,
-    RejectionKind, RequireScope, RequireToken, ResourceMetadata, Rules, ScopeTable, TestIssuer,
-    TokenInterceptor, Verifier, VerifyErrorKind,
+    Access, AccessToken, CheckError, ClientIds, JwksDocument, RefreshError, Rejection,
+    RejectionBody, RejectionKind, RequireScope, RequireToken, ResourceMetadata, Rules, ScopeTable,
+    TestIssuer, TokenInterceptor, Verifier, VerifyErrorKind,
 };
 
 use super::support::{CLIENT, issuer, machine, rules, verifier};
@@ -232,7 +232,7 @@ impl Guard {
 
 fn no_keys() -> Verifier {
     Verifier::builder(rules())
-        .fetch_with(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
         .start()
         .unwrap()
 }
@@ -360,13 +360,13 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         rules_say(
             "revoked",
-            rules().check(|_| Err(Refused::Revoked)),
+            rules().check(|_| Err(CheckError::Revoked)),
             INVALID,
             VerifyErrorKind::Revoked,
         ),
         rules_say(
             "forbidden",
-            rules().check(|_| Err(Refused::Forbidden)),
+            rules().check(|_| Err(CheckError::Forbidden)),
             FORBIDDEN,
             VerifyErrorKind::Forbidden,
         ),
@@ -384,7 +384,12 @@ pub(crate) fn cases() -> Vec<Case> {
             "item/read",
             TWO_SCOPES,
         ),
-        scope("a resource server", RequireScope::any_in("item"), "activity/*", UNNAMED_SCOPE),
+        scope(
+            "a resource server",
+            RequireScope::any_of_resource_server("item"),
+            "activity/*",
+            UNNAMED_SCOPE,
+        ),
         Case {
             guard: Guard { table: Some(table), ..Guard::new(verifier()) },
             ..case("not in the table", bearer(&good), FORBIDDEN)
@@ -422,11 +427,11 @@ impl Look {
                     ResourceMetadata::new("https://api.example.com/orders", servers).unwrap();
                 layer.realm("Orders (v2)").resource_metadata(&metadata)
             }
-            Self::Problem => layer.refusal_body(RefusalBody::problem),
-            Self::Text => layer.refusal_body(|rejection| {
+            Self::Problem => layer.rejection_body(RejectionBody::problem),
+            Self::Text => layer.rejection_body(|rejection| {
                 let (error, description) = (rejection.error(), rejection.error_description());
                 let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
-                RefusalBody::new(content_type, format!("{error}: {description}\n"))
+                RejectionBody::new(content_type, format!("{error}: {description}\n"))
             }),
         }
     }
@@ -866,7 +871,7 @@ async fn keys_that_are_too_old_say_when_the_next_attempt_is() {
     let verifier = Verifier::builder(rules())
         .seed(issuer().jwks(), clock - Duration::from_secs(25 * 3600))
         .clock(move || clock)
-        .fetch_with(|_| async {
+        .jwks_fetcher(|_| async {
             let wait = Duration::from_secs(20);
             Err::<JwksDocument, _>(RefreshError::status(503).with_retry_after(wait))
         })
@@ -900,7 +905,7 @@ async fn http_only_gives_every_refusal_the_http_form() {
                 let Some(token) = case.guard.require_token() else {
                     continue;
                 };
-                let token = look.set(token.http_only());
+                let token = look.set(token.http_rejections_only());
                 let scope = Some(case.guard.scope.clone());
                 let mut door = Door::open(transport, Some(token), scope).await;
                 for content_type in ["application/grpc", "application/grpc-web-text"] {
@@ -917,8 +922,8 @@ async fn http_only_holds_for_a_scope_layer_that_sees_no_token() {
     let public = ScopeTable::new([("POST /activity", Access::public())]).unwrap();
     let case = &cases()[0];
     for token in [
-        RequireToken::new(verifier()).http_only().allow_anonymous(),
-        RequireToken::new(verifier()).http_only().scope_table(public),
+        RequireToken::new(verifier()).http_rejections_only().allow_anonymous(),
+        RequireToken::new(verifier()).http_rejections_only().scope_table(public),
     ] {
         let scope = Some(case.guard.scope.clone());
         let mut door = Door::open(Transport::Direct, Some(token), scope).await;
@@ -1087,7 +1092,7 @@ async fn a_request_without_a_token_passes_where_it_may_and_one_with_a_bad_token_
 async fn with_a_scope_table_it_is_the_public_rows_that_may_go_without_a_token() {
     let table = ScopeTable::new([
         ("GET /public", Access::public()),
-        ("GET /token", Access::any_token()),
+        ("GET /token", Access::authenticated()),
         ("GET /scope", Access::scope("activity/*")),
     ])
     .unwrap();
@@ -1419,7 +1424,7 @@ impl Rotation {
             let document = JwksDocument::new(issuer.jwks_json());
             async { Ok::<_, RefreshError>(document) }
         };
-        Verifier::builder(rules).fetch_with(fetch).connect().await.unwrap()
+        Verifier::builder(rules).jwks_fetcher(fetch).connect().await.unwrap()
     }
 
     /// A good token, by a key that nobody has seen.
@@ -1583,7 +1588,7 @@ fn h090_what_would_break_a_challenge_is_refused_when_it_is_set() {
             (|scope| RequireScope::new(scope)) as fn(&str) -> RequireScope,
             |scope| RequireScope::any_of([scope]),
             |scope| RequireScope::all_of(["a/b", scope]),
-            RequireScope::any_in,
+            RequireScope::any_of_resource_server,
         ] {
             assert!(std::panic::catch_unwind(|| build(hostile)).is_err(), "{hostile:?}");
         }
@@ -1612,7 +1617,8 @@ fn an_interceptor_asks_for_every_scope_that_it_was_told_of() {
 #[tokio::test]
 async fn h091_no_debug_text_of_a_layer_or_a_refusal_holds_the_token() {
     let token = badly_signed();
-    let layer = RequireToken::new(verifier()).realm("orders").refusal_body(RefusalBody::problem);
+    let layer =
+        RequireToken::new(verifier()).realm("orders").rejection_body(RejectionBody::problem);
     let scope = RequireScope::new("activity/*");
     let mut interceptor = TokenInterceptor::new(verifier()).require_scope(scope.clone());
     let mut app = layer.layer(scope.layer(Unreachable));

@@ -140,9 +140,9 @@ fn all_mistakes_in_the_settings_are_reported_at_once() {
     let rules = Rules::new(pool(), ClientIds::only([""; 0])).leeway(seconds(301)).audience("");
     let twice = Rules::new(pool(), ClientIds::only([" padded "]));
     let error = Verifier::builder(rules)
-        .also(twice)
+        .add_pool(twice)
         .refresh_interval(seconds(9))
-        .max_stale(seconds(8))
+        .max_key_age(seconds(8))
         .with_jwks(support::issuer().jwks())
         .unwrap_err();
     let us_east_1 = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_Example";

@@ -71,7 +71,7 @@ impl Issuer {
     fn start(&self) -> Verifier {
         let issuer = self.clone();
         let rules = Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]));
-        let builder = Verifier::builder(rules).fetch_with(move |_url| {
+        let builder = Verifier::builder(rules).jwks_fetcher(move |_url| {
             issuer.fetches.fetch_add(1, Ordering::SeqCst);
             issuer.threads.lock().unwrap().push(thread::current().name().map(str::to_owned));
             let document = set(&issuer.members.lock().unwrap());
@@ -186,7 +186,7 @@ fn unknown_key_waits_no_longer_than_its_limit_while_the_issuer_hangs() {
     let rules = Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]));
     let is_first = Mutex::new(true);
     let verifier = Verifier::builder(rules)
-        .fetch_with(move |_url| {
+        .jwks_fetcher(move |_url| {
             let is_first = std::mem::take(&mut *is_first.lock().unwrap());
             async move {
                 if !is_first {
@@ -234,7 +234,7 @@ fn verifier_of_real_time_finds_a_new_key_inside_of_paused_time() {
     let rules = Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
     let asked = issuer.clone();
     let verifier = Verifier::builder(rules)
-        .fetch_with(move |_url| {
+        .jwks_fetcher(move |_url| {
             let document = asked.jwks_json();
             async move {
                 tokio::time::sleep(ms(100)).await;
@@ -253,7 +253,7 @@ fn verifier_of_real_time_finds_a_new_key_inside_of_paused_time() {
 #[test]
 fn panic_in_a_fetch_leaves_the_verifiers_of_others_alone() {
     let rules = || Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]));
-    let panics = Verifier::builder(rules()).fetch_with(|_url| async {
+    let panics = Verifier::builder(rules()).jwks_fetcher(|_url| async {
         std::panic::resume_unwind(Box::new("this fetch panics, and prints nothing"));
         #[expect(unreachable_code, reason = "it gives the block its type")]
         Ok::<_, RefreshError>(JwksDocument::new(""))

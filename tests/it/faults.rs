@@ -205,7 +205,7 @@ fn h072_a_fetcher_that_blocks_its_thread_stops_no_verification_elsewhere() {
     let gate = Mutex::new((entered, is_released));
     let fetches = Arc::new(AtomicUsize::new(0));
     let fetched = Arc::clone(&fetches);
-    let builder = Verifier::builder(rules()).fetch_with(move |_url| {
+    let builder = Verifier::builder(rules()).jwks_fetcher(move |_url| {
         let is_first = fetched.fetch_add(1, Ordering::SeqCst) == 0;
         if !is_first {
             let (entered, is_released) = &*gate.lock().unwrap();
@@ -361,7 +361,7 @@ async fn h078_the_last_handle_may_be_dropped_by_the_task_itself() {
                 drop(in_time.try_lock().ok().and_then(|mut held| held.take_if(|_| in_clock)));
                 clock()
             })
-            .fetch_with(move |_url: String| {
+            .jwks_fetcher(move |_url: String| {
                 drop(in_fetch.lock().unwrap().take_if(|_| !in_clock));
                 fetching.fetch()
             })

@@ -342,7 +342,7 @@ async fn a_scope_table_keeps_the_health_service_public_and_asks_for_other_scopes
     let table = ScopeTable::new([
         ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
         ("GRPC /activity.v1.Feed/Check", Access::scope("activity/*")),
-        ("GRPC /activity.v1.Feed/Watch", Access::any_token()),
+        ("GRPC /activity.v1.Feed/Watch", Access::authenticated()),
     ])
     .unwrap();
     let layer = RequireToken::new(verifier()).scope_table(table);
@@ -386,7 +386,8 @@ async fn a_client_of_a_server_that_speaks_http_only_never_sees_ok() {
         };
         let who = Who::default();
         let scope = case.guard.scope.clone();
-        let channel = channel(layered_server(&who, Some(token.http_only()), scope).await).await;
+        let channel =
+            channel(layered_server(&who, Some(token.http_rejections_only()), scope).await).await;
         for method in [Method::Check, Method::Watch] {
             let sent = Sent::authorization(&case.authorization);
             let status = call(&channel, sent, method).await.unwrap_err();
@@ -424,7 +425,7 @@ impl Gated {
                 }
             }
         };
-        let verifier = Verifier::builder(rules).fetch_with(fetch).connect().await.unwrap();
+        let verifier = Verifier::builder(rules).jwks_fetcher(fetch).connect().await.unwrap();
         let mut gated = Self { issuer, verifier, fetches, begun, gate };
         gated.fetch_begun().await;
         gated

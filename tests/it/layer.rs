@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_cognito::layer::ResponseBody;
 use tower_cognito::{
-    AccessToken, ClientIds, JwksDocument, RefreshError, RefusalBody, Refused, Rejection,
+    AccessToken, CheckError, ClientIds, JwksDocument, RefreshError, Rejection, RejectionBody,
     RejectionKind, RequireScope, RequireToken, Rules, Verifier, VerifyErrorKind,
 };
 
@@ -254,14 +254,14 @@ async fn each_row_of_the_refusal_table_is_exact() {
 
 #[tokio::test]
 async fn the_applications_check_is_401_or_403() {
-    let revoked = rules().check(|_| Err(Refused::Revoked));
+    let revoked = rules().check(|_| Err(CheckError::Revoked));
     let revoked = Verifier::builder(revoked).with_jwks(issuer().jwks()).unwrap();
     let good = machine("activity/*").sign();
     let (seen, calls) = send(stack(RequireToken::new(revoked)), bearer(&good)).await;
     let row = Row { name: "revoked", reason: Some(VerifyErrorKind::Revoked), ..INVALID };
     check(&seen, calls, &row);
 
-    let forbidden = rules().check(|_| Err(Refused::Forbidden));
+    let forbidden = rules().check(|_| Err(CheckError::Forbidden));
     let forbidden = Verifier::builder(forbidden).with_jwks(issuer().jwks()).unwrap();
     let (seen, calls) = send(stack(RequireToken::new(forbidden)), bearer(&good)).await;
     let row = Row {
@@ -278,7 +278,7 @@ async fn the_applications_check_is_401_or_403() {
 #[tokio::test]
 async fn without_keys_it_is_503_and_says_when_to_come_back() {
     let verifier = Verifier::builder(rules())
-        .fetch_with(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
         .start()
         .unwrap();
     let good = machine("activity/*").sign();
@@ -388,9 +388,9 @@ async fn h092_anonymous_requests_pass_where_they_may_and_bad_tokens_never() {
 
 #[tokio::test]
 async fn what_is_set_on_require_token_holds_inside_it_too() {
-    let layer = RequireToken::new(verifier()).realm("orders").refusal_body(|rejection| {
+    let layer = RequireToken::new(verifier()).realm("orders").rejection_body(|rejection| {
         let text = format!("{}: {}", rejection.status().as_u16(), rejection.error());
-        RefusalBody::new(HeaderValue::from_static("text/plain"), text)
+        RejectionBody::new(HeaderValue::from_static("text/plain"), text)
     });
     for (request, status, challenge, body) in [
         (get(&[]), 401, r#"Bearer realm="orders""#, "401: unauthorized"),
@@ -415,7 +415,7 @@ async fn a_challenge_names_the_scopes_that_can_be_named() {
     for (scope, named) in [
         (RequireScope::any_of(["a/x", "a/y"]), Some("a/x a/y")),
         (RequireScope::all_of(["a/x", "a/y"]), Some("a/x a/y")),
-        (RequireScope::any_in("a"), None),
+        (RequireScope::any_of_resource_server("a"), None),
     ] {
         let layer =
             ServiceBuilder::new().layer(RequireToken::new(verifier())).layer(scope).into_inner();
@@ -480,7 +480,7 @@ async fn the_service_that_was_polled_ready_is_the_one_that_is_called_after_a_wai
     let verifier = {
         let published = Arc::clone(&published);
         Verifier::builder(Rules::new(issuer.user_pool(), ClientIds::only([CLIENT])))
-            .fetch_with(move |_| {
+            .jwks_fetcher(move |_| {
                 let document = published.lock().unwrap().clone();
                 async { Ok::<_, RefreshError>(JwksDocument::new(document)) }
             })

@@ -15,7 +15,7 @@ use super::promises::{
 
 const SEEDS: u64 = 100;
 const STEPS: usize = 40;
-const MAX_STALE: Duration = s(900);
+const MAX_KEY_AGE: Duration = s(900);
 const LIMIT: Duration = s(5);
 /// The model and the engine may see what happens in this time in either order.
 const TICK: Duration = ms(3);
@@ -127,7 +127,7 @@ impl Model {
 
     fn verdict(&self, token: Token, now: Instant) -> Option<VerifyErrorKind> {
         match self.keys {
-            Some((set, fetched)) if now - fetched < MAX_STALE => {
+            Some((set, fetched)) if now - fetched < MAX_KEY_AGE => {
                 (!set.contains(&token)).then_some(VerifyErrorKind::UnknownKey)
             }
             _ => Some(VerifyErrorKind::KeysUnavailable),
@@ -135,7 +135,7 @@ impl Model {
     }
 
     fn is_health(&self, health: &Health, now: Instant) -> bool {
-        let fresh = self.keys.filter(|(_, fetched)| now - *fetched < MAX_STALE);
+        let fresh = self.keys.filter(|(_, fetched)| now - *fetched < MAX_KEY_AGE);
         match (fresh, self.failing, health) {
             (None, _, Health::NotReady) | (Some(_), None, Health::Ready) => true,
             (Some((_, fetched)), Some((_, class)), Health::Degraded(degraded)) => {
@@ -154,7 +154,7 @@ impl Model {
             return (s(240), s(300));
         }
         let longest = [ended - TICK, ended + TICK].map(|time| match self.keys {
-            Some((_, fetched)) if time - fetched < MAX_STALE => {
+            Some((_, fetched)) if time - fetched < MAX_KEY_AGE => {
                 s(1 << (self.failures - 1).min(10)).min(s(30))
             }
             _ => ms(100 << (self.failures - 1).min(10)).min(s(5)),
@@ -178,7 +178,7 @@ impl World {
         let answer = Arc::new(Mutex::new((Answer::Gives(SETS[0]), Duration::ZERO)));
         let (log, behavior) = (Arc::clone(&fetches), Arc::clone(&answer));
         let clock = Fake::new(Reply::Hang).clock();
-        let builder = Verifier::builder(rules()).clock(clock).max_stale(MAX_STALE);
+        let builder = Verifier::builder(rules()).clock(clock).max_key_age(MAX_KEY_AGE);
         let fetch = move |_url: String| {
             let (answer, takes) = *behavior.lock().unwrap();
             let (brings, takes) = match answer {
@@ -210,7 +210,7 @@ impl World {
                 }
             }
         };
-        let handles = vec![builder.fetch_with(fetch).start().unwrap()];
+        let handles = vec![builder.jwks_fetcher(fetch).start().unwrap()];
         Self { handles, fetches, answer, refreshes: Vec::new(), begun: Instant::now() }
     }
 

@@ -9,8 +9,8 @@ use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower_cognito::{
-    ClientIds, RefreshError, RefusalBody, Refused, RequireScope, RequireToken, ResourceMetadata,
-    Rules, Verifier,
+    CheckError, ClientIds, RefreshError, RejectionBody, RequireScope, RequireToken,
+    ResourceMetadata, Rules, Verifier,
 };
 
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
@@ -18,7 +18,7 @@ use super::tidy::{files_below, is_rust, root};
 
 const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
-const REFUSALS: &str = include_str!("../../src/docs/refusals.md");
+const REFUSALS: &str = include_str!("../../src/docs/responses.md");
 const OBSERVABILITY: &str = include_str!("../../src/docs/observability.md");
 
 #[tokio::test]
@@ -26,10 +26,10 @@ async fn what_clients_see_is_what_the_page_shows() {
     let scoped = || get(|| async { "ok" }).layer(RequireScope::new("item/read"));
     let app = |layer: RequireToken| Router::new().route("/item", scoped()).layer(layer);
     let usual = || app(RequireToken::new(verifier()));
-    let checked = rules().check(|_| Err(Refused::Forbidden));
+    let checked = rules().check(|_| Err(CheckError::Forbidden));
     let forbidden = Verifier::builder(checked).with_jwks(issuer().jwks()).unwrap();
     let without_keys = Verifier::builder(rules())
-        .fetch_with(async |_| Err(RefreshError::transport("down")))
+        .jwks_fetcher(async |_| Err(RefreshError::transport("down")))
         .start()
         .unwrap();
     let metadata = ResourceMetadata::new("https://api.example.com/mcp", [issuer().issuer()]);
@@ -57,7 +57,7 @@ async fn what_clients_see_is_what_the_page_shows() {
         ),
         (
             "With a problem document",
-            app(RequireToken::new(verifier()).refusal_body(RefusalBody::problem)),
+            app(RequireToken::new(verifier()).rejection_body(RejectionBody::problem)),
             bearer(&expired),
         ),
         (
@@ -87,7 +87,7 @@ async fn what_api_gateways_clients_see_here_is_on_the_page() {
     };
     let any_client = Rules::new(issuer().user_pool(), ClientIds::any());
     let without_keys = Verifier::builder(rules())
-        .fetch_with(async |_| Err(RefreshError::transport("down")))
+        .jwks_fetcher(async |_| Err(RefreshError::transport("down")))
         .start()
         .unwrap();
 

@@ -127,7 +127,8 @@ async fn a_nested_router_is_guarded_by_its_own_layer_and_by_the_outer_one() {
     assert_eq!(status(&app, Method::GET, "/api/item", None).await, 401);
     assert_eq!(status(&app, Method::GET, "/health", None).await, 200);
 
-    let api = Router::new().route("/item", get(ok)).layer(RequireScope::any_in("a"));
+    let api =
+        Router::new().route("/item", get(ok)).layer(RequireScope::any_of_resource_server("a"));
     let app = Router::new().nest("/api", api).layer(require_token());
     assert_eq!(status(&app, Method::GET, "/api/item", None).await, 401);
     assert_eq!(status(&app, Method::GET, "/api/item", Some(&with_scope("a/x"))).await, 200);

@@ -190,7 +190,7 @@ impl Fake {
 
     pub(crate) fn builder_for(&self, rules: Rules) -> VerifierBuilder {
         let fake = self.clone();
-        Verifier::builder(rules).clock(self.clock()).fetch_with(move |_url: String| fake.fetch())
+        Verifier::builder(rules).clock(self.clock()).jwks_fetcher(move |_url: String| fake.fetch())
     }
 
     pub(crate) fn fetch(
@@ -803,13 +803,13 @@ async fn p10_an_outage_refuses_no_good_token_for_a_day_and_then_none_is_called_b
 
 #[tokio::test(start_paused = true)]
 async fn p10_whatever_the_outages_age_alone_decides() {
-    let (takes, max_stale) = (ms(400), HOUR);
+    let (takes, max_key_age) = (ms(400), HOUR);
     let mut outages = 0;
     for seed in 0..6 {
         let mut dice = Dice(seed);
         let fake = Fake::new(old_set());
         fake.takes(takes);
-        let verifier = fake.builder().max_stale(max_stale).connect().await.unwrap();
+        let verifier = fake.builder().max_key_age(max_key_age).connect().await.unwrap();
         for _ in 0..6 {
             let outage = match dice.below(5) {
                 0 => Reply::Hang,
@@ -823,7 +823,7 @@ async fn p10_whatever_the_outages_age_alone_decides() {
             let over = Instant::now() + ms(dice.below(2 * 3_600_000));
             while Instant::now() < over {
                 let age = fake.last_good.lock().unwrap().unwrap().elapsed();
-                let expected = (age >= max_stale).then_some(VerifyErrorKind::KeysUnavailable);
+                let expected = (age >= max_key_age).then_some(VerifyErrorKind::KeysUnavailable);
                 assert_eq!(kind(&verifier, &keys().old_token), expected, "seed {seed}: {age:?}");
                 sleep(ms(dice.below(60_000))).await;
             }
@@ -887,7 +887,7 @@ async fn p14_no_time_of_day_stops_verification_or_the_refresh() {
 #[tokio::test(start_paused = true)]
 async fn p14_a_clock_that_is_set_back_makes_no_expired_token_good_and_no_keys_young() {
     let fake = Fake::new(both_sets());
-    let verifier = fake.builder().max_stale(HOUR).connect().await.unwrap();
+    let verifier = fake.builder().max_key_age(HOUR).connect().await.unwrap();
     fake.answers(Reply::Status(500));
     // The tests' clock begins in 2033.
     let expires = UNIX_EPOCH + s(2_000_000_000 - 600);
@@ -949,7 +949,7 @@ async fn p15_a_fetch_that_panics_when_it_is_given_up_is_survived() {
 #[tokio::test(start_paused = true)]
 async fn p15_a_panic_is_reported_as_such() {
     let fake = Fake::new(Reply::Panic);
-    let error = fake.builder().connect_within(s(1)).connect().await.unwrap_err();
+    let error = fake.builder().connect_timeout(s(1)).connect().await.unwrap_err();
     assert!(error.to_string().ends_with("the fetch panicked"), "{error}");
     let verifier = fake.builder().start().unwrap();
     assert_eq!(verifier.refresh().await.unwrap_err().class(), "panicked");
@@ -1155,7 +1155,7 @@ async fn p19_a_thousand_replicas_started_together_drift_apart() {
 async fn p20_health_goes_from_not_ready_to_ready_to_degraded_and_back() {
     let fake = Fake::new(Reply::Hang);
     let clock = fake.clock();
-    let verifier = fake.builder().max_stale(HOUR).start().unwrap();
+    let verifier = fake.builder().max_key_age(HOUR).start().unwrap();
     assert_eq!(verifier.health(), Health::NotReady);
     sleep(s(10)).await;
     assert_eq!(verifier.health(), Health::NotReady, "a failure without keys is no degradation");
@@ -1218,14 +1218,14 @@ impl Pools {
 
     fn builder(&self, pools: usize) -> VerifierBuilder {
         let (fake, down) = (self.fake.clone(), Arc::clone(&self.down));
-        let builder = Verifier::builder(pool(0)).clock(fake.clock()).fetch_with(move |url| {
+        let builder = Verifier::builder(pool(0)).clock(fake.clock()).jwks_fetcher(move |url| {
             let fetch = fake.fetch();
             let is_down =
                 |number: &usize| url == format!("{}/.well-known/jwks.json", issuer_of(*number));
             let is_down = down.lock().unwrap().iter().any(is_down);
             async move { if is_down { Err(RefreshError::status(503)) } else { fetch.await } }
         });
-        (1..pools).fold(builder, |builder, number| builder.also(pool(number)))
+        (1..pools).fold(builder, |builder, number| builder.add_pool(pool(number)))
     }
 
     fn token(number: usize) -> String {
@@ -1236,7 +1236,7 @@ impl Pools {
 #[tokio::test(start_paused = true)]
 async fn p20_of_many_pools_one_that_is_down_degrades_the_whole_and_is_told() {
     let pools = Pools::new();
-    let verifier = pools.builder(3).max_stale(HOUR).connect().await.unwrap();
+    let verifier = pools.builder(3).max_key_age(HOUR).connect().await.unwrap();
     assert_eq!(verifier.health(), Health::Ready);
     pools.down.lock().unwrap().push(1);
     sleep(INTERVAL * 2).await;
@@ -1295,7 +1295,7 @@ async fn p20_keys_that_never_were_are_not_too_old() {
 async fn p20_that_keys_are_too_old_is_said_once_and_not_before() {
     let log = Log::of_this_thread();
     let fake = Fake::new(old_set());
-    let verifier = fake.builder().max_stale(HOUR).connect().await.unwrap();
+    let verifier = fake.builder().max_key_age(HOUR).connect().await.unwrap();
     for _ in 0..2 {
         fake.answers(Reply::Status(500));
         verifier.refresh().await.unwrap_err();
@@ -1360,7 +1360,7 @@ async fn p20_what_happens_to_the_keys_is_logged_with_fields_and_without_tokens()
     let log = Log::of_this_thread();
     let url = format!("jwks_url={}/.well-known/jwks.json", keys().issuer.issuer());
     let fake = Fake::new(old_set());
-    let verifier = fake.builder().max_stale(HOUR).connect().await.unwrap();
+    let verifier = fake.builder().max_key_age(HOUR).connect().await.unwrap();
     fake.answers(new_set());
     verifier.verify(&keys().new_token).await.unwrap();
     assert!(verifier.verify(&keys().old_token).await.is_err());

@@ -48,7 +48,7 @@ impl Endpoint {
 
     fn builder(&self, rules: Rules) -> VerifierBuilder {
         let endpoint = self.clone();
-        Verifier::builder(rules).fetch_with(move |_url| {
+        Verifier::builder(rules).jwks_fetcher(move |_url| {
             endpoint.requests.fetch_add(1, Ordering::SeqCst);
             let answer = endpoint.answer.lock().unwrap().clone();
             async move {
@@ -115,7 +115,7 @@ async fn connect_tries_again_what_may_pass_and_names_every_pool_that_failed() {
     let begun = tokio::time::Instant::now();
     let error = endpoint
         .builder(Rules::new(one, ClientIds::any()))
-        .also(Rules::new(two, ClientIds::any()))
+        .add_pool(Rules::new(two, ClientIds::any()))
         .connect()
         .await
         .unwrap_err();
@@ -178,7 +178,7 @@ async fn a_removed_key_stops_counting_within_one_interval() {
     let token = issuer.machine_token(CLIENT).sign();
     assert_eq!(kind(&verifier, &token), None);
     issuer.rotate();
-    issuer.withdraw_replaced_keys();
+    issuer.retire_old_keys();
     endpoint.answers(current(&issuer));
     sleep(Duration::from_secs(301)).await;
     assert_eq!(kind(&verifier, &token), Some(VerifyErrorKind::UnknownKey));
@@ -415,8 +415,8 @@ async fn one_pools_keys_never_count_for_another() {
     let their_pool = UserPool::from_issuer("https://theirs.example/pool").unwrap();
     let documents = [ours.jwks_json(), theirs.jwks_json()];
     let verifier = Verifier::builder(support::rules())
-        .also(Rules::new(their_pool, ClientIds::only(["their-client"])))
-        .fetch_with(move |url: String| {
+        .add_pool(Rules::new(their_pool, ClientIds::only(["their-client"])))
+        .jwks_fetcher(move |url: String| {
             let document = documents[usize::from(url.contains("theirs"))].clone();
             async { Ok::<_, RefreshError>(JwksDocument::new(document)) }
         })
@@ -456,7 +456,7 @@ async fn keys_come_over_http_from_the_served_issuer() {
         ),
     ] {
         server.set_fault(fault);
-        let builder = Verifier::builder(rules.clone()).connect_within(Duration::from_millis(50));
+        let builder = Verifier::builder(rules.clone()).connect_timeout(Duration::from_millis(50));
         let error = builder.connect().await.unwrap_err();
         assert!(error.to_string().ends_with(reason), "{error}");
     }
@@ -566,7 +566,7 @@ fn a_fetch_that_went_with_its_runtime_does_not_keep_others_from_asking() {
 #[tokio::test(start_paused = true)]
 async fn that_the_keys_are_too_old_is_said_once() {
     let endpoint = Endpoint::new(current(issuer()));
-    let builder = endpoint.builder(support::rules()).max_stale(Duration::from_secs(3600));
+    let builder = endpoint.builder(support::rules()).max_key_age(Duration::from_secs(3600));
     let _verifier = builder.connect().await.unwrap();
     endpoint.answers(Answer::Status(503));
     let log = support::Log::of_this_thread();
@@ -616,7 +616,7 @@ async fn a_fetch_that_was_denied_for_want_of_a_slot_can_be_had_later() {
     let hung = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let builder = {
         let (endpoint, hung, others) = (endpoint.clone(), Arc::clone(&hung), others.clone());
-        Verifier::builder(rules_of(&ours)).fetch_with(move |url: String| {
+        Verifier::builder(rules_of(&ours)).jwks_fetcher(move |url: String| {
             let ours = !url.contains("other");
             if ours {
                 endpoint.requests.fetch_add(1, Ordering::SeqCst);
@@ -635,7 +635,7 @@ async fn a_fetch_that_was_denied_for_want_of_a_slot_can_be_had_later() {
     let names = (0..16).map(|n| format!("https://other-{n}.example")).collect::<Vec<_>>();
     let verifier = names.iter().fold(builder, |builder, name| {
         let pool = UserPool::from_issuer(name).unwrap();
-        builder.also(Rules::new(pool, ClientIds::any()))
+        builder.add_pool(Rules::new(pool, ClientIds::any()))
     });
     let verifier = verifier.connect().await.unwrap();
     hung.store(true, Ordering::SeqCst);
@@ -670,7 +670,7 @@ async fn saved_keys_that_are_too_old_are_none() {
 #[tokio::test(start_paused = true)]
 async fn no_duration_is_too_long() {
     let endpoint = Endpoint::new(Answer::Status(503));
-    let verifier = endpoint.builder(support::rules()).max_stale(Duration::MAX).start().unwrap();
+    let verifier = endpoint.builder(support::rules()).max_key_age(Duration::MAX).start().unwrap();
     let waiting = {
         let verifier = verifier.clone();
         tokio::spawn(async move { verifier.ready(Duration::MAX).await })
@@ -681,7 +681,7 @@ async fn no_duration_is_too_long() {
     waiting.await.unwrap().unwrap();
     let error = endpoint
         .builder(support::rules())
-        .max_stale(Duration::MAX)
+        .max_key_age(Duration::MAX)
         .refresh_interval(Duration::MAX)
         .start()
         .unwrap_err();
@@ -694,7 +694,7 @@ async fn an_issuer_that_asks_for_a_pause_gets_it_from_unknown_keys_too() {
     let verifier = {
         let (calls, document) = (Arc::clone(&calls), issuer().jwks_json());
         Verifier::builder(support::rules())
-            .fetch_with(move |_| {
+            .jwks_fetcher(move |_| {
                 let is_first = calls.fetch_add(1, Ordering::SeqCst) == 0;
                 let document = document.clone();
                 async move {
@@ -750,7 +750,7 @@ async fn keys_come_from_a_file_and_a_new_file_is_read_when_a_key_is_unknown() {
         std::fs::rename(folder.join("new"), &file).unwrap();
     };
     let builder = || Verifier::builder(rules_of(&issuer)).jwks_file(&file);
-    let missing = builder().connect_within(Duration::from_millis(10)).connect().await.unwrap_err();
+    let missing = builder().connect_timeout(Duration::from_millis(10)).connect().await.unwrap_err();
     assert!(missing.to_string().contains("jwks.json"), "{missing}");
     replace(issuer.jwks_json());
     let verifier = builder().connect().await.unwrap();
@@ -765,7 +765,7 @@ async fn keys_come_from_a_file_and_a_new_file_is_read_when_a_key_is_unknown() {
     assert!(verifier.verify(&token_of(&issuer)).await.is_ok());
 
     let folder_as_file = Verifier::builder(rules_of(&issuer)).jwks_file(&folder);
-    let error = folder_as_file.connect_within(Duration::from_millis(10)).connect().await;
+    let error = folder_as_file.connect_timeout(Duration::from_millis(10)).connect().await;
     assert!(error.unwrap_err().to_string().contains("it is not a regular file"));
     std::fs::remove_dir_all(&folder).unwrap();
 }
@@ -798,7 +798,7 @@ async fn max_age_shortens_the_interval_and_never_lengthens_it() {
         let fetches = Arc::new(Mutex::new(Vec::new()));
         let (times, document) = (Arc::clone(&fetches), issuer().jwks_json());
         let _verifier = Verifier::builder(support::rules())
-            .fetch_with(move |_| {
+            .jwks_fetcher(move |_| {
                 times.lock().unwrap().push(tokio::time::Instant::now());
                 let document = JwksDocument::new(document.clone());
                 let document = document.with_max_age(Duration::from_secs(max_age));

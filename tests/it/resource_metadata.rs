@@ -11,8 +11,8 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt};
 use tower_cognito::{
-    AccessToken, JwksDocument, RefreshError, Refused, RequireScope, RequireToken, ResourceMetadata,
-    Verifier,
+    AccessToken, CheckError, JwksDocument, RefreshError, RequireScope, RequireToken,
+    ResourceMetadata, Verifier,
 };
 
 use super::support::{CLIENT, issuer, machine, rules, verifier};
@@ -244,9 +244,9 @@ async fn every_challenge_leads_to_the_document() {
     let other = format!("Bearer {}", machine("mcp/read").sign());
     let expired = machine("mcp/call").issued_at(std::time::SystemTime::UNIX_EPOCH).sign();
     let expired = format!("Bearer {expired}");
-    let forbidding = Verifier::builder(rules().check(|_| Err(Refused::Forbidden)));
+    let forbidding = Verifier::builder(rules().check(|_| Err(CheckError::Forbidden)));
     let forbidding = forbidding.with_jwks(issuer().jwks()).unwrap();
-    let revoking = Verifier::builder(rules().check(|_| Err(Refused::Revoked)));
+    let revoking = Verifier::builder(rules().check(|_| Err(CheckError::Revoked)));
     let revoking = revoking.with_jwks(issuer().jwks()).unwrap();
     for (name, verifier, authorization, status, start) in [
         ("none", verifier(), None, 401, r#"Bearer realm="api""#),
@@ -305,7 +305,7 @@ async fn every_challenge_leads_to_the_document() {
 #[tokio::test]
 async fn an_outage_is_no_challenge() {
     let verifier = Verifier::builder(rules())
-        .fetch_with(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
         .start()
         .unwrap();
     let good = format!("Bearer {}", machine("mcp/call").sign());

@@ -129,11 +129,11 @@ fn h043_no_scope_meets_no_requirement() {
         RequireScope::new("a/read"),
         RequireScope::any_of(["a/read", "a/write"]),
         RequireScope::all_of(["a/read", "a/write"]),
-        RequireScope::any_in("a"),
+        RequireScope::any_of_resource_server("a"),
     ];
     for layer in layers {
         check(&layer, "a/read a/write", true);
-        check_token(&layer, &machine("a/read").without("scope"), false);
+        check_token(&layer, &machine("a/read").without_claim("scope"), false);
         check(&layer, "", false);
         check(&layer, "   ", false);
         check(&layer, "\t", false);
@@ -178,7 +178,7 @@ fn all_of_wants_each() {
 
 #[test]
 fn any_in_wants_one_of_the_resource_server() {
-    let layer = RequireScope::any_in("activity");
+    let layer = RequireScope::any_of_resource_server("activity");
     check(&layer, "activity/read", true);
     check(&layer, "activity/*", true);
     check(&layer, "openid activity/write", true);
@@ -195,15 +195,15 @@ fn any_in_wants_one_of_the_resource_server() {
 
 #[test]
 fn any_in_splits_at_the_last_slash() {
-    let layer = RequireScope::any_in("activity");
+    let layer = RequireScope::any_of_resource_server("activity");
     check(&layer, "activity/admin/read", false);
     check(&layer, "x/activity/read", false);
-    let layer = RequireScope::any_in("activity/admin");
+    let layer = RequireScope::any_of_resource_server("activity/admin");
     check(&layer, "activity/admin/read", true);
     check(&layer, "activity/admin", false);
     check(&layer, "activity/read", false);
     check(&layer, "activity/admin/x/read", false);
-    let layer = RequireScope::any_in("https://api.example.com/v1");
+    let layer = RequireScope::any_of_resource_server("https://api.example.com/v1");
     check(&layer, "https://api.example.com/v1/read", true);
     check(&layer, "https://api.example.com/v1", false);
     check(&layer, "https://api.example.com/v1/x/read", false);
@@ -213,7 +213,7 @@ fn any_in_splits_at_the_last_slash() {
 
 #[test]
 fn a_scope_of_a_resource_server_has_a_name() {
-    let layer = RequireScope::any_in("activity");
+    let layer = RequireScope::any_of_resource_server("activity");
     check(&layer, "activity/read", true);
     check(&layer, "activity/", false);
     check(&layer, "activity//", false);
@@ -318,9 +318,9 @@ fn a_malformed_requirement_panics_at_the_callers_line() {
     panics!("it is empty", RequireScope::all_of(["a/read", ""]));
     panics!("it has a space", RequireScope::any_of(["a/read a/write"]));
     panics!("it has a space", RequireScope::all_of(["a/read a/write"]));
-    panics!("it is empty", RequireScope::any_in(""));
-    panics!("it has a space", RequireScope::any_in("a b"));
-    panics!("it has a quote", RequireScope::any_in("a\"b"));
+    panics!("it is empty", RequireScope::any_of_resource_server(""));
+    panics!("it has a space", RequireScope::any_of_resource_server("a b"));
+    panics!("it has a quote", RequireScope::any_of_resource_server("a\"b"));
 }
 
 #[test]

@@ -101,8 +101,8 @@ fn service() -> RequireToken {
         ("GET  /item/{id}", Access::any_of(["item/read", "item/write"])),
         ("PUT  /item/{id}", Access::scope("item/write")),
         ("ANY  /admin/{*rest}", Access::all_of(["admin/use", "item/write"])),
-        ("GET  /me", Access::any_token()),
-        ("GET  /report", Access::any_in("report")),
+        ("GET  /me", Access::authenticated()),
+        ("GET  /report", Access::any_of_resource_server("report")),
         ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
         ("GRPC /activity.v1.Feed/Post", Access::scope("activity/*")),
     ])
@@ -658,7 +658,7 @@ async fn a_target_without_a_path_is_refused() {
 async fn a_public_row_does_not_look_at_the_token() {
     let layer = layer([("GET /health", Access::public())]);
     let down = Verifier::builder(rules())
-        .fetch_with(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
         .start()
         .unwrap();
     let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
@@ -742,7 +742,7 @@ async fn anonymous_with_a_table_makes_the_token_optional_on_public_rows_alone() 
         assert_eq!(ask(&layer, key, authorization.as_deref()).await, expected, "{key}");
     }
     // The order in which the two are set does not matter.
-    let table = ScopeTable::new([("GET /me", Access::any_token())]).unwrap();
+    let table = ScopeTable::new([("GET /me", Access::authenticated())]).unwrap();
     let reversed = RequireToken::new(verifier()).allow_anonymous().scope_table(table);
     assert_eq!(ask(&reversed, "GET /me", None).await, refused(401));
     assert_eq!(ask(&reversed, "GET /nowhere", None).await, refused(401));
@@ -769,7 +769,7 @@ async fn a_request_that_waits_for_its_key_is_held_to_the_table_too() {
         let fake = Fake::new(old_set());
         let table = ScopeTable::new([
             ("GET /health", Access::public()),
-            ("GET /me", Access::any_token()),
+            ("GET /me", Access::authenticated()),
             ("POST /activity", Access::scope("activity/*")),
             ("GET /item", Access::scope("item/read")),
         ]);
@@ -902,10 +902,10 @@ fn a_malformed_scope_is_an_error_of_its_row() {
             "invalid scope: it has a quote, a backslash, a control or a non-ASCII character",
         ),
         (
-            Access::any_in("caf\u{e9}"),
+            Access::any_of_resource_server("caf\u{e9}"),
             "invalid scope: it has a quote, a backslash, a control or a non-ASCII character",
         ),
-        (Access::any_in(""), "invalid scope: it is empty"),
+        (Access::any_of_resource_server(""), "invalid scope: it is empty"),
     ] {
         problem("POST /activity", access, &format!("{expected}{one}"));
     }
@@ -956,7 +956,7 @@ fn rows_of_equal_rank_are_an_error() {
         ("GRPC /a.B/C", "GRPC /a.B/{*m}"),
         ("GET /{a}/b", "GET /{c}/d"),
     ] {
-        let rows = [(first, Access::public()), (second, Access::any_token())];
+        let rows = [(first, Access::public()), (second, Access::authenticated())];
         assert!(ScopeTable::new(rows).is_ok(), "{first} {second}");
     }
 }
@@ -967,7 +967,7 @@ fn all_mistakes_come_at_once() {
         ("get /a", Access::public()),
         ("GET /a", Access::public()),
         ("GET b", Access::public()),
-        ("GET /{", Access::any_token()),
+        ("GET /{", Access::authenticated()),
         ("GET /c", Access::scope("x y")),
         ("GET /a", Access::scope("x/y")),
         ("GRPC /a", Access::scope("x/y")),
@@ -1202,7 +1202,7 @@ fn table_of(rows: &[Row]) -> ScopeTable {
     let keys = rows.iter().map(|row| format!("{} {}", row.method, row.path)).collect::<Vec<_>>();
     let access = rows.iter().enumerate().map(|(number, row)| match row.asks {
         Asks::Nothing => Access::public(),
-        Asks::Token => Access::any_token(),
+        Asks::Token => Access::authenticated(),
         Asks::Scope => Access::scope(&scope_of(number)),
     });
     ScopeTable::new(keys.iter().map(String::as_str).zip(access)).unwrap()
@@ -1392,7 +1392,7 @@ async fn a_deep_table_answers_a_long_path() {
         ]
     });
     let keys = keys.collect::<Vec<_>>();
-    let rows = keys.iter().map(|key| (&**key, Access::any_token()));
+    let rows = keys.iter().map(|key| (&**key, Access::authenticated()));
     let layer = layer(rows);
     let key = format!("GET {}", "/a".repeat(5_000));
     assert_eq!(ask(&layer, &key, Some(&bearer(""))).await, reached());

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tonic::service::Interceptor;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_cognito::{
-    Access, AccessToken, Refused, RequireScope, RequireToken, ScopeTable, TokenInterceptor,
+    Access, AccessToken, CheckError, RequireScope, RequireToken, ScopeTable, TokenInterceptor,
     Verifier, VerifyErrorKind,
 };
 use tracing::field::Empty;
@@ -136,7 +136,7 @@ fn refusable() -> Vec<(VerifyErrorKind, String)> {
         (Kind::BadSignature, format!("{signed}.{signature}")),
         (Kind::Expired, good().issued_at(past()).sign()),
         (Kind::Forbidden, good().claim("cognito:groups", ["x"]).sign()),
-        (Kind::InvalidClaim, good().without("sub").sign()),
+        (Kind::InvalidClaim, good().without_claim("sub").sign()),
         (Kind::InvalidHeader, good().header("crit", ["x"]).sign()),
         (Kind::Malformed, "abc.def.ghi".to_owned()),
         (Kind::NotYetValid, good().claim("nbf", 9_999_999_999_u64).sign()),
@@ -154,7 +154,7 @@ fn refusable() -> Vec<(VerifyErrorKind, String)> {
 
 fn strict() -> Verifier {
     let rules = rules().audience("https://a").groups(["g"]).check(|token| match token.jwt_id() {
-        Some("revoked") => Err(Refused::Revoked),
+        Some("revoked") => Err(CheckError::Revoked),
         _ => Ok(()),
     });
     Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap()
@@ -250,7 +250,7 @@ fn each_refresh_is_counted_by_what_came_of_it() {
     });
     measured(async |metrics| {
         let verifier =
-            Verifier::builder(super::promises::rules()).fetch_with(|_url: String| async {
+            Verifier::builder(super::promises::rules()).jwks_fetcher(|_url: String| async {
                 Err(tower_cognito::RefreshError::transport("no route"))
             });
         let verifier = verifier.start().unwrap();
@@ -338,8 +338,9 @@ fn a_fetch_that_finds_no_slot_is_counted_as_denied() {
         let fake = Fake::new(old_set());
         let fetcher = fake.clone();
         let builder =
-            Verifier::builder(rules_of(0)).fetch_with(move |_url: String| fetcher.fetch());
-        let builder = (1..POOLS).fold(builder, |builder, number| builder.also(rules_of(number)));
+            Verifier::builder(rules_of(0)).jwks_fetcher(move |_url: String| fetcher.fetch());
+        let builder =
+            (1..POOLS).fold(builder, |builder, number| builder.add_pool(rules_of(number)));
         let verifier = builder.connect().await.unwrap();
         let _ = metrics.take();
         fake.answers(Reply::Hang);
@@ -584,7 +585,7 @@ fn no_part_of_a_token_is_in_a_log_or_a_label() {
     ];
     let labels = measured(async |metrics| {
         let fake = Fake::new(old_set());
-        let verifier = fake.builder().max_stale(s(3_600)).connect().await.unwrap();
+        let verifier = fake.builder().max_key_age(s(3_600)).connect().await.unwrap();
         let layer = RequireToken::new(verifier.clone())
             .scope_table(ScopeTable::new([("GET /", Access::scope("a/b"))]).unwrap());
         let interceptor = TokenInterceptor::new(verifier.clone());

@@ -101,7 +101,7 @@ fn a_rotation_publishes_the_old_key_until_it_is_withdrawn() {
     issuer.rotate();
     let during = ids();
     assert!(before.is_subset(&during) && during.len() == before.len() + 1);
-    issuer.withdraw_replaced_keys();
+    issuer.retire_old_keys();
     let after = ids();
     assert_eq!(after.intersection(&before).count(), 1, "the key of ID tokens stays");
     assert_eq!(after.len(), 2);

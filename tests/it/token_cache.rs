@@ -27,7 +27,7 @@ use tonic::service::Interceptor;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_cognito::test_issuer::TokenBuilder;
 use tower_cognito::{
-    AccessToken, ClientIds, Jwks, JwksDocument, RefreshError, RefusalBody, Refused, Rejection,
+    AccessToken, CheckError, ClientIds, Jwks, JwksDocument, RefreshError, Rejection, RejectionBody,
     RequireToken, Rules, TestIssuer, TokenInterceptor, UserPool, Verifier, VerifyError,
     VerifyErrorKind as Kind, verify,
 };
@@ -81,9 +81,9 @@ impl Door {
 async fn by_layer(verifier: &Verifier, authorization: &[u8]) -> Verdict {
     let seen = Arc::<Mutex<Option<Verdict>>>::default();
     let (passed, refused) = (Arc::clone(&seen), Arc::clone(&seen));
-    let layer = RequireToken::new(verifier.clone()).refusal_body(move |rejection| {
+    let layer = RequireToken::new(verifier.clone()).rejection_body(move |rejection| {
         *refused.lock().unwrap() = Some(Err(kind(rejection)));
-        RefusalBody::json(rejection)
+        RejectionBody::json(rejection)
     });
     let service = service_fn(move |request: Request<()>| {
         *passed.lock().unwrap() = request.extensions().get::<AccessToken>().map(jti).map(Ok);
@@ -414,7 +414,7 @@ async fn h094_expiry_comes_before_the_applications_check_at_a_hit_too() {
     let is_revoked = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&is_revoked);
     let rules = rules().check(move |_| match seen.load(Ordering::SeqCst) {
-        true => Err(Refused::Revoked),
+        true => Err(CheckError::Revoked),
         false => Ok(()),
     });
     let time = Time::new(EXP - 1);
@@ -672,7 +672,7 @@ async fn h096_rules_share_no_verdict() {
         ("another audience", rules().audience("https://b"), Err(Kind::WrongAudience)),
         ("its group", rules().groups(["g", "h"]), Ok(())),
         ("another group", rules().groups(["h"]), Err(Kind::Forbidden)),
-        ("a check that refuses", rules().check(|_| Err(Refused::Revoked)), Err(Kind::Revoked)),
+        ("a check that refuses", rules().check(|_| Err(CheckError::Revoked)), Err(Kind::Revoked)),
     ] {
         let first = first.with_rules(Rules::new(pool(), ClientIds::any())).unwrap();
         let second = first.with_rules(other).unwrap();
@@ -727,11 +727,12 @@ impl Pools {
             let rules = Rules::new(UserPool::from_issuer(POOLS[pool]).unwrap(), ClientIds::any());
             // Only one of them has leeway.
             let leeway = [Duration::ZERO, s(300)][pool];
-            let refused = if check[pool] { Ok(()) } else { Err(Refused::Forbidden) };
+            let refused = if check[pool] { Ok(()) } else { Err(CheckError::Forbidden) };
             rules.leeway(leeway).check(move |_| refused)
         });
         let time = Time::new(EXP - 1_000);
-        let builder = Verifier::builder(blue).also(green).clock(time.clock()).fetch_with(fetch);
+        let builder =
+            Verifier::builder(blue).add_pool(green).clock(time.clock()).jwks_fetcher(fetch);
         Self { verifier: builder.connect().await.unwrap(), sets, time }
     }
 
@@ -846,7 +847,7 @@ async fn h098_a_refused_token_is_not_remembered() {
     let revoked = Arc::clone(&is_revoked);
     let rules = rules().audience("https://a").groups(["g"]).check(move |token| {
         match token.scopes().contains("revoked/x") && revoked.load(Ordering::SeqCst) {
-            true => Err(Refused::Revoked),
+            true => Err(CheckError::Revoked),
             false => Ok(()),
         }
     });
@@ -864,7 +865,7 @@ async fn h098_a_refused_token_is_not_remembered() {
         (Kind::Expired, late.clone()),
         (Kind::BadSignature, format!("{}.{}", whole.rsplit_once('.').unwrap().0, parts(&other)[2])),
         (Kind::Forbidden, lasting(good().claim("cognito:groups", ["x"]))),
-        (Kind::InvalidClaim, lasting(good().without("sub"))),
+        (Kind::InvalidClaim, lasting(good().without_claim("sub"))),
         (Kind::InvalidHeader, lasting(good().header("crit", ["x"]))),
         (Kind::SenderConstrained, lasting(good().claim("cnf", "x"))),
         (Kind::UnknownIssuer, lasting(good().claim("iss", "https://x"))),
@@ -901,9 +902,9 @@ async fn h098_the_applications_check_runs_once_at_every_hit() {
     remember("first", &verifier, &token).await;
     let mut expected = 1 + Door::ALL.len();
     for (name, says, verdict) in [
-        ("forbidden", Err(Refused::Forbidden), Err(Kind::Forbidden)),
+        ("forbidden", Err(CheckError::Forbidden), Err(Kind::Forbidden)),
         ("good", Ok(()), Ok(())),
-        ("revoked", Err(Refused::Revoked), Err(Kind::Revoked)),
+        ("revoked", Err(CheckError::Revoked), Err(Kind::Revoked)),
         ("good again", Ok(()), Ok(())),
     ] {
         *answer.lock().unwrap() = says;
@@ -917,7 +918,7 @@ async fn h098_the_applications_check_runs_once_at_every_hit() {
 async fn h098_keys_that_are_too_old_count_for_no_remembered_token() {
     for ahead in [0, 7_200] {
         let fake = Fake::new(old_set());
-        let builder = || fake.builder().max_stale(HOUR);
+        let builder = || fake.builder().max_key_age(HOUR);
         let verifier = builder().connect().await.unwrap();
         let forgetful = builder().token_cache_bytes(0).connect().await.unwrap();
         let (token, name) = (&keys().old_token, format!("{ahead} s ahead"));
@@ -1342,7 +1343,7 @@ fn h098_a_hit_allocates_nothing() {
     let time = Time::new(EXP - 1);
     let groups = (0..100).map(|number| format!("group {number}")).collect::<Vec<_>>();
     let rules = rules().leeway(s(1)).check(|token| match token.scopes().contains("revoked/x") {
-        true => Err(Refused::Revoked),
+        true => Err(CheckError::Revoked),
         false => Ok(()),
     });
     let user = || issuer().user_token(CLIENT, "alice").claim("cognito:groups", &groups);

@@ -40,7 +40,7 @@ fn trusts(pool: &UserPool, named: &str) -> bool {
 fn a_pool_tells_every_issuer_that_it_trusts() {
     let pool = UserPool::new(ID).unwrap();
     assert_eq!(pool.issuers().collect::<Vec<_>>(), [ORIGINAL, UPDATED]);
-    let pool = pool.also_issuer("https://a.example").unwrap();
+    let pool = pool.add_issuer("https://a.example").unwrap();
     assert_eq!(pool.issuers().collect::<Vec<_>>(), [ORIGINAL, UPDATED, "https://a.example"]);
     let rules = Rules::new(pool.clone(), ClientIds::any());
     assert_eq!(*rules.pool(), pool);
@@ -58,13 +58,13 @@ async fn two_pools_have_their_keys_from_two_places() {
     };
     let (blue, one, other) =
         ("https://issuer.example/blue", "https://proxy.example/1", "https://proxy.example/2");
-    let error = pool(blue, one).also(green(one)).start().unwrap_err();
+    let error = pool(blue, one).add_pool(green(one)).start().unwrap_err();
     let expected = "https://issuer.example/green: another pool has its keys from the same place";
     assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
-    assert!(pool(blue, one).also(green(other)).start().is_ok());
+    assert!(pool(blue, one).add_pool(green(other)).start().is_ok());
     let with_files = |of_green: &str| {
         let builder = pool(blue, one).jwks_file("/blue.json");
-        builder.also(green(one)).jwks_file(of_green).start()
+        builder.add_pool(green(one)).jwks_file(of_green).start()
     };
     let error = with_files("/blue.json").unwrap_err();
     assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
@@ -75,11 +75,11 @@ async fn two_pools_have_their_keys_from_two_places() {
 async fn a_test_issuer_has_the_keys_of_its_own_pool_alone() {
     let other = UserPool::from_issuer("https://issuer.example/other").unwrap();
     let own = Rules::new(issuer().user_pool(), ClientIds::any());
-    let both = Verifier::builder(own.clone()).also(Rules::new(other, ClientIds::any()));
-    let error = both.fetch_with(issuer().clone()).connect().await.unwrap_err();
+    let both = Verifier::builder(own.clone()).add_pool(Rules::new(other, ClientIds::any()));
+    let error = both.jwks_fetcher(issuer().clone()).connect().await.unwrap_err();
     assert_eq!(error.problems().count(), 1, "{error}");
     assert!(error.to_string().contains("https://issuer.example/other"), "{error}");
-    assert!(Verifier::builder(own).fetch_with(issuer().clone()).connect().await.is_ok());
+    assert!(Verifier::builder(own).jwks_fetcher(issuer().clone()).connect().await.is_ok());
 }
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn address_of(pool: UserPool) -> String {
     let seen = Arc::clone(&asked);
     let document = issuer().jwks_json();
     Verifier::builder(Rules::new(pool, ClientIds::only([CLIENT])))
-        .fetch_with(move |url: String| {
+        .jwks_fetcher(move |url: String| {
             seen.lock().unwrap().push(url);
             let document = document.clone();
             async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
@@ -145,7 +145,7 @@ fn both_issuers_of_a_pool_are_trusted_and_no_third() {
 async fn keys_come_from_the_original_host() {
     let expected = format!("{ORIGINAL}/.well-known/jwks.json");
     assert_eq!(address_of(UserPool::new(ID).unwrap()).await, expected);
-    let more = UserPool::new(ID).unwrap().also_issuer("https://replica.example/pool").unwrap();
+    let more = UserPool::new(ID).unwrap().add_issuer("https://replica.example/pool").unwrap();
     assert_eq!(address_of(more).await, expected);
 }
 
@@ -306,13 +306,13 @@ fn one_more_issuer_is_trusted_beside_the_others() {
     let replica = "https://cognito-idp.us-west-2.amazonaws.com/us-west-2_Replica";
     let pool = UserPool::new(ID).unwrap();
     assert!(!trusts(&pool, replica));
-    let pool = pool.also_issuer(replica).unwrap();
+    let pool = pool.add_issuer(replica).unwrap();
     for trusted in [ORIGINAL, UPDATED, replica] {
         assert!(trusts(&pool, trusted), "{trusted}");
     }
     // Its other format is not guessed.
     assert!(!trusts(&pool, "https://issuer-cognito-idp.us-west-2.amazonaws.com/us-west-2_Replica"));
-    let pool = pool.also_issuer("https://another.example").unwrap();
+    let pool = pool.add_issuer("https://another.example").unwrap();
     assert!(trusts(&pool, replica) && trusts(&pool, "https://another.example"));
 }
 
@@ -323,7 +323,7 @@ fn doors() -> [(&'static str, bool, Door); 4] {
     [
         ("from_issuer", false, UserPool::from_issuer),
         ("jwks_url", true, |url| UserPool::new(ID).unwrap().jwks_url(url)),
-        ("also_issuer", false, |url| UserPool::new(ID).unwrap().also_issuer(url)),
+        ("add_issuer", false, |url| UserPool::new(ID).unwrap().add_issuer(url)),
         ("plain http", false, UserPool::from_issuer_allowing_plain_http_anywhere),
     ]
 }
@@ -532,7 +532,7 @@ async fn plain_http_anywhere_has_to_be_asked_for() {
     let pool = UserPool::from_issuer_allowing_plain_http_anywhere(named).unwrap();
     assert!(trusts(&pool, named));
     // What was asked for holds for the whole pool.
-    let pool = pool.also_issuer("http://cognito.internal/b").unwrap();
+    let pool = pool.add_issuer("http://cognito.internal/b").unwrap();
     assert!(trusts(&pool, "http://cognito.internal/b"));
     let pool = pool.jwks_url("http://cognito.internal/keys").unwrap();
     assert_eq!(address_of(pool).await, "http://cognito.internal/keys");

@@ -234,8 +234,8 @@ async fn verifier(vector: &Vector, clock: &Arc<Mutex<SystemTime>>, cache: usize)
                 async { Ok::<_, RefreshError>(document) }
             };
             rules
-                .fold(builder, |builder, rules| builder.also(rules))
-                .fetch_with(fetch)
+                .fold(builder, |builder, rules| builder.add_pool(rules))
+                .jwks_fetcher(fetch)
                 .connect()
                 .await
                 .unwrap()
@@ -292,7 +292,7 @@ fn require_scope(text: &str) -> RequireScope {
         "new" => RequireScope::new(scopes),
         "any_of" => RequireScope::any_of(scopes.split(' ')),
         "all_of" => RequireScope::all_of(scopes.split(' ')),
-        "any_in" => RequireScope::any_in(scopes),
+        "any_of_resource_server" => RequireScope::any_of_resource_server(scopes),
         other => panic!("{other} is no way to require scopes"),
     }
 }

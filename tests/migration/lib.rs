@@ -188,7 +188,7 @@ fn request(row: &str, issuer: &TestIssuer) -> HeaderMap {
             let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
             bearer(&machine().claim("nbf", seconds + 3_600).sign())
         }
-        "no `iss`" => bearer(&machine().without("iss").sign()),
+        "no `iss`" => bearer(&machine().without_claim("iss").sign()),
         "an `aud` that nobody asked for" => {
             bearer(&machine().claim("aud", "https://api.example.com").sign())
         }

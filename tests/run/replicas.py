@@ -173,7 +173,7 @@ def rotations(checks, programs, folder):
     """The usual interval: whatever is fetched here is fetched at the start or on demand."""
     figures = []
     begin = time.monotonic()
-    with Fleet(programs, folder, "rotations", COGNITO_CONNECT_WITHIN_SECONDS="60") as fleet:
+    with Fleet(programs, folder, "rotations", COGNITO_CONNECT_TIMEOUT_SECONDS="60") as fleet:
         issuer = fleet.issuer
         figures.append(f"{REPLICAS} replicas start within {time.monotonic() - begin:.1f} s")
         checks.equal("rotations: at the start each asks once", REPLICAS, issuer.fetches())
@@ -224,7 +224,7 @@ def restart(checks, fleet, figures):
     code = ended.stop()
     checks.equal("restart: SIGTERM ends it", 0, code)
     waiting = fleet.start("restart-waiting", address=ended.address)
-    hasty = fleet.start("restart-hasty", COGNITO_CONNECT_WITHIN_SECONDS="2")
+    hasty = fleet.start("restart-hasty", COGNITO_CONNECT_TIMEOUT_SECONDS="2")
     checks.equal("restart: while the issuer is down, it gives up in time", 1, hasty.exit_code(10))
     said = hasty.log.read_text()
     checks.that(

@@ -9,7 +9,7 @@ use http::StatusCode;
 use http::request::Parts;
 use serde::Deserialize;
 use tower_cognito::{
-    AccessToken, ClientIds, Refused, RequireToken, Rules, TestIssuer, UserPool, Verifier,
+    AccessToken, CheckError, ClientIds, RequireToken, Rules, TestIssuer, UserPool, Verifier,
 };
 
 use crate::ask;
@@ -24,7 +24,7 @@ fn rules(pool: UserPool) -> Rules {
     Rules::new(pool, ClientIds::only(["web"])).check(|token| {
         match token.deserialize_claims::<Tenant>() {
             Ok(tenant) if !tenant.tenant_id.is_empty() => Ok(()),
-            _ => Err(Refused::Forbidden),
+            _ => Err(CheckError::Forbidden),
         }
     })
 }

@@ -25,7 +25,7 @@ fn verifier(pool: UserPool, proxy: &str) -> Result<VerifierBuilder, reqwest::Err
     let client = reqwest::Client::builder().proxy(reqwest::Proxy::all(proxy)?);
     Ok(Verifier::builder(Rules::new(pool, ClientIds::only(["web"])))
         .http_client(client)
-        .connect_within(Duration::from_secs(2)))
+        .connect_timeout(Duration::from_secs(2)))
 }
 
 fn app(verifier: Verifier) -> Router {

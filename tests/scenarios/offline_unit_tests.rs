@@ -34,7 +34,7 @@ impl Bench {
         let clock = Arc::clone(&now);
         let verifier =
             Verifier::builder(Rules::new(issuer.user_pool(), ClientIds::only(["robot"])))
-                .fetch_with(issuer.clone())
+                .jwks_fetcher(issuer.clone())
                 .clock(move || *clock.lock().unwrap())
                 .connect()
                 .await
@@ -79,7 +79,7 @@ async fn a_rotation_refuses_nobody_and_a_withdrawn_key_does() {
     assert_eq!(bench.status(&new).await, StatusCode::OK);
     assert_eq!(bench.status(&old).await, StatusCode::OK);
 
-    bench.issuer.withdraw_replaced_keys();
+    bench.issuer.retire_old_keys();
     bench.verifier.refresh().await.unwrap();
     assert_eq!(bench.status(&new).await, StatusCode::OK);
     assert_eq!(bench.status(&old).await, StatusCode::UNAUTHORIZED);

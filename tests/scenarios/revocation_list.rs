@@ -9,7 +9,7 @@ use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
 use tower_cognito::{
-    AccessToken, ClientIds, Config, Refused, RequireToken, Rules, StartError, TestIssuer,
+    AccessToken, CheckError, ClientIds, Config, RequireToken, Rules, StartError, TestIssuer,
     TestServer, UserPool, Verifier,
 };
 
@@ -35,13 +35,13 @@ impl Revoked {
 
     /// A token that does not say what is asked here is refused, and so is every token if the
     /// lists can not be read.
-    fn judge(&self, token: &AccessToken) -> Result<(), Refused> {
-        let lists = self.0.read().map_err(|_| Refused::Revoked)?;
+    fn judge(&self, token: &AccessToken) -> Result<(), CheckError> {
+        let lists = self.0.read().map_err(|_| CheckError::Revoked)?;
         let (Some(id), Some(issued_at)) = (token.jwt_id(), token.issued_at()) else {
-            return Err(Refused::Revoked);
+            return Err(CheckError::Revoked);
         };
         let too_old = lists.clients.get(token.client_id()).is_some_and(|from| issued_at < *from);
-        if too_old || lists.tokens.contains(id) { Err(Refused::Revoked) } else { Ok(()) }
+        if too_old || lists.tokens.contains(id) { Err(CheckError::Revoked) } else { Ok(()) }
     }
 }
 
@@ -90,7 +90,7 @@ async fn a_revocation_counts_from_the_next_request_on() {
     assert_eq!(ask(&app, "GET /", &new).await.status, StatusCode::OK);
     assert_eq!(ask(&app, "GET /", &of_bob).await.status, StatusCode::OK);
 
-    let anonymous = issuer.machine_token("robot").without("jti").sign();
+    let anonymous = issuer.machine_token("robot").without_claim("jti").sign();
     assert_eq!(ask(&app, "GET /", &anonymous).await.status, StatusCode::UNAUTHORIZED);
 }
 

@@ -11,8 +11,8 @@ use axum::routing::get;
 use http::StatusCode;
 use serde::Deserialize;
 use tower_cognito::{
-    AccessToken, ClientIds, JwksDocument, RefreshError, Refused, RequireToken, Rules, TestIssuer,
-    UserPool, Verifier, VerifierBuilder,
+    AccessToken, CheckError, ClientIds, JwksDocument, RefreshError, RequireToken, Rules,
+    TestIssuer, UserPool, Verifier, VerifierBuilder,
 };
 
 use crate::ask;
@@ -41,7 +41,7 @@ impl Tenant {
             if scopes.iter().all(|scope| held.contains(scope)) {
                 Ok(())
             } else {
-                Err(Refused::Forbidden)
+                Err(CheckError::Forbidden)
             }
         }))
     }
@@ -55,7 +55,7 @@ fn read(text: &str) -> Result<(VerifierBuilder, Names), Box<dyn Error>> {
     let (first, others) = tenants.split_first().ok_or("no tenant is named")?;
     let mut builder = Verifier::builder(first.rules()?);
     for tenant in others {
-        builder = builder.also(tenant.rules()?);
+        builder = builder.add_pool(tenant.rules()?);
     }
     let names = tenants.into_iter().map(|tenant| (tenant.user_pool_id, tenant.name)).collect();
     Ok((builder, Arc::new(names)))
@@ -94,7 +94,7 @@ async fn each_tenant_is_known_by_name_and_judged_by_its_own_rules() {
     let (builder, names) = read(FILE).unwrap();
     let pools = [("eu-west-1_Acme", acme.clone()), ("us-east-1_Bolt", bolt.clone())];
     let verifier = builder
-        .fetch_with(move |url: String| {
+        .jwks_fetcher(move |url: String| {
             let pool = pools.iter().find(|(id, _)| url.contains(id));
             let document = pool.map(|(_, issuer)| JwksDocument::new(issuer.jwks_json()));
             async move { document.ok_or(RefreshError::status(404)) }

@@ -13,7 +13,7 @@ use crate::ask;
 
 fn verifier(blue: UserPool, green: UserPool) -> VerifierBuilder {
     Verifier::builder(Rules::new(blue, ClientIds::only(["blue-app"])))
-        .also(Rules::new(green, ClientIds::only(["green-app"])))
+        .add_pool(Rules::new(green, ClientIds::only(["green-app"])))
 }
 
 /// The keys of both, and for the one route blue's rules alone.

@@ -125,7 +125,7 @@ impl Setting {
             let document = document.clone();
             async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
         };
-        let verifier = self.runtime.block_on(builder.fetch_with(fetch).connect()).unwrap();
+        let verifier = self.runtime.block_on(builder.jwks_fetcher(fetch).connect()).unwrap();
         self.shown_to_refuse(&verifier);
         verifier
     }
@@ -405,7 +405,7 @@ impl Report {
         for pool in 1..1_000 {
             let pool = format!("https://issuer.example/pool-{pool}");
             let pool = tower_cognito::UserPool::from_issuer(&pool).unwrap();
-            builder = builder.also(Rules::new(pool, ClientIds::only([CLIENT])));
+            builder = builder.add_pool(Rules::new(pool, ClientIds::only([CLIENT])));
         }
         let pools = setting.connected(builder, setting.issuer.jwks_json());
         let mut jwks: Value = serde_json::from_str(&setting.issuer.jwks_json()).unwrap();
@@ -480,7 +480,7 @@ impl Report {
         let other = tower_cognito::UserPool::from_issuer("https://other.example/pool").unwrap();
         let other = Rules::new(other, ClientIds::only([CLIENT]));
         let (verifier, swapped) = runtime.block_on(async {
-            let both = setting.builder(0).also(other.clone()).fetch_with(fetch.clone());
+            let both = setting.builder(0).add_pool(other.clone()).jwks_fetcher(fetch.clone());
             let both = both.connect().await.unwrap();
             let swapped = both.with_rules(other).unwrap();
             (both, swapped)

@@ -31,7 +31,7 @@ fn app(verifier: Verifier, required_scopes: RequireScope) -> Router {
         .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
         .route("/item", get(items).layer(RequireScope::new("demo-dev/read")))
         .layer(required_scopes) // those of the configuration: none unless set
-        .layer(RequireToken::new(verifier).http_only()) // there is no gRPC on Lambda
+        .layer(RequireToken::new(verifier).http_rejections_only()) // there is no gRPC on Lambda
         .layer(from_fn_with_state(keys, refresh_if_due))
 }
 

@@ -125,7 +125,7 @@ impl Issuer {
     fn start(&self) -> Verifier {
         let document = Arc::clone(&self.document);
         let rules = Rules::new(self.issuer.user_pool(), ClientIds::only([CLIENT]));
-        let builder = Verifier::builder(rules).fetch_with(move |_url| {
+        let builder = Verifier::builder(rules).jwks_fetcher(move |_url| {
             let document = document.lock().unwrap().clone();
             async move {
                 // The thread of the crate has timers, whatever the caller has.
