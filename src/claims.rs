@@ -60,7 +60,7 @@ impl<'a> RawClaims<'a> {
     ///
     /// A claim of the wrong type is an error, also one that could be absent: whoever wrote it
     /// meant something that we would not see.
-    pub(crate) fn typed(&self) -> Result<Claims<'a>, VerifyErrorKind> {
+    pub(crate) fn parse(&self) -> Result<Claims<'a>, VerifyErrorKind> {
         // Its own error and before the others, so that an ID token, which has no `client_id`
         // either, is called what it is.
         if self.token_use.and_then(json::string).as_deref() != Some("access") {

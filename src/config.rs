@@ -113,7 +113,7 @@ impl Config {
     pub fn from_vars(
         vars: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
     ) -> Result<Self, StartError> {
-        let mut settings = Settings::new(|key| format!("COGNITO_{}", key.to_ascii_uppercase()));
+        let mut settings = RawConfig::new(|key| format!("COGNITO_{}", key.to_ascii_uppercase()));
         for (name, value) in vars {
             let name = name.into();
             let name = name.to_string_lossy();
@@ -167,7 +167,7 @@ impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         macro_rules! refuse {
             ($($visit:ident: $type:ty),*) => {
-                $(fn $visit<E: de::Error>(self, _: $type) -> Result<Settings, E> {
+                $(fn $visit<E: de::Error>(self, _: $type) -> Result<RawConfig, E> {
                     Err(E::custom(NO_TABLE))
                 })*
             };
@@ -176,7 +176,7 @@ impl<'de> Deserialize<'de> for Config {
         struct Entries;
 
         impl<'de> Visitor<'de> for Entries {
-            type Value = Settings;
+            type Value = RawConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("settings by their names")
@@ -185,12 +185,12 @@ impl<'de> Deserialize<'de> for Config {
             // What serde would say repeats the value.
             refuse! { visit_bool: bool, visit_f64: f64, visit_i64: i64, visit_u64: u64, visit_str: &str }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Settings, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<RawConfig, A::Error> {
                 Err(A::Error::custom(NO_TABLE))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Settings, A::Error> {
-                let mut settings = Settings::new(str::to_owned);
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawConfig, A::Error> {
+                let mut settings = RawConfig::new(str::to_owned);
                 while let Some((key, value)) = map.next_entry::<String, Value>()? {
                     settings.add(&key, &key, Set::Value(value));
                 }
@@ -218,7 +218,7 @@ const KEYS: [&str; 12] = [
 ];
 
 /// What was set, and what is wrong with it.
-struct Settings {
+struct RawConfig {
     values: BTreeMap<&'static str, Set>,
     problems: Vec<String>,
     name_of: fn(&str) -> String,
@@ -244,7 +244,7 @@ enum Separator {
     Space,
 }
 
-impl Settings {
+impl RawConfig {
     fn new(name_of: fn(&str) -> String) -> Self {
         Self { values: BTreeMap::new(), problems: Vec::new(), name_of }
     }
@@ -292,7 +292,7 @@ impl Settings {
             rules = rules.groups(groups);
         }
         let required_scopes =
-            required_scopes.unwrap_or_else(|| RequireScope::of(Requirement::none()));
+            required_scopes.unwrap_or_else(|| RequireScope::of(Requirement::empty()));
         let config = Config {
             rules,
             required_scopes,

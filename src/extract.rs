@@ -23,7 +23,7 @@ use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::request::Parts;
 
-use crate::layer::{Form, LayerMarker, refusal_response};
+use crate::layer::{LayerMarker, Protocol, rejection_response};
 use crate::rejection::Rejection;
 use crate::telemetry;
 use crate::verify::AccessToken;
@@ -36,7 +36,7 @@ impl<S: Sync> FromRequestParts<S> for AccessToken {
             (Some(token), _) => Ok(token.clone()),
             (None, Some(LayerMarker(settings))) => {
                 let rejection = Rejection::missing_token(settings.clone());
-                telemetry::refused(rejection.reason());
+                telemetry::rejected(rejection.reason());
                 Err(rejection)
             }
             (None, None) => Err(no_layer()),
@@ -59,7 +59,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for AccessToken {
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         // axum takes the body from the answer to HEAD itself.
-        refusal_response(self, Form::Http).map(Into::into)
+        rejection_response(self, Protocol::Http).map(Into::into)
     }
 }
 

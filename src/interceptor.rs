@@ -27,7 +27,7 @@ use tonic::service::Interceptor;
 use tonic::{Code, Request, Status};
 
 use crate::layer::{Credentials, RequireScope, Scheme, credentials};
-use crate::rejection::{Rejection, Settings};
+use crate::rejection::{Rejection, RejectionConfig};
 use crate::telemetry;
 use crate::verifier::Verifier;
 use crate::verify::AccessToken;
@@ -40,7 +40,7 @@ use crate::verify::AccessToken;
 pub struct TokenInterceptor {
     verifier: Verifier,
     scopes: Vec<RequireScope>,
-    settings: Arc<Settings>,
+    settings: Arc<RejectionConfig>,
 }
 
 impl TokenInterceptor {
@@ -80,7 +80,7 @@ impl Interceptor for TokenInterceptor {
                 Ok(request)
             }
             Err(rejection) => {
-                telemetry::refused(rejection.reason());
+                telemetry::rejected(rejection.reason());
                 Err(rejection.into())
             }
         }

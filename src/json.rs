@@ -175,7 +175,7 @@ where
     // Only `visit_map`: serde's derive would also take an array in the order of the fields.
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<T, A::Error> {
         let mut members = T::default();
-        let mut other_names = Names::default();
+        let mut other_names = SeenNames::default();
         while let Some(name) = object.next_key_seed(Name)? {
             let raw: &'de RawValue = object.next_value()?;
             let is_new = match (self.place)(&mut members, &name) {
@@ -198,13 +198,13 @@ where
 /// The names that nobody asked for, each once. The first of them need no memory of the heap, which
 /// are all where a token is as Cognito writes it.
 #[derive(Default)]
-struct Names<'a> {
+struct SeenNames<'a> {
     first: [&'a str; 8],
     count: usize,
     others: HashSet<Cow<'a, str>>,
 }
 
-impl<'a> Names<'a> {
+impl<'a> SeenNames<'a> {
     fn insert(&mut self, name: Cow<'a, str>) -> bool {
         if self.first.iter().take(self.count).any(|first| *first == name) {
             return false;

@@ -115,7 +115,7 @@ impl Jwks {
     }
 
     /// The set before the first fetch.
-    pub(crate) fn none() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             id: KeySetId::next(),
             keys: HashMap::new(),
@@ -152,7 +152,7 @@ impl Jwks {
 
     /// The set to use after `before`: with the same keys it stays the same set, so that what was
     /// verified with them stays verified.
-    pub(crate) fn after(self, before: &Arc<Self>) -> Arc<Self> {
+    pub(crate) fn reuse_if_unchanged(self, before: &Arc<Self>) -> Arc<Self> {
         match (self.keys == before.keys, self.skipped == before.skipped) {
             (true, true) => Arc::clone(before),
             (true, false) => Arc::new(Self { id: before.id, ..self }),
@@ -263,32 +263,32 @@ fn members(document: &[u8]) -> Result<Vec<&RawValue>, InvalidJwks> {
 /// jsonwebtoken's types read the values. They take `null` for absent, an object such as
 /// `{"RSA": null}` for its name, the last of two members of the same name, and do not show private
 /// parts; so each member is looked over first. Whether they take a number that no `f64` holds
-/// depends on the features of serde_json; so they are shown nothing but what is needed.
+/// depends on the features of serde_json; so they are shown nothing but what is relevant.
 fn read_key(member: &RawValue) -> Result<(Box<str>, Result<Key, SkipReason>), SkipReason> {
-    let JwkMembers { key_id, needed, private } =
-        json::read_object(member.get(), JwkMembers::place).map_err(|_| SkipReason::Malformed)?;
+    let JwkMembers { key_id, relevant, private } =
+        json::read_object(member.get(), JwkMembers::slot).map_err(|_| SkipReason::Malformed)?;
     let key_id = key_id
         .and_then(json::string)
         .filter(|id| !id.is_empty() && id.len() <= MAX_KEY_ID_LEN)
         .ok_or(SkipReason::Malformed)?
         .into();
-    let needed = NEEDED.into_iter().zip(needed);
-    let needed = needed.filter_map(|(name, value)| Some((name, value?)));
-    let needed = needed.collect::<BTreeMap<_, _>>();
+    let relevant = RELEVANT.into_iter().zip(relevant);
+    let relevant = relevant.filter_map(|(name, value)| Some((name, value?)));
+    let relevant = relevant.collect::<BTreeMap<_, _>>();
     let is_of_its_type = |(name, value): (&&str, &&RawValue)| match *name {
         "key_ops" => json::strings(value).is_some(),
         _ => json::string(value).is_some(),
     };
-    let key_type = needed.get("kty").copied().and_then(json::string);
+    let key_type = relevant.get("kty").copied().and_then(json::string);
 
     let key = if private.iter().any(Option::is_some) {
         Err(SkipReason::Private)
     } else if key_type.is_some_and(|key_type| key_type != "RSA") {
         Err(SkipReason::OtherPurpose)
-    } else if !needed.iter().all(is_of_its_type) {
+    } else if !relevant.iter().all(is_of_its_type) {
         Err(SkipReason::Malformed)
     } else {
-        let jwk = serde_json::to_string(&needed).and_then(|text| serde_json::from_str(&text));
+        let jwk = serde_json::to_string(&relevant).and_then(|text| serde_json::from_str(&text));
         jwk.map_err(|_| SkipReason::Malformed).and_then(rsa_key)
     };
     Ok((key_id, key))
@@ -298,20 +298,20 @@ fn read_key(member: &RawValue) -> Result<(Box<str>, Result<Key, SkipReason>), Sk
 #[derive(Default)]
 struct JwkMembers<'a> {
     key_id: Member<'a>,
-    needed: [Member<'a>; NEEDED.len()],
+    relevant: [Member<'a>; RELEVANT.len()],
     private: [Member<'a>; PRIVATE.len()],
 }
 
-const NEEDED: [&str; 6] = ["kty", "n", "e", "alg", "use", "key_ops"];
+const RELEVANT: [&str; 6] = ["kty", "n", "e", "alg", "use", "key_ops"];
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 impl<'a> JwkMembers<'a> {
-    fn place(&mut self, name: &str) -> Option<&mut Member<'a>> {
+    fn slot(&mut self, name: &str) -> Option<&mut Member<'a>> {
         let is_it = |known: &&str| *known == name;
         if name == "kid" {
             Some(&mut self.key_id)
-        } else if let Some(index) = NEEDED.iter().position(is_it) {
-            self.needed.get_mut(index)
+        } else if let Some(index) = RELEVANT.iter().position(is_it) {
+            self.relevant.get_mut(index)
         } else {
             self.private.get_mut(PRIVATE.iter().position(is_it)?)
         }

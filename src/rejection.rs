@@ -50,7 +50,7 @@ use crate::scope::{Requirement, Scope};
 #[derive(Clone, Debug)]
 pub struct Rejection {
     reason: Reason,
-    settings: Arc<Settings>,
+    settings: Arc<RejectionConfig>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,19 +88,22 @@ pub enum RejectionKind {
 }
 
 impl Rejection {
-    pub(crate) fn missing_token(settings: Arc<Settings>) -> Self {
+    pub(crate) fn missing_token(settings: Arc<RejectionConfig>) -> Self {
         Self { reason: Reason::MissingToken, settings }
     }
 
-    pub(crate) fn invalid_request(settings: Arc<Settings>) -> Self {
+    pub(crate) fn invalid_request(settings: Arc<RejectionConfig>) -> Self {
         Self { reason: Reason::InvalidRequest, settings }
     }
 
-    pub(crate) fn insufficient_scope(asked: Arc<Requirement>, settings: Arc<Settings>) -> Self {
+    pub(crate) fn insufficient_scope(
+        asked: Arc<Requirement>,
+        settings: Arc<RejectionConfig>,
+    ) -> Self {
         Self { reason: Reason::InsufficientScope(asked), settings }
     }
 
-    pub(crate) fn unlisted(settings: Arc<Settings>) -> Self {
+    pub(crate) fn unlisted(settings: Arc<RejectionConfig>) -> Self {
         Self { reason: Reason::Unlisted, settings }
     }
 
@@ -108,7 +111,7 @@ impl Rejection {
         Self { reason: Reason::Internal, settings: Arc::default() }
     }
 
-    pub(crate) fn token(error: VerifyError, settings: Arc<Settings>) -> Self {
+    pub(crate) fn token(error: VerifyError, settings: Arc<RejectionConfig>) -> Self {
         Self { reason: Reason::Token(error), settings }
     }
 
@@ -356,7 +359,7 @@ impl RejectionBody {
 
 /// How refusals look, set on `RequireToken` and the same for everything inside it.
 #[derive(Clone)]
-pub(crate) struct Settings {
+pub(crate) struct RejectionConfig {
     realm: Box<str>,
     resource_metadata: Option<Box<str>>,
     body: Option<Arc<BodyHook>>,
@@ -366,7 +369,7 @@ pub(crate) struct Settings {
 
 type BodyHook = dyn Fn(&Rejection) -> RejectionBody + Send + Sync;
 
-impl Settings {
+impl RejectionConfig {
     /// # Panics
     ///
     /// When the realm has a character that RFC 9110 section 5.6.4 would have escaped.
@@ -394,7 +397,7 @@ impl Settings {
     }
 }
 
-impl Default for Settings {
+impl Default for RejectionConfig {
     fn default() -> Self {
         Self {
             realm: "api".into(),
@@ -405,9 +408,9 @@ impl Default for Settings {
     }
 }
 
-impl fmt::Debug for Settings {
+impl fmt::Debug for RejectionConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
+        f.debug_struct("RejectionConfig")
             .field("realm", &self.realm)
             .field("resource_metadata", &self.resource_metadata)
             .field("is_http_rejections_only", &self.is_http_rejections_only)

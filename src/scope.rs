@@ -70,7 +70,7 @@ impl<'t> Scopes<'t> {
     /// [`contains`](Self::contains) for one scope that is known to be one, as a machine's token
     /// often has no other.
     #[inline]
-    fn include(&self, scope: &Scope) -> bool {
+    fn contains_scope(&self, scope: &Scope) -> bool {
         self.text == scope.as_str() || self.contains(scope.as_str())
     }
 
@@ -90,7 +90,7 @@ impl fmt::Debug for Scopes<'_> {
 #[derive(Clone, Debug)]
 pub(crate) enum Requirement {
     AllOf(Box<[Scope]>),
-    AnyIn(Box<str>),
+    AnyOfResourceServer(Box<str>),
     AnyOf(Box<[Scope]>),
 }
 
@@ -108,14 +108,14 @@ impl Requirement {
     }
 
     /// Met by every token.
-    pub(crate) fn none() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::AllOf(Box::default())
     }
 
     /// Any scope of this resource server.
     pub(crate) fn any_of_resource_server(resource_server: &str) -> Result<Self, InvalidScope> {
         check_scope_token(resource_server).map_err(InvalidScope::new)?;
-        Ok(Self::AnyIn(resource_server.into()))
+        Ok(Self::AnyOfResourceServer(resource_server.into()))
     }
 
     /// Of literals in the caller's source.
@@ -137,11 +137,11 @@ impl Requirement {
     #[inline]
     pub(crate) fn is_met_by(&self, granted: Scopes<'_>) -> bool {
         match self {
-            Self::AllOf(scopes) => scopes.iter().all(|scope| granted.include(scope)),
-            Self::AnyOf(scopes) => scopes.iter().any(|scope| granted.include(scope)),
+            Self::AllOf(scopes) => scopes.iter().all(|scope| granted.contains_scope(scope)),
+            Self::AnyOf(scopes) => scopes.iter().any(|scope| granted.contains_scope(scope)),
             // A resource server identifier may hold `/`, a scope name may not (AWS,
             // ResourceServerScopeType): the name is what follows the last one.
-            Self::AnyIn(server) => granted.iter().any(|scope| {
+            Self::AnyOfResourceServer(server) => granted.iter().any(|scope| {
                 scope
                     .rsplit_once('/')
                     .is_some_and(|(identifier, name)| identifier == &**server && !name.is_empty())
@@ -153,7 +153,7 @@ impl Requirement {
     pub(crate) fn scopes(&self) -> &[Scope] {
         match self {
             Self::AllOf(scopes) | Self::AnyOf(scopes) => scopes,
-            Self::AnyIn(_) => &[],
+            Self::AnyOfResourceServer(_) => &[],
         }
     }
 }

@@ -149,14 +149,15 @@ impl ScopeTable {
     pub fn new<'a>(rows: impl IntoIterator<Item = (&'a str, Access)>) -> Result<Self, StartError> {
         let mut table = Self { root: Node::default() };
         let mut problems = Vec::new();
-        for (key, Access(asked)) in rows {
+        for (key, Access(requirement)) in rows {
             let mut problem = |what: String| problems.push(format!("scope table, `{key}`: {what}"));
             // A row with a bad scope is added as well, so that all else about it is found too.
-            let asked = asked.unwrap_or_else(|error| {
+            let requirement = requirement.unwrap_or_else(|error| {
                 problem(error.to_string());
                 RouteRequirement::NotListed
             });
-            let added = parse(key).and_then(|(method, path)| table.root.add(&path, method, asked));
+            let added =
+                parse(key).and_then(|(method, path)| table.root.add(&path, method, requirement));
             if let Err(what) = added {
                 problem(what);
             }
@@ -219,21 +220,21 @@ impl Node {
         &mut self,
         path: &[Segment<'_>],
         method: &str,
-        asked: RouteRequirement,
+        requirement: RouteRequirement,
     ) -> Result<(), String> {
         match path {
-            [] => self.rows.add(method, asked),
-            [Segment::Wildcard, ..] => self.wildcard.add(method, asked),
+            [] => self.rows.add(method, requirement),
+            [Segment::Wildcard, ..] => self.wildcard.add(method, requirement),
             [Segment::Parameter, rest @ ..] => {
-                self.parameter.get_or_insert_default().add(rest, method, asked)
+                self.parameter.get_or_insert_default().add(rest, method, requirement)
             }
             [Segment::Named(name), rest @ ..] => {
                 let spelt = || Named { spelling: (*name).into(), node: Self::default() };
-                let named = self.named.entry(decoded(name).into()).or_insert_with(spelt);
+                let named = self.named.entry(percent_decode(name).into()).or_insert_with(spelt);
                 if *named.spelling != **name {
                     return Err("another row spells the same segment with other escapes".to_owned());
                 }
-                named.node.add(rest, method, asked)
+                named.node.add(rest, method, requirement)
             }
         }
     }
@@ -248,13 +249,13 @@ impl Node {
             None => (path, None),
         };
         let mut found = Found::Nothing;
-        let name = decoded(segment);
+        let name = percent_decode(segment);
         if let Some(named) = self.named.get(&*name) {
             if *named.spelling != *segment {
                 return Err(AmbiguousSegment);
             }
             found = named.node.find(rest)?;
-        } else if self.named.contains_key(cut(&name)) {
+        } else if self.named.contains_key(strip_path_parameters(&name)) {
             return Err(AmbiguousSegment);
         }
         // `/a/` ends here, too, for the router that is spoken of at `end`.
@@ -288,8 +289,8 @@ impl Node {
 }
 
 impl Rows {
-    fn add(&mut self, method: &str, asked: RouteRequirement) -> Result<(), String> {
-        match self.0.insert(method.into(), asked) {
+    fn add(&mut self, method: &str, requirement: RouteRequirement) -> Result<(), String> {
+        match self.0.insert(method.into(), requirement) {
             Some(_) => Err("another row names the same requests".to_owned()),
             None => Ok(()),
         }
@@ -370,7 +371,7 @@ fn is_unambiguous(path: &str) -> bool {
 }
 
 /// What those read who cut parameters off (servlet containers do), or read a decoded path again.
-fn cut(name: &[u8]) -> &[u8] {
+fn strip_path_parameters(name: &[u8]) -> &[u8] {
     name.split(|byte| b";?#".contains(byte)).next().unwrap_or_default()
 }
 
@@ -380,7 +381,7 @@ fn decode_escape(digits: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok()
 }
 
-fn decoded(segment: &str) -> Cow<'_, [u8]> {
+fn percent_decode(segment: &str) -> Cow<'_, [u8]> {
     let mut pieces = segment.split('%');
     let first = pieces.next().unwrap_or_default();
     let mut bytes = Cow::Borrowed(first.as_bytes());

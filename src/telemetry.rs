@@ -90,7 +90,7 @@ pub(crate) fn admitted(token: &AccessToken) {
 }
 
 /// A request was refused.
-pub(crate) fn refused(reason: &'static str) {
+pub(crate) fn rejected(reason: &'static str) {
     Span::current().record("cognito.refused", reason);
     tracing::debug!(reason, "request refused");
 }

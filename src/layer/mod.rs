@@ -19,7 +19,7 @@
 //! [Where the layers go](crate::docs::layers) for every way to place them.
 
 mod bearer;
-mod form;
+mod protocol;
 mod require_scope;
 mod require_token;
 mod response;
@@ -31,7 +31,7 @@ pub use response::{ResponseBody, ResponseFuture};
 #[cfg(feature = "tonic")]
 pub(crate) use bearer::{Credentials, Scheme, credentials};
 #[cfg(feature = "axum")]
-pub(crate) use form::Form;
+pub(crate) use protocol::Protocol;
 pub(crate) use require_token::LayerMarker;
 #[cfg(feature = "axum")]
-pub(crate) use response::response as refusal_response;
+pub(crate) use response::response as rejection_response;

@@ -9,7 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::LayerMarker;
-use super::response::{Refusal, ResponseBody, ResponseFuture};
+use super::response::{RejectedResponse, ResponseBody, ResponseFuture};
 use crate::rejection::Rejection;
 use crate::scope::Requirement;
 use crate::telemetry;
@@ -149,7 +149,7 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         match self.check(request.extensions()) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(rejection) => ResponseFuture::refused(Refusal::of(&request, rejection)),
+            Err(rejection) => ResponseFuture::rejected(RejectedResponse::new(&request, rejection)),
         }
     }
 }

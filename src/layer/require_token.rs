@@ -9,9 +9,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::bearer::{Credentials, Scheme, credentials};
-use super::response::{Refusal, ResponseBody, ResponseFuture};
+use super::response::{RejectedResponse, ResponseBody, ResponseFuture};
 use crate::error::VerifyError;
-use crate::rejection::{Rejection, RejectionBody, Settings};
+use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
 use crate::resource_metadata::ResourceMetadata;
 use crate::scope_table::{RouteRequirement, ScopeTable};
 use crate::telemetry;
@@ -31,7 +31,7 @@ pub struct RequireToken {
 #[derive(Clone, Debug)]
 struct LayerConfig {
     verifier: Verifier,
-    settings: Arc<Settings>,
+    settings: Arc<RejectionConfig>,
     has_default_settings: bool,
     table: Option<ScopeTable>,
     scheme: Scheme,
@@ -161,7 +161,7 @@ impl RequireToken {
         self
     }
 
-    fn settings_mut(&mut self) -> &mut Settings {
+    fn settings_mut(&mut self) -> &mut RejectionConfig {
         let config = Arc::make_mut(&mut self.config);
         config.has_default_settings = false;
         Arc::make_mut(&mut config.settings)
@@ -219,14 +219,14 @@ where
                 request.extensions_mut().insert(LayerMarker(Arc::clone(&config.settings)));
                 return ResponseFuture::inner(self.inner.call(request));
             }
-            Credentials::None => return config.refuse(&request, Rejection::missing_token),
-            Credentials::Malformed => return config.refuse(&request, Rejection::invalid_request),
+            Credentials::None => return config.reject(&request, Rejection::missing_token),
+            Credentials::Malformed => return config.reject(&request, Rejection::invalid_request),
         };
         let verdict = match config.verifier.cached(token.0) {
             Some(verdict) => verdict,
             None => {
                 let Some(text) = token.text() else {
-                    return config.refuse(&request, Rejection::invalid_request);
+                    return config.reject(&request, Rejection::invalid_request);
                 };
                 match config.verifier.verify_without_wait(text) {
                     Some(verdict) => verdict,
@@ -236,7 +236,7 @@ where
         };
         match config.admit(asked, &mut request, verdict) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(rejection) => ResponseFuture::refused(Refusal::of(&request, rejection)),
+            Err(rejection) => ResponseFuture::rejected(RejectedResponse::new(&request, rejection)),
         }
     }
 }
@@ -261,7 +261,7 @@ impl<S> RequireTokenService<S> {
             let verdict = config.verifier.verify(&token).await;
             match config.admit(config.asked(&request), &mut request, verdict) {
                 Ok(()) => Ok(inner.call(request)),
-                Err(rejection) => Err(Refusal::of(&request, rejection)),
+                Err(rejection) => Err(RejectedResponse::new(&request, rejection)),
             }
         })
     }
@@ -292,13 +292,13 @@ impl LayerConfig {
         is_anonymous || matches!(asked, RouteRequirement::Public)
     }
 
-    fn refuse<B, F>(
+    fn reject<B, F>(
         &self,
         request: &Request<B>,
-        rejection: impl FnOnce(Arc<Settings>) -> Rejection,
+        rejection: impl FnOnce(Arc<RejectionConfig>) -> Rejection,
     ) -> ResponseFuture<F> {
         let rejection = rejection(Arc::clone(&self.settings));
-        ResponseFuture::refused(Refusal::of(request, rejection))
+        ResponseFuture::rejected(RejectedResponse::new(request, rejection))
     }
 
     /// Gives the request its token, if that is good and enough.
@@ -332,4 +332,4 @@ impl LayerConfig {
 /// how refusals look. A verified request under the default settings has none, as its
 /// [`AccessToken`] says enough.
 #[derive(Clone)]
-pub(crate) struct LayerMarker(pub(crate) Arc<Settings>);
+pub(crate) struct LayerMarker(pub(crate) Arc<RejectionConfig>);

@@ -1,4 +1,4 @@
-//! What both layers answer with: the inner service's response, or a refusal.
+//! What both layers answer with: the inner service's response, or a response.
 
 use std::fmt;
 use std::future::Future;
@@ -11,23 +11,23 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::form::Form;
+use super::protocol::Protocol;
 use crate::rejection::{Rejection, RejectionBody, RejectionKind};
 use crate::telemetry;
 
-/// A refusal, and the form that its request asks for. Boxed by its users, so that a request that
+/// A response, and the form that its request asks for. Boxed by its users, so that a request that
 /// passes does not carry its size along.
 #[derive(Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct RejectedResponse {
     rejection: Rejection,
-    form: Form,
+    form: Protocol,
 }
 
-impl Refusal {
-    pub(super) fn of<B>(request: &Request<B>, rejection: Rejection) -> Self {
-        telemetry::refused(rejection.reason());
-        let form = match Form::of(request) {
-            Form::Grpc(_) if rejection.is_http_rejections_only() => Form::Http,
+impl RejectedResponse {
+    pub(super) fn new<B>(request: &Request<B>, rejection: Rejection) -> Self {
+        telemetry::rejected(rejection.reason());
+        let form = match Protocol::of(request) {
+            Protocol::Grpc(_) if rejection.is_http_rejections_only() => Protocol::Http,
             form => form,
         };
         Self { rejection, form }
@@ -35,19 +35,19 @@ impl Refusal {
 
     fn into_response<B>(self) -> Response<ResponseBody<B>> {
         response(self.rejection, self.form).map(|bytes| ResponseBody {
-            kind: Kind::Refusal { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()) },
+            kind: Kind::Rejection { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()) },
         })
     }
 }
 
 /// The one place where a rejection becomes a response.
-pub(crate) fn response(rejection: Rejection, form: Form) -> Response<Bytes> {
+pub(crate) fn response(rejection: Rejection, form: Protocol) -> Response<Bytes> {
     let mut response = match form {
-        Form::Grpc(content_type) => grpc(&rejection, content_type),
-        Form::Http => http(&rejection),
+        Protocol::Grpc(content_type) => grpc(&rejection, content_type),
+        Protocol::Http => http(&rejection),
         // With the headers of GET: hyper sends what it is given, and to a body in the answer to
         // HEAD an HTTP/2 client says that it is a protocol error.
-        Form::HttpHead => http(&rejection).map(|_| Bytes::new()),
+        Protocol::HttpHead => http(&rejection).map(|_| Bytes::new()),
     };
     response.extensions_mut().insert(rejection);
     response
@@ -90,7 +90,7 @@ fn grpc(rejection: &Rejection, content_type: &'static str) -> Response<Bytes> {
 }
 
 pin_project! {
-    /// The response body of the layers: the inner service's, or that of a refusal.
+    /// The response body of the layers: the inner service's, or that of a response.
     pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -101,7 +101,7 @@ pin_project! {
     #[project = KindProj]
     enum Kind<B> {
         Inner { #[pin] body: B },
-        Refusal { bytes: Option<Bytes> },
+        Rejection { bytes: Option<Bytes> },
     }
 }
 
@@ -114,7 +114,7 @@ impl<B> ResponseBody<B> {
 // An empty body, with no bound on `B`: tower-http's CORS layer asks for it.
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self { kind: Kind::Refusal { bytes: None } }
+        Self { kind: Kind::Rejection { bytes: None } }
     }
 }
 
@@ -134,21 +134,21 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProj::Inner { body } => body.poll_frame(cx),
-            KindProj::Refusal { bytes } => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            KindProj::Rejection { bytes } => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Inner { body } => body.is_end_stream(),
-            Kind::Refusal { bytes } => bytes.is_none(),
+            Kind::Rejection { bytes } => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body } => body.size_hint(),
-            Kind::Refusal { bytes } => {
+            Kind::Rejection { bytes } => {
                 let length = bytes.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
@@ -168,8 +168,8 @@ pin_project! {
     #[project = StateProj]
     enum State<F> {
         Inner { #[pin] future: F },
-        Refused { refusal: Option<Box<Refusal>> },
-        Waiting { admitted: Pin<Box<dyn Future<Output = Result<F, Refusal>> + Send>> },
+        Rejected { response: Option<Box<RejectedResponse>> },
+        Waiting { admitted: Pin<Box<dyn Future<Output = Result<F, RejectedResponse>> + Send>> },
     }
 }
 
@@ -178,13 +178,13 @@ impl<F> ResponseFuture<F> {
         Self { state: State::Inner { future } }
     }
 
-    pub(super) fn refused(refusal: Refusal) -> Self {
-        Self { state: State::Refused { refusal: Some(Box::new(refusal)) } }
+    pub(super) fn rejected(response: RejectedResponse) -> Self {
+        Self { state: State::Rejected { response: Some(Box::new(response)) } }
     }
 
     /// Waits for a verdict first. The only branch that is boxed.
     pub(super) fn waiting(
-        admitted: impl Future<Output = Result<F, Refusal>> + Send + 'static,
+        admitted: impl Future<Output = Result<F, RejectedResponse>> + Send + 'static,
     ) -> Self {
         Self { state: State::Waiting { admitted: Box::pin(admitted) } }
     }
@@ -214,14 +214,15 @@ where
                     let response = ready!(future.poll(cx));
                     return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
                 }
-                StateProj::Refused { refusal } => {
-                    let refusal = refusal.take().expect("`ResponseFuture` polled after completion");
-                    return Poll::Ready(Ok(refusal.into_response()));
+                StateProj::Rejected { response } => {
+                    let response =
+                        response.take().expect("`ResponseFuture` polled after completion");
+                    return Poll::Ready(Ok(response.into_response()));
                 }
                 StateProj::Waiting { admitted } => {
                     let next = match ready!(admitted.as_mut().poll(cx)) {
                         Ok(future) => State::Inner { future },
-                        Err(refusal) => State::Refused { refusal: Some(Box::new(refusal)) },
+                        Err(response) => State::Rejected { response: Some(Box::new(response)) },
                     };
                     state.set(next);
                 }

@@ -41,7 +41,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use self::background::Home;
-use self::shared::{Deadline, FAR_FUTURE, Origin, Progress, Shared, Snapshot, later};
+use self::shared::{Deadline, FAR_FUTURE, Origin, Progress, RefreshState, Snapshot, later};
 use self::task::{Running, Task};
 use crate::error::RefreshError;
 use crate::fetch::DynFetchJwks;
@@ -63,7 +63,7 @@ const OVERDUE_AFTER: Duration = Duration::from_secs(7);
 /// The time of day. Everything else here is measured on the monotonic clock.
 pub(crate) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
-/// What the pools of one verifier have in common.
+/// The settings that the pools of one verifier share.
 #[derive(Clone)]
 pub(crate) struct RefreshConfig {
     pub(crate) fetcher: Arc<dyn DynFetchJwks>,
@@ -91,8 +91,8 @@ impl Limits {
 }
 
 /// The keys of one pool, and the task that keeps them current. The task ends with this.
-pub(crate) struct Source {
-    shared: Arc<Shared>,
+pub(crate) struct Refresher {
+    shared: Arc<RefreshState>,
     task: watch::Sender<TaskSlot>,
 }
 
@@ -103,10 +103,10 @@ enum TaskSlot {
     ShutDown,
 }
 
-impl Source {
+impl Refresher {
     /// Keys that never change and never age.
-    pub(crate) fn fixed(jwks: Jwks, common: RefreshConfig) -> Self {
-        let shared = Shared::new("".into(), common, jwks, Origin::Fixed, Duration::ZERO);
+    pub(crate) fn fixed(jwks: Jwks, config: RefreshConfig) -> Self {
+        let shared = RefreshState::new("".into(), config, jwks, Origin::Fixed, Duration::ZERO);
         Self { shared: Arc::new(shared), task: watch::Sender::new(TaskSlot::None) }
     }
 
@@ -114,7 +114,7 @@ impl Source {
     /// earlier.
     pub(crate) fn start(
         address: Arc<str>,
-        common: RefreshConfig,
+        config: RefreshConfig,
         seed: Option<(Jwks, SystemTime)>,
         delay: Duration,
     ) -> Result<Self, NoBackgroundThread> {
@@ -122,14 +122,14 @@ impl Source {
         let entered = home.enter();
         let (jwks, origin) = match seed {
             Some((jwks, fetched_at)) => {
-                let age = (common.clock)().duration_since(fetched_at).unwrap_or_default();
+                let age = (config.clock)().duration_since(fetched_at).unwrap_or_default();
                 let now = Instant::now();
                 let monotonic = now.checked_sub(age).unwrap_or(now);
                 (jwks, Origin::Fetched { monotonic, wall: fetched_at })
             }
-            None => (Jwks::none(), Origin::Empty),
+            None => (Jwks::empty(), Origin::Empty),
         };
-        let shared = Arc::new(Shared::new(address, common, jwks, origin, delay));
+        let shared = Arc::new(RefreshState::new(address, config, jwks, origin, delay));
         drop(entered);
         let running = Task::spawn(&shared, home);
         Ok(Self { shared, task: watch::Sender::new(TaskSlot::Running(running)) })
@@ -166,7 +166,7 @@ impl Source {
         let last_error = snapshot.failing.as_ref().map(|failing| failing.error.class());
         let degraded = |since| Some(Degraded { since, age, last_error });
         // By age and not by the schedule, since it must also notice a task that is no more.
-        let overdue = age.and_then(|age| age.checked_sub(self.shared.common.interval));
+        let overdue = age.and_then(|age| age.checked_sub(self.shared.config.interval));
         let trouble = match (&snapshot.failing, overdue) {
             (Some(failing), _) => degraded(failing.since),
             (None, Some(overdue)) if overdue > OVERDUE_AFTER => {
@@ -194,7 +194,7 @@ impl Source {
             return;
         }
         if seen.is_budget_open() {
-            self.shared.want(|wanted| &mut wanted.unknown_key, seen.next());
+            self.shared.request(|requests| &mut requests.unknown_key, seen.next());
         } else {
             KeyEvents::at(&self.shared.address).denied_on_demand();
         }
@@ -206,7 +206,7 @@ impl Source {
     /// key, so if it does not bring it, or there is none, one more is asked for: as far as the
     /// budget allows.
     pub(crate) async fn wait_for_key(&self, mut found: impl FnMut() -> bool) {
-        let Ok(_waiter) = self.shared.common.limits.waiters.try_acquire() else {
+        let Ok(_waiter) = self.shared.config.limits.waiters.try_acquire() else {
             return;
         };
         let Some(home) = self.running() else {
@@ -245,7 +245,7 @@ impl Source {
             KeyEvents::at(&self.shared.address).denied_on_demand();
             return false;
         }
-        self.shared.want(|wanted| &mut wanted.unknown_key, seen.next());
+        self.shared.request(|requests| &mut requests.unknown_key, seen.next());
         self.wait_for_fetch(seen.next(), seen).await
     }
 
@@ -262,7 +262,7 @@ impl Source {
         let home = self.running();
         let awaited = self.shared.progress().next();
         if home.is_some() {
-            self.shared.want(|wanted| &mut wanted.explicit, awaited);
+            self.shared.request(|requests| &mut requests.explicit, awaited);
         }
         async move {
             let Some(home) = home else {
@@ -310,9 +310,9 @@ impl Source {
             running.end().await;
             // No request shall look for a task that is overdue for ever, and nobody wait for it.
             let last = self.shared.snapshot.load_full();
-            let next_refresh = Deadline::after(FAR_FUTURE, &self.shared.common.clock);
+            let next_refresh = Deadline::after(FAR_FUTURE, &self.shared.config.clock);
             let (jwks, failing) = (Arc::clone(&last.jwks), last.failing.clone());
-            let max_key_age = self.shared.common.max_key_age;
+            let max_key_age = self.shared.config.max_key_age;
             let snapshot = Snapshot::new(jwks, last.origin, failing, next_refresh, max_key_age);
             self.shared.snapshot.store(Arc::new(snapshot));
             self.shared.progress.send_modify(|progress| {
@@ -323,7 +323,7 @@ impl Source {
     }
 
     fn is_ready(&self) -> bool {
-        let now = (self.shared.common.clock)();
+        let now = (self.shared.config.clock)();
         self.shared.is_usable(self.shared.snapshot.load().age(now, Instant::now()))
     }
 
@@ -334,7 +334,7 @@ impl Source {
         if self.running().is_some() {
             let seen = self.shared.progress();
             if !seen.is_fetching() {
-                self.shared.want(|wanted| &mut wanted.explicit, seen.next());
+                self.shared.request(|requests| &mut requests.explicit, seen.next());
             }
         }
     }
@@ -378,10 +378,10 @@ pub(crate) struct NoKeys(pub(crate) Option<RefreshError>);
 
 /// Waits for all of them, one after the other: they run already.
 pub(crate) async fn all_ready<'s>(
-    sources: impl Iterator<Item = &'s Source>,
+    sources: impl Iterator<Item = &'s Refresher>,
     time: Duration,
     until: WaitUntil,
-    mut missing: impl FnMut(&Source, NoKeys),
+    mut missing: impl FnMut(&Refresher, NoKeys),
 ) {
     let deadline = later(time);
     for source in sources {

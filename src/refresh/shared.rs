@@ -1,4 +1,4 @@
-//! What the task publishes, and what is wanted of it: values that are replaced as a whole.
+//! What the task publishes, and what is requests of it: values that are replaced as a whole.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -131,7 +131,7 @@ impl Snapshot {
 pub(super) struct Progress {
     pub(super) started: u64,
     pub(super) finished: u64,
-    /// How many were wanted and not made.
+    /// How many were requests and not made.
     pub(super) denials: u64,
     pub(super) budget_opens: Instant,
     pub(super) has_keys: bool,
@@ -153,33 +153,33 @@ impl Progress {
     }
 }
 
-/// The last fetch that is wanted, by those whose wants the budget limits, and by the others.
+/// The last fetch that is requests, by those whose wants the budget limits, and by the others.
 #[derive(Clone, Copy, Default)]
 pub(super) struct FetchRequests {
     pub(super) unknown_key: u64,
     pub(super) explicit: u64,
 }
 
-pub(super) struct Shared {
+pub(super) struct RefreshState {
     pub(super) address: Arc<str>,
     pub(super) began: SystemTime,
-    pub(super) common: RefreshConfig,
+    pub(super) config: RefreshConfig,
     pub(super) snapshot: ArcSwap<Snapshot>,
     pub(super) progress: watch::Sender<Progress>,
-    pub(super) wanted: watch::Sender<FetchRequests>,
+    pub(super) requests: watch::Sender<FetchRequests>,
 }
 
-impl Shared {
+impl RefreshState {
     pub(super) fn new(
         address: Arc<str>,
-        common: RefreshConfig,
+        config: RefreshConfig,
         jwks: Jwks,
         origin: Origin,
         delay: Duration,
     ) -> Self {
-        let next_refresh = Deadline::after(delay, &common.clock);
+        let next_refresh = Deadline::after(delay, &config.clock);
         let snapshot =
-            Snapshot::new(Arc::new(jwks), origin, None, next_refresh, common.max_key_age);
+            Snapshot::new(Arc::new(jwks), origin, None, next_refresh, config.max_key_age);
         let progress = Progress {
             started: 0,
             finished: 0,
@@ -190,11 +190,11 @@ impl Shared {
         };
         Self {
             address,
-            began: (common.clock)(),
-            common,
+            began: (config.clock)(),
+            config,
             snapshot: ArcSwap::from_pointee(snapshot),
             progress: watch::Sender::new(progress),
-            wanted: watch::Sender::new(FetchRequests::default()),
+            requests: watch::Sender::new(FetchRequests::default()),
         }
     }
 
@@ -204,15 +204,15 @@ impl Shared {
 
     /// Whether keys of this age can be used; `None` is no keys.
     pub(super) fn is_usable(&self, age: Option<Duration>) -> bool {
-        age.is_some_and(|age| age < self.common.max_key_age)
+        age.is_some_and(|age| age < self.config.max_key_age)
     }
 
     /// Many may want the same fetch; it is made once.
-    pub(super) fn want(&self, which: impl FnOnce(&mut FetchRequests) -> &mut u64, fetch: u64) {
-        self.wanted.send_if_modified(|wanted| {
-            let wanted = which(wanted);
-            let is_news = fetch > *wanted;
-            *wanted = fetch.max(*wanted);
+    pub(super) fn request(&self, which: impl FnOnce(&mut FetchRequests) -> &mut u64, fetch: u64) {
+        self.requests.send_if_modified(|requests| {
+            let requests = which(requests);
+            let is_news = fetch > *requests;
+            *requests = fetch.max(*requests);
             is_news
         });
     }
@@ -234,7 +234,7 @@ mod tests {
     fn it_is_quiet_while_no_clock_asks_for_anything() {
         let start = Deadline { monotonic: Instant::now(), wall: SystemTime::now() };
         let origin = Origin::Fetched { monotonic: start.monotonic, wall: start.wall };
-        let jwks = Arc::new(Jwks::none());
+        let jwks = Arc::new(Jwks::empty());
         // The refresh is due after an hour, or the keys are too old after one.
         for (due, max_key_age) in [(HOUR, 24 * HOUR), (24 * HOUR, HOUR)] {
             let next = start.plus(due).unwrap();

@@ -9,7 +9,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::background::Home;
-use super::shared::{Deadline, FailureState, FetchRequests, Origin, Progress, Shared, Snapshot};
+use super::shared::{
+    Deadline, FailureState, FetchRequests, Origin, Progress, RefreshState, Snapshot,
+};
 use super::{FETCH_TIMEOUT, MAX_WAIT};
 use crate::error::RefreshError;
 use crate::fetch::JwksDocument;
@@ -51,7 +53,7 @@ impl Running {
 
 /// The owner of one pool's fetches.
 pub(super) struct Task {
-    shared: Arc<Shared>,
+    shared: Arc<RefreshState>,
     random: Random,
     began: Instant,
     budget: Budget,
@@ -62,13 +64,13 @@ pub(super) struct Task {
 
 impl Task {
     /// Starts a task if there is none: at first, and after one that is gone.
-    pub(super) fn spawn(shared: &Arc<Shared>, home: Home) -> Running {
+    pub(super) fn spawn(shared: &Arc<RefreshState>, home: Home) -> Running {
         let task = {
             // Its moments are on the clock that it runs on.
             let _entered = home.enter();
             let task = Self {
                 shared: Arc::clone(shared),
-                random: (shared.common.random)(),
+                random: (shared.config.random)(),
                 began: Instant::now(),
                 budget: Budget::full(),
                 failures: 0,
@@ -79,22 +81,22 @@ impl Task {
             task
         };
         let started = shared.progress().started;
-        shared.wanted.send_replace(FetchRequests { unknown_key: started, explicit: started });
+        shared.requests.send_replace(FetchRequests { unknown_key: started, explicit: started });
         // Before anybody can want anything of this task.
-        let wanted = shared.wanted.subscribe();
-        let task = AbortOnDrop(home.spawn(task.run(wanted)));
+        let requests = shared.requests.subscribe();
+        let task = AbortOnDrop(home.spawn(task.run(requests)));
         Running { task, home }
     }
 
-    async fn run(mut self, mut wanted: watch::Receiver<FetchRequests>) {
+    async fn run(mut self, mut requests: watch::Receiver<FetchRequests>) {
         loop {
             let next_refresh = self.shared.snapshot.load().next_refresh.monotonic;
-            let is_wanted = match timeout_at(next_refresh, wanted.changed()).await {
+            let is_wanted = match timeout_at(next_refresh, requests.changed()).await {
                 Ok(Err(_)) => return,
                 Ok(Ok(())) => true,
                 Err(_) => false,
             };
-            let asked = *wanted.borrow_and_update();
+            let asked = *requests.borrow_and_update();
             let started = self.shared.progress().started;
             // What is due comes first, and is what everybody wants.
             if !is_wanted || next_refresh <= Instant::now() || asked.explicit > started {
@@ -106,13 +108,13 @@ impl Task {
     }
 
     async fn refresh_on_demand(&mut self) {
-        let limits = Arc::clone(&self.shared.common.limits);
+        let limits = Arc::clone(&self.shared.config.limits);
         let slot = timeout(MAX_WAIT, limits.fetches_on_demand.acquire()).await;
         let is_paid = slot.is_ok() && self.budget.charge(self.began.elapsed());
         if !is_paid {
-            // The same fetch can be wanted again, by others than those who are denied it now.
+            // The same fetch can be requests again, by others than those who are denied it now.
             let started = self.shared.progress().started;
-            self.shared.wanted.send_modify(|wanted| wanted.unknown_key = started);
+            self.shared.requests.send_modify(|requests| requests.unknown_key = started);
             self.events().denied_on_demand();
             self.publish(|progress| progress.denials = progress.denials.saturating_add(1));
             return;
@@ -145,11 +147,11 @@ impl Task {
                 (Arc::clone(&before.jwks), before.origin, Some(failing), pause)
             }
         };
-        let next_refresh = Deadline::after(pause, &self.shared.common.clock);
-        let max_key_age = self.shared.common.max_key_age;
+        let next_refresh = Deadline::after(pause, &self.shared.config.clock);
+        let max_key_age = self.shared.config.max_key_age;
         let snapshot = Snapshot::new(jwks, origin, failing, next_refresh, max_key_age);
         let has_keys =
-            self.shared.is_usable(snapshot.age((self.shared.common.clock)(), Instant::now()));
+            self.shared.is_usable(snapshot.age((self.shared.config.clock)(), Instant::now()));
         self.shared.snapshot.store(Arc::new(snapshot));
         self.publish(|progress| {
             progress.finished = progress.started;
@@ -161,7 +163,7 @@ impl Task {
     /// Runs the fetch as a task of its own, so that a panic in it, even in its drop, stays there,
     /// and so that one that is late is gone for good.
     async fn fetch(&self) -> Result<(Jwks, Option<Duration>), RefreshError> {
-        let fetcher = Arc::clone(&self.shared.common.fetcher);
+        let fetcher = Arc::clone(&self.shared.config.fetcher);
         let address = Arc::clone(&self.shared.address);
         let mut fetch = AbortOnDrop(tokio::spawn(async move { fetcher.fetch(&address).await }));
         let JwksDocument { body, max_age } = match timeout(FETCH_TIMEOUT, &mut fetch.0).await {
@@ -181,16 +183,16 @@ impl Task {
         self.events().refreshed(&before.jwks, &jwks, self.failures);
         self.failures = 0;
         self.is_stale = false;
-        let jwks = jwks.after(&before.jwks);
-        let wall = (self.shared.common.clock)();
+        let jwks = jwks.reuse_if_unchanged(&before.jwks);
+        let wall = (self.shared.config.clock)();
         let origin = Origin::Fetched { monotonic: Instant::now(), wall };
-        let interval = self.shared.common.interval;
+        let interval = self.shared.config.interval;
         (jwks, origin, pause_after_success(interval, max_age, &mut self.random))
     }
 
     fn failed(&mut self, error: RefreshError, before: &Snapshot) -> (FailureState, Duration) {
         self.failures = self.failures.saturating_add(1);
-        let now = (self.shared.common.clock)();
+        let now = (self.shared.config.clock)();
         let age = before.age(now, Instant::now());
         let is_usable = self.shared.is_usable(age);
         let retry_after = error.retry_after();

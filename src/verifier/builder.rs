@@ -15,7 +15,7 @@ use crate::fetch::HttpFetch;
 use crate::fetch::{DynFetchJwks, FetchJwks, JwksDocument};
 use crate::jwks::Jwks;
 use crate::refresh::{
-    Clock, FileFetch, Limits, NoBackgroundThread, RefreshConfig, Source, WaitUntil,
+    Clock, FileFetch, Limits, NoBackgroundThread, RefreshConfig, Refresher, WaitUntil,
 };
 use crate::schedule::Random;
 use crate::verify::Rules;
@@ -214,8 +214,8 @@ impl VerifierBuilder {
                 None => Arc::clone(rules.pool().keys_address()),
             };
             let delay = START_SPREAD.saturating_mul(index % START_SLOTS);
-            let source = Source::start(address, common, seed, delay)?;
-            Ok(Pool { rules, source: Arc::new(source) })
+            let keys = Refresher::start(address, common, seed, delay)?;
+            Ok(Pool { rules, keys: Arc::new(keys) })
         });
         let pools = pools.collect::<Result<_, _>>().map_err(|NoBackgroundThread(error)| {
             StartError::new(vec![format!("no thread to refresh the keys on: {error}")])
@@ -244,8 +244,8 @@ impl VerifierBuilder {
             return Err(StartError::new(problems));
         };
         let common = self.common(Arc::new(NeverFetched));
-        let source = Arc::new(Source::fixed(jwks, common));
-        Ok(Verifier::new(vec![Pool { rules, source }], self.clock, self.token_cache_bytes))
+        let keys = Arc::new(Refresher::fixed(jwks, common));
+        Ok(Verifier::new(vec![Pool { rules, keys }], self.clock, self.token_cache_bytes))
     }
 
     fn common(&self, fetcher: Arc<dyn DynFetchJwks>) -> RefreshConfig {
@@ -282,8 +282,8 @@ impl VerifierBuilder {
                 }
             }
             // One pool's keys would sign for the other.
-            let source = (file, file.is_none().then(|| rules.pool().keys_address()));
-            if !sources.insert(source) && problems.len() == named_before {
+            let keys = (file, file.is_none().then(|| rules.pool().keys_address()));
+            if !sources.insert(keys) && problems.len() == named_before {
                 problems.push(format!("{pool}: another pool has its keys from the same place"));
             }
         }

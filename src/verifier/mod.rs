@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes};
 use crate::health::Health;
-use crate::refresh::{Clock, CurrentKeys, NoKeys, Source, WaitUntil, all_ready};
+use crate::refresh::{Clock, CurrentKeys, NoKeys, Refresher, WaitUntil, all_ready};
 use crate::telemetry::{self, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
@@ -38,10 +38,10 @@ pub(crate) use builder::{
 /// ```
 #[derive(Clone)]
 pub struct Verifier {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
 }
 
-struct Inner {
+struct Shared {
     pools: Vec<Pool>,
     by_issuer: HashMap<Arc<str>, usize>,
     clock: Clock,
@@ -53,7 +53,7 @@ struct Inner {
 /// One pool: its rules, and the keys that count for these rules alone.
 struct Pool {
     rules: Rules,
-    source: Arc<Source>,
+    keys: Arc<Refresher>,
 }
 
 impl Verifier {
@@ -70,7 +70,7 @@ impl Verifier {
     /// When the token is not a good one, or with
     /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable) when there are no current keys.
     pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
-        let now = (self.inner.clock)();
+        let now = (self.shared.clock)();
         if let Some(result) = self.cached_at(token.as_bytes(), now) {
             return result;
         }
@@ -90,7 +90,7 @@ impl Verifier {
     ///
     /// As [`Verifier::verify`].
     pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
-        let now = (self.inner.clock)();
+        let now = (self.shared.clock)();
         if let Some(result) = self.cached_at(token.as_bytes(), now) {
             return result;
         }
@@ -98,7 +98,7 @@ impl Verifier {
         let result = match self.verify_uncached(token, now) {
             Outcome::Final(result) => result,
             Outcome::UnknownKey(pool) => {
-                pool.source.request_fetch();
+                pool.keys.request_fetch();
                 Err(VerifyErrorKind::UnknownKey.into())
             }
         };
@@ -124,15 +124,15 @@ impl Verifier {
     /// When the rules are wrong, or their pool is not one of this verifier's.
     pub fn with_rules(&self, rules: Rules) -> Result<Self, StartError> {
         let mut problems = rules.problems().collect::<Vec<_>>();
-        let shared = self.inner.pools.iter().find(|pool| pool.rules.pool() == rules.pool());
+        let shared = self.shared.pools.iter().find(|pool| pool.rules.pool() == rules.pool());
         if shared.is_none() {
             problems.push("the rules name a pool whose keys this verifier has not".to_owned());
         }
         match shared {
             Some(pool) if problems.is_empty() => {
-                let source = Arc::clone(&pool.source);
-                let clock = Arc::clone(&self.inner.clock);
-                Ok(Self::new(vec![Pool { rules, source }], clock, self.inner.cache_bytes))
+                let keys = Arc::clone(&pool.keys);
+                let clock = Arc::clone(&self.shared.clock);
+                Ok(Self::new(vec![Pool { rules, keys }], clock, self.shared.cache_bytes))
             }
             _ => Err(StartError::new(problems)),
         }
@@ -142,8 +142,8 @@ impl Verifier {
     /// only when none can be served, so that one tenant's outage takes no replica out of service;
     /// [`health_of`](Self::health_of) tells of one pool.
     pub fn health(&self) -> Health {
-        let now = (self.inner.clock)();
-        Health::of_all(self.inner.pools.iter().map(|pool| pool.source.health(now)))
+        let now = (self.shared.clock)();
+        Health::of_all(self.shared.pools.iter().map(|pool| pool.keys.health(now)))
     }
 
     /// How the keys of the pool with this issuer are doing; `None` where it is not trusted here.
@@ -155,8 +155,8 @@ impl Verifier {
     /// }
     /// ```
     pub fn health_of(&self, issuer: &str) -> Option<Health> {
-        let (_, _, pool) = self.inner.pool_of(issuer).ok()?;
-        Some(Health::of_all([pool.source.health((self.inner.clock)())]))
+        let (_, _, pool) = self.shared.pool_of(issuer).ok()?;
+        Some(Health::of_all([pool.keys.health((self.shared.clock)())]))
     }
 
     /// Fetches the keys of every pool now, and waits for it: for a hook that tells of a rotation.
@@ -166,7 +166,7 @@ impl Verifier {
     ///
     /// When the fetch fails; of several pools, the first error. The keys that are held stay.
     pub async fn refresh(&self) -> Result<(), RefreshError> {
-        let refreshes = self.inner.pools.iter().map(|pool| pool.source.refresh());
+        let refreshes = self.shared.pools.iter().map(|pool| pool.keys.refresh());
         // Each is wanted before the first is waited for.
         let refreshes = refreshes.collect::<Vec<_>>();
         let mut result = Ok(());
@@ -192,8 +192,8 @@ impl Verifier {
     /// # }
     /// ```
     pub async fn shutdown(&self) {
-        for pool in &self.inner.pools {
-            pool.source.shut_down().await;
+        for pool in &self.shared.pools {
+            pool.keys.shut_down().await;
         }
     }
 
@@ -212,11 +212,11 @@ impl Verifier {
         &self,
         token: &str,
     ) -> Option<Result<AccessToken, VerifyError>> {
-        let now = (self.inner.clock)();
+        let now = (self.shared.clock)();
         let timer = Timer::start();
         let result = match self.verify_uncached(token, now) {
             Outcome::Final(result) => result,
-            Outcome::UnknownKey(pool) if pool.source.is_fixed() => {
+            Outcome::UnknownKey(pool) if pool.keys.is_fixed() => {
                 Err(VerifyErrorKind::UnknownKey.into())
             }
             Outcome::UnknownKey(_) => return None,
@@ -231,28 +231,28 @@ impl Verifier {
         pool: &Pool,
     ) -> Result<AccessToken, VerifyError> {
         let mut verdict = Err(VerifyErrorKind::UnknownKey.into());
-        let found = || match self.verify_uncached(token, (self.inner.clock)()) {
+        let found = || match self.verify_uncached(token, (self.shared.clock)()) {
             Outcome::Final(result) => {
                 verdict = result;
                 true
             }
             Outcome::UnknownKey(_) => false,
         };
-        pool.source.wait_for_key(found).await;
+        pool.keys.wait_for_key(found).await;
         verdict
     }
 
     /// The verdict on a token that was verified before, if its keys are still the current ones.
     pub(crate) fn cached(&self, token: &[u8]) -> Option<Result<AccessToken, VerifyError>> {
-        self.cached_at(token, (self.inner.clock)())
+        self.cached_at(token, (self.shared.clock)())
     }
 
     fn cached_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
-        let CacheEntry { token: verified, pool, keys } = self.inner.cache.get(token)?;
-        let pool = self.inner.pools.get(pool)?;
-        let result = match pool.source.current(now) {
+        let CacheEntry { token: verified, pool, keys } = self.shared.cache.get(token)?;
+        let pool = self.shared.pools.get(pool)?;
+        let result = match pool.keys.current(now) {
             Ok(current) if current.id() != keys => {
-                self.inner.cache.remove(token);
+                self.shared.cache.remove(token);
                 return None;
             }
             Ok(_) => pool.rules.recheck(&verified, now).map_err(VerifyError::from),
@@ -266,16 +266,16 @@ impl Verifier {
     fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome<'_> {
         let mut chosen = None;
         let result = verify_with_pools(token, now, |issuer| {
-            let (issuer, index, pool) = self.inner.pool_of(issuer)?;
+            let (issuer, index, pool) = self.shared.pool_of(issuer)?;
             chosen = Some((index, pool));
             let keys: CurrentKeys =
-                pool.source.current(now).map_err(VerifyError::keys_unavailable)?;
+                pool.keys.current(now).map_err(VerifyError::keys_unavailable)?;
             Ok(TrustedPool { rules: &pool.rules, issuer, keys })
         });
         match (result, chosen) {
             (Ok((verified, keys)), Some((pool, _))) => {
                 let entry = CacheEntry { token: verified.clone(), pool, keys };
-                self.inner.cache.insert(token, entry);
+                self.shared.cache.insert(token, entry);
                 Outcome::Final(Ok(verified))
             }
             (Err(error), Some((_, pool))) if error.kind() == VerifyErrorKind::UnknownKey => {
@@ -291,15 +291,15 @@ impl Verifier {
         });
         let by_issuer = by_issuer.collect();
         let cache = TokenCache::new(cache_bytes);
-        Self { inner: Arc::new(Inner { pools, by_issuer, clock, cache, cache_bytes }) }
+        Self { shared: Arc::new(Shared { pools, by_issuer, clock, cache, cache_bytes }) }
     }
 
     async fn wait_for_keys(&self, within: Duration, until: WaitUntil) -> Result<(), StartError> {
         let mut problems = Vec::new();
-        let sources = self.inner.pools.iter().map(|pool| &*pool.source);
-        all_ready(sources, within, until, |source, NoKeys(error)| {
+        let sources = self.shared.pools.iter().map(|pool| &*pool.keys);
+        all_ready(sources, within, until, |keys, NoKeys(error)| {
             let reason = error.map_or_else(|| "no answer yet".to_owned(), |e| with_causes(&e));
-            let address = without_query(source.address());
+            let address = without_query(keys.address());
             problems.push(format!("no keys from {address}: {reason}"));
         })
         .await;
@@ -307,7 +307,7 @@ impl Verifier {
     }
 }
 
-impl Inner {
+impl Shared {
     fn pool_of(&self, issuer: &str) -> Result<(&Arc<str>, usize, &Pool), VerifyErrorKind> {
         let known = self.by_issuer.get_key_value(issuer);
         known
@@ -318,7 +318,7 @@ impl Inner {
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.inner.pools.iter().map(|pool| &pool.rules)).finish()
+        f.debug_list().entries(self.shared.pools.iter().map(|pool| &pool.rules)).finish()
     }
 }
 

@@ -68,13 +68,13 @@ pub(crate) struct TrustedPool<'r, K> {
 pub(crate) fn verify_with_pools<'r, K: Deref<Target = Jwks>>(
     token: &str,
     now: SystemTime,
-    choose: impl FnOnce(&str) -> Result<TrustedPool<'r, K>, VerifyError>,
+    resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'r, K>, VerifyError>,
 ) -> Result<(AccessToken, KeySetId), VerifyError> {
-    // Two sizes, since even to clear the larger one would cost a usual token something.
+    // Two sizes, since even to clear the larger one would cost a cached_key token something.
     if token.len() <= SMALL_TOKEN_LEN {
-        verify_with(token, &mut [0; SMALL_TOKEN_LEN], now, choose)
+        verify_with(token, &mut [0; SMALL_TOKEN_LEN], now, resolve_pool)
     } else {
-        verify_with(token, &mut [0; MAX_TOKEN_LEN], now, choose)
+        verify_with(token, &mut [0; MAX_TOKEN_LEN], now, resolve_pool)
     }
 }
 
@@ -84,29 +84,30 @@ fn verify_with<'r, K: Deref<Target = Jwks>>(
     token: &str,
     buffer: &mut [u8],
     now: SystemTime,
-    choose: impl FnOnce(&str) -> Result<TrustedPool<'r, K>, VerifyError>,
+    resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'r, K>, VerifyError>,
 ) -> Result<(AccessToken, KeySetId), VerifyError> {
     let Jws { signing_input, header, payload, signature } = Jws::from_token(token, buffer)?;
     let encoded_header = header.encoded;
     let raw = RawClaims::from_payload(payload);
-    let chosen = match &raw {
-        Ok(raw) => raw.issuer().map_err(VerifyError::from).and_then(|issuer| choose(&issuer)),
+    let pool = match &raw {
+        Ok(raw) => raw.issuer().map_err(VerifyError::from).and_then(|issuer| resolve_pool(&issuer)),
         Err(malformed) => Err((*malformed).into()),
     };
     // All tokens of a key have the same header, so it is usually one that need not be read again.
-    let usual =
-        chosen.as_ref().ok().and_then(|chosen| chosen.keys.key_for_cached_header(encoded_header));
-    let key_id = if usual.is_some() { None } else { Some(header.key_id()?) };
+    let cached_key =
+        pool.as_ref().ok().and_then(|pool| pool.keys.key_for_cached_header(encoded_header));
+    let key_id = if cached_key.is_some() { None } else { Some(header.key_id()?) };
     let raw = raw?;
-    let TrustedPool { rules, issuer, keys } = chosen.as_ref().map_err(VerifyError::clone)?;
-    let key = usual.or_else(|| keys.get(key_id.as_deref()?)).ok_or(VerifyErrorKind::UnknownKey)?;
+    let TrustedPool { rules, issuer, keys } = pool.as_ref().map_err(VerifyError::clone)?;
+    let key =
+        cached_key.or_else(|| keys.get(key_id.as_deref()?)).ok_or(VerifyErrorKind::UnknownKey)?;
     if !key.verifies(signing_input.as_bytes(), signature) {
         return Err(VerifyErrorKind::BadSignature.into());
     }
     keys.cache_header(encoded_header, key);
 
     // From here on the pool itself says what stands in the token.
-    let claims = raw.typed()?;
+    let claims = raw.parse()?;
     rules.check_claims(&claims, now)?;
     let token = AccessToken::new(claims, issuer, payload);
     rules.check_application(&token)?;

@@ -240,10 +240,10 @@ pub enum CheckError {
 /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientIds(Inner);
+pub struct ClientIds(AllowedClients);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Inner {
+enum AllowedClients {
     Any,
     Only(BTreeSet<String>),
 }
@@ -251,30 +251,30 @@ enum Inner {
 impl ClientIds {
     /// These clients alone.
     pub fn only(ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self(Inner::Only(ids.into_iter().map(Into::into).collect()))
+        Self(AllowedClients::Only(ids.into_iter().map(Into::into).collect()))
     }
 
     /// Every client of the pool, also those that are added later.
     pub fn any() -> Self {
-        Self(Inner::Any)
+        Self(AllowedClients::Any)
     }
 
     fn contains(&self, id: &str) -> bool {
         match &self.0 {
-            Inner::Any => true,
-            Inner::Only(ids) => ids.contains(id),
+            AllowedClients::Any => true,
+            AllowedClients::Only(ids) => ids.contains(id),
         }
     }
 
     fn problem(&self) -> Option<&'static str> {
         match &self.0 {
-            Inner::Only(ids) if ids.is_empty() => {
+            AllowedClients::Only(ids) if ids.is_empty() => {
                 Some("no client is named, so every token would be refused")
             }
-            Inner::Only(ids) if ids.iter().any(|id| id.trim() != id || id.is_empty()) => {
+            AllowedClients::Only(ids) if ids.iter().any(|id| id.trim() != id || id.is_empty()) => {
                 Some("a client id is empty or has white space around it")
             }
-            Inner::Any | Inner::Only(_) => None,
+            AllowedClients::Any | AllowedClients::Only(_) => None,
         }
     }
 }

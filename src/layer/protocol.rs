@@ -5,7 +5,7 @@ use http::{Method, Request};
 
 /// The form of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Protocol {
     /// HTTP 200 and a gRPC status in the headers, under this content type.
     Grpc(&'static str),
     /// A status and a body.
@@ -14,7 +14,7 @@ pub(crate) enum Form {
     HttpHead,
 }
 
-impl Form {
+impl Protocol {
     /// Only what is a gRPC call beyond doubt is answered as one: to everybody else, a 200 would
     /// say that the request was let through.
     pub(super) fn of<B>(request: &Request<B>) -> Self {
@@ -48,17 +48,17 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(method: Method, content_types: &[&str], expected: Form) {
+    fn check(method: Method, content_types: &[&str], expected: Protocol) {
         let mut request = Request::builder().method(method);
         for content_type in content_types {
             request = request.header(CONTENT_TYPE, *content_type);
         }
-        assert_eq!(Form::of(&request.body(()).unwrap()), expected, "{content_types:?}");
+        assert_eq!(Protocol::of(&request.body(()).unwrap()), expected, "{content_types:?}");
     }
 
     #[test]
     fn only_a_post_with_a_grpc_media_type_is_grpc() {
-        use Form::{Grpc, Http, HttpHead};
+        use Protocol::{Grpc, Http, HttpHead};
 
         let web = Grpc("application/grpc-web+proto");
         let web_text = Grpc("application/grpc-web-text+proto");
