@@ -84,7 +84,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
             Config::from_vars([("COGNITO_ISSUER", issuer), ("COGNITO_CLIENT_IDS", CLIENT_ID)])?
         }
     };
-    let verifier = config.verifier().connect().await?;
+    let verifier = config.verifier_builder().connect().await?;
     let app = app(verifier, config.required_scopes());
 
     // Before anybody is told that it runs.

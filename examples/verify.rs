@@ -106,7 +106,7 @@ impl Judge {
                 UNIX_EPOCH.checked_add(now).ok_or(["--now: it is too far in the future".into()])?;
             builder = builder.clock(move || now);
         }
-        let verifier = builder.with_jwks(jwks).map_err(|error| vec![error.to_string()])?;
+        let verifier = builder.build_with_jwks(jwks).map_err(|error| vec![error.to_string()])?;
         Ok(Self { verifier, scopes })
     }
 

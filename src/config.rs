@@ -3,9 +3,9 @@
 //! ```no_run
 //! use tower_cognito::{Config, RequireToken};
 //!
-//! # async fn example(app: axum::Router) -> Result<axum::Router, tower_cognito::StartError> {
+//! # async fn example(app: axum::Router) -> Result<axum::Router, tower_cognito::ConfigError> {
 //! let config = Config::from_env()?;
-//! let verifier = config.verifier().connect().await?;
+//! let verifier = config.verifier_builder().connect().await?;
 //! let app = app.layer(config.required_scopes()).layer(RequireToken::new(verifier));
 //! # Ok(app)
 //! # }
@@ -40,7 +40,7 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::error::StartError;
+use crate::error::ConfigError;
 use crate::layer::RequireScope;
 use crate::scope::Requirement;
 use crate::user_pool::UserPool;
@@ -87,7 +87,7 @@ impl Config {
     /// # Errors
     ///
     /// When settings are missing, malformed or unknown; lists all that is wrong.
-    pub fn from_env() -> Result<Self, StartError> {
+    pub fn from_env() -> Result<Self, ConfigError> {
         Self::from_vars(std::env::vars_os())
     }
 
@@ -104,7 +104,7 @@ impl Config {
     /// # ].into_iter();
     /// let vars = of_this_process().filter(|(name, _)| *name != "COGNITO_DOMAIN");
     /// let config = Config::from_vars(vars)?;
-    /// # Ok::<(), tower_cognito::StartError>(())
+    /// # Ok::<(), tower_cognito::ConfigError>(())
     /// ```
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl Config {
     /// As [`Config::from_env`].
     pub fn from_vars(
         vars: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, ConfigError> {
         let mut settings = RawConfig::new(|key| format!("COGNITO_{}", key.to_ascii_uppercase()));
         for (name, value) in vars {
             let name = name.into();
@@ -139,17 +139,17 @@ impl Config {
     /// What only code can ask for, such as a [check](Rules::check), comes on top:
     ///
     /// ```
-    /// # use tower_cognito::{Config, CheckError, StartError, Verifier};
-    /// # async fn example(config: Config) -> Result<Verifier, StartError> {
+    /// # use tower_cognito::{Config, CheckError, ConfigError, Verifier};
+    /// # async fn example(config: Config) -> Result<Verifier, ConfigError> {
     /// let rules = config.rules().clone().check(|token| match token.username() {
     ///     Some(_) => Ok(()),
     ///     None => Err(CheckError::Forbidden),
     /// });
-    /// let verifier = config.verifier().connect().await?.with_rules(rules)?;
+    /// let verifier = config.verifier_builder().connect().await?.share_keys(rules)?;
     /// # Ok(verifier)
     /// # }
     /// ```
-    pub fn verifier(&self) -> VerifierBuilder {
+    pub fn verifier_builder(&self) -> VerifierBuilder {
         VerifierBuilder::new(self.rules.clone())
             .refresh_interval(self.refresh_interval)
             .max_key_age(self.max_key_age)
@@ -260,7 +260,7 @@ impl RawConfig {
         }
     }
 
-    fn config(mut self) -> Result<Config, StartError> {
+    fn config(mut self) -> Result<Config, ConfigError> {
         let pool = self.pool();
         let clients = self.clients();
         let required_scopes = self.required_scopes();
@@ -282,7 +282,7 @@ impl RawConfig {
         let cache_bytes = cache_bytes.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
 
         let (Some(pool), Some(clients)) = (pool, clients) else {
-            return Err(StartError::new(self.problems));
+            return Err(ConfigError::new(self.problems));
         };
         let mut rules = Rules::new(pool, clients).leeway(leeway.unwrap_or_default());
         if let Some(audience) = audience {
@@ -301,7 +301,7 @@ impl RawConfig {
             connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             token_cache_bytes: cache_bytes.unwrap_or(TOKEN_CACHE_BYTES),
         };
-        if self.problems.is_empty() { Ok(config) } else { Err(StartError::new(self.problems)) }
+        if self.problems.is_empty() { Ok(config) } else { Err(ConfigError::new(self.problems)) }
     }
 
     fn pool(&mut self) -> Option<UserPool> {
@@ -327,10 +327,10 @@ impl RawConfig {
         let Some(pool) = pool else {
             // All problems are to be found at once, so it is tried on another pool.
             let elsewhere = UserPool::from_issuer("https://issuer.example");
-            self.checked("jwks_url", elsewhere.and_then(|pool| pool.jwks_url(&url)));
+            self.checked("jwks_url", elsewhere.and_then(|pool| pool.with_jwks_url(&url)));
             return None;
         };
-        self.checked("jwks_url", pool.jwks_url(&url))
+        self.checked("jwks_url", pool.with_jwks_url(&url))
     }
 
     fn clients(&mut self) -> Option<ClientIds> {

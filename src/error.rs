@@ -1,14 +1,15 @@
-//! What can go wrong, one type per audience.
+//! The errors, one type per audience.
 //!
 //! | type | who reads it |
 //! | --- | --- |
 //! | [`InvalidUserPoolId`], [`InvalidUrl`], [`InvalidScope`] | the programmer, while writing the settings |
-//! | [`StartError`] | the operator, when the service starts; it lists everything that is wrong |
+//! | [`ConfigError`] | the operator: the settings are wrong, and a restart does not help |
+//! | [`StartError`] | the operator, when the service starts: its kind says whether to try again |
 //! | [`VerifyError`] | code that decides what to do about a token |
-//! | [`InvalidJwks`], [`RefreshError`] | whoever reads the logs |
-//! | [`InvalidClaims`] | the application, when it reads claims of its own |
+//! | [`InvalidJwks`], [`RefreshError`] | the operator, in the logs |
+//! | [`InvalidClaims`] | the application, when it reads its own claims |
 //!
-//! No text holds a byte of a token, of a key or of anything else that a client sent.
+//! No text contains a byte of a token, of a key or of anything else that a client sent.
 
 use std::error::Error;
 use std::fmt;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Something that was given as a text and can not be used. It says why, and repeats none of it.
+/// An error about a text that cannot be used. It says why, and does not repeat the text.
 macro_rules! invalid {
     ($(#[$doc:meta])* $name:ident, $text:literal) => {
         $(#[$doc])*
@@ -114,6 +115,10 @@ pub struct VerifyError {
 }
 
 impl VerifyError {
+    pub(crate) fn new(kind: VerifyErrorKind) -> Self {
+        Self { kind, retry_after: None }
+    }
+
     pub(crate) fn keys_unavailable(retry_after: Duration) -> Self {
         Self { kind: VerifyErrorKind::KeysUnavailable, retry_after: Some(retry_after) }
     }
@@ -131,7 +136,7 @@ impl VerifyError {
 
 impl From<VerifyErrorKind> for VerifyError {
     fn from(kind: VerifyErrorKind) -> Self {
-        Self { kind, retry_after: None }
+        Self::new(kind)
     }
 }
 
@@ -230,18 +235,18 @@ impl VerifyErrorKind {
     }
 }
 
-/// Why a key set could not be refreshed.
+/// Describes why a JWK Set could not be refreshed.
 ///
-/// Whoever [fetches in a way of their own](crate::VerifierBuilder::jwks_fetcher) makes one:
+/// An implementation of [`FetchJwks`](crate::FetchJwks) creates one:
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_cognito::RefreshError;
+/// use tower_cognito::{RefreshError, RefreshErrorKind};
 ///
-/// let refused = RefreshError::status(429).with_retry_after(Duration::from_secs(60));
-/// assert_eq!(refused.class(), "status");
+/// let throttled = RefreshError::status(429).with_retry_after(Duration::from_secs(60));
+/// assert_eq!(throttled.kind(), RefreshErrorKind::Status);
 /// let broken = RefreshError::transport("the connection was reset");
-/// assert_eq!(broken.class(), "transport");
+/// assert_eq!(broken.kind().as_str(), "transport");
 /// ```
 #[derive(Clone, Debug)]
 pub struct RefreshError {
@@ -259,17 +264,17 @@ enum RefreshCause {
 }
 
 impl RefreshError {
-    /// The endpoint answered with something else than 200.
+    /// Creates an error for a response whose status is not 200.
     pub fn status(code: u16) -> Self {
         Self::new(RefreshCause::Status(code))
     }
 
-    /// The endpoint gave no complete answer.
+    /// Creates an error for a request that got no complete response.
     pub fn transport(cause: impl Into<BoxError>) -> Self {
         Self::new(RefreshCause::Transport(cause.into().into()))
     }
 
-    /// The endpoint asked to be left alone for this long (`Retry-After`).
+    /// Sets how long the endpoint asked to be left alone (`Retry-After`).
     #[must_use]
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
@@ -292,21 +297,21 @@ impl RefreshError {
         self.retry_after
     }
 
-    /// Whether another attempt within seconds can not help: the endpoint understood the request
-    /// and has no such key set.
+    /// Returns `true` if another attempt within seconds cannot help: the endpoint understood the
+    /// request and has no such JWK Set.
     pub(crate) fn is_permanent(&self) -> bool {
         matches!(self.cause, RefreshCause::Status(400..=499))
             && !matches!(self.cause, RefreshCause::Status(408 | 425 | 429))
     }
 
-    /// The class of the error, for logs and metrics.
-    pub fn class(&self) -> &'static str {
+    /// Returns the kind of the error.
+    pub fn kind(&self) -> RefreshErrorKind {
         match self.cause {
-            RefreshCause::Document(_) => "document",
-            RefreshCause::Panicked => "panicked",
-            RefreshCause::Status(_) => "status",
-            RefreshCause::TimedOut => "timed_out",
-            RefreshCause::Transport(_) => "transport",
+            RefreshCause::Document(_) => RefreshErrorKind::Document,
+            RefreshCause::Panicked => RefreshErrorKind::Panicked,
+            RefreshCause::Status(_) => RefreshErrorKind::Status,
+            RefreshCause::TimedOut => RefreshErrorKind::TimedOut,
+            RefreshCause::Transport(_) => RefreshErrorKind::Transport,
         }
     }
 
@@ -318,10 +323,10 @@ impl RefreshError {
 impl fmt::Display for RefreshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            RefreshCause::Document(_) => f.write_str("the answer is not a usable JWK Set"),
+            RefreshCause::Document(_) => f.write_str("the response is not a usable JWK Set"),
             RefreshCause::Panicked => f.write_str("the fetch panicked"),
-            RefreshCause::Status(code) => write!(f, "the answer has status {code}"),
-            RefreshCause::TimedOut => f.write_str("no complete answer in time"),
+            RefreshCause::Status(code) => write!(f, "the response has status {code}, expected 200"),
+            RefreshCause::TimedOut => f.write_str("no complete response within the time limit"),
             RefreshCause::Transport(_) => f.write_str("the request failed"),
         }
     }
@@ -337,32 +342,124 @@ impl Error for RefreshError {
     }
 }
 
-/// Why a verifier could not start: everything that is wrong, at once.
+/// Says what kind of [`RefreshError`] occurred, for logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefreshErrorKind {
+    /// The response is not a JWK Set with at least one usable key.
+    Document,
+    /// The fetch panicked.
+    Panicked,
+    /// The status of the response is not 200.
+    Status,
+    /// There was no complete response within the time limit.
+    TimedOut,
+    /// The request failed: name resolution, connection, TLS, or the response was cut off.
+    Transport,
+}
+
+impl RefreshErrorKind {
+    /// Returns a short stable name for logs and metrics, such as `timed_out`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Document => "document",
+            Self::Panicked => "panicked",
+            Self::Status => "status",
+            Self::TimedOut => "timed_out",
+            Self::Transport => "transport",
+        }
+    }
+}
+
+/// Lists everything that is wrong with the settings of a verifier or of a scope table.
+///
+/// A restart with the same settings fails in the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartError {
+pub struct ConfigError {
     problems: Vec<String>,
 }
 
-impl StartError {
+impl ConfigError {
     pub(crate) fn new(problems: Vec<String>) -> Self {
         Self { problems }
     }
 
-    /// Each mistake in the settings, or each pool whose keys could not be fetched.
+    /// Returns each problem, as one phrase.
     pub fn problems(&self) -> impl Iterator<Item = &str> {
         self.problems.iter().map(String::as_str)
     }
 }
 
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid configuration: {}", self.problems.join("; "))
+    }
+}
+
+impl Error for ConfigError {}
+
+/// Describes why a verifier could not start. It lists every problem.
+///
+/// ```
+/// use tower_cognito::{StartError, StartErrorKind};
+///
+/// fn is_worth_a_restart(error: &StartError) -> bool {
+///     error.kind() != StartErrorKind::Config
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartError {
+    kind: StartErrorKind,
+    problems: Vec<String>,
+}
+
+impl StartError {
+    pub(crate) fn no_keys(problems: Vec<String>) -> Self {
+        Self { kind: StartErrorKind::NoKeys, problems }
+    }
+
+    pub(crate) fn no_thread(problem: String) -> Self {
+        Self { kind: StartErrorKind::NoThread, problems: vec![problem] }
+    }
+
+    /// Returns the kind of the error, which says whether a restart can help.
+    pub fn kind(&self) -> StartErrorKind {
+        self.kind
+    }
+
+    /// Returns each problem in the settings, or each pool without keys and the reason.
+    pub fn problems(&self) -> impl Iterator<Item = &str> {
+        self.problems.iter().map(String::as_str)
+    }
+}
+
+impl From<ConfigError> for StartError {
+    fn from(ConfigError { problems }: ConfigError) -> Self {
+        Self { kind: StartErrorKind::Config, problems }
+    }
+}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "can not start: {}", self.problems.join("; "))
+        write!(f, "cannot start: {}", self.problems.join("; "))
     }
 }
 
 impl Error for StartError {}
 
-/// The error and its causes in one line, for a person who reads a log or starts a service.
+/// Says what kind of [`StartError`] occurred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StartErrorKind {
+    /// The settings are wrong: a restart fails in the same way.
+    Config,
+    /// The settings are valid, and no keys were fetched in time: try again.
+    NoKeys,
+    /// The operating system could not start the thread that refreshes the keys: try again.
+    NoThread,
+}
+
+/// Returns the error and its causes in one line, for a log or for the operator.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| (*error).source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,4 +1,4 @@
-//! Where a JWK Set comes from: the trait, and the one implementation that comes with the crate.
+//! Fetching a JWK Set: the trait, and its implementation over HTTP.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -42,7 +42,7 @@ use crate::error::RefreshError;
 /// # }
 /// ```
 ///
-/// A type of one's own, which says for how long the document is good:
+/// A type can also implement the trait, and say how long the document may be kept:
 ///
 /// ```
 /// use std::time::Duration;
@@ -83,7 +83,7 @@ where
     }
 }
 
-/// A JWK Set as it was fetched, not yet read.
+/// Contains a JWK Set as it was fetched, before it is parsed.
 #[derive(Clone, Debug)]
 pub struct JwksDocument {
     pub(crate) body: Bytes,
@@ -91,13 +91,14 @@ pub struct JwksDocument {
 }
 
 impl JwksDocument {
-    /// The bytes of the document.
+    /// Creates a document from a response body.
     pub fn new(body: impl Into<Bytes>) -> Self {
         Self { body: body.into(), max_age: None }
     }
 
-    /// How long the issuer says that it may be kept (`Cache-Control: max-age`). It may shorten
-    /// the time to the next refresh, down to 60 seconds, and never lengthens it.
+    /// Sets how long the issuer allows the document to be kept (`Cache-Control: max-age`).
+    ///
+    /// It can shorten the time to the next refresh, down to 60 seconds. It never lengthens it.
     #[must_use]
     pub fn with_max_age(mut self, max_age: Duration) -> Self {
         self.max_age = Some(max_age);

@@ -144,8 +144,8 @@ pub mod test_issuer;
 
 pub use config::Config;
 pub use error::{
-    InvalidClaims, InvalidJwks, InvalidScope, InvalidUrl, InvalidUserPoolId, RefreshError,
-    StartError, VerifyError, VerifyErrorKind,
+    ConfigError, InvalidClaims, InvalidJwks, InvalidScope, InvalidUrl, InvalidUserPoolId,
+    RefreshError, RefreshErrorKind, StartError, StartErrorKind, VerifyError, VerifyErrorKind,
 };
 pub use fetch::{FetchJwks, JwksDocument};
 pub use health::{Degraded, Health};

@@ -3,7 +3,7 @@
 //! ```
 //! use tower_cognito::{Access, RequireToken, ScopeTable};
 //!
-//! # fn example(verifier: tower_cognito::Verifier) -> Result<(), tower_cognito::StartError> {
+//! # fn example(verifier: tower_cognito::Verifier) -> Result<(), tower_cognito::ConfigError> {
 //! let table = ScopeTable::new([
 //!     ("GET  /health", Access::public()),
 //!     ("POST /activity", Access::scope("activity/*")),
@@ -75,7 +75,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::error::{InvalidScope, StartError};
+use crate::error::{ConfigError, InvalidScope};
 use crate::scope::Requirement;
 
 /// Which scopes a request needs, by its method and path. See the
@@ -146,7 +146,7 @@ impl ScopeTable {
     ///
     /// When a method, a path or a scope is malformed, or two rows name the same requests; lists
     /// everything that is wrong.
-    pub fn new<'a>(rows: impl IntoIterator<Item = (&'a str, Access)>) -> Result<Self, StartError> {
+    pub fn new<'a>(rows: impl IntoIterator<Item = (&'a str, Access)>) -> Result<Self, ConfigError> {
         let mut table = Self { root: Node::default() };
         let mut problems = Vec::new();
         for (key, Access(requirement)) in rows {
@@ -162,7 +162,7 @@ impl ScopeTable {
                 problem(what);
             }
         }
-        if problems.is_empty() { Ok(table) } else { Err(StartError::new(problems)) }
+        if problems.is_empty() { Ok(table) } else { Err(ConfigError::new(problems)) }
     }
 
     /// What this request has to show.

@@ -130,7 +130,7 @@ impl<'s> KeyEvents<'s> {
         age: Option<Duration>,
         pause: Duration,
     ) {
-        let (jwks_url, class, error_text) = (self.0, error.class(), with_causes(error));
+        let (jwks_url, class, error_text) = (self.0, error.kind().as_str(), with_causes(error));
         let retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         match age.map(|age| age.as_secs()) {
             Some(age_s) => tracing::warn!(
@@ -142,7 +142,7 @@ impl<'s> KeyEvents<'s> {
                 "key refresh failed, and there are no keys yet"
             ),
         }
-        self.count_refresh(error.class());
+        self.count_refresh(error.kind().as_str());
         if let Some(age) = age {
             self.show_age(age);
         }

@@ -89,15 +89,6 @@ impl<S: BuildHasher> TokenCache<S> {
         segment.get(&LookupKey { token, hash }).cloned()
     }
 
-    /// Removes a token whose keys are no longer current.
-    pub(crate) fn remove(&self, token: &[u8]) {
-        if let Some((segment, hash)) = self.segment(token)
-            && let Ok(mut segment) = segment.write()
-        {
-            segment.remove(&LookupKey { token, hash });
-        }
-    }
-
     pub(crate) fn insert(&self, token: &str, entry: CacheEntry) {
         if token.len() <= MAX_CACHED_LEN
             && let Some((segment, hash)) = self.segment(token.as_bytes())
@@ -378,10 +369,6 @@ mod tests {
             assert_eq!(cache.get(b"token").map(|entry| entry.keys), Some(keys));
         }
         assert_eq!(len(&cache), 1);
-        cache.remove(b"another token");
-        assert_eq!(len(&cache), 1);
-        cache.remove(b"token");
-        assert_eq!(len(&cache), 0);
     }
 
     /// Measures the heap that a full cache holds. Its entries share the claims of one token here,
@@ -713,8 +700,6 @@ mod tests {
             let poisoned = cache.segment(text.as_bytes()).unwrap().0.is_poisoned();
             cache.insert(text, entry(number));
             assert_eq!(found(&cache, text), (!poisoned).then_some(number));
-            cache.remove(text.as_bytes());
-            assert_eq!(found(&cache, text), None);
             hits += usize::from(!poisoned);
         }
         assert!((1..texts.len()).contains(&hits), "{hits} hits");

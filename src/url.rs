@@ -61,6 +61,17 @@ pub(crate) fn is_loopback_http(url: &str) -> bool {
     check_url(url, PlainHttp::LoopbackOnly).is_ok() && url.starts_with("http:")
 }
 
+/// Returns `true` if the URL has the scheme `http` and its host is not loopback.
+pub(crate) fn is_plain_http(url: &str) -> bool {
+    url.starts_with("http://") && check_url(url, PlainHttp::LoopbackOnly).is_err()
+}
+
+/// Returns the host of a URL, with its port if the URL has one.
+pub(crate) fn host_and_port(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    rest.split(['/', '?']).next()
+}
+
 fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|n| n != 0)
 }

@@ -1,24 +1,27 @@
-//! From a user pool ID or an issuer URL to the trusted issuers and the address of the JWK Set.
+//! A user pool: the issuers of its tokens, and where its keys come from.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::error::{InvalidUrl, InvalidUserPoolId};
-use crate::url::{PlainHttp, check_url, without_query};
+use crate::jwks::Jwks;
+use crate::url::{PlainHttp, check_url, host_and_port, is_plain_http, without_query};
 
-/// A Cognito user pool: which issuers its tokens may name, and where its keys are.
+/// Describes a Cognito user pool: the issuers that its tokens may name, and where its keys come from.
 ///
 /// ```
 /// use tower_cognito::UserPool;
 ///
 /// let pool = UserPool::new("ap-northeast-1_AbCdEfGhI")?;
 ///
-/// // An emulator, or a proxy in front of the real thing.
+/// // An emulator, or a proxy in front of Cognito.
 /// let emulated = UserPool::from_issuer("http://127.0.0.1:4566/us-east-1_Local")?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// What else can be needed:
+/// Settings for special cases:
 ///
 /// ```
 /// use tower_cognito::{InvalidUrl, UserPool};
@@ -27,94 +30,159 @@ use crate::url::{PlainHttp, check_url, without_query};
 /// fn replicated() -> Result<UserPool, InvalidUrl> {
 ///     UserPool::from_issuer("https://cognito-idp.us-east-1.amazonaws.com/us-east-1_Example")?
 ///         .add_issuer("https://cognito-idp.us-west-2.amazonaws.com/us-east-1_Example")?
-///         .jwks_url("https://proxy.example/us-east-1_Example/jwks.json")
+///         .with_jwks_url("https://proxy.example/us-east-1_Example/jwks.json")
 /// }
 ///
-/// /// An emulator in the network of containers.
+/// /// An emulator in a container network, where its name is `cognito`.
 /// fn in_compose() -> Result<UserPool, InvalidUrl> {
-///     UserPool::from_issuer_allowing_plain_http_anywhere("http://cognito:9229/local_1a2b3c")
+///     UserPool::from_issuer("http://cognito:9229/local_1a2b3c")?
+///         .with_insecure_jwks_host("cognito:9229")
+/// }
+///
+/// /// The keys are in a file that another process keeps current.
+/// fn from_file(pool: UserPool) -> UserPool {
+///     pool.with_jwks_file("/run/cognito/jwks.json")
 /// }
 /// # assert!(replicated().is_ok() && in_compose().is_ok());
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+///
+/// Two pools are equal if they have the same issuers and their keys come from the same place.
+#[derive(Clone)]
+#[must_use]
 pub struct UserPool {
     issuers: Vec<Arc<str>>,
     jwks_url: Arc<str>,
-    plain_http: PlainHttp,
+    jwks_file: Option<PathBuf>,
+    initial_jwks: Option<(Arc<Jwks>, SystemTime)>,
+    /// `host:port`, as in a URL.
+    insecure_jwks_host: Option<Box<str>>,
 }
 
 impl UserPool {
-    /// The pool with this ID, `{region}_{name}`.
+    /// Creates the pool with this ID, `{region}_{name}`.
     ///
-    /// Trusts both issuers that Cognito may write for the pool, the original
+    /// Trusts both issuers that Cognito may write for the pool: the original
     /// `https://cognito-idp.{region}.amazonaws.com/{id}` and the updated
-    /// `https://issuer-cognito-idp.{region}.amazonaws.com/{id}`, and fetches from the original
-    /// host, which always answers.
+    /// `https://issuer-cognito-idp.{region}.amazonaws.com/{id}`. The keys are fetched from the
+    /// original host, which answers for every pool.
     ///
     /// # Errors
     ///
-    /// When the text is no such ID. Pools in China and in the European Sovereign Cloud, whose
-    /// issuer hosts are not confirmed, are refused too: use [`UserPool::from_issuer`] for them.
+    /// Returns an error if
+    ///
+    /// * the text is not the ID of a user pool, or
+    /// * the region belongs to a partition whose hosts do not end in `amazonaws.com`: China, the
+    ///   European Sovereign Cloud, and the isolated partitions. The issuers there are not confirmed;
+    ///   use [`UserPool::from_issuer`].
     pub fn new(id: &str) -> Result<Self, InvalidUserPoolId> {
         let region = region_of(id).map_err(InvalidUserPoolId::new)?;
         let original = format!("https://cognito-idp.{region}.amazonaws.com/{id}");
         let updated = format!("https://issuer-cognito-idp.{region}.amazonaws.com/{id}");
-        Ok(Self {
-            jwks_url: jwks_url_of(&original),
-            issuers: vec![original.into(), updated.into()],
-            plain_http: PlainHttp::LoopbackOnly,
-        })
+        let mut pool = Self::with_issuer(&original);
+        pool.issuers.push(updated.into());
+        Ok(pool)
     }
 
-    /// The pool whose tokens name exactly this issuer: an emulator, a proxy, or a partition that
-    /// [`UserPool::new`] does not know. Its keys are expected at `{issuer}/.well-known/jwks.json`.
+    /// Creates the pool whose tokens name exactly this issuer: an emulator, a proxy, or a partition
+    /// that [`UserPool::new`] does not support.
+    ///
+    /// The issuer is compared byte for byte. The keys are fetched from
+    /// `{issuer}/.well-known/jwks.json` by default.
+    ///
+    /// Any host may have the scheme `http`, because an issuer is only compared. Keys are fetched
+    /// over plain `http` only from a loopback host, or from the host that
+    /// [`with_insecure_jwks_host`](Self::with_insecure_jwks_host) names: the verifier does not start
+    /// otherwise.
     ///
     /// # Errors
     ///
-    /// When the text is not an absolute `https` URL (`http` for loopback alone) or holds user
+    /// Returns an error if the text is not an absolute `https` or `http` URL, or contains user
     /// information, a query or a fragment.
     pub fn from_issuer(issuer: &str) -> Result<Self, InvalidUrl> {
-        Self::with_issuer(issuer, PlainHttp::LoopbackOnly)
+        check_issuer(issuer)?;
+        Ok(Self::with_issuer(issuer))
     }
 
-    /// [`UserPool::from_issuer`] for an emulator that is reached over plain `http` by a name, as
-    /// in a container network. Whoever can touch that network can replace the keys.
-    ///
-    /// # Errors
-    ///
-    /// As [`UserPool::from_issuer`], but `http` is accepted for every host.
-    pub fn from_issuer_allowing_plain_http_anywhere(issuer: &str) -> Result<Self, InvalidUrl> {
-        Self::with_issuer(issuer, PlainHttp::Anywhere)
-    }
-
-    /// Fetches the keys from this address instead. Whoever's keys are there signs for this pool: two
-    /// pools must not have the same one.
-    ///
-    /// # Errors
-    ///
-    /// When the text is not an absolute `https` URL (`http` for loopback alone, or where the
-    /// pool's issuer may have it) or holds user information or a fragment.
-    pub fn jwks_url(mut self, url: &str) -> Result<Self, InvalidUrl> {
-        check_url(url, self.plain_http)?;
-        self.jwks_url = url.into();
-        Ok(self)
-    }
-
-    /// Trusts one more issuer, whose tokens are signed with the same keys: a replica of a
+    /// Adds an issuer whose tokens are signed with the same keys, such as that of a replica of a
     /// multi-Region pool.
     ///
     /// # Errors
     ///
-    /// As [`UserPool::from_issuer`], or as the other way in which this pool was made.
+    /// Returns an error if [`UserPool::from_issuer`] would return one.
     pub fn add_issuer(mut self, issuer: &str) -> Result<Self, InvalidUrl> {
-        check_issuer(issuer, self.plain_http)?;
+        check_issuer(issuer)?;
         self.issuers.push(issuer.into());
         Ok(self)
     }
 
-    /// The issuer of the pool's tokens; of several that are trusted, the first. It is where
-    /// clients find the authorization server's own metadata. A token of the pool may name another
-    /// of them, so it is not what to compare a token's issuer with.
+    /// Sets the URL from which the keys are fetched. The default is
+    /// `{issuer}/.well-known/jwks.json` of the first issuer.
+    ///
+    /// Anyone who controls the keys at this URL can sign tokens for this pool. Two pools of one
+    /// verifier cannot have the same URL.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the text is not an absolute `https` or `http` URL, or contains user
+    /// information or a fragment.
+    pub fn with_jwks_url(mut self, url: &str) -> Result<Self, InvalidUrl> {
+        check_url(url, PlainHttp::Anywhere)?;
+        self.jwks_url = url.into();
+        Ok(self)
+    }
+
+    /// Sets a file from which the keys are read, instead of a URL: at every refresh and for an
+    /// unknown key ID.
+    ///
+    /// To replace the file, rename a complete one over it, so that it is never read half written. A
+    /// file that can be read counts as fetched now, however old it is, so
+    /// [`max_key_age`](crate::VerifierBuilder::max_key_age) never applies. The process that writes
+    /// the file has to remove it when its keys are too old to be trusted.
+    pub fn with_jwks_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.jwks_file = Some(path.into());
+        self
+    }
+
+    /// Sets keys that were saved earlier, so that a restart while the issuer is down serves at once.
+    /// Their age counts from `fetched_at`.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    /// use tower_cognito::{Jwks, UserPool};
+    ///
+    /// fn restored(pool: UserPool, saved: &str, fetched_at: SystemTime) -> UserPool {
+    ///     match Jwks::from_json(saved) {
+    ///         Ok(jwks) => pool.with_initial_jwks(jwks, fetched_at),
+    ///         Err(_) => pool,
+    ///     }
+    /// }
+    /// ```
+    pub fn with_initial_jwks(mut self, jwks: Jwks, fetched_at: SystemTime) -> Self {
+        self.initial_jwks = Some((Arc::new(jwks), fetched_at));
+        self
+    }
+
+    /// Allows the keys to be fetched over plain `http` from this host and port, such as
+    /// `cognito:9229`: an emulator in a container network.
+    ///
+    /// Anyone who controls that network can replace the keys. A loopback host needs no such setting.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the text is not a host, or a host and a port.
+    pub fn with_insecure_jwks_host(mut self, host: &str) -> Result<Self, InvalidUrl> {
+        check_url(&format!("http://{host}"), PlainHttp::Anywhere)?;
+        if host.contains(['/', '?']) {
+            return Err(InvalidUrl::new("it is not a host and a port"));
+        }
+        self.insecure_jwks_host = Some(host.into());
+        Ok(self)
+    }
+
+    /// Returns the first issuer. Clients find the metadata of the authorization server there.
+    ///
+    /// A token may name another issuer of the pool, so do not compare the issuer of a token with
+    /// this one.
     ///
     /// ```
     /// let pool = tower_cognito::UserPool::new("us-east-1_Example")?;
@@ -125,7 +193,7 @@ impl UserPool {
         self.issuers.first().map_or("", |issuer| &**issuer)
     }
 
-    /// Every issuer that a token of the pool may name.
+    /// Returns every issuer that a token of the pool may name.
     ///
     /// ```
     /// use std::collections::HashMap;
@@ -146,23 +214,59 @@ impl UserPool {
         &self.issuers
     }
 
-    pub(crate) fn keys_address(&self) -> &Arc<str> {
+    pub(crate) fn jwks_url(&self) -> &Arc<str> {
         &self.jwks_url
     }
 
-    fn with_issuer(issuer: &str, plain_http: PlainHttp) -> Result<Self, InvalidUrl> {
-        check_issuer(issuer, plain_http)?;
-        Ok(Self { issuers: vec![issuer.into()], jwks_url: jwks_url_of(issuer), plain_http })
+    pub(crate) fn jwks_file(&self) -> Option<&Path> {
+        self.jwks_file.as_deref()
+    }
+
+    pub(crate) fn initial_jwks(&self) -> Option<&(Arc<Jwks>, SystemTime)> {
+        self.initial_jwks.as_ref()
+    }
+
+    /// Returns the host and port that keys would be fetched from over plain http, if it is not
+    /// loopback.
+    pub(crate) fn plain_http_host(&self) -> Option<&str> {
+        let url =
+            Some(&*self.jwks_url).filter(|url| self.jwks_file.is_none() && is_plain_http(url));
+        host_and_port(url?)
+    }
+
+    pub(crate) fn insecure_jwks_host(&self) -> Option<&str> {
+        self.insecure_jwks_host.as_deref()
+    }
+
+    fn with_issuer(issuer: &str) -> Self {
+        Self {
+            issuers: vec![issuer.into()],
+            jwks_url: jwks_url_of(issuer),
+            jwks_file: None,
+            initial_jwks: None,
+            insecure_jwks_host: None,
+        }
     }
 }
+
+impl PartialEq for UserPool {
+    fn eq(&self, other: &Self) -> bool {
+        self.issuers == other.issuers
+            && self.jwks_url == other.jwks_url
+            && self.jwks_file == other.jwks_file
+    }
+}
+
+impl Eq for UserPool {}
 
 impl fmt::Debug for UserPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserPool")
             .field("issuers", &self.issuers)
             .field("jwks_url", &without_query(&self.jwks_url))
-            .field("plain_http", &self.plain_http)
-            .finish()
+            .field("jwks_file", &self.jwks_file)
+            .field("insecure_jwks_host", &self.insecure_jwks_host)
+            .finish_non_exhaustive()
     }
 }
 
@@ -171,14 +275,23 @@ fn jwks_url_of(issuer: &str) -> Arc<str> {
     format!("{issuer}/.well-known/jwks.json").into()
 }
 
-/// `[a-z]{2}(-[a-z]+)+-[0-9]_[0-9A-Za-z]+`, at most 55 bytes
-/// (AWS, `UserPoolType`; the region's form is the regions' own).
+/// Accepts `[a-z]{2}(-[a-z]+)+-[0-9]_[0-9A-Za-z]+` of at most 55 bytes (AWS, `UserPoolType`; the form
+/// of the region is that of AWS's list of regions).
 fn region_of(id: &str) -> Result<&str, &'static str> {
     if id.is_empty() {
         return Err("it is empty");
     }
     if id.contains("://") {
-        return Err("it is a URL; set it as the issuer (`UserPool::from_issuer`)");
+        return Err("it is a URL, expected the ID (a URL is an issuer)");
+    }
+    if id.starts_with("arn:") {
+        return Err("it is an ARN, expected the ID after `userpool/`");
+    }
+    if id.starts_with("cognito-idp.") {
+        return Err("it is an endpoint, expected the ID after the last `/`");
+    }
+    if id.starts_with("local_") {
+        return Err("it is the ID of an emulator's pool, expected an issuer URL");
     }
     if id.len() > 55 {
         return Err("it is longer than 55 characters");
@@ -186,17 +299,19 @@ fn region_of(id: &str) -> Result<&str, &'static str> {
     let Some((region, name)) = id.split_once('_') else {
         return Err("it has no `_` between region and name");
     };
-    if region.starts_with("cn-") || region.starts_with("eusc-") {
-        return Err("the issuer of this partition is not known; set it (`UserPool::from_issuer`)");
+    // Their hosts end in `amazonaws.com.cn`, `amazonaws.eu`, `c2s.ic.gov`, `sc2s.sgov.gov`,
+    // `csp.hci.ic.gov` and `cloud.adc-e.uk`.
+    if ["cn-", "eusc-", "us-iso", "eu-iso"].iter().any(|partition| region.starts_with(partition)) {
+        return Err("the issuers of this partition are not known, expected an issuer URL");
     }
     if !is_region(region) {
-        return Err("it does not begin with a region");
+        return Err("it does not start with a region");
     }
     if name.is_empty() {
         return Err("it has no name after `_`");
     }
     if !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err("the name after `_` is not made of letters and digits");
+        return Err("the name after `_` has a character other than a letter or a digit");
     }
     Ok(region)
 }
@@ -215,9 +330,9 @@ fn is_region(text: &str) -> bool {
         && direction.split('-').all(is_word)
 }
 
-fn check_issuer(issuer: &str, plain_http: PlainHttp) -> Result<(), InvalidUrl> {
+fn check_issuer(issuer: &str) -> Result<(), InvalidUrl> {
     if issuer.contains('?') {
         return Err(InvalidUrl::new("an issuer has no query"));
     }
-    check_url(issuer, plain_http)
+    check_url(issuer, PlainHttp::Anywhere)
 }

@@ -48,7 +48,7 @@ struct Setting {
 static SETTING: LazyLock<Setting> = LazyLock::new(|| {
     let [Case { rules, policy, now }, ..] = setup::cases();
     let builder = Verifier::builder(rules).clock(move || now);
-    Setting { verifier: builder.with_jwks(setup::jwks(YES)).unwrap(), policy }
+    Setting { verifier: builder.build_with_jwks(setup::jwks(YES)).unwrap(), policy }
 });
 
 /// What the request is answered with.

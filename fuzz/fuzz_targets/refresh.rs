@@ -166,7 +166,7 @@ impl World {
         };
         let rules = Rules::new(setup::pool(), ClientIds::any());
         let builder = Verifier::builder(rules).clock(clock).max_key_age(MAX_KEY_AGE);
-        let handles = vec![builder.jwks_fetcher(fetch).start().unwrap()];
+        let handles = vec![builder.jwks_fetcher(fetch).connect_lazy().unwrap()];
         Self { handles, fetches, answer, refreshes: Vec::new(), jumps, begun, ended: None }
     }
 
@@ -290,7 +290,7 @@ impl World {
 
     async fn refresh(&mut self, verifier: Verifier) {
         let begun = Instant::now();
-        let class = verifier.refresh().await.err().map(|error| error.class());
+        let class = verifier.refresh().await.err().map(|error| error.kind().as_str());
         if self.ended.is_some() {
             assert_eq!(class, Some("transport"));
             return;

@@ -6,7 +6,7 @@
 //!
 //! # let issuer = TestIssuer::new();
 //! # let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
-//! # let verifier = Verifier::builder(rules).with_jwks(issuer.jwks())?;
+//! # let verifier = Verifier::builder(rules).build_with_jwks(issuer.jwks())?;
 //! let app: Router = Router::new()
 //!     .route("/activity", post(|| async {}).layer(RequireScope::new("activity/*")))
 //!     .route("/item", get(|| async {}).layer(RequireScope::any_of(["item/read", "item/write"])))

@@ -52,7 +52,7 @@ use crate::telemetry::KeyEvents;
 
 pub(crate) use self::background::NoBackgroundThread;
 pub(crate) use self::file::FileFetch;
-pub(crate) use self::shared::CurrentKeys;
+pub(crate) use self::shared::RefreshedKeys;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_WAIT: Duration = Duration::from_secs(1);
@@ -97,37 +97,29 @@ pub(crate) struct Refresher {
 }
 
 enum TaskSlot {
-    /// The keys are fixed.
-    None,
     Running(Running),
     ShutDown,
 }
 
 impl Refresher {
-    /// Keys that never change and never age.
-    pub(crate) fn fixed(jwks: Jwks, config: RefreshConfig) -> Self {
-        let shared = RefreshState::new("".into(), config, jwks, Origin::Fixed, Duration::ZERO);
-        Self { shared: Arc::new(shared), task: watch::Sender::new(TaskSlot::None) }
-    }
-
-    /// Starts the task, whose first fetch is made after `delay`. `seed` are keys that were saved
-    /// earlier.
+    /// Starts the task. Its first fetch begins after `delay`. The initial keys are saved ones.
     pub(crate) fn start(
         address: Arc<str>,
         config: RefreshConfig,
-        seed: Option<(Jwks, SystemTime)>,
+        initial: Option<&(Arc<Jwks>, SystemTime)>,
         delay: Duration,
     ) -> Result<Self, NoBackgroundThread> {
         let home = Home::of_new_task()?;
         let entered = home.enter();
-        let (jwks, origin) = match seed {
+        let (jwks, origin) = match initial {
             Some((jwks, fetched_at)) => {
+                let fetched_at = *fetched_at;
                 let age = (config.clock)().duration_since(fetched_at).unwrap_or_default();
                 let now = Instant::now();
                 let monotonic = now.checked_sub(age).unwrap_or(now);
-                (jwks, Origin::Fetched { monotonic, wall: fetched_at })
+                (Arc::clone(jwks), Origin::Fetched { monotonic, wall: fetched_at })
             }
-            None => (Jwks::empty(), Origin::Empty),
+            None => (Arc::new(Jwks::empty()), Origin::Empty),
         };
         let shared = Arc::new(RefreshState::new(address, config, jwks, origin, delay));
         drop(entered);
@@ -139,21 +131,22 @@ impl Refresher {
         &self.shared.address
     }
 
-    /// The keys to judge with at this time of day, or how long to wait before trying again.
-    // Every request comes here: measured, to be called costs a twentieth of what the layers add.
+    /// Returns the keys to verify with at this time of day, or how long a client should wait before
+    /// it tries again. Wakes the task if it is overdue.
+    // Every request calls this: a call that is not inlined costs a twentieth of what the layers add.
     #[inline(always)]
-    pub(crate) fn current(&self, now: SystemTime) -> Result<CurrentKeys, Duration> {
+    pub(crate) fn keys_or_wake(&self, now: SystemTime) -> Result<RefreshedKeys, Duration> {
         let snapshot = self.shared.snapshot.load();
         let moment = Instant::now();
         if snapshot.is_fast_path(now, moment) {
-            return Ok(CurrentKeys(snapshot));
+            return Ok(RefreshedKeys(snapshot));
         }
         if snapshot.overdue(now, moment) > OVERDUE_AFTER {
             self.wake();
         }
         let age = snapshot.age(now, moment);
         if self.shared.is_usable(age) {
-            return Ok(CurrentKeys(snapshot));
+            return Ok(RefreshedKeys(snapshot));
         }
         let next = snapshot.next_refresh.monotonic;
         let wait = age.map_or(Duration::ZERO, |_| next.saturating_duration_since(Instant::now()));
@@ -163,7 +156,7 @@ impl Refresher {
     pub(crate) fn health(&self, now: SystemTime) -> PoolHealth {
         let snapshot = self.shared.snapshot.load();
         let age = snapshot.age(now, Instant::now());
-        let last_error = snapshot.failing.as_ref().map(|failing| failing.error.class());
+        let last_error = snapshot.failing.as_ref().map(|failing| failing.error.kind());
         let degraded = |since| Some(Degraded { since, age, last_error });
         // By age and not by the schedule, since it must also notice a task that is no more.
         let overdue = age.and_then(|age| age.checked_sub(self.shared.config.interval));
@@ -178,15 +171,10 @@ impl Refresher {
         PoolHealth { is_usable: self.shared.is_usable(age), trouble }
     }
 
-    /// Whether these are keys that no fetch can change.
-    pub(crate) fn is_fixed(&self) -> bool {
-        matches!(*self.task.borrow(), TaskSlot::None)
-    }
-
-    /// Wants a fetch for a key ID that the keys do not have, and does not wait for it.
+    /// Requests a fetch for an unknown key ID and does not wait for it.
     pub(crate) fn request_fetch(&self) {
-        // First, as it may start a task again whose fetch went with it.
-        if self.running().is_none() {
+        // First, because it may start a task again, whose fetch ended with it.
+        if self.ensure_running().is_none() {
             return;
         }
         let seen = self.shared.progress();
@@ -200,20 +188,21 @@ impl Refresher {
         }
     }
 
-    /// Waits for newer keys, within limits, until `found` says that they have what was missing.
+    /// Waits for newer keys, within limits, until `found` returns `true`: they have the key.
     ///
-    /// Joins the fetch that is under way. That one may have begun before the issuer published the
-    /// key, so if it does not bring it, or there is none, one more is asked for: as far as the
-    /// budget allows.
+    /// Joins the fetch that is under way. That fetch may have begun before the issuer published the
+    /// key. If it does not bring the key, or no fetch is under way, one more is requested, as far
+    /// as the budget allows.
     pub(crate) async fn wait_for_key(&self, mut found: impl FnMut() -> bool) {
         let Ok(_waiter) = self.shared.config.limits.waiters.try_acquire() else {
             return;
         };
-        let Some(home) = self.running() else {
+        let Some(home) = self.ensure_running() else {
             return;
         };
         let looking = async {
-            // Progress is read before the keys are: what is finished later was not looked at yet.
+            // Read the progress before the keys: otherwise a fetch that ends in between would
+            // count as seen, although its keys were not looked at.
             let mut seen = self.shared.progress();
             if found() {
                 return;
@@ -231,12 +220,12 @@ impl Refresher {
                 found();
             }
         };
-        // Late keys are no use to this request, so the outcome does not matter.
+        // After the limit this request is rejected, whatever the fetch brings.
         let _ = home.timeout(MAX_WAIT, looking).await;
     }
 
-    /// Waits for the first fetch that had not finished when `seen` was read, and asks for it if
-    /// it is not under way. Answers at once with `false` if there is none to be had.
+    /// Waits for the first fetch that had not finished when `seen` was read, and requests it if it
+    /// is not under way. Returns `false` at once if the budget allows none.
     async fn next_fetch(&self, seen: Progress) -> bool {
         if seen.is_fetching() {
             return self.wait_for_fetch(seen.started, seen).await;
@@ -249,17 +238,17 @@ impl Refresher {
         self.wait_for_fetch(seen.next(), seen).await
     }
 
-    /// Waits until that fetch has finished, or until one is denied.
+    /// Waits until that fetch has finished or a fetch is denied. Returns `true` if it has finished.
     async fn wait_for_fetch(&self, fetch: u64, seen: Progress) -> bool {
         let mut watched = self.shared.progress.subscribe();
-        let wait_for_fetch =
+        let ended =
             watched.wait_for(|now| now.finished >= fetch || now.denials > seen.denials).await;
-        wait_for_fetch.is_ok_and(|now| now.finished >= fetch)
+        ended.is_ok_and(|now| now.finished >= fetch)
     }
 
-    /// Asks for a fetch that begins after this call, and answers what came of it once awaited.
+    /// Requests a fetch that begins after this call. The future returns its result.
     pub(crate) fn refresh(&self) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
-        let home = self.running();
+        let home = self.ensure_running();
         let awaited = self.shared.progress().next();
         if home.is_some() {
             self.shared.request(|requests| &mut requests.explicit, awaited);
@@ -268,7 +257,7 @@ impl Refresher {
             let Some(home) = home else {
                 return Err(RefreshError::transport("no task fetches these keys"));
             };
-            // The fetch under way, if there is one, and the one that was asked for.
+            // Covers the fetch under way, if there is one, and the requested one.
             let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
             let mut watched = self.shared.progress.subscribe();
             let finished = watched.wait_for(|now| now.finished >= awaited);
@@ -283,12 +272,12 @@ impl Refresher {
         }
     }
 
-    /// Waits for keys that can be used, until the deadline.
+    /// Waits until there are usable keys, or until the time is over.
     pub(crate) async fn ready(&self, within: Duration, until: WaitUntil) -> Result<(), NoKeys> {
         if self.is_ready() {
             return Ok(());
         }
-        if let Some(home) = self.running() {
+        if let Some(home) = self.ensure_running() {
             let mut watched = self.shared.progress.subscribe();
             let is_settled = |progress: &Progress| {
                 progress.has_keys
@@ -303,12 +292,13 @@ impl Refresher {
         Err(NoKeys(snapshot.failing.as_ref().map(|failing| failing.error.clone())))
     }
 
-    /// Ends the task, and waits until it is gone. The keys stay, and grow old.
+    /// Ends the task and waits until it is gone. The keys stay in use until they are too old.
     pub(crate) async fn shut_down(&self) {
         let slot = self.task.send_replace(TaskSlot::ShutDown);
         if let TaskSlot::Running(running) = slot {
             running.end().await;
-            // No request shall look for a task that is overdue for ever, and nobody wait for it.
+            // Push the next refresh a year away, so that requests stop trying to wake a task that no
+            // longer exists, and release everyone who is waiting for it.
             let last = self.shared.snapshot.load_full();
             let next_refresh = Deadline::after(FAR_FUTURE, &self.shared.config.clock);
             let (jwks, failing) = (Arc::clone(&last.jwks), last.failing.clone());
@@ -327,11 +317,11 @@ impl Refresher {
         self.shared.is_usable(self.shared.snapshot.load().age(now, Instant::now()))
     }
 
-    /// The refresh is overdue. Either the time of day went on without the task, as in a sandbox
+    /// Requests the overdue refresh. Either the time of day went on without the task, as in a sandbox
     /// that was frozen, or the task is gone.
     #[cold]
     fn wake(&self) {
-        if self.running().is_some() {
+        if self.ensure_running().is_some() {
             let seen = self.shared.progress();
             if !seen.is_fetching() {
                 self.shared.request(|requests| &mut requests.explicit, seen.next());
@@ -339,14 +329,14 @@ impl Refresher {
         }
     }
 
-    /// Returns the home of the task, if there is a task. One that is gone is started again.
-    fn running(&self) -> Option<Home> {
+    /// Starts the task again if it is gone. Returns where it runs, or `None` after a shutdown.
+    fn ensure_running(&self) -> Option<Home> {
         match &*self.task.borrow() {
-            TaskSlot::None | TaskSlot::ShutDown => return None,
+            TaskSlot::ShutDown => return None,
             TaskSlot::Running(running) if !running.is_gone() => return Some(running.home.clone()),
             TaskSlot::Running(_) => {}
         }
-        // One at a time: of many who notice, one starts it.
+        // Under the lock of the slot, so that only one of many callers starts it.
         let mut home = None;
         self.task.send_if_modified(|slot| {
             let TaskSlot::Running(running) = slot else {
@@ -365,29 +355,30 @@ impl Refresher {
     }
 }
 
-/// When to give up waiting for the first keys before the time is over.
+/// How long to wait for the first keys.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitUntil {
     Timeout,
-    /// When the issuer says that there is no such key set.
+    /// Until the time is over, or the issuer answers that there is no such JWK Set.
     PermanentError,
 }
 
-/// There are no keys yet, and why, if a fetch has failed already.
+/// There are no keys yet. Contains the last error, if a fetch has failed.
 pub(crate) struct NoKeys(pub(crate) Option<RefreshError>);
 
-/// Waits for all of them, one after the other: they run already.
+/// Waits until all of them have keys. All fetches are under way already, so it waits for one after
+/// the other.
 pub(crate) async fn all_ready<'s>(
-    sources: impl Iterator<Item = &'s Refresher>,
+    refreshers: impl Iterator<Item = &'s Refresher>,
     time: Duration,
     until: WaitUntil,
     mut missing: impl FnMut(&Refresher, NoKeys),
 ) {
     let deadline = later(time);
-    for source in sources {
+    for refresher in refreshers {
         let left = deadline.saturating_duration_since(Instant::now());
-        if let Err(why) = source.ready(left, until).await {
-            missing(source, why);
+        if let Err(no_keys) = refresher.ready(left, until).await {
+            missing(refresher, no_keys);
         }
     }
 }

@@ -14,10 +14,10 @@ use crate::jwks::Jwks;
 
 pub(super) const FAR_FUTURE: Duration = Duration::from_secs(31_536_000);
 
-/// The keys that are current at the moment, without a reference count.
-pub(crate) struct CurrentKeys(pub(super) Guard<Arc<Snapshot>>);
+/// The current keys of a refresher, without a reference count.
+pub(crate) struct RefreshedKeys(pub(super) Guard<Arc<Snapshot>>);
 
-impl Deref for CurrentKeys {
+impl Deref for RefreshedKeys {
     type Target = Jwks;
 
     fn deref(&self) -> &Jwks {
@@ -68,7 +68,6 @@ impl Deadline {
 #[derive(Clone, Copy)]
 pub(super) enum Origin {
     Fetched { monotonic: Instant, wall: SystemTime },
-    Fixed,
     Empty,
 }
 
@@ -92,7 +91,6 @@ impl Snapshot {
                 let too_old = Deadline { monotonic, wall }.plus(max_key_age);
                 overdue.zip(too_old).map(|(overdue, too_old)| overdue.min(too_old))
             }
-            Origin::Fixed => next_refresh.plus(FAR_FUTURE),
             Origin::Empty => None,
         };
         Self { jwks, origin, failing, next_refresh, fast_path_until }
@@ -111,16 +109,12 @@ impl Snapshot {
                 let wall_age = now.duration_since(wall).unwrap_or_default();
                 Some(moment.saturating_duration_since(monotonic).max(wall_age))
             }
-            Origin::Fixed => Some(Duration::ZERO),
             Origin::Empty => None,
         }
     }
 
     /// How long ago the next refresh should have begun, by the clock that says more.
     pub(super) fn overdue(&self, now: SystemTime, moment: Instant) -> Duration {
-        if matches!(self.origin, Origin::Fixed) {
-            return Duration::ZERO;
-        }
         let wall = now.duration_since(self.next_refresh.wall).unwrap_or_default();
         moment.saturating_duration_since(self.next_refresh.monotonic).max(wall)
     }
@@ -173,19 +167,18 @@ impl RefreshState {
     pub(super) fn new(
         address: Arc<str>,
         config: RefreshConfig,
-        jwks: Jwks,
+        jwks: Arc<Jwks>,
         origin: Origin,
         delay: Duration,
     ) -> Self {
         let next_refresh = Deadline::after(delay, &config.clock);
-        let snapshot =
-            Snapshot::new(Arc::new(jwks), origin, None, next_refresh, config.max_key_age);
+        let snapshot = Snapshot::new(jwks, origin, None, next_refresh, config.max_key_age);
         let progress = Progress {
             started: 0,
             finished: 0,
             denials: 0,
             budget_opens: Instant::now(),
-            has_keys: matches!(snapshot.origin, Origin::Fixed),
+            has_keys: false,
             has_permanent_error: false,
         };
         Self {
@@ -256,9 +249,6 @@ mod tests {
             let quiet = if due == HOUR { 12 + 7 } else { 12 };
             assert_eq!(answers[1], quiet * quiet);
         }
-        let (now, moment) = (start.wall + HOUR, start.monotonic + HOUR);
-        let fixed = Snapshot::new(Arc::clone(&jwks), Origin::Fixed, None, start, HOUR);
-        assert!(fixed.is_fast_path(now, moment));
         let none = Snapshot::new(jwks, Origin::Empty, None, start, HOUR);
         assert!(!none.is_fast_path(start.wall, start.monotonic));
     }

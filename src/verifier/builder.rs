@@ -2,29 +2,32 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::key_source::KeySource;
 use super::{Pool, Verifier};
 #[cfg(feature = "reqwest")]
 use crate::error::with_causes;
-use crate::error::{RefreshError, StartError};
+use crate::error::{ConfigError, StartError};
 #[cfg(feature = "reqwest")]
 use crate::fetch::HttpFetch;
-use crate::fetch::{DynFetchJwks, FetchJwks, JwksDocument};
+use crate::fetch::{DynFetchJwks, FetchJwks};
 use crate::jwks::Jwks;
 use crate::refresh::{
     Clock, FileFetch, Limits, NoBackgroundThread, RefreshConfig, Refresher, WaitUntil,
 };
 use crate::schedule::Random;
+use crate::user_pool::UserPool;
 use crate::verify::Rules;
 
-/// The settings of a [`Verifier`].
+/// Builds a [`Verifier`].
+///
+/// Settings of one pool are on [`UserPool`], so the order of the calls does not matter.
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_cognito::{ClientIds, Rules, StartError, UserPool, VerifierBuilder, Verifier};
+/// use tower_cognito::{ClientIds, Rules, UserPool, Verifier, VerifierBuilder};
 ///
 /// fn two_tenants(blue: UserPool, green: UserPool) -> VerifierBuilder {
 ///     Verifier::builder(Rules::new(blue, ClientIds::only(["client-of-blue"])))
@@ -34,15 +37,10 @@ use crate::verify::Rules;
 ///         .max_key_age(Duration::from_secs(6 * 60 * 60))
 ///         .connect_timeout(Duration::from_secs(20))
 /// }
-///
-/// /// The keys come from a file that something else keeps current.
-/// async fn from_file(rules: Rules) -> Result<Verifier, StartError> {
-///     Verifier::builder(rules).jwks_file("/run/cognito/jwks.json").connect().await
-/// }
 /// ```
 #[must_use]
 pub struct VerifierBuilder {
-    pools: Vec<PoolSettings>,
+    rules: Vec<Rules>,
     fetcher: Option<Arc<dyn DynFetchJwks>>,
     #[cfg(feature = "reqwest")]
     http_client: Option<reqwest::ClientBuilder>,
@@ -51,25 +49,14 @@ pub struct VerifierBuilder {
     max_key_age: Duration,
     connect_timeout: Duration,
     token_cache_bytes: usize,
-}
-
-#[derive(Debug)]
-struct PoolSettings {
-    rules: Rules,
-    seed: Option<(Jwks, SystemTime)>,
-    file: Option<PathBuf>,
-}
-
-impl PoolSettings {
-    fn new(rules: Rules) -> Self {
-        Self { rules, seed: None, file: None }
-    }
+    /// The names of the settings of a pool, for the texts of errors.
+    setting_names: SettingNames,
 }
 
 impl VerifierBuilder {
     pub(crate) fn new(rules: Rules) -> Self {
         Self {
-            pools: vec![PoolSettings::new(rules)],
+            rules: vec![rules],
             fetcher: None,
             #[cfg(feature = "reqwest")]
             http_client: None,
@@ -78,58 +65,49 @@ impl VerifierBuilder {
             max_key_age: MAX_KEY_AGE,
             connect_timeout: CONNECT_TIMEOUT,
             token_cache_bytes: TOKEN_CACHE_BYTES,
+            setting_names: SettingNames::METHODS,
         }
     }
 
-    /// Accepts the tokens of one more pool as well, under rules of its own.
+    pub(crate) fn setting_names(mut self, names: SettingNames) -> Self {
+        self.setting_names = names;
+        self
+    }
+
+    /// Adds a pool whose tokens are accepted under their own rules.
     pub fn add_pool(mut self, rules: Rules) -> Self {
-        self.pools.push(PoolSettings::new(rules));
+        self.rules.push(rules);
         self
     }
 
-    /// Starts with keys that were saved earlier, for the pool that was named last: a restart
-    /// while the issuer is down serves at once. They age from `fetched_at` on.
-    pub fn seed(mut self, jwks: Jwks, fetched_at: SystemTime) -> Self {
-        if let Some(pool) = self.pools.last_mut() {
-            pool.seed = Some((jwks, fetched_at));
-        }
-        self
-    }
-
-    /// Reads the keys of the pool that was named last from this file, at every refresh and for
-    /// an unknown key ID. Replace it by renaming another over it, so that it is never half there.
-    /// A file that can be read counts as fetched now, however old it is, so that
-    /// [`max_key_age`](Self::max_key_age) never ends it: what writes the file has to remove it when its
-    /// keys are too old to be trusted.
-    pub fn jwks_file(mut self, path: impl Into<PathBuf>) -> Self {
-        if let Some(pool) = self.pools.last_mut() {
-            pool.file = Some(path.into());
-        }
-        self
-    }
-
-    /// Fetches with a client of the application's, such as one with a proxy or with root
-    /// certificates of its own. The limits of this crate are set on it last: time, size, no
-    /// redirects, no retries, no decompression, and no connection is kept. A cookie store stays as
-    /// it is set. Keys of a loopback `http` URL are fetched without this client.
+    /// Sets the HTTP client that fetches the keys, such as one with a proxy or with its own root
+    /// certificates.
+    ///
+    /// The limits of this crate are set on it last: time, size, no redirects, no retries, no
+    /// decompression, and no connection is kept. A cookie store stays as it is set. Keys at a
+    /// loopback `http` URL are fetched without this client.
     #[cfg(feature = "reqwest")]
     pub fn http_client(mut self, client: reqwest::ClientBuilder) -> Self {
         self.http_client = Some(client);
         self
     }
 
-    /// Fetches the keys in this way instead of over HTTPS; of several pools, those of all that
-    /// have no [`jwks_file`](Self::jwks_file), each by its address. A fetcher that does not look at
-    /// the address gives all of them the same keys, and each could sign for the others.
+    /// Sets what fetches the keys, instead of an HTTP client.
+    ///
+    /// It fetches the keys of every pool that has no [JWKS file](UserPool::with_jwks_file), each by
+    /// its URL. A fetcher that ignores the URL returns the same keys for all of them, and each pool
+    /// could then sign tokens of the others.
     pub fn jwks_fetcher(mut self, fetcher: impl FetchJwks) -> Self {
         self.fetcher = Some(Arc::new(fetcher));
         self
     }
 
-    /// How much memory this verifier may use to remember tokens that were verified: 8 MiB unless
-    /// set, which is about 4,000 tokens of machines; 0 switches it off. Each verifier that is made
-    /// of it by [`Verifier::with_rules`] may use as much. What such a token says, its key, the time
-    /// and [`Rules::check`] are still judged at every request; its signature is not checked again.
+    /// Sets how much memory this verifier may use to cache verified tokens. The default is 8 MiB,
+    /// about 4,000 machine-to-machine tokens; 0 turns the cache off.
+    ///
+    /// Each verifier that [`Verifier::share_keys`] creates from it may use as much. The claims of a
+    /// cached token, its key, the time and [`Rules::with_check`] are still checked at every request;
+    /// only its signature is not verified again.
     ///
     /// ```
     /// # use tower_cognito::{Rules, Verifier};
@@ -142,121 +120,129 @@ impl VerifierBuilder {
         self
     }
 
-    /// How often the keys are fetched: every 5 minutes unless set, 10 seconds at least and a day
-    /// at most. As long as the issuer can be reached, it is also how long a key that was removed
-    /// may still be trusted.
+    /// Sets how often the keys are fetched. The default is 5 minutes; 10 seconds to 24 hours.
+    ///
+    /// While the issuer can be reached, it is also how long a removed key may still be trusted.
     pub fn refresh_interval(mut self, interval: Duration) -> Self {
         self.refresh_interval = interval;
         self
     }
 
-    /// How long keys may be used while the issuer can not be reached: 24 hours unless set. After
-    /// that every token is answered with [`KeysUnavailable`](crate::VerifyErrorKind::KeysUnavailable).
+    /// Sets how long keys may be used after the last successful fetch. The default is 24 hours; the
+    /// minimum is the refresh interval.
+    ///
+    /// After that, every token is rejected with
+    /// [`KeysUnavailable`](crate::VerifyErrorKind::KeysUnavailable).
     pub fn max_key_age(mut self, age: Duration) -> Self {
         self.max_key_age = age;
         self
     }
 
-    /// How long [`connect`](Self::connect) tries: 10 seconds unless set.
+    /// Sets how long [`connect`](Self::connect) tries to fetch the first keys. The default is 10
+    /// seconds.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
         self
     }
 
-    /// Reads the time of day here instead of from the system: for tests that travel in time. Keys
-    /// grow old by it too, but for those of [`with_jwks`](Self::with_jwks).
+    /// Sets the clock that tells the time of day, for tests that travel in time. The default is the
+    /// system's clock.
+    ///
+    /// Keys grow old by this clock too, except those of
+    /// [`build_with_jwks`](Self::build_with_jwks).
     pub fn clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Starts, and waits for the first keys of every pool: a wrong pool fails here, not at the
-    /// first request. What may pass is tried again within [`connect_timeout`](Self::connect_timeout).
-    /// A pool with [`seed`](Self::seed) that is not too old has its first keys already.
+    /// Builds the verifier and waits until every pool has keys, so that a wrong pool fails here and
+    /// not at the first request.
+    ///
+    /// Errors that may be temporary are retried within [`connect_timeout`](Self::connect_timeout). A
+    /// pool with [initial keys](UserPool::with_initial_jwks) that are not too old does not wait.
     ///
     /// # Errors
     ///
-    /// When the settings are wrong, or a pool has no keys in time; names everything at once.
+    /// Returns an error if the settings are invalid, or if a pool has no keys in time. It lists
+    /// every problem.
     pub async fn connect(self) -> Result<Verifier, StartError> {
         let within = self.connect_timeout;
-        let verifier = self.start()?;
+        let verifier = self.connect_lazy()?;
         verifier.wait_for_keys(within, WaitUntil::PermanentError).await?;
         Ok(verifier)
     }
 
-    /// Starts, and does not wait: until the first keys arrive, tokens are answered with
-    /// [`KeysUnavailable`](crate::VerifyErrorKind::KeysUnavailable), which the layers make a 503.
-    /// [`Verifier::ready`] waits for them.
+    /// Builds the verifier without waiting for keys. It makes no request before it returns, and
+    /// needs no runtime.
     ///
-    /// No tokio runtime is needed. The keys of all verifiers of a process are refreshed on one
-    /// thread of this crate, named `tower-cognito`, which ends with the last verifier.
+    /// Until the first keys arrive, tokens are rejected with
+    /// [`KeysUnavailable`](crate::VerifyErrorKind::KeysUnavailable), which the layers answer with
+    /// 503. [`Verifier::ready`] waits for the keys.
     ///
     /// # Errors
     ///
-    /// Returns an error if the settings are wrong, or if the thread that refreshes the keys cannot
+    /// Returns an error if the settings are invalid, or if the thread that refreshes the keys cannot
     /// be started.
-    pub fn start(mut self) -> Result<Verifier, StartError> {
+    pub fn connect_lazy(mut self) -> Result<Verifier, StartError> {
         let mut problems = self.problems();
+        problems.extend(self.plain_http_problems());
         let fetcher = self.fetcher().map_err(|problem| problems.push(problem));
         let (Ok(fetcher), true) = (fetcher, problems.is_empty()) else {
-            return Err(StartError::new(problems));
+            return Err(ConfigError::new(problems).into());
         };
-        let common = self.common(fetcher);
-        let pools = self.pools.into_iter().zip(0_u32..).map(|(settings, index)| {
-            let PoolSettings { rules, seed, file } = settings;
-            let mut common = common.clone();
-            let address = match file {
-                Some(path) => {
-                    let address = path.display().to_string().into();
-                    common.fetcher = Arc::new(FileFetch::new(path));
-                    address
-                }
-                None => Arc::clone(rules.pool().keys_address()),
-            };
-            let delay = START_SPREAD.saturating_mul(index % START_SLOTS);
-            let keys = Refresher::start(address, common, seed, delay)?;
-            Ok(Pool { rules, keys: Arc::new(keys) })
-        });
-        let pools = pools.collect::<Result<_, _>>().map_err(|NoBackgroundThread(error)| {
-            StartError::new(vec![format!("no thread to refresh the keys on: {error}")])
-        })?;
-        Ok(Verifier::new(pools, self.clock, self.token_cache_bytes))
-    }
-
-    /// Uses these keys for ever, and no network.
-    ///
-    /// # Errors
-    ///
-    /// When the settings are wrong, or there are several pools: keys are one pool's alone.
-    pub fn with_jwks(mut self, jwks: Jwks) -> Result<Verifier, StartError> {
-        let mut problems = self.problems();
-        if self.pools.iter().any(|pool| pool.seed.is_some() || pool.file.is_some())
-            || self.has_way_to_fetch()
-        {
-            problems
-                .push("fixed keys are never fetched, and a way to fetch them is set".to_owned());
-        }
-        let rules = self.pools.pop().map(|pool| pool.rules);
-        if !self.pools.is_empty() {
-            problems.push("fixed keys are one pool's, and several pools are named".to_owned());
-        }
-        let (Some(rules), true) = (rules, problems.is_empty()) else {
-            return Err(StartError::new(problems));
-        };
-        let common = self.common(Arc::new(NeverFetched));
-        let keys = Arc::new(Refresher::fixed(jwks, common));
-        Ok(Verifier::new(vec![Pool { rules, keys }], self.clock, self.token_cache_bytes))
-    }
-
-    fn common(&self, fetcher: Arc<dyn DynFetchJwks>) -> RefreshConfig {
-        RefreshConfig {
+        let config = RefreshConfig {
             fetcher,
             clock: Arc::clone(&self.clock),
             interval: self.refresh_interval,
             max_key_age: self.max_key_age,
             random: Random::from_process,
             limits: Arc::new(Limits::new()),
+        };
+        let pools = self.rules.into_iter().zip(0_u32..).map(|(rules, index)| {
+            let (pool, mut config) = (rules.pool(), config.clone());
+            let address = match pool.jwks_file() {
+                Some(path) => {
+                    config.fetcher = Arc::new(FileFetch::new(path.to_owned()));
+                    path.display().to_string().into()
+                }
+                None => Arc::clone(pool.jwks_url()),
+            };
+            let delay = START_SPREAD.saturating_mul(index % START_SLOTS);
+            let refresher = Refresher::start(address, config, pool.initial_jwks(), delay)?;
+            Ok(Pool { rules, keys: KeySource::Refreshing(Arc::new(refresher)) })
+        });
+        let pools = pools.collect::<Result<_, _>>().map_err(|NoBackgroundThread(error)| {
+            StartError::no_thread(format!("no thread to refresh the keys on: {error}"))
+        })?;
+        Ok(Verifier::new(pools, self.clock, self.token_cache_bytes))
+    }
+
+    /// Builds the verifier with these keys, which never change. It uses no network.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the settings are invalid, if a setting says where keys come from, or if
+    /// there are several pools: keys belong to one pool.
+    pub fn build_with_jwks(mut self, jwks: Jwks) -> Result<Verifier, ConfigError> {
+        let mut problems = self.problems();
+        let is_fetched = |pool: &UserPool| {
+            pool.jwks_file().is_some()
+                || pool.initial_jwks().is_some()
+                || pool.insecure_jwks_host().is_some()
+        };
+        if self.rules.iter().any(|rules| is_fetched(rules.pool())) || self.has_way_to_fetch() {
+            problems
+                .push("fixed keys are never fetched, but a way to fetch keys is set".to_owned());
         }
+        let rules = self.rules.pop();
+        if !self.rules.is_empty() {
+            problems.push("fixed keys belong to one pool, but there are several pools".to_owned());
+        }
+        let (Some(rules), true) = (rules, problems.is_empty()) else {
+            return Err(ConfigError::new(problems));
+        };
+        let keys = KeySource::Static(Arc::new(jwks));
+        Ok(Verifier::new(vec![Pool { rules, keys }], self.clock, self.token_cache_bytes))
     }
 
     fn has_way_to_fetch(&self) -> bool {
@@ -267,53 +253,83 @@ impl VerifierBuilder {
         self.fetcher.is_some()
     }
 
-    /// Everything that can not have been meant.
+    /// Returns every problem in the settings, whatever the source of the keys is.
     fn problems(&self) -> Vec<String> {
         let (shortest, longest) = INTERVALS;
         let mut problems = Vec::new();
         let (mut issuers, mut sources) = (HashSet::new(), HashSet::new());
-        for PoolSettings { rules, file, .. } in &self.pools {
-            let pool = rules.pool().issuer();
-            problems.extend(rules.problems().map(|problem| format!("{pool}: {problem}")));
+        for rules in &self.rules {
+            let pool = rules.pool();
+            let name = pool.issuer();
+            problems.extend(rules.problems().map(|problem| format!("{name}: {problem}")));
             let named_before = problems.len();
-            for issuer in rules.pool().issuer_names() {
+            for issuer in pool.issuer_names() {
                 if !issuers.insert(issuer) {
-                    problems.push(format!("{issuer}: this issuer is named twice"));
+                    problems.push(format!("{issuer}: this issuer is set more than once"));
                 }
             }
-            // One pool's keys would sign for the other.
-            let keys = (file, file.is_none().then(|| rules.pool().keys_address()));
-            if !sources.insert(keys) && problems.len() == named_before {
-                problems.push(format!("{pool}: another pool has its keys from the same place"));
+            // The keys of one pool would sign for the other.
+            let file = pool.jwks_file();
+            let source = (file, file.is_none().then(|| pool.jwks_url()));
+            if !sources.insert(source) && problems.len() == named_before {
+                problems.push(format!("{name}: another pool has its keys from the same place"));
             }
         }
         let interval = self.refresh_interval;
         if interval < shortest {
-            problems.push(format!("refresh interval is {interval:?}, and at least 10 s are asked"));
+            problems.push(format!("refresh interval is {interval:?}, but the minimum is 10s"));
         }
         if interval > longest {
-            let problem = format!("refresh interval is {interval:?}, and at most a day is allowed");
-            problems.push(problem);
+            problems.push(format!("refresh interval is {interval:?}, but the maximum is 24 hours"));
         }
-        let stale = self.max_key_age;
-        if stale < interval {
-            let problem =
-                format!("keys go stale after {stale:?}, before a refresh at {interval:?}");
-            problems.push(problem);
+        let max_age = self.max_key_age;
+        if max_age < interval {
+            problems.push(format!(
+                "maximum key age is {max_age:?}, but the minimum is the refresh interval, {interval:?}"
+            ));
         }
         problems
+    }
+
+    /// Returns the problems of plain http, which matters only for keys that this crate fetches: an
+    /// issuer is only compared.
+    fn plain_http_problems(&self) -> impl Iterator<Item = String> {
+        let names = self.setting_names;
+        let is_fetched_here = self.fetcher.is_none();
+        self.rules.iter().filter_map(move |rules| {
+            let pool = rules.pool();
+            let host = pool.plain_http_host().filter(|_| is_fetched_here);
+            let problem = match (host, pool.insecure_jwks_host()) {
+                (host, allowed) if host == allowed => return None,
+                (Some(host), None) => format!(
+                    "keys would be fetched over plain http from `{host}`, which is not loopback, and \
+                     neither {}, {} nor {} is set",
+                    names.jwks_url, names.jwks_file, names.insecure_jwks_host
+                ),
+                (Some(host), Some(allowed)) => format!(
+                    "keys would be fetched over plain http from `{host}`, but {} is `{allowed}`",
+                    names.insecure_jwks_host
+                ),
+                (None, allowed) => format!(
+                    "{} is `{}`, but no keys are fetched over plain http from it",
+                    names.insecure_jwks_host,
+                    allowed.unwrap_or_default()
+                ),
+            };
+            Some(format!("{}: {problem}", pool.issuer()))
+        })
     }
 
     #[cfg(feature = "reqwest")]
     fn fetcher(&mut self) -> Result<Arc<dyn DynFetchJwks>, String> {
         if let Some(fetcher) = &self.fetcher {
             let is_unused = self.http_client.is_some();
-            let problem = "`http_client` is not used, since `jwks_fetcher` is set";
+            let problem = "`http_client` is set, but `jwks_fetcher` fetches the keys";
             return if is_unused { Err(problem.to_owned()) } else { Ok(Arc::clone(fetcher)) };
         }
         let client = self.http_client.take().unwrap_or_default();
-        let fetched = self.pools.iter().filter(|pool| pool.file.is_none());
-        let urls = fetched.map(|pool| &**pool.rules.pool().keys_address());
+        let fetched = self.rules.iter().filter(|rules| rules.pool().jwks_file().is_none());
+        let urls = fetched.map(|rules| &**rules.pool().jwks_url());
         match HttpFetch::for_urls(urls, client) {
             Ok(fetcher) => Ok(Arc::new(fetcher)),
             Err(error) => Err(format!("no HTTP client: {}", with_causes(&error))),
@@ -322,19 +338,23 @@ impl VerifierBuilder {
 
     #[cfg(not(feature = "reqwest"))]
     fn fetcher(&mut self) -> Result<Arc<dyn DynFetchJwks>, String> {
-        if self.pools.iter().all(|pool| pool.file.is_some()) {
-            return Ok(Arc::new(NeverFetched));
+        match &self.fetcher {
+            Some(fetcher) => Ok(Arc::clone(fetcher)),
+            None if self.rules.iter().all(|rules| rules.pool().jwks_file().is_some()) => {
+                Ok(Arc::new(NoFetch))
+            }
+            None => {
+                Err("neither `jwks_fetcher` nor the feature `reqwest` is set to fetch keys"
+                    .to_owned())
+            }
         }
-        let missing =
-            "nothing fetches the keys: turn on the feature `reqwest`, or set `jwks_fetcher`";
-        self.fetcher.clone().ok_or_else(|| missing.to_owned())
     }
 }
 
 impl fmt::Debug for VerifierBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifierBuilder")
-            .field("pools", &self.pools)
+            .field("rules", &self.rules)
             .field("refresh_interval", &self.refresh_interval)
             .field("max_key_age", &self.max_key_age)
             .field("connect_timeout", &self.connect_timeout)
@@ -342,7 +362,33 @@ impl fmt::Debug for VerifierBuilder {
     }
 }
 
-/// Unless they are set.
+/// What the settings of a pool are called where the user set them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SettingNames {
+    pub(crate) jwks_url: &'static str,
+    pub(crate) jwks_file: &'static str,
+    pub(crate) insecure_jwks_host: &'static str,
+}
+
+impl SettingNames {
+    const METHODS: Self = Self {
+        jwks_url: "`UserPool::with_jwks_url`",
+        jwks_file: "`UserPool::with_jwks_file`",
+        insecure_jwks_host: "`UserPool::with_insecure_jwks_host`",
+    };
+    pub(crate) const VARIABLES: Self = Self {
+        jwks_url: "`COGNITO_JWKS_URL`",
+        jwks_file: "`COGNITO_JWKS_FILE`",
+        insecure_jwks_host: "`COGNITO_INSECURE_JWKS_HOST`",
+    };
+    pub(crate) const KEYS: Self = Self {
+        jwks_url: "`jwks_url`",
+        jwks_file: "`jwks_file`",
+        insecure_jwks_host: "`insecure_jwks_host`",
+    };
+}
+
+// The defaults.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 pub(crate) const MAX_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -352,15 +398,20 @@ pub(crate) const TOKEN_CACHE_BYTES: usize = 8 * 1024 * 1024;
 pub(crate) const INTERVALS: (Duration, Duration) =
     (Duration::from_secs(10), Duration::from_secs(24 * 60 * 60));
 
-/// The first fetches of many pools begin this far apart, and all within 5 seconds.
+/// The first fetches of many pools begin this far apart, and all of them within 5 seconds.
 const START_SPREAD: Duration = Duration::from_millis(4);
 const START_SLOTS: u32 = 1_250;
 
-/// The fetcher of keys that are fixed.
-struct NeverFetched;
+/// The fetcher of a verifier whose pools all have files.
+#[cfg(not(feature = "reqwest"))]
+struct NoFetch;
 
-impl FetchJwks for NeverFetched {
-    async fn fetch_jwks(&self, _url: &str) -> Result<JwksDocument, RefreshError> {
-        Err(RefreshError::transport("these keys are fixed"))
+#[cfg(not(feature = "reqwest"))]
+impl FetchJwks for NoFetch {
+    async fn fetch_jwks(
+        &self,
+        _url: &str,
+    ) -> Result<crate::fetch::JwksDocument, crate::error::RefreshError> {
+        Err(crate::error::RefreshError::transport("every pool has a file"))
     }
 }

@@ -1,16 +1,20 @@
-//! A verifier: rules, the keys that are current, and the time of day. The only folder that names
-//! the system's clock.
+//! A verifier: rules, the current keys, and the time of day. The only folder that names the system's
+//! clock.
 
 mod builder;
+mod key_source;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes};
+use self::key_source::{CurrentKeys, KeySource};
+use crate::error::{
+    ConfigError, RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes,
+};
 use crate::health::Health;
-use crate::refresh::{Clock, CurrentKeys, NoKeys, Refresher, WaitUntil, all_ready};
+use crate::refresh::{Clock, NoKeys, WaitUntil, all_ready};
 use crate::telemetry::{self, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
@@ -30,7 +34,7 @@ pub(crate) use builder::{
 ///
 /// let issuer = TestIssuer::new();
 /// let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
-/// let verifier = Verifier::builder(rules).with_jwks(issuer.jwks())?;
+/// let verifier = Verifier::builder(rules).build_with_jwks(issuer.jwks())?;
 ///
 /// let token = issuer.machine_token("my-client").sign();
 /// assert_eq!(verifier.try_verify(&token)?.client_id(), "my-client");
@@ -46,107 +50,109 @@ struct Shared {
     by_issuer: HashMap<Arc<str>, usize>,
     clock: Clock,
     cache: TokenCache,
-    /// For the caches of those who share the keys.
+    /// The size of the cache, also for verifiers that share the keys.
     cache_bytes: usize,
 }
 
-/// One pool: its rules, and the keys that count for these rules alone.
+/// One pool: its rules, and the keys that count for these rules only.
 struct Pool {
     rules: Rules,
-    keys: Arc<Refresher>,
+    keys: KeySource,
 }
 
 impl Verifier {
-    /// A verifier for the pool that these rules name; [`VerifierBuilder::add_pool`] adds others.
+    /// Creates a builder for the pool that these rules name.
+    ///
+    /// [`VerifierBuilder::add_pool`] adds other pools.
     pub fn builder(rules: Rules) -> VerifierBuilder {
         VerifierBuilder::new(rules)
     }
 
-    /// Verifies a token. If its key is not among those held, which is so right after a rotation,
-    /// waits for a refresh: at most a second, within limits that many such tokens can not exceed.
+    /// Verifies a token. If its key is unknown, as right after a rotation, waits for a refresh: at
+    /// most one second, within limits that any number of such tokens cannot exceed.
     ///
     /// # Errors
     ///
-    /// When the token is not a good one, or with
-    /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable) when there are no current keys.
+    /// Returns an error if the token is not valid under the rules, or with
+    /// [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable) if there are no current keys.
     pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
-        let now = (self.shared.clock)();
-        if let Some(result) = self.cached_at(token.as_bytes(), now) {
-            return result;
+        match self.attempt(token) {
+            Attempt::Done(result) => result,
+            Attempt::UnknownKey { pool, timer } => {
+                let result = self.verify_with_newer_keys(token, pool).await;
+                timer.verified(&result);
+                result
+            }
         }
-        let timer = Timer::start();
-        let result = match self.verify_uncached(token, now) {
-            Outcome::Final(result) => result,
-            Outcome::UnknownKey(pool) => self.verify_with_newer_keys(token, pool).await,
-        };
-        timer.verified(&result);
-        result
     }
 
-    /// Verifies a token without waiting. If its key is not among those held, it is refused at
-    /// once, and a refresh is asked for.
+    /// Verifies a token without waiting. If its key is unknown, rejects the token at once and
+    /// requests a refresh.
     ///
     /// # Errors
     ///
-    /// As [`Verifier::verify`].
+    /// Returns an error if [`Verifier::verify`] would return one, or if the key is unknown.
     pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
-        let now = (self.shared.clock)();
-        if let Some(result) = self.cached_at(token.as_bytes(), now) {
-            return result;
-        }
-        let timer = Timer::start();
-        let result = match self.verify_uncached(token, now) {
-            Outcome::Final(result) => result,
-            Outcome::UnknownKey(pool) => {
-                pool.keys.request_fetch();
-                Err(VerifyErrorKind::UnknownKey.into())
+        match self.attempt(token) {
+            Attempt::Done(result) => result,
+            Attempt::UnknownKey { pool, timer } => {
+                if let Some(refresher) = pool.keys.refresher() {
+                    refresher.request_fetch();
+                }
+                let result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
+                timer.verified(&result);
+                result
             }
-        };
-        timer.verified(&result);
-        result
+        }
     }
 
-    /// The same keys under other rules, which must name a pool of this verifier's; it is the one
-    /// pool of the new one. The task that refreshes the keys is shared, and ends with the last
-    /// verifier that needs it.
+    /// Creates a verifier with the same keys and other rules, which must name one of this
+    /// verifier's pools.
+    ///
+    /// That pool is the only one of the new verifier. Both share the task that refreshes the keys,
+    /// which ends with the last verifier that needs it. Each has its own token cache.
     ///
     /// ```
-    /// # use tower_cognito::{ClientIds, Rules, StartError, UserPool, Verifier};
-    /// # fn example(verifier: Verifier, pool: UserPool) -> Result<(), StartError> {
-    /// let admins = Rules::new(pool, ClientIds::any()).groups(["admins"]);
-    /// let for_admins = verifier.with_rules(admins)?;
+    /// # use tower_cognito::{ClientIds, ConfigError, Rules, UserPool, Verifier};
+    /// # fn example(verifier: Verifier, pool: UserPool) -> Result<(), ConfigError> {
+    /// let admins = Rules::new(pool, ClientIds::any()).with_groups(["admins"]);
+    /// let for_admins = verifier.share_keys(admins)?;
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     ///
-    /// When the rules are wrong, or their pool is not one of this verifier's.
-    pub fn with_rules(&self, rules: Rules) -> Result<Self, StartError> {
+    /// Returns an error if the rules are invalid, or name a pool that this verifier does not have.
+    pub fn share_keys(&self, rules: Rules) -> Result<Self, ConfigError> {
         let mut problems = rules.problems().collect::<Vec<_>>();
-        let shared = self.shared.pools.iter().find(|pool| pool.rules.pool() == rules.pool());
-        if shared.is_none() {
-            problems.push("the rules name a pool whose keys this verifier has not".to_owned());
+        let known = self.shared.pools.iter().find(|pool| pool.rules.pool() == rules.pool());
+        if known.is_none() {
+            let problem = "this verifier was not built with the pool that the rules name";
+            problems.push(problem.to_owned());
         }
-        match shared {
+        match known {
             Some(pool) if problems.is_empty() => {
-                let keys = Arc::clone(&pool.keys);
+                let keys = pool.keys.clone();
                 let clock = Arc::clone(&self.shared.clock);
                 Ok(Self::new(vec![Pool { rules, keys }], clock, self.shared.cache_bytes))
             }
-            _ => Err(StartError::new(problems)),
+            _ => Err(ConfigError::new(problems)),
         }
     }
 
-    /// How the keys are doing. Of several pools the verifier is [`NotReady`](Health::NotReady)
-    /// only when none can be served, so that one tenant's outage takes no replica out of service;
-    /// [`health_of`](Self::health_of) tells of one pool.
+    /// Returns the health of the keys.
+    ///
+    /// A verifier of several pools is [`NotReady`](Health::NotReady) only if no pool has usable
+    /// keys, so that the outage of one tenant does not take the replica out of service;
+    /// [`health_of`](Self::health_of) reports on one pool.
     pub fn health(&self) -> Health {
         let now = (self.shared.clock)();
         Health::of_all(self.shared.pools.iter().map(|pool| pool.keys.health(now)))
     }
 
-    /// How the keys of the pool with this issuer are doing; `None` where it is not trusted here.
+    /// Returns the health of the keys of the pool with this issuer, or `None` if the issuer is not
+    /// trusted.
     ///
     /// ```
     /// # use tower_cognito::{Health, Verifier};
@@ -155,19 +161,21 @@ impl Verifier {
     /// }
     /// ```
     pub fn health_of(&self, issuer: &str) -> Option<Health> {
-        let (_, _, pool) = self.shared.pool_of(issuer).ok()?;
+        let (_, _, pool) = self.shared.pool_of(issuer)?;
         Some(Health::of_all([pool.keys.health((self.shared.clock)())]))
     }
 
-    /// Fetches the keys of every pool now, and waits for it: for a hook that tells of a rotation.
-    /// Nothing limits how often, so never let a client trigger it.
+    /// Fetches the keys of every pool now and waits for them, for a hook that reports a rotation.
+    ///
+    /// The number of calls is not limited, so do not let a client trigger it.
     ///
     /// # Errors
     ///
-    /// When the fetch fails; of several pools, the first error. The keys that are held stay.
+    /// Returns an error if a fetch fails; with several pools, the first error. The current keys
+    /// stay in use.
     pub async fn refresh(&self) -> Result<(), RefreshError> {
         let refreshes = self.shared.pools.iter().map(|pool| pool.keys.refresh());
-        // Each is wanted before the first is waited for.
+        // Requests every fetch before it waits for the first.
         let refreshes = refreshes.collect::<Vec<_>>();
         let mut result = Ok(());
         for refresh in refreshes {
@@ -176,9 +184,11 @@ impl Verifier {
         result
     }
 
-    /// Ends the background tasks, and waits until they are gone. Tokens are still verified with
-    /// the keys that are held, until those are too old. It is the end for verifiers that share
-    /// these keys, too. Dropping the last of them also ends the tasks, without waiting.
+    /// Ends the background tasks and waits until they are gone.
+    ///
+    /// Tokens are still verified with the current keys, until these are too old. Verifiers that
+    /// share the keys are affected too. Dropping the last of them also ends the tasks, without
+    /// waiting.
     ///
     /// ```no_run
     /// # use axum::Router;
@@ -193,36 +203,63 @@ impl Verifier {
     /// ```
     pub async fn shutdown(&self) {
         for pool in &self.shared.pools {
-            pool.keys.shut_down().await;
+            if let Some(refresher) = pool.keys.refresher() {
+                refresher.shut_down().await;
+            }
         }
     }
 
-    /// Waits until every pool has keys.
+    /// Waits until every pool has keys, at most this long.
     ///
     /// # Errors
     ///
-    /// When the time is over; names every pool without keys, and why it has none.
+    /// Returns an error if the time is over. It names every pool without keys and the reason.
     pub async fn ready(&self, within: Duration) -> Result<(), StartError> {
         self.wait_for_keys(within, WaitUntil::Timeout).await
     }
 
-    /// [`Verifier::verify`] for a layer, after [`cached`](Self::cached); its future should not grow
-    /// by that of a wait, so it is `None` where newer keys could change the verdict.
+    /// Verifies a token that is not cached, for a layer. The layer has called
+    /// [`cached`](Self::cached) before, with bytes that need not be text.
+    ///
+    /// Returns `None` if newer keys could change the result. The layer then calls
+    /// [`verify`](Self::verify), whose future is too large to be part of every request.
     pub(crate) fn verify_without_wait(
         &self,
         token: &str,
     ) -> Option<Result<AccessToken, VerifyError>> {
+        match self.attempt_uncached(token, (self.shared.clock)()) {
+            Attempt::Done(result) => Some(result),
+            Attempt::UnknownKey { .. } => None,
+        }
+    }
+
+    /// Returns the result for a token that was verified before, if its keys are still current.
+    pub(crate) fn cached(&self, token: &[u8]) -> Option<Result<AccessToken, VerifyError>> {
+        self.cached_at(token, (self.shared.clock)())
+    }
+
+    fn attempt(&self, token: &str) -> Attempt<'_> {
         let now = (self.shared.clock)();
+        match self.cached_at(token.as_bytes(), now) {
+            Some(result) => Attempt::Done(result),
+            None => self.attempt_uncached(token, now),
+        }
+    }
+
+    fn attempt_uncached(&self, token: &str, now: SystemTime) -> Attempt<'_> {
         let timer = Timer::start();
-        let result = match self.verify_uncached(token, now) {
-            Outcome::Final(result) => result,
-            Outcome::UnknownKey(pool) if pool.keys.is_fixed() => {
-                Err(VerifyErrorKind::UnknownKey.into())
+        match self.verify_uncached(token, now) {
+            Outcome::Final(result) => {
+                timer.verified(&result);
+                Attempt::Done(result)
             }
-            Outcome::UnknownKey(_) => return None,
-        };
-        timer.verified(&result);
-        Some(result)
+            Outcome::UnknownKey(pool) if pool.keys.refresher().is_none() => {
+                let result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
+                timer.verified(&result);
+                Attempt::Done(result)
+            }
+            Outcome::UnknownKey(pool) => Attempt::UnknownKey { pool, timer },
+        }
     }
 
     async fn verify_with_newer_keys(
@@ -230,32 +267,27 @@ impl Verifier {
         token: &str,
         pool: &Pool,
     ) -> Result<AccessToken, VerifyError> {
-        let mut verdict = Err(VerifyErrorKind::UnknownKey.into());
+        let mut result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
         let found = || match self.verify_uncached(token, (self.shared.clock)()) {
-            Outcome::Final(result) => {
-                verdict = result;
+            Outcome::Final(verified) => {
+                result = verified;
                 true
             }
             Outcome::UnknownKey(_) => false,
         };
-        pool.keys.wait_for_key(found).await;
-        verdict
-    }
-
-    /// The verdict on a token that was verified before, if its keys are still the current ones.
-    pub(crate) fn cached(&self, token: &[u8]) -> Option<Result<AccessToken, VerifyError>> {
-        self.cached_at(token, (self.shared.clock)())
+        if let Some(refresher) = pool.keys.refresher() {
+            refresher.wait_for_key(found).await;
+        }
+        result
     }
 
     fn cached_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
         let CacheEntry { token: verified, pool, keys } = self.shared.cache.get(token)?;
         let pool = self.shared.pools.get(pool)?;
         let result = match pool.keys.current(now) {
-            Ok(current) if current.id() != keys => {
-                self.shared.cache.remove(token);
-                return None;
-            }
-            Ok(_) => pool.rules.recheck(&verified, now).map_err(VerifyError::from),
+            // The entry is replaced if the token is still valid under the new keys.
+            Ok(current) if current.id() != keys => return None,
+            Ok(_) => pool.rules.recheck(&verified, now).map_err(VerifyError::new),
             Err(retry_after) => Err(VerifyError::keys_unavailable(retry_after)),
         };
         let result = result.map(|()| verified);
@@ -264,15 +296,17 @@ impl Verifier {
     }
 
     fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome<'_> {
-        let mut chosen = None;
+        let mut resolved = None;
         let result = verify_with_pools(token, now, |issuer| {
-            let (issuer, index, pool) = self.shared.pool_of(issuer)?;
-            chosen = Some((index, pool));
-            let keys: CurrentKeys =
+            let Some((issuer, index, pool)) = self.shared.pool_of(issuer) else {
+                return Err(VerifyError::new(VerifyErrorKind::UnknownIssuer));
+            };
+            resolved = Some((index, pool));
+            let keys: CurrentKeys<'_> =
                 pool.keys.current(now).map_err(VerifyError::keys_unavailable)?;
             Ok(TrustedPool { rules: &pool.rules, issuer, keys })
         });
-        match (result, chosen) {
+        match (result, resolved) {
             (Ok((verified, keys)), Some((pool, _))) => {
                 let entry = CacheEntry { token: verified.clone(), pool, keys };
                 self.shared.cache.insert(token, entry);
@@ -296,23 +330,22 @@ impl Verifier {
 
     async fn wait_for_keys(&self, within: Duration, until: WaitUntil) -> Result<(), StartError> {
         let mut problems = Vec::new();
-        let sources = self.shared.pools.iter().map(|pool| &*pool.keys);
-        all_ready(sources, within, until, |keys, NoKeys(error)| {
-            let reason = error.map_or_else(|| "no answer yet".to_owned(), |e| with_causes(&e));
-            let address = without_query(keys.address());
+        let refreshers = self.shared.pools.iter().filter_map(|pool| pool.keys.refresher());
+        all_ready(refreshers, within, until, |refresher, NoKeys(error)| {
+            let reason = error.map_or_else(|| "no response yet".to_owned(), |e| with_causes(&e));
+            let address = without_query(refresher.address());
             problems.push(format!("no keys from {address}: {reason}"));
         })
         .await;
-        if problems.is_empty() { Ok(()) } else { Err(StartError::new(problems)) }
+        if problems.is_empty() { Ok(()) } else { Err(StartError::no_keys(problems)) }
     }
 }
 
 impl Shared {
-    fn pool_of(&self, issuer: &str) -> Result<(&Arc<str>, usize, &Pool), VerifyErrorKind> {
-        let known = self.by_issuer.get_key_value(issuer);
-        known
-            .and_then(|(issuer, index)| Some((issuer, *index, self.pools.get(*index)?)))
-            .ok_or(VerifyErrorKind::UnknownIssuer)
+    /// Returns the pool of a trusted issuer, its index, and the issuer without a new allocation.
+    fn pool_of(&self, issuer: &str) -> Option<(&Arc<str>, usize, &Pool)> {
+        let (issuer, index) = self.by_issuer.get_key_value(issuer)?;
+        Some((issuer, *index, self.pools.get(*index)?))
     }
 }
 
@@ -322,8 +355,18 @@ impl fmt::Debug for Verifier {
     }
 }
 
+/// What a verification without a wait results in.
+enum Attempt<'v> {
+    Done(Result<AccessToken, VerifyError>),
+    /// Newer keys could change the result. The timer still runs.
+    UnknownKey {
+        pool: &'v Pool,
+        timer: Timer,
+    },
+}
+
 enum Outcome<'v> {
     Final(Result<AccessToken, VerifyError>),
-    /// Newer keys could change the verdict.
+    /// The pool has no key with the token's key ID.
     UnknownKey(&'v Pool),
 }

@@ -122,7 +122,7 @@ fn cost_by_the_layers(name: &str, authorization: &str, status: u16) -> Cost {
 fn app() -> RequireTokenService<RequireScopeService<Inside>> {
     static LAYER: LazyLock<RequireToken> = LazyLock::new(|| {
         let builder = Verifier::builder(rules()).clock(now).token_cache_bytes(0);
-        RequireToken::new(builder.with_jwks(issuer().jwks()).unwrap())
+        RequireToken::new(builder.build_with_jwks(issuer().jwks()).unwrap())
     });
     LAYER.layer(RequireScope::new("last").layer(Inside))
 }

@@ -190,7 +190,7 @@ fn an_error_says_where_and_never_what() {
 
 #[track_caller]
 fn verdict(rules: Rules, token: &TokenBuilder, expected: Option<VerifyErrorKind>) {
-    let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
     let kind = verifier.try_verify(&token.sign()).err().map(|error| error.kind());
     assert_eq!(kind, expected, "{token:?}");
 }
@@ -293,7 +293,7 @@ const INVALID: &str =
 #[tokio::test]
 async fn a_token_is_refused_from_the_request_on_after_it_was_revoked() {
     let revoked = Revoked::default();
-    let verifier = Verifier::builder(revocable(&revoked)).with_jwks(issuer().jwks()).unwrap();
+    let verifier = Verifier::builder(revocable(&revoked)).build_with_jwks(issuer().jwks()).unwrap();
     let layer = RequireToken::new(verifier.clone());
     let token = |id: &str| machine("a/b").claim("jti", id).sign();
     let (one, two) = (token("one"), token("two"));
@@ -321,7 +321,7 @@ async fn a_token_is_refused_from_the_request_on_after_it_was_revoked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_that_changes_under_traffic_is_seen_by_the_next_request() {
     let revoked = Revoked::default();
-    let verifier = Verifier::builder(revocable(&revoked)).with_jwks(issuer().jwks()).unwrap();
+    let verifier = Verifier::builder(revocable(&revoked)).build_with_jwks(issuer().jwks()).unwrap();
     let layer = RequireToken::new(verifier);
     let other = machine("a/b").claim("jti", "other").sign();
     let traffic = (0..2).map(|_| {
@@ -364,7 +364,7 @@ fn of_several_checks_all_must_agree_and_the_first_that_refuses_decides() {
         .check(refuses("a", CheckError::Revoked))
         .check(refuses("b", CheckError::Forbidden))
         .check(refuses("a", CheckError::Forbidden));
-    let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
     let kind = |id: &str| {
         let token = machine("").claim("jti", id).sign();
         verifier.try_verify(&token).map(drop).map_err(|error| error.kind())
@@ -400,7 +400,7 @@ async fn what_the_check_forbids_is_403_and_what_it_is_asked_comes_last() {
             _ => Err(CheckError::Forbidden),
         }
     });
-    let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
     let layer = RequireToken::new(verifier);
     let user = |name: &str, groups: &[&str]| {
         issuer().user_token(CLIENT, name).scope("a/b").claim("cognito:groups", groups)

@@ -109,7 +109,7 @@ fn what_is_not_set_is_as_in_the_code() {
     let rules = tower_cognito::Rules::new(pool, tower_cognito::ClientIds::only([CLIENT]));
     assert_eq!(format!("{:?}", config.rules()), format!("{rules:?}"));
     let plain = tower_cognito::Verifier::builder(rules);
-    assert_eq!(format!("{:?}", config.verifier()), format!("{plain:?}"));
+    assert_eq!(format!("{:?}", config.verifier_builder()), format!("{plain:?}"));
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn numbers_are_taken_up_to_their_limits() {
         assert_eq!(config.is_ok(), is_good, "{settings:?}: {config:?}");
         let Ok(config) = config else { continue };
         // The builder has nothing against what was accepted.
-        let started = config.verifier().with_jwks(keys().issuer.jwks());
+        let started = config.verifier_builder().build_with_jwks(keys().issuer.jwks());
         assert!(started.is_ok(), "{settings:?}: {started:?}");
     }
 }
@@ -536,7 +536,7 @@ fn the_page_names_every_setting() {
 }
 
 fn kind(config: &Config, token: &str) -> Option<VerifyErrorKind> {
-    let verifier = config.verifier().with_jwks(issuer().jwks()).unwrap();
+    let verifier = config.verifier_builder().build_with_jwks(issuer().jwks()).unwrap();
     verifier.try_verify(token).err().map(|error| error.kind())
 }
 
@@ -609,8 +609,8 @@ fn leeway_changes_the_verdict() {
         (&[], -1, None),
     ] {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(whole.strict_add_signed(seconds));
-        let verifier = with(settings).unwrap().verifier().clock(move || time);
-        let verifier = verifier.with_jwks(issuer().jwks()).unwrap();
+        let verifier = with(settings).unwrap().verifier_builder().clock(move || time);
+        let verifier = verifier.build_with_jwks(issuer().jwks()).unwrap();
         let kind = verifier.try_verify(&token).err().map(|error| error.kind());
         assert_eq!(kind, expected, "{settings:?} {seconds}");
     }
@@ -628,7 +628,7 @@ async fn required_scopes_are_a_layer_that_wants_all_of_them() {
     ] {
         let settings = scopes.map(|scopes| ("required_scopes", scopes));
         let config = with(settings.as_slice()).unwrap();
-        let verifier = config.verifier().with_jwks(issuer().jwks()).unwrap();
+        let verifier = config.verifier_builder().build_with_jwks(issuer().jwks()).unwrap();
         let service = service_fn(|_: Request<()>| async {
             Ok::<_, std::convert::Infallible>(Response::new(
                 http_body_util::Empty::<bytes::Bytes>::new(),
@@ -690,7 +690,7 @@ async fn the_keys_are_fetched_from_where_the_settings_say() {
         let urls = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&urls);
         let config = from_vars(&[settings, &[("client_ids", "any")]].concat()).unwrap();
-        let builder = config.verifier().jwks_fetcher(move |url: String| {
+        let builder = config.verifier_builder().jwks_fetcher(move |url: String| {
             seen.lock().unwrap().push(url);
             async { Ok::<_, RefreshError>(JwksDocument::new(issuer().jwks_json())) }
         });
@@ -708,7 +708,7 @@ async fn the_refresh_interval_is_the_one_that_is_set() {
         (&[], s(240), s(300)),
     ] {
         let fake = Fake::new(old_set());
-        let builder = with(settings).unwrap().verifier().clock(fake.clock());
+        let builder = with(settings).unwrap().verifier_builder().clock(fake.clock());
         let fetcher = fake.clone();
         let builder = builder.jwks_fetcher(move |_url: String| fetcher.fetch());
         let verifier = builder.connect().await.unwrap();
@@ -727,7 +727,7 @@ async fn the_refresh_interval_is_the_one_that_is_set() {
 async fn keys_go_stale_when_the_settings_say() {
     for (settings, most) in [(&[("max_key_age_seconds", "600")][..], s(600)), (&[], s(86_400))] {
         let fake = Fake::new(old_set());
-        let builder = with(settings).unwrap().verifier().clock(fake.clock());
+        let builder = with(settings).unwrap().verifier_builder().clock(fake.clock());
         let fetcher = fake.clone();
         let builder = builder.jwks_fetcher(move |_url: String| fetcher.fetch());
         let verifier = builder.connect().await.unwrap();
@@ -749,7 +749,7 @@ async fn connect_tries_for_as_long_as_is_set() {
         (&[], s(10), s(11)),
     ] {
         let fake = Fake::new(Reply::Status(500));
-        let builder = with(settings).unwrap().verifier();
+        let builder = with(settings).unwrap().verifier_builder();
         let fetcher = fake.clone();
         let builder = builder.jwks_fetcher(move |_url: String| fetcher.fetch());
         let begun = Instant::now();
@@ -759,7 +759,8 @@ async fn connect_tries_for_as_long_as_is_set() {
     }
     // The largest number is taken for what it is.
     let fake = Fake::new(old_set());
-    let builder = with(&[("connect_timeout_seconds", "18446744073709551615")]).unwrap().verifier();
+    let builder =
+        with(&[("connect_timeout_seconds", "18446744073709551615")]).unwrap().verifier_builder();
     let builder = builder.jwks_fetcher(move |_url: String| fake.fetch());
     assert!(builder.connect().await.is_ok());
 }

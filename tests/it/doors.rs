@@ -36,7 +36,7 @@ use tower_cognito::{
     TestIssuer, TokenInterceptor, Verifier, VerifyErrorKind,
 };
 
-use super::support::{CLIENT, issuer, machine, rules, verifier};
+use super::support::{CLIENT, initially, issuer, machine, rules, verifier};
 
 /// One row, as it is on the wire.
 #[derive(Clone, Copy)]
@@ -208,7 +208,7 @@ impl Guard {
     }
 
     fn of(rules: Rules) -> Self {
-        Self::new(Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap())
+        Self::new(Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap())
     }
 
     fn scope(scope: RequireScope) -> Self {
@@ -233,7 +233,7 @@ impl Guard {
 fn no_keys() -> Verifier {
     Verifier::builder(rules())
         .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-        .start()
+        .connect_lazy()
         .unwrap()
 }
 
@@ -868,14 +868,13 @@ async fn a_grpc_web_request_is_answered_under_its_own_content_type() {
 #[tokio::test(start_paused = true)]
 async fn keys_that_are_too_old_say_when_the_next_attempt_is() {
     let clock = SystemTime::now();
-    let verifier = Verifier::builder(rules())
-        .seed(issuer().jwks(), clock - Duration::from_secs(25 * 3600))
+    let verifier = Verifier::builder(initially(rules(), clock - Duration::from_secs(25 * 3600)))
         .clock(move || clock)
         .jwks_fetcher(|_| async {
             let wait = Duration::from_secs(20);
             Err::<JwksDocument, _>(RefreshError::status(503).with_retry_after(wait))
         })
-        .start()
+        .connect_lazy()
         .unwrap();
     verifier.refresh().await.unwrap_err();
     let case = Case {
@@ -1329,7 +1328,7 @@ impl<B> Service<Request<B>> for Unreachable {
 #[tokio::test]
 async fn h013_a_forged_token_is_overwritten_or_removed() {
     let rules = Rules::new(issuer().user_pool(), ClientIds::any());
-    let anybody = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let anybody = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
     let forged = anybody.try_verify(&issuer().machine_token("forged").sign()).unwrap();
     let public = ScopeTable::new([("GET /activity", Access::public())]).unwrap();
     let layer = || RequireToken::new(verifier());

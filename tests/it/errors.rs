@@ -125,11 +125,11 @@ fn setting_errors_say_what_a_good_value_looks_like() {
 fn refresh_errors_keep_their_cause_in_the_source() {
     let error = RefreshError::transport("connection refused");
     assert_eq!(error.source().unwrap().to_string(), "connection refused");
-    assert_eq!(error.class(), "transport");
+    assert_eq!(error.kind().as_str(), "transport");
     check(error, "the request failed");
     let error = RefreshError::status(404);
     assert!(error.source().is_none());
-    assert_eq!(error.class(), "status");
+    assert_eq!(error.kind().as_str(), "status");
     check(error, "the answer has status 404");
 }
 
@@ -143,7 +143,7 @@ fn all_mistakes_in_the_settings_are_reported_at_once() {
         .add_pool(twice)
         .refresh_interval(seconds(9))
         .max_key_age(seconds(8))
-        .with_jwks(support::issuer().jwks())
+        .build_with_jwks(support::issuer().jwks())
         .unwrap_err();
     let us_east_1 = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_Example";
     assert_eq!(

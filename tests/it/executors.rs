@@ -68,7 +68,7 @@ impl Issuer {
         self.members.lock().unwrap().push(&keys().new);
     }
 
-    fn start(&self) -> Verifier {
+    fn connect_lazy(&self) -> Verifier {
         let issuer = self.clone();
         let rules = Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]));
         let builder = Verifier::builder(rules).jwks_fetcher(move |_url| {
@@ -80,7 +80,7 @@ impl Issuer {
                 Ok::<_, RefreshError>(JwksDocument::new(document))
             }
         });
-        builder.start().unwrap()
+        builder.connect_lazy().unwrap()
     }
 }
 
@@ -131,14 +131,14 @@ fn without_timers() -> Runtime {
 fn runtime_without_timers_starts_a_verifier_and_ends_every_wait() {
     let runtime = without_timers();
     let issuer = Issuer::new();
-    let verifier = runtime.block_on(async { issuer.start() });
+    let verifier = runtime.block_on(async { issuer.connect_lazy() });
     check_every_wait(&issuer, &verifier, |wait| runtime.block_on(wait));
 }
 
 #[test]
 fn no_runtime_at_all_starts_a_verifier_and_ends_every_wait() {
     let issuer = Issuer::new();
-    let verifier = issuer.start();
+    let verifier = issuer.connect_lazy();
     check_every_wait(&issuer, &verifier, |wait| block_on_within(s(30), wait));
 }
 
@@ -148,7 +148,7 @@ fn runtime_that_is_not_driven_delays_no_wait_elsewhere() {
     for elsewhere in [None, Some(without_timers())] {
         let issuer = Issuer::new();
         let verifier = idle.block_on(async {
-            let verifier = issuer.start();
+            let verifier = issuer.connect_lazy();
             verifier.ready(s(20)).await.unwrap();
             assert_eq!(Handle::current().metrics().num_alive_tasks(), 0, "no task is left on it");
             verifier
@@ -195,7 +195,7 @@ fn unknown_key_waits_no_longer_than_its_limit_while_the_issuer_hangs() {
                 Ok::<_, RefreshError>(JwksDocument::new(set(&[&keys().old])))
             }
         })
-        .start()
+        .connect_lazy()
         .unwrap();
     block_on_within(s(20), verifier.ready(s(20))).unwrap();
     let begun = Instant::now();
@@ -205,7 +205,7 @@ fn unknown_key_waits_no_longer_than_its_limit_while_the_issuer_hangs() {
     // The fetch under way ends at its limit of 5 seconds, and so does the next.
     let begun = Instant::now();
     let error = block_on_within(s(30), verifier.refresh()).unwrap_err();
-    assert_eq!(error.class(), "timed_out");
+    assert_eq!(error.kind().as_str(), "timed_out");
     assert!((s(4)..s(11) + SLACK).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }
 
@@ -222,7 +222,10 @@ fn keys_come_over_http_and_from_a_file_without_a_runtime() {
     let name = format!("tower-cognito-executors-{}.json", std::process::id());
     let file = std::env::temp_dir().join(name);
     fs::write(&file, server.issuer().jwks_json()).unwrap();
-    let verifier = Verifier::builder(rules).jwks_file(&file);
+    let verifier = Verifier::builder(Rules::new(
+        rules.pool().clone().with_jwks_file(&file),
+        ClientIds::only([CLIENT]),
+    ));
     let verifier = block_on_within(s(20), verifier.connect()).unwrap();
     block_on_within(s(20), verifier.verify(&token)).unwrap();
     fs::remove_file(&file).unwrap();
@@ -241,7 +244,7 @@ fn verifier_of_real_time_finds_a_new_key_inside_of_paused_time() {
                 Ok::<_, RefreshError>(JwksDocument::new(document))
             }
         })
-        .start()
+        .connect_lazy()
         .unwrap();
     block_on_within(s(20), verifier.ready(s(20))).unwrap();
     issuer.rotate();
@@ -258,13 +261,13 @@ fn panic_in_a_fetch_leaves_the_verifiers_of_others_alone() {
         #[expect(unreachable_code, reason = "it gives the block its type")]
         Ok::<_, RefreshError>(JwksDocument::new(""))
     });
-    let panics = panics.start().unwrap();
+    let panics = panics.connect_lazy().unwrap();
     let error = block_on_within(s(20), panics.refresh()).unwrap_err();
-    assert_eq!(error.class(), "panicked");
+    assert_eq!(error.kind().as_str(), "panicked");
     let issuer = Issuer::new();
-    let verifier = issuer.start();
+    let verifier = issuer.connect_lazy();
     check_every_wait(&issuer, &verifier, |wait| block_on_within(s(30), wait));
-    assert_eq!(block_on_within(s(20), panics.refresh()).unwrap_err().class(), "panicked");
+    assert_eq!(block_on_within(s(20), panics.refresh()).unwrap_err().kind().as_str(), "panicked");
 }
 
 /// How many threads of this process have the name; `None` if the system does not tell.
@@ -292,7 +295,7 @@ fn all_verifiers_share_one_thread_which_ends_with_the_last() {
     assert_eq!(threads(), Some(0));
     for _ in 0..3 {
         let issuer = Issuer::new();
-        let verifiers = [(); 20].map(|()| issuer.start());
+        let verifiers = [(); 20].map(|()| issuer.connect_lazy());
         for verifier in &verifiers {
             block_on_within(s(20), verifier.ready(s(20))).unwrap();
         }
@@ -307,7 +310,7 @@ fn all_verifiers_share_one_thread_which_ends_with_the_last() {
     }
     // `shutdown` ends it too, while the verifier goes on.
     let issuer = Issuer::new();
-    let verifier = issuer.start();
+    let verifier = issuer.connect_lazy();
     block_on_within(s(20), verifier.ready(s(20))).unwrap();
     assert_eq!(threads(), Some(1));
     block_on_within(s(20), verifier.shutdown());
@@ -316,7 +319,7 @@ fn all_verifiers_share_one_thread_which_ends_with_the_last() {
     // Neither fixed keys nor paused time need it.
     let paused = paused_runtime();
     let verifier = paused.block_on(async {
-        let verifier = issuer.start();
+        let verifier = issuer.connect_lazy();
         tokio::time::sleep(s(1)).await;
         verifier
     });

@@ -184,7 +184,7 @@ async fn h072_what_is_late_is_given_up_and_never_counts() {
     fake.takes(s(6));
     fake.answers(new_set());
     let begun = Instant::now();
-    assert_eq!(verifier.refresh().await.unwrap_err().class(), "timed_out");
+    assert_eq!(verifier.refresh().await.unwrap_err().kind().as_str(), "timed_out");
     assert!((s(5)..=s(5) + ms(2)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     for _ in 0..600 {
         sleep(ms(100)).await;
@@ -383,7 +383,7 @@ async fn h079_verifiers_that_share_keys_share_nothing_else() {
     let fake = Fake::new(new_set());
     let ours = fake.builder().connect().await.unwrap();
     let pool = || keys().issuer.user_pool();
-    let theirs = ours.with_rules(Rules::new(pool(), ClientIds::only(["other"]))).unwrap();
+    let theirs = ours.share_keys(Rules::new(pool(), ClientIds::only(["other"]))).unwrap();
     let other_token = keys().issuer.machine_token("other").claim("exp", 9_999_999_999_u64).sign();
     for _ in 0..2 {
         assert_eq!(kind(&ours, &keys().new_token), None);

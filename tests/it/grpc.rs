@@ -537,7 +537,7 @@ async fn h014_metadata_of_another_name_is_not_read() {
 #[tokio::test]
 async fn h013_a_forged_token_in_the_extensions_counts_nowhere() {
     let rules = Rules::new(issuer().user_pool(), ClientIds::any());
-    let anybody = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+    let anybody = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
     let forged = anybody.try_verify(&issuer().machine_token("forged").sign()).unwrap();
     let forge = MapRequestLayer::new(move |mut request: Request<tonic::body::Body>| {
         request.extensions_mut().insert(forged.clone());

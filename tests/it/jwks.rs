@@ -73,7 +73,7 @@ fn verdict(jwks: &Jwks) -> Result<(), VerifyErrorKind> {
 }
 
 fn doors(keys: &[Value]) -> Doors {
-    Doors::of(Verifier::builder(rules()).clock(now).with_jwks(set(keys)).unwrap())
+    Doors::of(Verifier::builder(rules()).clock(now).build_with_jwks(set(keys)).unwrap())
 }
 
 /// The member verifies a good token.

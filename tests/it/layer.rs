@@ -255,14 +255,14 @@ async fn each_row_of_the_refusal_table_is_exact() {
 #[tokio::test]
 async fn the_applications_check_is_401_or_403() {
     let revoked = rules().check(|_| Err(CheckError::Revoked));
-    let revoked = Verifier::builder(revoked).with_jwks(issuer().jwks()).unwrap();
+    let revoked = Verifier::builder(revoked).build_with_jwks(issuer().jwks()).unwrap();
     let good = machine("activity/*").sign();
     let (seen, calls) = send(stack(RequireToken::new(revoked)), bearer(&good)).await;
     let row = Row { name: "revoked", reason: Some(VerifyErrorKind::Revoked), ..INVALID };
     check(&seen, calls, &row);
 
     let forbidden = rules().check(|_| Err(CheckError::Forbidden));
-    let forbidden = Verifier::builder(forbidden).with_jwks(issuer().jwks()).unwrap();
+    let forbidden = Verifier::builder(forbidden).build_with_jwks(issuer().jwks()).unwrap();
     let (seen, calls) = send(stack(RequireToken::new(forbidden)), bearer(&good)).await;
     let row = Row {
         name: "forbidden",
@@ -279,7 +279,7 @@ async fn the_applications_check_is_401_or_403() {
 async fn without_keys_it_is_503_and_says_when_to_come_back() {
     let verifier = Verifier::builder(rules())
         .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-        .start()
+        .connect_lazy()
         .unwrap();
     let good = machine("activity/*").sign();
     let layer = stack(RequireToken::new(verifier));

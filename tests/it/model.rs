@@ -141,7 +141,8 @@ impl Model {
             (Some((_, fetched)), Some((_, class)), Health::Degraded(degraded)) => {
                 let age = degraded.age().unwrap();
                 let model_age = now - fetched;
-                degraded.last_error() == Some(class) && age.abs_diff(model_age) <= TICK
+                degraded.last_error().map(|kind| kind.as_str()) == Some(class)
+                    && age.abs_diff(model_age) <= TICK
             }
             _ => false,
         }
@@ -210,7 +211,7 @@ impl World {
                 }
             }
         };
-        let handles = vec![builder.jwks_fetcher(fetch).start().unwrap()];
+        let handles = vec![builder.jwks_fetcher(fetch).connect_lazy().unwrap()];
         Self { handles, fetches, answer, refreshes: Vec::new(), begun: Instant::now() }
     }
 
@@ -257,7 +258,7 @@ impl World {
             Step::Refresh => {
                 let begun = Instant::now();
                 self.refreshes.push(begun);
-                let class = verifier.refresh().await.err().map(|error| error.class());
+                let class = verifier.refresh().await.err().map(|error| error.kind().as_str());
                 assert!(begun.elapsed() <= LIMIT * 2 + TICK, "{:?}", begun.elapsed());
                 let last = *self.fetches.lock().unwrap().last().unwrap();
                 assert!(last.begun >= begun, "a refresh is a fetch that begins after it");

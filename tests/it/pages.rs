@@ -27,10 +27,10 @@ async fn what_clients_see_is_what_the_page_shows() {
     let app = |layer: RequireToken| Router::new().route("/item", scoped()).layer(layer);
     let usual = || app(RequireToken::new(verifier()));
     let checked = rules().check(|_| Err(CheckError::Forbidden));
-    let forbidden = Verifier::builder(checked).with_jwks(issuer().jwks()).unwrap();
+    let forbidden = Verifier::builder(checked).build_with_jwks(issuer().jwks()).unwrap();
     let without_keys = Verifier::builder(rules())
         .jwks_fetcher(async |_| Err(RefreshError::transport("down")))
-        .start()
+        .connect_lazy()
         .unwrap();
     let metadata = ResourceMetadata::new("https://api.example.com/mcp", [issuer().issuer()]);
 
@@ -82,13 +82,13 @@ async fn what_api_gateways_clients_see_here_is_on_the_page() {
         Router::new().route("/item", route).layer(RequireToken::new(verifier()))
     };
     let with = |rules: Rules| {
-        let verifier = Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap();
+        let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
         app(RequireToken::new(verifier))
     };
     let any_client = Rules::new(issuer().user_pool(), ClientIds::any());
     let without_keys = Verifier::builder(rules())
         .jwks_fetcher(async |_| Err(RefreshError::transport("down")))
-        .start()
+        .connect_lazy()
         .unwrap();
 
     let bearer = |token: &str| format!("Bearer {token}");

@@ -14,7 +14,7 @@ use tower_cognito::{
     VerifierBuilder, VerifyErrorKind,
 };
 
-use super::support::{self, CLIENT, issuer};
+use super::support::{self, CLIENT, initially, issuer};
 
 /// What an issuer answers, and how often it was asked.
 #[derive(Clone)]
@@ -73,6 +73,10 @@ fn current(issuer: &TestIssuer) -> Answer {
 
 fn rules_of(issuer: &TestIssuer) -> Rules {
     Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]))
+}
+
+fn from_file(issuer: &TestIssuer, path: &std::path::Path) -> Rules {
+    Rules::new(issuer.user_pool().with_jwks_file(path), ClientIds::only([CLIENT]))
 }
 
 fn token_of(issuer: &TestIssuer) -> String {
@@ -139,7 +143,7 @@ async fn connect_tries_again_what_may_pass_and_names_every_pool_that_failed() {
 #[tokio::test(start_paused = true)]
 async fn start_answers_unavailable_until_the_keys_arrive() {
     let endpoint = Endpoint::new(Answer::Hang);
-    let verifier = endpoint.builder(support::rules()).start().unwrap();
+    let verifier = endpoint.builder(support::rules()).connect_lazy().unwrap();
     let token = token_of(issuer());
     assert_eq!(kind(&verifier, &token), Some(VerifyErrorKind::KeysUnavailable));
     let begun = tokio::time::Instant::now();
@@ -263,8 +267,8 @@ async fn saved_keys_serve_at_once_and_go_stale_from_when_they_were_fetched() {
     let token = token_of(issuer());
     let endpoint = Endpoint::new(Answer::Status(503));
     let saved = |age| {
-        let builder = endpoint.builder(support::rules());
-        builder.seed(issuer().jwks(), SystemTime::now() - age).start().unwrap()
+        let rules = initially(support::rules(), SystemTime::now() - age);
+        endpoint.builder(rules).connect_lazy().unwrap()
     };
     assert_eq!(kind(&saved(hours(0)), &token), None);
     assert_eq!(kind(&saved(hours(23)), &token), None);
@@ -272,7 +276,7 @@ async fn saved_keys_serve_at_once_and_go_stale_from_when_they_were_fetched() {
 
     // `connect` is content with them, and a fetch is under way.
     let before = endpoint.requests();
-    let seeded = endpoint.builder(support::rules()).seed(issuer().jwks(), SystemTime::now());
+    let seeded = endpoint.builder(initially(support::rules(), SystemTime::now()));
     let verifier = seeded.connect().await.unwrap();
     sleep(Duration::from_millis(1)).await;
     assert_eq!(kind(&verifier, &token), None);
@@ -658,9 +662,9 @@ async fn a_fetch_that_was_denied_for_want_of_a_slot_can_be_had_later() {
 async fn saved_keys_that_are_too_old_are_none() {
     let endpoint = Endpoint::new(Answer::Status(404));
     let saved = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
-    let builder = || endpoint.builder(support::rules()).seed(issuer().jwks(), saved);
+    let builder = || endpoint.builder(initially(support::rules(), saved));
     assert!(builder().connect().await.is_err());
-    let verifier = builder().start().unwrap();
+    let verifier = builder().connect_lazy().unwrap();
     assert!(verifier.ready(Duration::from_secs(1)).await.is_err());
     endpoint.answers(current(issuer()));
     // As soon as where there never were keys.
@@ -670,7 +674,8 @@ async fn saved_keys_that_are_too_old_are_none() {
 #[tokio::test(start_paused = true)]
 async fn no_duration_is_too_long() {
     let endpoint = Endpoint::new(Answer::Status(503));
-    let verifier = endpoint.builder(support::rules()).max_key_age(Duration::MAX).start().unwrap();
+    let verifier =
+        endpoint.builder(support::rules()).max_key_age(Duration::MAX).connect_lazy().unwrap();
     let waiting = {
         let verifier = verifier.clone();
         tokio::spawn(async move { verifier.ready(Duration::MAX).await })
@@ -683,7 +688,7 @@ async fn no_duration_is_too_long() {
         .builder(support::rules())
         .max_key_age(Duration::MAX)
         .refresh_interval(Duration::MAX)
-        .start()
+        .connect_lazy()
         .unwrap_err();
     assert!(error.to_string().contains("at most a day is allowed"), "{error}");
 }
@@ -749,7 +754,7 @@ async fn keys_come_from_a_file_and_a_new_file_is_read_when_a_key_is_unknown() {
         std::fs::write(folder.join("new"), document).unwrap();
         std::fs::rename(folder.join("new"), &file).unwrap();
     };
-    let builder = || Verifier::builder(rules_of(&issuer)).jwks_file(&file);
+    let builder = || Verifier::builder(from_file(&issuer, &file));
     let missing = builder().connect_timeout(Duration::from_millis(10)).connect().await.unwrap_err();
     assert!(missing.to_string().contains("jwks.json"), "{missing}");
     replace(issuer.jwks_json());
@@ -761,10 +766,10 @@ async fn keys_come_from_a_file_and_a_new_file_is_read_when_a_key_is_unknown() {
     verifier.refresh().await.unwrap();
     assert!(verifier.verify(&token_of(&issuer)).await.is_ok());
     replace("half a docum".to_owned());
-    assert_eq!(verifier.refresh().await.unwrap_err().class(), "document");
+    assert_eq!(verifier.refresh().await.unwrap_err().kind().as_str(), "document");
     assert!(verifier.verify(&token_of(&issuer)).await.is_ok());
 
-    let folder_as_file = Verifier::builder(rules_of(&issuer)).jwks_file(&folder);
+    let folder_as_file = Verifier::builder(from_file(&issuer, &folder));
     let error = folder_as_file.connect_timeout(Duration::from_millis(10)).connect().await;
     assert!(error.unwrap_err().to_string().contains("it is not a regular file"));
     std::fs::remove_dir_all(&folder).unwrap();
@@ -775,7 +780,7 @@ async fn two_policies_share_one_source_and_nothing_else() {
     let endpoint = Endpoint::new(current(issuer()));
     let ours = endpoint.builder(support::rules()).connect().await.unwrap();
     let rules = Rules::new(issuer().user_pool(), ClientIds::only(["another"]));
-    let theirs = ours.with_rules(rules).unwrap();
+    let theirs = ours.share_keys(rules).unwrap();
     assert_eq!(endpoint.requests(), 1);
     let (our_token, their_token) = (token_of(issuer()), issuer().machine_token("another").sign());
     assert_eq!(kind(&ours, &our_token), None);
@@ -788,7 +793,7 @@ async fn two_policies_share_one_source_and_nothing_else() {
     assert_eq!(endpoint.requests(), 2);
 
     let elsewhere = UserPool::new("us-east-1_Elsewhere").unwrap();
-    let error = theirs.with_rules(Rules::new(elsewhere, ClientIds::only([""; 0]))).unwrap_err();
+    let error = theirs.share_keys(Rules::new(elsewhere, ClientIds::only([""; 0]))).unwrap_err();
     assert_eq!(error.problems().count(), 2, "{error}");
 }
 

@@ -245,9 +245,9 @@ async fn every_challenge_leads_to_the_document() {
     let expired = machine("mcp/call").issued_at(std::time::SystemTime::UNIX_EPOCH).sign();
     let expired = format!("Bearer {expired}");
     let forbidding = Verifier::builder(rules().check(|_| Err(CheckError::Forbidden)));
-    let forbidding = forbidding.with_jwks(issuer().jwks()).unwrap();
+    let forbidding = forbidding.build_with_jwks(issuer().jwks()).unwrap();
     let revoking = Verifier::builder(rules().check(|_| Err(CheckError::Revoked)));
-    let revoking = revoking.with_jwks(issuer().jwks()).unwrap();
+    let revoking = revoking.build_with_jwks(issuer().jwks()).unwrap();
     for (name, verifier, authorization, status, start) in [
         ("none", verifier(), None, 401, r#"Bearer realm="api""#),
         ("another scheme", verifier(), Some("Basic x"), 401, r#"Bearer realm="api""#),
@@ -306,7 +306,7 @@ async fn every_challenge_leads_to_the_document() {
 async fn an_outage_is_no_challenge() {
     let verifier = Verifier::builder(rules())
         .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-        .start()
+        .connect_lazy()
         .unwrap();
     let good = format!("Bearer {}", machine("mcp/call").sign());
     let response = call(&app(verifier), request("GET", "/mcp", Some(&good))).await;
@@ -363,7 +363,7 @@ async fn what_a_client_sends_changes_nothing_of_it() {
 #[tokio::test]
 async fn with_its_own_audience_a_service_takes_no_token_for_another() {
     let verifier = Verifier::builder(rules().audience(RESOURCE));
-    let verifier = verifier.with_jwks(issuer().jwks()).unwrap();
+    let verifier = verifier.build_with_jwks(issuer().jwks()).unwrap();
     let metadata = metadata(RESOURCE);
     let who = |token: AccessToken| async move { token.client_id().to_owned() };
     let app = Router::new()

@@ -29,7 +29,7 @@ fn now() -> SystemTime {
 
 /// The answer to a request with this token, from a service that wants both layers passed.
 async fn ask(layer: &RequireScope, token: &TokenBuilder) -> (StatusCode, Option<RejectionKind>) {
-    let verifier = Verifier::builder(rules()).clock(now).with_jwks(issuer().jwks()).unwrap();
+    let verifier = Verifier::builder(rules()).clock(now).build_with_jwks(issuer().jwks()).unwrap();
     let inner =
         service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::new())) });
     let service = RequireToken::new(verifier).layer(layer.layer(inner));

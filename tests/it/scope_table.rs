@@ -659,7 +659,7 @@ async fn a_public_row_does_not_look_at_the_token() {
     let layer = layer([("GET /health", Access::public())]);
     let down = Verifier::builder(rules())
         .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-        .start()
+        .connect_lazy()
         .unwrap();
     let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
     let without_keys = RequireToken::new(down).scope_table(table);

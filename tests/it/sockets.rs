@@ -25,7 +25,7 @@ use tower_cognito::{
     ClientIds, Health, RefreshError, Rules, UserPool, Verifier, VerifierBuilder, VerifyErrorKind,
 };
 
-use super::support::{CLIENT, Log, issuer, machine};
+use super::support::{CLIENT, Log, initially, issuer, machine};
 
 const PATH: &str = "/pool/.well-known/jwks.json";
 const MAX_DOCUMENT_LEN: usize = 64 * 1024;
@@ -226,8 +226,8 @@ impl Shared {
 }
 
 fn rules(url: &str) -> Rules {
-    let pool = UserPool::from_issuer_allowing_plain_http_anywhere(issuer().issuer()).unwrap();
-    Rules::new(pool.jwks_url(url).unwrap(), ClientIds::only([CLIENT]))
+    let pool = UserPool::from_issuer(issuer().issuer()).unwrap();
+    Rules::new(pool.with_jwks_url(url).unwrap(), ClientIds::only([CLIENT]))
 }
 
 /// Each `headers` ends with CR LF.
@@ -285,7 +285,11 @@ async fn fails(verifier: &Verifier, name: &str) -> RefreshError {
     let Health::Degraded(degraded) = verifier.health() else {
         panic!("{name}: {:?} after {error:?}", verifier.health());
     };
-    assert_eq!(degraded.last_error(), Some(error.class()), "{name}");
+    assert_eq!(
+        degraded.last_error().map(|kind| kind.as_str()),
+        Some(error.kind().as_str()),
+        "{name}"
+    );
     assert!(degraded.since() <= SystemTime::now() && degraded.age().is_some(), "{name}");
     assert!(verifier.try_verify(&machine("").sign()).is_ok(), "{name}");
     error
@@ -305,7 +309,7 @@ async fn times_out(server: &Server, verifier: &Verifier, name: &str, fault: Answ
     let begun = Instant::now();
     let error = fails(verifier, name).await;
     let elapsed = begun.elapsed();
-    assert_eq!(error.class(), "timed_out", "{name}: {error:?}");
+    assert_eq!(error.kind().as_str(), "timed_out", "{name}: {error:?}");
     let expected = Duration::from_millis(4_900)..Duration::from_secs(8);
     assert!(expected.contains(&elapsed), "{name}: {elapsed:?}");
     server.answers(good());
@@ -317,10 +321,10 @@ async fn h055_connection_refused_until_the_port_is_open() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let url = format!("http://{}{PATH}", socket.local_addr().unwrap());
-    let seeded = Verifier::builder(rules(&url)).seed(issuer().jwks(), SystemTime::now());
-    let verifier = seeded.start().unwrap();
+    let seeded = Verifier::builder(initially(rules(&url), SystemTime::now()));
+    let verifier = seeded.connect_lazy().unwrap();
     let error = fails(&verifier, "nobody listens").await;
-    assert_eq!(error.class(), "transport", "{error:?}");
+    assert_eq!(error.kind().as_str(), "transport", "{error:?}");
 
     let server = Server::of(socket.listen(8).unwrap());
     recovers(&verifier, "somebody listens").await;
@@ -336,11 +340,11 @@ async fn h055_reset_at_any_moment() {
         let name = format!("after {length} bytes");
         let fault = Answer::Reset(answer[..length].to_vec());
         let error = survives(&server, &verifier, &name, fault).await;
-        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+        assert_eq!(error.kind().as_str(), "transport", "{name}: {error:?}");
         let fault = Answer::Bytes(answer[..length].to_vec());
         let name = format!("the end {name}");
         let error = survives(&server, &verifier, &name, fault).await;
-        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+        assert_eq!(error.kind().as_str(), "transport", "{name}: {error:?}");
     }
 }
 
@@ -368,10 +372,10 @@ async fn h055_tls_works_with_a_root_of_the_applications_and_with_no_other_certif
         server.set_tls(tls);
         let before = server.requests().len();
         let error = verifier.refresh().await.expect_err(name);
-        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+        assert_eq!(error.kind().as_str(), "transport", "{name}: {error:?}");
         assert!(format!("{error:?}").contains(reason), "{name}: {error:?}");
         let Health::Degraded(degraded) = verifier.health() else { panic!("{name}") };
-        assert_eq!(degraded.last_error(), Some("transport"), "{name}");
+        assert_eq!(degraded.last_error().map(|kind| kind.as_str()), Some("transport"), "{name}");
         assert!(verifier.try_verify(&token).is_ok(), "{name}");
         assert_eq!(server.requests().len(), before, "{name}: nothing was asked of it");
 
@@ -382,9 +386,9 @@ async fn h055_tls_works_with_a_root_of_the_applications_and_with_no_other_certif
     }
 
     // Without the root there is no start either.
-    let verifier = Verifier::builder(rules).http_client(stranger.client()).start().unwrap();
+    let verifier = Verifier::builder(rules).http_client(stranger.client()).connect_lazy().unwrap();
     let error = verifier.refresh().await.unwrap_err();
-    assert_eq!(error.class(), "transport", "{error:?}");
+    assert_eq!(error.kind().as_str(), "transport", "{error:?}");
     assert!(format!("{error:?}").contains("InvalidCertificate("), "{error:?}");
     assert_eq!(verifier.health(), Health::NotReady);
 }
@@ -462,7 +466,7 @@ async fn h057_endless_headers_are_refused() {
         let fault = Answer::Endless(b"HTTP/1.1 200 OK\r\n".to_vec(), line);
         let begun = Instant::now();
         let error = survives(&server, &verifier, name, fault).await;
-        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+        assert_eq!(error.kind().as_str(), "transport", "{name}: {error:?}");
         assert!(begun.elapsed() < Duration::from_secs(4), "{name}: {:?}", begun.elapsed());
     }
 }
@@ -475,7 +479,7 @@ async fn h057_chunked_without_end() {
     let complete = complete.concat();
     let fault = Answer::Bytes(complete.clone());
     let error = survives(&server, &verifier, "it ends", fault).await;
-    assert_eq!(error.class(), "transport", "{error:?}");
+    assert_eq!(error.kind().as_str(), "transport", "{error:?}");
     times_out(&server, &verifier, "it stays open", Answer::Stall(complete.clone())).await;
     server.was_hung_up(1).await;
     let more = chunk(" ");
@@ -492,7 +496,7 @@ async fn h057_content_length_lies_short() {
         let head = head("200 OK", &format!("content-length: {length}\r\n"));
         let fault = Answer::Bytes([&head, body.as_bytes()].concat());
         let error = survives(&server, &verifier, &format!("{length} bytes"), fault).await;
-        assert_eq!(error.class(), "document", "{length} bytes: {error:?}");
+        assert_eq!(error.kind().as_str(), "document", "{length} bytes: {error:?}");
     }
 }
 
@@ -505,7 +509,7 @@ async fn h057_content_length_lies_long() {
         let head = head("200 OK", &format!("content-length: {length}\r\n"));
         let fault = Answer::Bytes([&head, body.as_bytes()].concat());
         let error = survives(&server, &verifier, &length, fault).await;
-        assert_eq!(error.class(), "transport", "{length}: {error:?}");
+        assert_eq!(error.kind().as_str(), "transport", "{length}: {error:?}");
     }
     let head = head("200 OK", &format!("content-length: {}\r\n", body.len() + 1));
     let fault = Answer::Stall([&head, body.as_bytes()].concat());
@@ -540,7 +544,7 @@ async fn h057_what_is_not_http_is_refused() {
     ] {
         let fault = Answer::Bytes(answer.into_bytes());
         let error = survives(&server, &verifier, name, fault).await;
-        assert_eq!(error.class(), "transport", "{name}: {error:?}");
+        assert_eq!(error.kind().as_str(), "transport", "{name}: {error:?}");
     }
 }
 
@@ -558,7 +562,7 @@ async fn h058_gzip_and_all_other_encodings_are_refused() {
     let twice = "content-encoding: gzip\r\ncontent-encoding: br\r\n";
     let fault = Answer::Bytes(response("200 OK", twice, issuer().jwks_json()));
     let error = survives(&server, &verifier, "twice", fault).await;
-    assert_eq!(error.class(), "document");
+    assert_eq!(error.kind().as_str(), "document");
 }
 
 const REDIRECTS: [&str; 4] = ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"];
@@ -656,7 +660,7 @@ async fn h060_bodies_that_are_no_key_set() {
         ("UTF-16", good.encode_utf16().flat_map(u16::to_le_bytes).collect(), no_object),
     ] {
         let error = survives(&server, &verifier, name, document(body)).await;
-        assert_eq!((error.class(), &*cause(&error)), ("document", problem), "{name}");
+        assert_eq!((error.kind().as_str(), &*cause(&error)), ("document", problem), "{name}");
     }
 }
 
@@ -687,7 +691,7 @@ async fn h061_statuses_other_than_200() {
         let fault = Answer::Bytes(response(status, "", issuer().jwks_json()));
         let error = survives(&server, &verifier, status, fault).await;
         assert_eq!(error.to_string(), format!("the answer has status {}", &status[..3]));
-        assert_eq!(error.class(), "status");
+        assert_eq!(error.kind().as_str(), "status");
     }
 }
 
@@ -814,7 +818,7 @@ async fn h085_stalled_tls_handshake_ends_at_the_connect_limit() {
     let begun = Instant::now();
     let error = fails(&verifier, "no handshake").await;
     let elapsed = begun.elapsed();
-    assert_eq!(error.class(), "timed_out", "{error:?}");
+    assert_eq!(error.kind().as_str(), "timed_out", "{error:?}");
     let expected = Duration::from_millis(1_900)..Duration::from_millis(4_500);
     assert!(expected.contains(&elapsed), "{elapsed:?}");
     server.was_hung_up(1).await;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock, Mutex, Once};
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -37,9 +38,15 @@ pub(crate) fn rules() -> Rules {
     Rules::new(issuer().user_pool(), ClientIds::only([CLIENT]))
 }
 
+/// The same rules, whose pool has the keys of [`issuer`] from a fetch at this time.
+pub(crate) fn initially(rules: Rules, fetched_at: SystemTime) -> Rules {
+    let pool = rules.pool().clone().with_initial_jwks(issuer().jwks(), fetched_at);
+    Rules::new(pool, ClientIds::only([CLIENT]))
+}
+
 /// With the keys of [`issuer`], and no network.
 pub(crate) fn verifier() -> Verifier {
-    Verifier::builder(rules()).with_jwks(issuer().jwks()).unwrap()
+    Verifier::builder(rules()).build_with_jwks(issuer().jwks()).unwrap()
 }
 
 /// A good token with these scopes.

@@ -179,7 +179,7 @@ async fn remember(name: &str, verifier: &Verifier, token: &str) {
 }
 
 fn fixed(rules: Rules) -> Verifier {
-    Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap()
+    Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap()
 }
 
 /// A time of day that a test sets.
@@ -389,7 +389,7 @@ async fn h094_the_time_is_judged_anew_at_each_hit() {
             let time = Time::new(EXP - 1_800);
             let rules = rules().leeway(leeway);
             let builder = Verifier::builder(rules.clone()).clock(time.clock());
-            let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+            let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
             remember(name, &verifier, &token).await;
             for now in times {
                 let name = format!("{name}, leeway {leeway:?}, at {now:?}");
@@ -419,7 +419,7 @@ async fn h094_expiry_comes_before_the_applications_check_at_a_hit_too() {
     });
     let time = Time::new(EXP - 1);
     let builder = Verifier::builder(rules.clone()).clock(time.clock());
-    let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+    let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
     let token = machine("a/b").claim("exp", EXP).sign();
     remember("first", &verifier, &token).await;
     is_revoked.store(true, Ordering::SeqCst);
@@ -466,7 +466,7 @@ async fn h095_a_key_that_goes_takes_its_tokens_along() {
                 let name = format!("{expected:?}, {cause:?}");
                 let fake = Fake::new(both_sets());
                 let verifier = fake.builder().connect().await.unwrap();
-                let sharer = verifier.with_rules(promises::rules()).unwrap();
+                let sharer = verifier.share_keys(promises::rules()).unwrap();
                 for verifier in [&verifier, &sharer] {
                     remember(&name, verifier, old).await;
                     remember(&name, verifier, new).await;
@@ -662,7 +662,7 @@ async fn h096_rules_share_no_verdict() {
     let token_that_ends = machine("a/b").expires_at(exp).sign();
     let first = Verifier::builder(Rules::new(pool(), ClientIds::any()).leeway(s(300)))
         .clock(time.clock())
-        .with_jwks(issuer().jwks())
+        .build_with_jwks(issuer().jwks())
         .unwrap();
     for (name, other, expected) in [
         ("the same rules", Rules::new(pool(), ClientIds::any()), Ok(())),
@@ -674,8 +674,8 @@ async fn h096_rules_share_no_verdict() {
         ("another group", rules().groups(["h"]), Err(Kind::Forbidden)),
         ("a check that refuses", rules().check(|_| Err(CheckError::Revoked)), Err(Kind::Revoked)),
     ] {
-        let first = first.with_rules(Rules::new(pool(), ClientIds::any())).unwrap();
-        let second = first.with_rules(other).unwrap();
+        let first = first.share_keys(Rules::new(pool(), ClientIds::any())).unwrap();
+        let second = first.share_keys(other).unwrap();
         remember(name, &first, &token).await;
         check(name, &second, &token, expected, MISS).await;
         check_everywhere(name, &second, &token, expected, expected.is_ok()).await;
@@ -683,7 +683,7 @@ async fn h096_rules_share_no_verdict() {
         check_everywhere(name, &first.clone(), &token, Ok(()), HIT).await;
     }
     // Each judges the time by its own leeway, at a hit as well.
-    let second = first.with_rules(rules()).unwrap();
+    let second = first.share_keys(rules()).unwrap();
     remember("leeway", &first, &token_that_ends).await;
     remember("no leeway", &second, &token_that_ends).await;
     // Claims are in whole seconds.
@@ -699,7 +699,7 @@ async fn h096_verifiers_share_no_verdict() {
     remember("first", &first, &token).await;
     remember("second", &second, &token).await;
     // Other keys under the same issuer: what the first remembers is nothing to this one.
-    let other = Verifier::builder(rules()).with_jwks(TestIssuer::new().jwks()).unwrap();
+    let other = Verifier::builder(rules()).build_with_jwks(TestIssuer::new().jwks()).unwrap();
     check_everywhere("other keys", &other, &token, Err(Kind::UnknownKey), MISS).await;
     check_everywhere("first", &first, &token, Ok(()), HIT).await;
 }
@@ -817,7 +817,7 @@ async fn h097_a_cache_of_any_size_gives_the_same_verdicts() {
     let bad = machine("a/b").claim("client_id", "another").sign();
     for bytes in [1, 100, 1_024, 4_096, 1 << 20, usize::MAX] {
         let builder = Verifier::builder(rules()).token_cache_bytes(bytes);
-        let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+        let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
         let (verdicts, hits) = counted(async {
             let mut verdicts = Vec::new();
             for _ in 0..3 {
@@ -852,7 +852,7 @@ async fn h098_a_refused_token_is_not_remembered() {
         }
     });
     let builder = Verifier::builder(rules).clock(time.clock());
-    let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+    let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
     let early = good().claim("nbf", EXP - 900).claim("exp", EXP).sign();
     let refused = good().claim("scope", "revoked/x").claim("exp", EXP).sign();
     let late = good().claim("exp", EXP - 1_000).sign();
@@ -953,11 +953,11 @@ async fn h098_keys_that_are_too_old_count_for_no_remembered_token() {
 async fn h098_switched_off_nothing_is_remembered() {
     let token = machine("a/b").sign();
     let builder = Verifier::builder(rules()).token_cache_bytes(0);
-    let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+    let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
     for _ in 0..2 {
         check_everywhere("off", &verifier, &token, Ok(()), MISS).await;
         // Who shares the keys shares the setting as well.
-        let sharer = verifier.with_rules(rules()).unwrap();
+        let sharer = verifier.share_keys(rules()).unwrap();
         check_everywhere("off for others", &sharer, &token, Ok(()), MISS).await;
         check_everywhere("off for others", &sharer, &token, Ok(()), MISS).await;
     }
@@ -969,7 +969,7 @@ fn h100_threads_get_the_claims_of_the_token_that_they_show() {
 
     // Room for about half of them.
     let builder = Verifier::builder(rules()).token_cache_bytes(32 * 1_024);
-    let verifier = builder.with_jwks(issuer().jwks()).unwrap();
+    let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
     let good = (0..32).map(|number| {
         let subject = format!("subject {number}");
         let token = issuer().user_token(CLIENT, "alice").claim("sub", &subject).sign();
@@ -1315,7 +1315,7 @@ async fn h093_each_vector_is_judged_the_same_when_it_is_shown_again() {
     let Vectors { document, rules, now, tokens } = vectors();
     let fresh = || Jwks::from_json(document).unwrap();
     let builder = Verifier::builder(rules.clone()).clock(|| vectors().now);
-    let verifier = builder.with_jwks(fresh()).unwrap();
+    let verifier = builder.build_with_jwks(fresh()).unwrap();
     for round in 0..3 {
         for (name, token) in tokens {
             let (verdict, hits) = counted(async { told(verifier.try_verify(token)) }).await;
@@ -1355,7 +1355,7 @@ fn h098_a_hit_allocates_nothing() {
     ] {
         let token = token.claim("exp", EXP).sign();
         let verifier = Verifier::builder(rules.clone()).clock(time.clock());
-        let verifier = verifier.with_jwks(issuer().jwks()).unwrap();
+        let verifier = verifier.build_with_jwks(issuer().jwks()).unwrap();
         time.set(UNIX_EPOCH + s(EXP - 1));
         let mut verdict = None;
         let mut allocations = || measure(|| verdict = Some(verifier.try_verify(&token).is_ok()));

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tower_cognito::{
     ClientIds, InvalidUrl, JwksDocument, RefreshError, RequireToken, Rules, UserPool, Verifier,
-    VerifyErrorKind, verify,
+    VerifierBuilder, VerifyErrorKind, verify,
 };
 
 use super::support::{CLIENT, issuer, machine};
@@ -49,22 +49,26 @@ fn a_pool_tells_every_issuer_that_it_trusts() {
 #[tokio::test]
 async fn two_pools_have_their_keys_from_two_places() {
     let pool = |issuer: &str, jwks_url: &str| {
-        let pool = UserPool::from_issuer(issuer).unwrap().jwks_url(jwks_url).unwrap();
+        let pool = UserPool::from_issuer(issuer).unwrap().with_jwks_url(jwks_url).unwrap();
         Verifier::builder(Rules::new(pool, ClientIds::any()))
     };
     let green = |jwks_url: &str| {
         let pool = UserPool::from_issuer("https://issuer.example/green").unwrap();
-        Rules::new(pool.jwks_url(jwks_url).unwrap(), ClientIds::any())
+        Rules::new(pool.with_jwks_url(jwks_url).unwrap(), ClientIds::any())
     };
     let (blue, one, other) =
         ("https://issuer.example/blue", "https://proxy.example/1", "https://proxy.example/2");
-    let error = pool(blue, one).add_pool(green(one)).start().unwrap_err();
+    let error = pool(blue, one).add_pool(green(one)).connect_lazy().unwrap_err();
     let expected = "https://issuer.example/green: another pool has its keys from the same place";
     assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
-    assert!(pool(blue, one).add_pool(green(other)).start().is_ok());
+    assert!(pool(blue, one).add_pool(green(other)).connect_lazy().is_ok());
     let with_files = |of_green: &str| {
-        let builder = pool(blue, one).jwks_file("/blue.json");
-        builder.add_pool(green(one)).jwks_file(of_green).start()
+        let from_file = |issuer: &str, file: &str| {
+            let pool = UserPool::from_issuer(issuer).unwrap().with_jwks_url(one).unwrap();
+            Rules::new(pool.with_jwks_file(file), ClientIds::any())
+        };
+        let green = from_file("https://issuer.example/green", of_green);
+        Verifier::builder(from_file(blue, "/blue.json")).add_pool(green).connect_lazy()
     };
     let error = with_files("/blue.json").unwrap_err();
     assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
@@ -85,11 +89,11 @@ async fn a_test_issuer_has_the_keys_of_its_own_pool_alone() {
 #[tokio::test]
 async fn the_query_of_an_address_is_nowhere_shown() {
     let pool = UserPool::from_issuer("http://127.0.0.1:1/pool").unwrap();
-    let pool = pool.jwks_url("http://127.0.0.1:1/jwks?sig=s3cr3t").unwrap();
+    let pool = pool.with_jwks_url("http://127.0.0.1:1/jwks?sig=s3cr3t").unwrap();
     let rules = Rules::new(pool.clone(), ClientIds::any());
     let builder = Verifier::builder(rules.clone());
     let mut texts = vec![format!("{pool:?}"), format!("{rules:?}"), format!("{builder:?}")];
-    let verifier = builder.start().unwrap();
+    let verifier = builder.connect_lazy().unwrap();
     texts.push(format!("{verifier:?}"));
     texts.push(format!("{:?}", RequireToken::new(verifier.clone())));
     texts.push(verifier.ready(Duration::ZERO).await.unwrap_err().to_string());
@@ -293,7 +297,7 @@ async fn an_issuer_is_trusted_as_it_is_written() {
 #[tokio::test]
 async fn keys_may_come_from_elsewhere() {
     let url = "https://proxy.example/keys?pool=a";
-    let pool = UserPool::new(ID).unwrap().jwks_url(url).unwrap();
+    let pool = UserPool::new(ID).unwrap().with_jwks_url(url).unwrap();
     assert!(trusts(&pool, ORIGINAL));
     assert!(trusts(&pool, UPDATED));
     assert!(!trusts(&pool, "https://proxy.example/keys"));
@@ -322,9 +326,9 @@ type Door = fn(&str) -> Result<UserPool, InvalidUrl>;
 fn doors() -> [(&'static str, bool, Door); 4] {
     [
         ("from_issuer", false, UserPool::from_issuer),
-        ("jwks_url", true, |url| UserPool::new(ID).unwrap().jwks_url(url)),
+        ("jwks_url", true, |url| UserPool::new(ID).unwrap().with_jwks_url(url)),
         ("add_issuer", false, |url| UserPool::new(ID).unwrap().add_issuer(url)),
-        ("plain http", false, UserPool::from_issuer_allowing_plain_http_anywhere),
+        ("plain http", false, UserPool::from_issuer),
     ]
 }
 
@@ -529,11 +533,64 @@ fn plain_http_is_for_loopback_alone() {
 async fn plain_http_anywhere_has_to_be_asked_for() {
     let named = "http://cognito.internal:9229/local_1";
     assert!(UserPool::from_issuer(named).is_err());
-    let pool = UserPool::from_issuer_allowing_plain_http_anywhere(named).unwrap();
+    let pool = UserPool::from_issuer(named).unwrap();
     assert!(trusts(&pool, named));
     // What was asked for holds for the whole pool.
     let pool = pool.add_issuer("http://cognito.internal/b").unwrap();
     assert!(trusts(&pool, "http://cognito.internal/b"));
-    let pool = pool.jwks_url("http://cognito.internal/keys").unwrap();
+    let pool = pool.with_jwks_url("http://cognito.internal/keys").unwrap();
     assert_eq!(address_of(pool).await, "http://cognito.internal/keys");
+}
+
+/// Every order of these calls builds the same verifier: settings of one pool are on the pool, so
+/// that no call depends on the one before it.
+#[tokio::test(start_paused = true)]
+async fn builder_calls_in_every_order_build_the_same_verifier() {
+    type Call = fn(VerifierBuilder) -> VerifierBuilder;
+    fn pool(name: &str) -> Rules {
+        let pool = UserPool::from_issuer(&format!("https://issuer.example/{name}")).unwrap();
+        let pool = pool.with_initial_jwks(issuer().jwks(), SystemTime::now());
+        Rules::new(pool, ClientIds::only([CLIENT]))
+    }
+    let calls: [Call; 5] = [
+        |builder| builder.add_pool(pool("green")),
+        |builder| builder.add_pool(pool("red")),
+        |builder| builder.max_key_age(Duration::from_secs(3_600)),
+        |builder| builder.refresh_interval(Duration::from_secs(60)),
+        |builder| {
+            builder.jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+        },
+    ];
+    let mut count = 0;
+    for order in permutations(calls.len()) {
+        let builder = order
+            .iter()
+            .fold(Verifier::builder(pool("blue")), |builder, index| calls[*index](builder));
+        let verifier = builder.connect_lazy().unwrap();
+        for name in ["blue", "green", "red"] {
+            let token =
+                machine("a/b").claim("iss", format!("https://issuer.example/{name}")).sign();
+            assert!(verifier.try_verify(&token).is_ok(), "{order:?}: {name}");
+        }
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        let token = machine("a/b").claim("iss", "https://issuer.example/red").sign();
+        let kind = verifier.try_verify(&token).unwrap_err().kind();
+        assert_eq!(kind, VerifyErrorKind::KeysUnavailable, "{order:?}");
+        count += 1;
+    }
+    assert_eq!(count, 120);
+}
+
+/// Every order of the numbers below `length`.
+fn permutations(length: usize) -> Vec<Vec<usize>> {
+    (0..length).fold(vec![vec![]], |orders, number| {
+        let insert = |order: Vec<usize>| {
+            (0..=order.len()).map(move |place| {
+                let mut longer = order.clone();
+                longer.insert(place, number);
+                longer
+            })
+        };
+        orders.into_iter().flat_map(insert).collect()
+    })
 }

@@ -224,7 +224,7 @@ async fn verifier(vector: &Vector, clock: &Arc<Mutex<SystemTime>>, cache: usize)
         .clock(move || *clock.lock().unwrap())
         .token_cache_bytes(cache);
     match &*vector.documents {
-        [document] => builder.with_jwks(Jwks::from_json(document).unwrap()).unwrap(),
+        [document] => builder.build_with_jwks(Jwks::from_json(document).unwrap()).unwrap(),
         documents => {
             let issuers = vector.rules.iter().map(|rules| rules.user_pool().issuer().to_owned());
             let keys = issuers.zip(documents.iter().cloned()).collect::<Vec<_>>();

@@ -68,7 +68,7 @@ fn document() -> String {
 fn doors() -> &'static Doors {
     static DOORS: LazyLock<Doors> = LazyLock::new(|| {
         let keys = Jwks::from_json(document()).unwrap();
-        Doors::of(Verifier::builder(rules()).clock(now).with_jwks(keys).unwrap())
+        Doors::of(Verifier::builder(rules()).clock(now).build_with_jwks(keys).unwrap())
     });
     &DOORS
 }
@@ -463,7 +463,7 @@ fn h023_a_key_of_another_algorithm_in_the_set_changes_nothing() {
     members.push(key.jwk(OwnKey::ID));
     let set = || Jwks::from_json(format!(r#"{{"keys":[{}]}}"#, members.join(","))).unwrap();
     assert_eq!(set().key_ids().collect::<Vec<_>>(), [OwnKey::ID]);
-    let verifier = Verifier::builder(rules()).clock(now).with_jwks(set()).unwrap();
+    let verifier = Verifier::builder(rules()).clock(now).build_with_jwks(set()).unwrap();
     let (keys, doors) = (set(), Doors::of(verifier));
 
     let random = SystemRandom::new();

@@ -94,7 +94,7 @@ mod after {
 
     pub(super) fn app(pool: UserPool) -> Result<Router, StartError> {
         let rules = Rules::new(pool, ClientIds::only([CLIENT]));
-        let verifier = Verifier::builder(rules).start()?;
+        let verifier = Verifier::builder(rules).connect_lazy()?;
         Ok(Router::new()
             .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
             .layer(RequireToken::new(verifier)))

@@ -57,7 +57,8 @@ async fn export(tenant: Tenant) -> Result<&'static str, StatusCode> {
 #[tokio::test]
 async fn a_token_without_a_tenant_is_refused_and_entitlements_are_looked_at() {
     let issuer = TestIssuer::new();
-    let verifier = Verifier::builder(rules(issuer.user_pool())).with_jwks(issuer.jwks()).unwrap();
+    let verifier =
+        Verifier::builder(rules(issuer.user_pool())).build_with_jwks(issuer.jwks()).unwrap();
     let app = app(verifier);
     let alice = issuer.user_token("web", "alice");
     let small = alice.clone().claim("tenant_id", "acme").claim("entitlements", ["read"]);

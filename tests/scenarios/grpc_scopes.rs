@@ -73,7 +73,7 @@ fn require_scope<T>(request: &Request<T>, scope: &str) -> Result<(), Status> {
 async fn each_method_asks_for_its_own_scope() {
     let issuer = TestIssuer::new();
     let rules = Rules::new(issuer.user_pool(), ClientIds::only(["prober"]));
-    let verifier = Verifier::builder(rules).with_jwks(issuer.jwks()).unwrap();
+    let verifier = Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap();
 
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let layered = incoming.local_addr().unwrap();

@@ -25,7 +25,7 @@ async fn greet(token: Option<AccessToken>) -> String {
 async fn greets_by_name_and_refuses_a_bad_token() {
     let issuer = TestIssuer::new();
     let rules = Rules::new(issuer.user_pool(), ClientIds::only(["shop"]));
-    let app = app(Verifier::builder(rules).with_jwks(issuer.jwks()).unwrap());
+    let app = app(Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap());
     let alice = issuer.user_token("shop", "alice").scope("shop/orders").sign();
     let expired = issuer.user_token("shop", "alice").expires_at(std::time::UNIX_EPOCH).sign();
 

@@ -46,7 +46,7 @@ async fn serve(listener: TcpListener, verifier: Verifier) -> std::io::Result<()>
 async fn hyper_serves_behind_both_layers() {
     let issuer = TestIssuer::new();
     let rules = Rules::new(issuer.user_pool(), ClientIds::only(["robot"]));
-    let verifier = Verifier::builder(rules).with_jwks(issuer.jwks()).unwrap();
+    let verifier = Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(serve(listener, verifier));

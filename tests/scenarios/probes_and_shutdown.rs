@@ -33,7 +33,7 @@ async fn run(
     rules: Rules,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let verifier = Verifier::builder(rules).start()?;
+    let verifier = Verifier::builder(rules).connect_lazy()?;
     axum::serve(listener, app(verifier.clone())).with_graceful_shutdown(stop).await?;
     verifier.shutdown().await;
     Ok(())

@@ -52,8 +52,8 @@ fn rules(pool: UserPool, revoked: Revoked) -> Rules {
 /// The same where all else comes from the environment: the settings start the verifier, and its
 /// keys are then judged with under the rules that have the lists.
 async fn from_settings(config: &Config, revoked: Revoked) -> Result<Verifier, StartError> {
-    let verifier = config.verifier().connect().await?;
-    verifier.with_rules(config.rules().clone().check(move |token| revoked.judge(token)))
+    let verifier = config.verifier_builder().connect().await?;
+    Ok(verifier.share_keys(config.rules().clone().check(move |token| revoked.judge(token)))?)
 }
 
 fn app(verifier: Verifier) -> Router {
@@ -65,7 +65,7 @@ async fn a_revocation_counts_from_the_next_request_on() {
     let issuer = TestIssuer::new();
     let revoked = Revoked::default();
     let rules = rules(issuer.user_pool(), revoked.clone());
-    let app = app(Verifier::builder(rules).with_jwks(issuer.jwks()).unwrap());
+    let app = app(Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap());
     let now = SystemTime::now();
     let stolen = issuer.user_token("web", "alice").claim("jti", "stolen").sign();
     let of_bob = issuer.user_token("web", "bob").sign();

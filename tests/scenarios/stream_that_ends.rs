@@ -63,7 +63,7 @@ async fn events(token: AccessToken) -> Sse<ReceiverStream<Result<Event, Infallib
 async fn a_stream_begins_with_a_cookie_and_ends_with_its_token() {
     let issuer = TestIssuer::new();
     let rules = Rules::new(issuer.user_pool(), ClientIds::only(["web"]));
-    let app = app(Verifier::builder(rules).with_jwks(issuer.jwks()).unwrap());
+    let app = app(Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap());
     let open = |cookie: String| {
         let request = Request::get("/events").header("cookie", cookie);
         app.clone().oneshot(request.body(Body::empty()).unwrap())

@@ -18,7 +18,7 @@ fn verifier(blue: UserPool, green: UserPool) -> VerifierBuilder {
 
 /// The keys of both, and for the one route blue's rules alone.
 fn app(verifier: Verifier, blue: UserPool) -> Result<Router, StartError> {
-    let for_blue = verifier.with_rules(Rules::new(blue, ClientIds::only(["blue-app"])))?;
+    let for_blue = verifier.share_keys(Rules::new(blue, ClientIds::only(["blue-app"])))?;
     let of_blue = Router::new()
         .route("/forecast", get(|| async { "sunny" }))
         .route_layer(RequireToken::new(for_blue));

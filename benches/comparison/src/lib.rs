@@ -58,7 +58,7 @@ impl Setting {
     pub fn verifier(&self, cache: usize) -> Verifier {
         let rules = Rules::new(self.issuer.user_pool(), ClientIds::only([CLIENT]));
         let builder = Verifier::builder(rules).token_cache_bytes(cache);
-        builder.with_jwks(self.issuer.jwks()).expect("the issuer's own keys")
+        builder.build_with_jwks(self.issuer.jwks()).expect("the issuer's own keys")
     }
 }
 

@@ -138,7 +138,7 @@ pub async fn axum_jwt_auth_decoder(setting: &Setting) -> Decoder<Claims> {
     validation.set_required_spec_claims(&["exp", "iss"]);
     validation.validate_aud = false;
     let decoder = RemoteJwksDecoder::builder()
-        .jwks_url(setting.jwks_url.clone())
+        .with_jwks_url(setting.jwks_url.clone())
         .validation(validation)
         .build()
         .unwrap();

@@ -482,7 +482,7 @@ impl Report {
         let (verifier, swapped) = runtime.block_on(async {
             let both = setting.builder(0).add_pool(other.clone()).jwks_fetcher(fetch.clone());
             let both = both.connect().await.unwrap();
-            let swapped = both.with_rules(other).unwrap();
+            let swapped = both.share_keys(other).unwrap();
             (both, swapped)
         });
         setting.shown_to_refuse(&verifier);
@@ -530,7 +530,7 @@ impl Report {
             setting.issuer.machine_token(CLIENT).scope(SCOPE).claim("number", number).sign()
         });
         let (_, bytes) = measure(|| {
-            let verifier = setting.builder(CACHE).with_jwks(setting.issuer.jwks()).unwrap();
+            let verifier = setting.builder(CACHE).build_with_jwks(setting.issuer.jwks()).unwrap();
             for token in tokens {
                 drop(verifier.try_verify(&token).unwrap());
             }

@@ -228,7 +228,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
     let drain = drain()?;
     let listener = listen("AUTHORIZER", "127.0.0.1:50051").await?;
-    let verifier = config.verifier().connect().await?;
+    let verifier = config.verifier_builder().connect().await?;
     let authorizer = Authorizer::new(verifier.clone())?;
     let (reporter, health) = tonic_health::server::health_reporter();
 

@@ -99,7 +99,7 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), lambda_http::Error> {
     let mut terminated = signal(SignalKind::terminate())?;
     let config = Config::from_env()?;
-    let verifier = config.verifier().start()?;
+    let verifier = config.verifier_builder().connect_lazy()?;
     // Without keys requests get 503 with Retry-After, and each tries again. An init phase that failed
     // for that would be an error of the gateway's, and begin anew for each.
     if let Err(error) = verifier.ready(FIRST_KEYS).await {

@@ -48,7 +48,7 @@ type Wait<'v> = Pin<Box<dyn Future<Output = ()> + 'v>>;
 fn check(executor: &str, block_on: impl Fn(Wait<'_>)) {
     let mut issuer = Issuer::new();
     let verifier = Mutex::new(None);
-    block_on(Box::pin(async { *verifier.lock().unwrap() = Some(issuer.start()) }));
+    block_on(Box::pin(async { *verifier.lock().unwrap() = Some(issuer.connect_lazy()) }));
     let verifier = verifier.into_inner().unwrap().unwrap();
     println!("ok - {executor}: starts");
     check_waits(executor, &mut issuer, &verifier, block_on);
@@ -57,7 +57,7 @@ fn check(executor: &str, block_on: impl Fn(Wait<'_>)) {
 /// The runtime that the verifier was started on lives, and nobody drives it any more.
 fn check_idle_runtime(runtime: &Runtime) {
     let mut issuer = Issuer::new();
-    let verifier = runtime.block_on(async { issuer.start() });
+    let verifier = runtime.block_on(async { issuer.connect_lazy() });
     check_waits("next to an idle runtime", &mut issuer, &verifier, |wait| block_on(wait));
 }
 
@@ -136,7 +136,7 @@ impl Issuer {
                 }
             }
         });
-        builder.start().unwrap()
+        builder.connect_lazy().unwrap()
     }
 }
 
