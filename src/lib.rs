@@ -109,6 +109,7 @@
     )
 )]
 
+mod background;
 mod base64url;
 mod claims;
 mod error;

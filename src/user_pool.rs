@@ -299,9 +299,7 @@ fn region_of(id: &str) -> Result<&str, &'static str> {
     let Some((region, name)) = id.split_once('_') else {
         return Err("it has no `_` between region and name");
     };
-    // Their hosts end in `amazonaws.com.cn`, `amazonaws.eu`, `c2s.ic.gov`, `sc2s.sgov.gov`,
-    // `csp.hci.ic.gov` and `cloud.adc-e.uk`.
-    if ["cn-", "eusc-", "us-iso", "eu-iso"].iter().any(|partition| region.starts_with(partition)) {
+    if is_in_other_partition(region) {
         return Err("the issuers of this partition are not known, expected an issuer URL");
     }
     if !is_region(region) {
@@ -314,6 +312,13 @@ fn region_of(id: &str) -> Result<&str, &'static str> {
         return Err("the name after `_` has a character other than a letter or a digit");
     }
     Ok(region)
+}
+
+/// Returns `true` if the region in the ID belongs to a partition whose issuers are not known. Their
+/// hosts end in `amazonaws.com.cn`, `amazonaws.eu`, `c2s.ic.gov`, `sc2s.sgov.gov`, `csp.hci.ic.gov`
+/// and `cloud.adc-e.uk`.
+pub(crate) fn is_in_other_partition(id: &str) -> bool {
+    ["cn-", "eusc-", "us-iso", "eu-iso"].iter().any(|partition| id.starts_with(partition))
 }
 
 fn is_region(text: &str) -> bool {

@@ -23,11 +23,10 @@
 //! | the last handle is dropped | gone | the task and its fetch are aborted |
 //!
 //! There are no atomics of our own here, and one lock, which finds the thread that all tasks share
-//! (`background`). The snapshot is swapped by arc-swap, which is all that a request with a known
+//! ([`background`](crate::background)). The snapshot is swapped by arc-swap, which is all that a request with a known
 //! key touches; the rest are tokio's watch channels and semaphores, each holding one value that is
 //! replaced as a whole, and their own loom tests cover what a model of them here would.
 
-mod background;
 mod file;
 mod shared;
 mod task;
@@ -40,9 +39,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use self::background::Home;
 use self::shared::{Deadline, FAR_FUTURE, Origin, Progress, RefreshState, Snapshot, later};
 use self::task::{Running, Task};
+use crate::background::Home;
 use crate::error::RefreshError;
 use crate::fetch::DynFetchJwks;
 use crate::health::{Degraded, PoolHealth};
@@ -50,7 +49,6 @@ use crate::jwks::Jwks;
 use crate::schedule::Random;
 use crate::telemetry::KeyEvents;
 
-pub(crate) use self::background::NoBackgroundThread;
 pub(crate) use self::file::FileFetch;
 pub(crate) use self::shared::RefreshedKeys;
 

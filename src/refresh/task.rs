@@ -8,11 +8,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::background::Home;
 use super::shared::{
     Deadline, FailureState, FetchRequests, Origin, Progress, RefreshState, Snapshot,
 };
 use super::{FETCH_TIMEOUT, MAX_WAIT};
+use crate::background::Home;
 use crate::error::RefreshError;
 use crate::fetch::JwksDocument;
 use crate::jwks::Jwks;

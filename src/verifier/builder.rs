@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::key_source::KeySource;
 use super::{Pool, Verifier};
+use crate::background::NoBackgroundThread;
 #[cfg(feature = "reqwest")]
 use crate::error::with_causes;
 use crate::error::{ConfigError, StartError};
@@ -14,9 +15,7 @@ use crate::error::{ConfigError, StartError};
 use crate::fetch::HttpFetch;
 use crate::fetch::{DynFetchJwks, FetchJwks};
 use crate::jwks::Jwks;
-use crate::refresh::{
-    Clock, FileFetch, Limits, NoBackgroundThread, RefreshConfig, Refresher, WaitUntil,
-};
+use crate::refresh::{Clock, FileFetch, Limits, RefreshConfig, Refresher, WaitUntil};
 use crate::schedule::Random;
 use crate::user_pool::UserPool;
 use crate::verify::Rules;
@@ -51,6 +50,8 @@ pub struct VerifierBuilder {
     token_cache_bytes: usize,
     /// The names of the settings of a pool, for the texts of errors.
     setting_names: SettingNames,
+    /// Variables with the prefix of the settings that belong to other programs.
+    foreign_variables: Vec<String>,
 }
 
 impl VerifierBuilder {
@@ -66,11 +67,14 @@ impl VerifierBuilder {
             connect_timeout: CONNECT_TIMEOUT,
             token_cache_bytes: TOKEN_CACHE_BYTES,
             setting_names: SettingNames::METHODS,
+            foreign_variables: Vec::new(),
         }
     }
 
-    pub(crate) fn setting_names(mut self, names: SettingNames) -> Self {
+    /// Sets what only [`Config`](crate::Config) knows, for errors and for the log.
+    pub(crate) fn from_config(mut self, names: SettingNames, foreign: Vec<String>) -> Self {
         self.setting_names = names;
+        self.foreign_variables = foreign;
         self
     }
 

@@ -22,7 +22,7 @@ use crate::verify::{AccessToken, Rules, TrustedPool, verify_with_pools};
 
 pub use builder::VerifierBuilder;
 pub(crate) use builder::{
-    CONNECT_TIMEOUT, INTERVALS, MAX_KEY_AGE, REFRESH_INTERVAL, TOKEN_CACHE_BYTES,
+    CONNECT_TIMEOUT, INTERVALS, MAX_KEY_AGE, REFRESH_INTERVAL, SettingNames, TOKEN_CACHE_BYTES,
 };
 
 /// Verifies access tokens with keys that it keeps current in the background.

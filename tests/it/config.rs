@@ -15,7 +15,7 @@ use tower_cognito::{
 };
 
 use super::promises::{Fake, Reply, keys, old_set, s};
-use super::support::{CLIENT, issuer, machine};
+use super::support::{CLIENT, Log, issuer, machine};
 
 const POOL: &str = "us-east-1_TestIssuer";
 
@@ -75,7 +75,7 @@ fn problem_in_file(key: &str, json: &str, expected: &str) {
     let members = usual.map(|(key, value)| format!("{key:?}:{value}"));
     let members = members.chain([format!("{key:?}:{json}")]).collect::<Vec<_>>();
     let error = from_json(&format!("{{{}}}", members.join(","))).unwrap_err();
-    assert_eq!(error, format!("can not start: `{key}`: {expected}"), "{key} = {json}");
+    assert_eq!(error, format!("invalid configuration: `{key}`: {expected}"), "{key} = {json}");
 }
 
 fn debug(config: &Config) -> String {
@@ -112,74 +112,286 @@ fn what_is_not_set_is_as_in_the_code() {
     assert_eq!(format!("{:?}", config.verifier_builder()), format!("{plain:?}"));
 }
 
+/// The variables of a usual project that uses Cognito, next to ours.
 #[test]
-fn variables_of_others_are_none_of_ours() {
-    let vars = |name: &str| {
-        let ours = [("COGNITO_USER_POOL_ID", POOL), ("COGNITO_CLIENT_IDS", CLIENT), (name, "x")];
-        Config::from_vars(ours)
-    };
-    for name in ["PATH", "cognito_issuer", "Cognito_ISSUER", "AWS_COGNITO_ISSUER", "COGNITO", " "] {
-        assert!(vars(name).is_ok(), "{name}");
+fn variables_of_a_usual_project_do_not_stop_the_service() {
+    let config = Config::from_vars([
+        ("COGNITO_USER_POOL_ID", POOL),
+        ("COGNITO_CLIENT_IDS", CLIENT),
+        ("COGNITO_DOMAIN", "example.auth.us-east-1.amazoncognito.com"),
+        ("COGNITO_REGION", "us-east-1"),
+        ("COGNITO_CLIENT_ID", "another"),
+        ("COGNITO_CLIENT_SECRET", "secret"),
+        ("COGNITO_IDENTITY_POOL_ID", "us-east-1:0"),
+        ("COGNITO_USER_POOL_ARN", "arn:aws:cognito-idp:us-east-1:1:userpool/us-east-1_x"),
+        ("PATH", "/bin"),
+        ("COGNITO", "x"),
+        ("AWS_COGNITO_ISSUER", "x"),
+    ]);
+    let config = config.unwrap();
+    assert_eq!(format!("{:?}", config.rules()), format!("{:?}", with(&[]).unwrap().rules()));
+    // One warning names them when the verifier starts.
+    let log = Log::of_this_thread();
+    let builder = config.verifier_builder().jwks_fetcher(|_| async {
+        Err::<JwksDocument, _>(RefreshError::status(503))
+    });
+    let verifier = builder.connect_lazy().unwrap();
+    drop(verifier);
+    let log = log.take();
+    let lines = log.lines().filter(|line| line.contains("COGNITO_")).collect::<Vec<_>>();
+    let [line] = lines[..] else { panic!("{log}") };
+    assert!(line.contains("WARN"), "{line}");
+    for name in ["DOMAIN", "REGION", "CLIENT_ID", "CLIENT_SECRET", "IDENTITY_POOL_ID", "USER_POOL_ARN"] {
+        assert!(line.contains(&format!("COGNITO_{name}")), "{name}: {line}");
     }
-    for name in [
-        "COGNITO_",
-        "COGNITO_REQUIRED_SCOPE",
-        "COGNITO_Required_Scopes",
-        "COGNITO_required_scopes",
-        "COGNITO_LEEWAY",
-        "COGNITO_ISSUER_",
-        "COGNITO__ISSUER",
-        "COGNITO_ISSUER ",
-        "COGNITO_CLIENT_SECRET",
-    ] {
-        let error = vars(name).unwrap_err();
-        let problems = error.problems().collect::<Vec<_>>();
-        let [problem] = problems[..] else { panic!("{name}: {problems:?}") };
-        let start = format!("`{name}`: there is no such setting; there are `COGNITO_AUDIENCE`, `");
-        assert!(problem.starts_with(&start), "{problem}");
-        for (key, _, _) in GOOD {
-            assert!(problem.contains(&format!("`{}`", variable(key))), "{key} in {problem}");
+    assert!(!line.contains("secret") && !line.contains("arn:"), "{line}");
+}
+
+#[test]
+fn variables_of_kubernetes_services_are_ignored_silently() {
+    let mut vars = vec![
+        ("COGNITO_USER_POOL_ID".to_owned(), POOL.to_owned()),
+        ("COGNITO_CLIENT_IDS".to_owned(), CLIENT.to_owned()),
+    ];
+    // The Services `cognito` and `cognito-local` of this namespace.
+    for service in ["COGNITO", "COGNITO_LOCAL"] {
+        for (suffix, value) in [
+            ("_SERVICE_HOST", "10.96.0.11"),
+            ("_SERVICE_PORT", "9229"),
+            ("_SERVICE_PORT_HTTP", "9229"),
+            ("_PORT", "tcp://10.96.0.11:9229"),
+            ("_PORT_9229_TCP", "tcp://10.96.0.11:9229"),
+            ("_PORT_9229_TCP_PROTO", "tcp"),
+            ("_PORT_9229_TCP_PORT", "9229"),
+            ("_PORT_9229_TCP_ADDR", "10.96.0.11"),
+        ] {
+            vars.push((format!("{service}{suffix}"), value.to_owned()));
         }
-        assert!(problem.contains("`COGNITO_USER_POOL_ID`"), "{problem}");
+    }
+    let config = Config::from_vars(vars.clone()).unwrap();
+    assert_eq!(debug(&config), debug(&with(&[]).unwrap()), "no name is left for the warning");
+    // The same names with other values are foreign, and still do not stop the service.
+    for (_, value) in vars.iter_mut().skip(2) {
+        *value = "x".to_owned();
+    }
+    assert!(debug(&Config::from_vars(vars).unwrap()).contains("COGNITO_LOCAL_SERVICE_HOST"));
+}
+
+#[test]
+fn a_name_that_resembles_a_setting_is_an_error_unless_that_setting_is_set() {
+    for (name, known) in [
+        ("COGNITO_REQUIRED_SCOPE", "COGNITO_REQUIRED_SCOPES"),
+        ("COGNITO_SCOPE", "COGNITO_REQUIRED_SCOPES"),
+        ("COGNITO_SCOPES", "COGNITO_REQUIRED_SCOPES"),
+        ("COGNITO_AUD", "COGNITO_AUDIENCE"),
+        ("COGNITO_AUDIENCES", "COGNITO_AUDIENCE"),
+        ("COGNITO_GROUP", "COGNITO_GROUPS"),
+        ("COGNITO_GRUOPS", "COGNITO_GROUPS"),
+        ("COGNITO_ISSUER_", "COGNITO_ISSUER"),
+        ("COGNITO__ISSUER", "COGNITO_ISSUER"),
+        ("COGNITO_ISSUER ", "COGNITO_ISSUER"),
+        ("COGNITO_JWKS_URI", "COGNITO_JWKS_URL"),
+        ("COGNITO_LEEWAY_SECOND", "COGNITO_LEEWAY_SECONDS"),
+    ] {
+        let ours = [("COGNITO_USER_POOL_ID", POOL), ("COGNITO_CLIENT_IDS", CLIENT), (name, "x")];
+        let error = Config::from_vars(ours).unwrap_err();
+        let expected = format!("`{name}`: unknown setting, did you mean `{known}`?");
+        assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
+    }
+    for name in ["COGNITO_CLIENT_ID", "COGNITO_APP_CLIENT_ID", "COGNITO_CLIENTS", "COGNITO_CLIENTS_ID"] {
+        let error = Config::from_vars([("COGNITO_USER_POOL_ID", POOL), (name, CLIENT)]).unwrap_err();
+        let problems = error.problems().collect::<Vec<_>>();
+        let expected = format!("`{name}`: unknown setting, did you mean `COGNITO_CLIENT_IDS`?");
+        assert!(problems.contains(&&*expected), "{problems:?}");
+        let ours = [("COGNITO_USER_POOL_ID", POOL), ("COGNITO_CLIENT_IDS", CLIENT), (name, "x")];
+        assert!(Config::from_vars(ours).is_ok(), "{name} is foreign if the setting is set");
+    }
+}
+
+#[test]
+fn a_name_in_another_case_is_an_error_on_every_platform() {
+    for name in ["cognito_groups", "Cognito_GROUPS", "COGNITO_Groups", "COGNITO_groups"] {
+        for ours in [&[][..], &[("COGNITO_GROUPS", "admins")]] {
+            let vars = [("COGNITO_USER_POOL_ID", POOL), ("COGNITO_CLIENT_IDS", CLIENT)];
+            let vars = vars.into_iter().chain([(name, "admins")]).chain(ours.iter().copied());
+            let error = Config::from_vars(vars).unwrap_err();
+            let expected = format!("`{name}`: it differs from `COGNITO_GROUPS` only in case");
+            assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
+        }
+    }
+}
+
+#[test]
+fn ignored_variables_are_never_looked_at() {
+    let with_ignore = |ignore: &str| {
+        Config::from_vars([
+            ("COGNITO_USER_POOL_ID", POOL),
+            ("COGNITO_CLIENT_IDS", CLIENT),
+            ("COGNITO_SCOPE", "x"),
+            ("COGNITO_REGION", "x"),
+            ("COGNITO_IGNORE", ignore),
+        ])
+    };
+    for ignore in ["COGNITO_SCOPE COGNITO_REGION", "COGNITO_REGION,COGNITO_SCOPE"] {
+        let config = with_ignore(ignore).unwrap();
+        assert_eq!(debug(&config), debug(&with(&[]).unwrap()), "{ignore}");
+    }
+    assert_eq!(with_ignore("COGNITO_REGION").unwrap_err().problems().count(), 1);
+    for (ignore, problem) in [
+        ("COGNITO_SCOPE COGNITO_GROUPS", "it names a setting"),
+        ("COGNITO_SCOPE REGION", "it has a name without the prefix `COGNITO_`"),
+    ] {
+        let error = with_ignore(ignore).unwrap_err();
+        let expected = format!("`COGNITO_IGNORE`: {problem}");
+        assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
     }
 }
 
 #[test]
 fn an_unknown_key_of_a_file_is_an_error() {
-    for key in ["user_pool", "Issuer", "ISSUER", "COGNITO_ISSUER", "required-scopes", ""] {
+    for (key, hint) in [
+        ("user_pool", ", did you mean `user_pool_id`?"),
+        ("Issuer", ", did you mean `issuer`?"),
+        ("ISSUER", ", did you mean `issuer`?"),
+        ("required-scopes", ", did you mean `required_scopes`?"),
+        ("scope", ", did you mean `required_scopes`?"),
+        ("COGNITO_ISSUER", ""),
+        ("", ""),
+    ] {
         let text = format!(r#"{{"user_pool_id":"{POOL}","client_ids":"any",{key:?}:1}}"#);
         let error = from_json(&text).unwrap_err();
-        let start =
-            format!("can not start: `{key}`: there is no such setting; there are `audience`");
-        assert!(error.starts_with(&start), "{key}: {error}");
-        for known in GOOD.map(|(known, _, _)| known).iter().chain(&["user_pool_id"]) {
-            assert!(error.contains(&format!("`{known}`")), "{known}: {error}");
-        }
+        let expected = format!("invalid configuration: `{key}`: unknown setting{hint}");
+        assert_eq!(error, expected);
     }
 }
 
 #[test]
-fn nothing_is_set_and_each_required_setting_is_asked_for() {
-    let pool = "it is missing; it looks like `ap-northeast-1_AbCdEfGhI`";
-    let clients = "it is missing; name the app clients, or write `any`";
+fn nothing_is_set_and_each_required_setting_is_named() {
+    let pool = |issuer: &str| {
+        format!("it is not set, expected an ID such as `ap-northeast-1_AbCdEfGhI`, or `{issuer}`")
+    };
+    let clients = "it is not set, expected the IDs of app clients, or `any`";
+    let missing_pool = format!("`COGNITO_USER_POOL_ID`: {}", pool("COGNITO_ISSUER"));
     assert_eq!(
         from_vars(&[]).unwrap_err(),
-        [format!("`COGNITO_USER_POOL_ID`: {pool}"), format!("`COGNITO_CLIENT_IDS`: {clients}")]
+        [missing_pool.clone(), format!("`COGNITO_CLIENT_IDS`: {clients}")]
     );
-    let expected = format!("can not start: `user_pool_id`: {pool}; `client_ids`: {clients}");
+    let expected = format!(
+        "invalid configuration: `user_pool_id`: {}; `client_ids`: {clients}",
+        pool("issuer")
+    );
     assert!(from_json("{}").unwrap_err().starts_with(&expected));
     assert!(from_toml("").unwrap_err().contains(&expected));
     let missing = [format!("`COGNITO_CLIENT_IDS`: {clients}")];
     assert_eq!(from_vars(&[("user_pool_id", POOL)]).unwrap_err(), missing);
-    let missing = [format!("`COGNITO_USER_POOL_ID`: {pool}")];
-    assert_eq!(from_vars(&[("client_ids", "any")]).unwrap_err(), missing);
+    assert_eq!(from_vars(&[("client_ids", "any")]).unwrap_err(), [missing_pool]);
+    // The place of the keys does not tell the issuer.
+    let keys = [("client_ids", "any"), ("jwks_url", "https://keys.example/jwks.json")];
+    let expected = "`COGNITO_ISSUER`: it is not set, expected the `iss` of the tokens, which the \
+                    place of the keys does not tell";
+    assert_eq!(from_vars(&keys).unwrap_err(), [expected]);
+}
+
+/// What people set instead of an ID: each error names variables, not functions.
+#[test]
+fn a_pool_in_another_form_is_answered_with_the_variable_to_set() {
+    let error = |value: &str| {
+        let [problem] = &with(&[("user_pool_id", value)]).unwrap_err()[..] else { panic!("{value}") };
+        problem.strip_prefix("`COGNITO_USER_POOL_ID`: ").unwrap().to_owned()
+    };
+    let id = "invalid user pool ID: ";
+    let url = "it is a URL, expected an ID, or `COGNITO_ISSUER` for a URL";
+    assert_eq!(error("https://cognito-idp.us-east-1.amazonaws.com/us-east-1_x"), url);
+    let emulator = "it is the ID of an emulator's pool, expected `COGNITO_ISSUER` with the issuer of \
+                    the emulator";
+    assert_eq!(error("local_1a2b3c"), emulator);
+    for region in ["cn-north-1", "eusc-de-east-1", "us-iso-east-1", "us-isob-east-1", "eu-isoe-west-1"] {
+        let partition =
+            "the issuers of this partition are not known, expected `COGNITO_ISSUER` instead";
+        assert_eq!(error(&format!("{region}_AbCdEfGhI")), partition);
+    }
+    let arn = error("arn:aws:cognito-idp:us-east-1:123456789012:userpool/us-east-1_AbCdEfGhI");
+    assert!(arn.starts_with(&format!("{id}it is an ARN, expected the ID after `userpool/`")), "{arn}");
+    let endpoint = error("cognito-idp.us-east-1.amazonaws.com/us-east-1_AbCdEfGhI");
+    let expected = format!("{id}it is an endpoint, expected the ID after the last `/`");
+    assert!(endpoint.starts_with(&expected), "{endpoint}");
+    assert!(with(&[("user_pool_id", "us-gov-west-1_AbCdEfGhI")]).is_ok());
+}
+
+/// An issuer is only compared, so it may have the scheme http; where keys are fetched from matters.
+#[test]
+fn plain_http_is_for_loopback_and_for_the_host_that_is_set() {
+    const EMULATOR: &str = "http://cognito:9229/local_1a2b3c";
+    let start = |settings: &[(&str, &str)]| {
+        let usual = [("issuer", EMULATOR), ("client_ids", "any")];
+        let settings = usual.iter().chain(settings).copied().collect::<Vec<_>>();
+        let builder = from_vars(&settings).unwrap().verifier_builder();
+        builder.connect_lazy().map(drop).map_err(|error| error.problems().next().unwrap().to_owned())
+    };
+    assert_eq!(start(&[("jwks_url", "http://127.0.0.1:9229/jwks.json")]), Ok(()));
+    assert_eq!(start(&[("jwks_url", "https://cognito:9229/jwks.json")]), Ok(()));
+    assert_eq!(start(&[("jwks_file", "/run/jwks.json")]), Ok(()));
+    assert_eq!(start(&[("insecure_jwks_host", "cognito:9229")]), Ok(()));
+    assert_eq!(
+        start(&[]).unwrap_err(),
+        format!(
+            "{EMULATOR}: keys would be fetched over plain http from `cognito:9229`, which is not \
+             loopback, and neither `COGNITO_JWKS_URL`, `COGNITO_JWKS_FILE` nor \
+             `COGNITO_INSECURE_JWKS_HOST` is set"
+        )
+    );
+    for host in ["cognito", "cognito:9230", "other:9229"] {
+        assert_eq!(
+            start(&[("insecure_jwks_host", host)]).unwrap_err(),
+            format!(
+                "{EMULATOR}: keys would be fetched over plain http from `cognito:9229`, but \
+                 `COGNITO_INSECURE_JWKS_HOST` is `{host}`"
+            )
+        );
+    }
+    assert_eq!(
+        start(&[("insecure_jwks_host", "cognito:9229"), ("jwks_url", "https://a.example/k")]),
+        Err(format!(
+            "{EMULATOR}: `COGNITO_INSECURE_JWKS_HOST` is `cognito:9229`, but no keys are fetched over \
+             plain http from it"
+        ))
+    );
+    // Another fetcher and fixed keys need no setting.
+    let config = from_vars(&[("issuer", EMULATOR), ("client_ids", "any")]).unwrap();
+    let fetcher = |_| async { Err::<JwksDocument, _>(RefreshError::status(503)) };
+    assert!(config.verifier_builder().jwks_fetcher(fetcher).connect_lazy().is_ok());
+    assert!(config.verifier_builder().build_with_jwks(keys().issuer.jwks()).is_ok());
+    // In a file, the errors name its keys.
+    let error = from_json(&format!(r#"{{"issuer":{EMULATOR:?},"client_ids":"any"}}"#)).unwrap();
+    let error = error.verifier_builder().connect_lazy().unwrap_err();
+    assert!(error.to_string().contains("`insecure_jwks_host`"), "{error}");
 }
 
 #[test]
-fn each_mistake_is_told_with_its_name_and_its_remedy() {
-    const EMPTY: &str = "it is empty; leave it out instead";
+fn an_audience_is_a_name_or_an_absolute_uri() {
+    for good in ["api", "https://api.example", "urn:example:api", "a/b", "https://a.example b"] {
+        assert!(with(&[("audience", good)]).is_ok(), "{good}");
+    }
+    for bad in ["api:", ":api", "1a:b", "a b:", "ht tp://a", "https://[", "a:b c:"] {
+        let problems = with(&[("audience", bad)]).err();
+        let expected = "`COGNITO_AUDIENCE`: an item has a `:`, but is not an absolute URI";
+        if bad != "https://[" && bad != "ht tp://a" {
+            assert_eq!(problems.unwrap(), [expected], "{bad}");
+        }
+    }
+    for bad in ["\"api\"", "'api'"] {
+        let expected = "`COGNITO_AUDIENCE`: an item has white space or a quotation mark";
+        assert_eq!(with(&[("audience", bad)]).unwrap_err(), [expected], "{bad}");
+    }
+    let text = format!(r#"{{"user_pool_id":"{POOL}","client_ids":"any","audience":["a b"]}}"#);
+    assert!(from_json(&text).unwrap_err().contains("white space or a quotation mark"));
+}
+
+#[test]
+fn each_problem_names_the_variable_and_what_is_expected() {
+    const EMPTY: &str = "it is empty, expected a value or no such setting";
     const CLIENTS: &str =
-        "it is no list of client IDs; one looks like `5a1b2c3d4e5f6g7h8i9j0k1l2m`";
+        "it is not a list of client IDs such as `5a1b2c3d4e5f6g7h8i9j0k1l2m`, or only `any`";
     const URL: &str = "; a good one looks like `https://issuer.example/pool`";
     for (key, value, expected) in [
         ("user_pool_id", "", EMPTY),
@@ -191,12 +403,12 @@ fn each_mistake_is_told_with_its_name_and_its_remedy() {
         ("required_scopes", "", EMPTY),
         ("required_scopes", " \n ", EMPTY),
         ("client_ids", "", EMPTY),
-        ("client_ids", " , ,", "it names something empty"),
-        ("client_ids", "abc,,def", "it names something empty"),
-        ("client_ids", "abc,", "it names something empty"),
+        ("client_ids", " , ,", "it has an empty item"),
+        ("client_ids", "abc,,def", "it has an empty item"),
+        ("client_ids", "abc,", "it has an empty item"),
         ("client_ids", "ANY", CLIENTS),
         ("audience", " x", "it has white space around it"),
-        ("leeway_seconds", "+5", "it is not a whole number from 0 to 300"),
+        ("leeway_seconds", "+5", "it is not an integer from 0 to 300"),
         ("client_ids", "any,abc", CLIENTS),
         ("client_ids", "abc any", CLIENTS),
         ("client_ids", "any any", CLIENTS),
@@ -204,28 +416,28 @@ fn each_mistake_is_told_with_its_name_and_its_remedy() {
         ("client_ids", "a/b", CLIENTS),
         ("client_ids", "caf\u{e9}", CLIENTS),
         ("client_ids", "\"abc\"", CLIENTS),
-        ("required_scopes", "a/b,c/d", "it has a comma, and these are separated by spaces"),
-        ("required_scopes", ",", "it has a comma, and these are separated by spaces"),
+        ("required_scopes", "a/b,c/d", "it has a comma, expected spaces between the items"),
+        ("required_scopes", ",", "it has a comma, expected spaces between the items"),
         (
             "required_scopes",
             "a/b \"",
             "invalid scope: it has a quote, a backslash, a control or a non-ASCII character; a \
              good one looks like `activity/*`",
         ),
-        ("leeway_seconds", "301", "it is not a whole number from 0 to 300"),
-        ("leeway_seconds", "-1", "it is not a whole number from 0 to 300"),
-        ("leeway_seconds", "1.5", "it is not a whole number from 0 to 300"),
-        ("leeway_seconds", "", "it is not a whole number from 0 to 300"),
-        ("leeway_seconds", " 1", "it is not a whole number from 0 to 300"),
-        ("leeway_seconds", "5s", "it is not a whole number from 0 to 300"),
-        ("leeway_seconds", "99999999999999999999", "it is not a whole number from 0 to 300"),
-        ("refresh_interval_seconds", "9", "it is not a whole number from 10 to 86400"),
-        ("refresh_interval_seconds", "0", "it is not a whole number from 10 to 86400"),
-        ("refresh_interval_seconds", "86401", "it is not a whole number from 10 to 86400"),
-        ("max_key_age_seconds", "a day", "it is not a whole number"),
-        ("max_key_age_seconds", "-1", "it is not a whole number"),
-        ("connect_timeout_seconds", "1e3", "it is not a whole number"),
-        ("connect_timeout_seconds", "18446744073709551616", "it is not a whole number"),
+        ("leeway_seconds", "301", "it is not an integer from 0 to 300"),
+        ("leeway_seconds", "-1", "it is not an integer from 0 to 300"),
+        ("leeway_seconds", "1.5", "it is not an integer from 0 to 300"),
+        ("leeway_seconds", "", "it is not an integer from 0 to 300"),
+        ("leeway_seconds", " 1", "it is not an integer from 0 to 300"),
+        ("leeway_seconds", "5s", "it is not an integer from 0 to 300"),
+        ("leeway_seconds", "99999999999999999999", "it is not an integer from 0 to 300"),
+        ("refresh_interval_seconds", "9", "it is not an integer from 10 to 86400"),
+        ("refresh_interval_seconds", "0", "it is not an integer from 10 to 86400"),
+        ("refresh_interval_seconds", "86401", "it is not an integer from 10 to 86400"),
+        ("max_key_age_seconds", "a day", "it is not an integer of 0 or more"),
+        ("max_key_age_seconds", "-1", "it is not an integer of 0 or more"),
+        ("connect_timeout_seconds", "1e3", "it is not an integer of 0 or more"),
+        ("connect_timeout_seconds", "18446744073709551616", "it is not an integer of 0 or more"),
         ("max_key_age_seconds", "299", "it is shorter than the refresh interval"),
         ("max_key_age_seconds", "0", "it is shorter than the refresh interval"),
     ] {
@@ -255,8 +467,8 @@ fn each_mistake_is_told_with_its_name_and_its_remedy() {
 
 #[test]
 fn a_value_of_another_type_is_a_mistake_in_a_file() {
-    let number = |range| format!("it is not a whole number{range}");
-    let (text, list) = ("it is not a text".to_owned(), "it is not a list of texts".to_owned());
+    let number = |range| format!("it is not an integer{range}");
+    let (text, list) = ("it is not a string".to_owned(), "it is not a list of strings".to_owned());
     for (keys, values, expected) in [
         (
             &["user_pool_id", "audience", "jwks_url"][..],
@@ -281,7 +493,7 @@ fn a_value_of_another_type_is_a_mistake_in_a_file() {
         (
             &["max_key_age_seconds", "connect_timeout_seconds"],
             &["-1", "null", "7200.0"],
-            number(""),
+            number(" of 0 or more"),
         ),
     ] {
         for (key, value) in keys.iter().flat_map(|key| values.iter().map(move |v| (key, v))) {
@@ -289,10 +501,10 @@ fn a_value_of_another_type_is_a_mistake_in_a_file() {
         }
     }
     for key in ["client_ids", "groups", "required_scopes"] {
-        problem_in_file(key, "[]", "it is empty; leave it out instead");
-        problem_in_file(key, r#"["x",""]"#, "it names something empty");
+        problem_in_file(key, "[]", "it is empty, expected a value or no such setting");
+        problem_in_file(key, r#"["x",""]"#, "it has an empty item");
     }
-    let clients = "it is no list of client IDs; one looks like `5a1b2c3d4e5f6g7h8i9j0k1l2m`";
+    let clients = "it is not a list of client IDs such as `5a1b2c3d4e5f6g7h8i9j0k1l2m`, or only `any`";
     problem_in_file("client_ids", r#"["any","x"]"#, clients);
     problem_in_file("client_ids", r#"["x y"]"#, clients);
     problem_in_file("client_ids", r#"["x,y"]"#, clients);
@@ -388,12 +600,12 @@ fn a_setting_that_is_there_twice_is_an_error() {
     for (key, value, json) in GOOD {
         let mut settings = GOOD.map(|(key, value, _)| (key, value)).to_vec();
         settings.push((key, value));
-        let expected = format!("`{}`: it is there twice", variable(key));
+        let expected = format!("`{}`: it is set more than once", variable(key));
         assert_eq!(from_vars(&settings).unwrap_err(), [expected], "{key}");
         let mut members = GOOD.map(|(key, _, json)| format!("{key:?}:{json}")).to_vec();
         members.push(format!("{key:?}:{json}"));
         let error = from_json(&format!("{{{}}}", members.join(","))).unwrap_err();
-        assert!(error.contains(&format!("`{key}`: it is there twice")), "{key}: {error}");
+        assert!(error.contains(&format!("`{key}`: it is set more than once")), "{key}: {error}");
     }
 }
 
@@ -446,7 +658,7 @@ fn what_is_not_unicode_is_not_called_missing() {
 #[test]
 fn a_number_that_can_not_be_read_is_its_only_mistake() {
     let settings = [("refresh_interval_seconds", "x"), ("max_key_age_seconds", "60")];
-    let expected = "`COGNITO_REFRESH_INTERVAL_SECONDS`: it is not a whole number from 10 to 86400";
+    let expected = "`COGNITO_REFRESH_INTERVAL_SECONDS`: it is not an integer from 10 to 86400";
     assert_eq!(with(&settings).unwrap_err(), [expected]);
 }
 

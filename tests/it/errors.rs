@@ -130,7 +130,7 @@ fn refresh_errors_keep_their_cause_in_the_source() {
     let error = RefreshError::status(404);
     assert!(error.source().is_none());
     assert_eq!(error.kind().as_str(), "status");
-    check(error, "the answer has status 404");
+    check(error, "the response has status 404, expected 200");
 }
 
 #[test]
@@ -161,6 +161,6 @@ fn all_mistakes_in_the_settings_are_reported_at_once() {
             "fixed keys are one pool's, and several pools are named",
         ]
     );
-    assert!(error.to_string().starts_with("can not start: "), "{error}");
+    assert!(error.to_string().starts_with("cannot start: "), "{error}");
     assert!(error.to_string().contains("; audience") || error.to_string().contains(": audience"));
 }

@@ -1394,7 +1394,7 @@ async fn p20_what_happens_to_the_keys_is_logged_with_fields_and_without_tokens()
     assert!(failed.len() > 100, "{}", failed.len());
     for (failures, line) in (1..).zip(&failed) {
         for field in
-            ["error=the answer has status 503", "class=\"status\"", "age_s=", "retry_in_ms="]
+            ["error=the response has status 503, expected 200", "class=\"status\"", "age_s=", "retry_in_ms="]
         {
             assert!(line.contains(field), "{field} is not in {line}");
         }

@@ -107,7 +107,7 @@ async fn connect_gives_up_at_once_where_there_is_no_such_key_set() {
     let url = format!("{}/.well-known/jwks.json", issuer().issuer());
     assert_eq!(
         error.to_string(),
-        format!("can not start: no keys from {url}: the answer has status 404")
+        format!("cannot start: no keys from {url}: the response has status 404, expected 200")
     );
 }
 
@@ -154,7 +154,7 @@ async fn start_answers_unavailable_until_the_keys_arrive() {
     assert_eq!(kind(&verifier, "a.b"), Some(VerifyErrorKind::Malformed));
 
     let error = verifier.ready(Duration::from_secs(1)).await.unwrap_err();
-    assert!(error.to_string().ends_with("no answer yet"), "{error}");
+    assert!(error.to_string().ends_with("no response yet"), "{error}");
     endpoint.answers(current(issuer()));
     verifier.ready(Duration::from_secs(20)).await.unwrap();
     assert_eq!(kind(&verifier, &token), None);
@@ -449,14 +449,14 @@ async fn keys_come_over_http_from_the_served_issuer() {
     assert_eq!(kind(&verifier, &token_of(server.issuer())), None);
 
     for (fault, reason) in [
-        (Fault::Down, "the answer has status 503"),
+        (Fault::Down, "the response has status 503, expected 200"),
         (
             Fault::Garbage,
-            "the answer is not a usable JWK Set: invalid JWK Set: it is not a JSON object",
+            "the response is not a usable JWK Set: invalid JWK Set: it is not a JSON object",
         ),
         (
             Fault::Oversize,
-            "the answer is not a usable JWK Set: invalid JWK Set: it is longer than 64 KiB",
+            "the response is not a usable JWK Set: invalid JWK Set: it is longer than 64 KiB",
         ),
     ] {
         server.set_fault(fault);
@@ -475,7 +475,7 @@ async fn a_wrong_pool_fails_at_start_and_names_url_and_status() {
     let error = Verifier::builder(Rules::new(pool, ClientIds::any())).connect().await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(10));
     let expected =
-        format!("no keys from {issuer}/.well-known/jwks.json: the answer has status 404");
+        format!("no keys from {issuer}/.well-known/jwks.json: the response has status 404, expected 200");
     assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
 }
 

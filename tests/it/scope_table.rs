@@ -994,7 +994,7 @@ fn all_mistakes_come_at_once() {
             "GET /d//",
         ]
     );
-    assert!(error.to_string().starts_with("can not start: scope table, `get /a`: "), "{error}");
+    assert!(error.to_string().starts_with("invalid configuration: scope table, `get /a`: "), "{error}");
 }
 
 #[test]

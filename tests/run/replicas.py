@@ -228,7 +228,7 @@ def restart(checks, fleet, figures):
     checks.equal("restart: while the issuer is down, it gives up in time", 1, hasty.exit_code(10))
     said = hasty.log.read_text()
     checks.that(
-        f"no keys from {issuer.jwks_url}: the answer has status 503" in said,
+        f"no keys from {issuer.jwks_url}: the response has status 503, expected 200" in said,
         "restart: and says why",
         said,
     )

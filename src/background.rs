@@ -35,7 +35,7 @@ pub(crate) struct NoBackgroundThread(pub(crate) io::Error);
 
 /// The thread and its runtime. They end when the last owner drops this.
 #[derive(Debug)]
-pub(super) struct Background {
+pub(crate) struct Background {
     runtime: Handle,
     /// A forked child has a copy of this, but not the thread.
     process: u32,
@@ -88,7 +88,7 @@ impl Background {
 
 /// The runtime of a refresh task.
 #[derive(Clone, Debug)]
-pub(super) enum Home {
+pub(crate) enum Home {
     Background(Arc<Background>),
     /// A runtime of the caller whose time is paused.
     Paused(Handle),
@@ -96,7 +96,7 @@ pub(super) enum Home {
 
 impl Home {
     /// Returns the home of a task that is started here and now.
-    pub(super) fn of_new_task() -> Result<Self, NoBackgroundThread> {
+    pub(crate) fn of_new_task() -> Result<Self, NoBackgroundThread> {
         match paused_runtime() {
             Some(runtime) => Ok(Self::Paused(runtime)),
             None => Background::current().map(Self::Background),
@@ -111,16 +111,16 @@ impl Home {
     }
 
     /// Until the guard is dropped, `Instant::now` reads the clock of this runtime.
-    pub(super) fn enter(&self) -> EnterGuard<'_> {
+    pub(crate) fn enter(&self) -> EnterGuard<'_> {
         self.runtime().enter()
     }
 
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         self.runtime().spawn(task)
     }
 
     /// Returns `true` in a forked child, which has no copy of the thread.
-    pub(super) fn is_of_another_process(&self) -> bool {
+    pub(crate) fn is_of_another_process(&self) -> bool {
         match self {
             Self::Background(background) => background.process != process::id(),
             Self::Paused(_) => false,
@@ -132,7 +132,7 @@ impl Home {
     ///
     /// The timers are those of the background thread, which runs whatever happens to the caller's
     /// runtime. Virtual time counts only if the task and the caller are both in it.
-    pub(super) async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+    pub(crate) async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
         // Kept until the wait is over: a timer must not be polled after its runtime has ended.
         let background = match self {
             Self::Background(background) => Some(Arc::clone(background)),
