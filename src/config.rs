@@ -136,12 +136,12 @@ impl Config {
     /// A verifier with these settings, to be started. It does not ask for the required scopes:
     /// that is the layer of [`required_scopes`](Self::required_scopes), or an interceptor with it.
     ///
-    /// What only code can ask for, such as a [check](Rules::check), comes on top:
+    /// What only code can ask for, such as a [check](Rules::with_check), comes on top:
     ///
     /// ```
     /// # use tower_cognito::{Config, CheckError, StartError, Verifier};
     /// # async fn example(config: Config) -> Result<Verifier, StartError> {
-    /// let rules = config.rules().clone().check(|token| match token.username() {
+    /// let rules = config.rules().clone().with_check(|token| match token.username() {
     ///     Some(_) => Ok(()),
     ///     None => Err(CheckError::Forbidden),
     /// });
@@ -284,12 +284,12 @@ impl RawConfig {
         let (Some(pool), Some(clients)) = (pool, clients) else {
             return Err(StartError::new(self.problems));
         };
-        let mut rules = Rules::new(pool, clients).leeway(leeway.unwrap_or_default());
+        let mut rules = Rules::new(pool, clients).with_leeway(leeway.unwrap_or_default());
         if let Some(audience) = audience {
-            rules = rules.audience(audience);
+            rules = rules.with_audience(audience);
         }
         if let Some(groups) = groups {
-            rules = rules.groups(groups);
+            rules = rules.with_groups(groups);
         }
         let required_scopes =
             required_scopes.unwrap_or_else(|| RequireScope::of(Requirement::empty()));

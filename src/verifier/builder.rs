@@ -129,7 +129,7 @@ impl VerifierBuilder {
     /// How much memory this verifier may use to remember tokens that were verified: 8 MiB unless
     /// set, which is about 4,000 tokens of machines; 0 switches it off. Each verifier that is made
     /// of it by [`Verifier::with_rules`] may use as much. What such a token says, its key, the time
-    /// and [`Rules::check`] are still judged at every request; its signature is not checked again.
+    /// and [`Rules::with_check`] are still judged at every request; its signature is not checked again.
     ///
     /// ```
     /// # use tower_cognito::{Rules, Verifier};

@@ -153,10 +153,13 @@ fn refusable() -> Vec<(VerifyErrorKind, String)> {
 }
 
 fn strict() -> Verifier {
-    let rules = rules().audience("https://a").groups(["g"]).check(|token| match token.jwt_id() {
-        Some("revoked") => Err(CheckError::Revoked),
-        _ => Ok(()),
-    });
+    let rules =
+        rules().with_audience("https://a").with_groups(["g"]).with_check(|token| {
+            match token.jwt_id() {
+                Some("revoked") => Err(CheckError::Revoked),
+                _ => Ok(()),
+            }
+        });
     Verifier::builder(rules).with_jwks(issuer().jwks()).unwrap()
 }
 
