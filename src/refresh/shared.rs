@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Clock, OVERDUE_AFTER, RefreshConfig};
 use crate::error::RefreshError;
-use crate::jwks::Jwks;
+use crate::jwks::{Jwks, KeySet};
 
 pub(super) const FAR_FUTURE: Duration = Duration::from_secs(31_536_000);
 
@@ -18,16 +18,16 @@ pub(super) const FAR_FUTURE: Duration = Duration::from_secs(31_536_000);
 pub(crate) struct CurrentKeys(pub(super) Guard<Arc<Snapshot>>);
 
 impl Deref for CurrentKeys {
-    type Target = Jwks;
+    type Target = KeySet;
 
-    fn deref(&self) -> &Jwks {
+    fn deref(&self) -> &KeySet {
         &self.0.jwks
     }
 }
 
 /// What a request sees: one load, no lock, never half of anything.
 pub(super) struct Snapshot {
-    pub(super) jwks: Arc<Jwks>,
+    pub(super) jwks: Arc<KeySet>,
     pub(super) origin: Origin,
     /// Since when, and for what, refreshes have failed.
     pub(super) failing: Option<FailureState>,
@@ -80,7 +80,7 @@ pub(super) struct FailureState {
 
 impl Snapshot {
     pub(super) fn new(
-        jwks: Arc<Jwks>,
+        jwks: Arc<KeySet>,
         origin: Origin,
         failing: Option<FailureState>,
         next_refresh: Deadline,
@@ -178,8 +178,13 @@ impl RefreshState {
         delay: Duration,
     ) -> Self {
         let next_refresh = Deadline::after(delay, &config.clock);
-        let snapshot =
-            Snapshot::new(Arc::new(jwks), origin, None, next_refresh, config.max_key_age);
+        let snapshot = Snapshot::new(
+            Arc::new(KeySet::new(jwks)),
+            origin,
+            None,
+            next_refresh,
+            config.max_key_age,
+        );
         let progress = Progress {
             started: 0,
             finished: 0,
@@ -234,7 +239,7 @@ mod tests {
     fn it_is_quiet_while_no_clock_asks_for_anything() {
         let start = Deadline { monotonic: Instant::now(), wall: SystemTime::now() };
         let origin = Origin::Fetched { monotonic: start.monotonic, wall: start.wall };
-        let jwks = Arc::new(Jwks::empty());
+        let jwks = Arc::new(KeySet::new(Jwks::empty()));
         // The refresh is due after an hour, or the keys are too old after one.
         for (due, max_key_age) in [(HOUR, 24 * HOUR), (24 * HOUR, HOUR)] {
             let next = start.plus(due).unwrap();

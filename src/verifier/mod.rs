@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::{RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes};
 use crate::health::Health;
-use crate::refresh::{Clock, CurrentKeys, NoKeys, Refresher, WaitUntil, all_ready};
+use crate::refresh::{Clock, NoKeys, Refresher, WaitUntil, all_ready};
 use crate::telemetry::{self, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
@@ -99,7 +99,7 @@ impl Verifier {
             Outcome::Final(result) => result,
             Outcome::UnknownKey(pool) => {
                 pool.keys.request_fetch();
-                Err(VerifyErrorKind::UnknownKey.into())
+                Err(VerifyError::new(VerifyErrorKind::UnknownKey))
             }
         };
         timer.verified(&result);
@@ -113,7 +113,7 @@ impl Verifier {
     /// ```
     /// # use tower_cognito::{ClientIds, Rules, StartError, UserPool, Verifier};
     /// # fn example(verifier: Verifier, pool: UserPool) -> Result<(), StartError> {
-    /// let admins = Rules::new(pool, ClientIds::any()).groups(["admins"]);
+    /// let admins = Rules::new(pool, ClientIds::any()).with_groups(["admins"]);
     /// let for_admins = verifier.with_rules(admins)?;
     /// # Ok(())
     /// # }
@@ -217,7 +217,7 @@ impl Verifier {
         let result = match self.verify_uncached(token, now) {
             Outcome::Final(result) => result,
             Outcome::UnknownKey(pool) if pool.keys.is_fixed() => {
-                Err(VerifyErrorKind::UnknownKey.into())
+                Err(VerifyError::new(VerifyErrorKind::UnknownKey))
             }
             Outcome::UnknownKey(_) => return None,
         };
@@ -230,7 +230,7 @@ impl Verifier {
         token: &str,
         pool: &Pool,
     ) -> Result<AccessToken, VerifyError> {
-        let mut verdict = Err(VerifyErrorKind::UnknownKey.into());
+        let mut verdict = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
         let found = || match self.verify_uncached(token, (self.shared.clock)()) {
             Outcome::Final(result) => {
                 verdict = result;
@@ -255,7 +255,7 @@ impl Verifier {
                 self.shared.cache.remove(token);
                 return None;
             }
-            Ok(_) => pool.rules.recheck(&verified, now).map_err(VerifyError::from),
+            Ok(_) => pool.rules.recheck(&verified, now).map_err(VerifyError::new),
             Err(retry_after) => Err(VerifyError::keys_unavailable(retry_after)),
         };
         let result = result.map(|()| verified);
@@ -264,24 +264,25 @@ impl Verifier {
     }
 
     fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome<'_> {
-        let mut chosen = None;
+        let mut resolved = None;
         let result = verify_with_pools(token, now, |issuer| {
             let (issuer, index, pool) = self.shared.pool_of(issuer)?;
-            chosen = Some((index, pool));
-            let keys: CurrentKeys =
-                pool.keys.current(now).map_err(VerifyError::keys_unavailable)?;
-            Ok(TrustedPool { rules: &pool.rules, issuer, keys })
+            let (_, _, keys) = resolved.insert((index, pool, pool.keys.current(now)));
+            let keys = keys.as_ref().map_err(|_| VerifyErrorKind::KeysUnavailable)?;
+            let header_cache = Some(keys.header_cache());
+            Ok(TrustedPool { rules: &pool.rules, issuer, keys, header_cache })
         });
-        match (result, chosen) {
-            (Ok((verified, keys)), Some((pool, _))) => {
-                let entry = CacheEntry { token: verified.clone(), pool, keys };
+        match (result, resolved) {
+            (Ok(verified), Some((pool, _, Ok(keys)))) => {
+                let entry = CacheEntry { token: verified.clone(), pool, keys: keys.id() };
                 self.shared.cache.insert(token, entry);
                 Outcome::Final(Ok(verified))
             }
-            (Err(error), Some((_, pool))) if error.kind() == VerifyErrorKind::UnknownKey => {
-                Outcome::UnknownKey(pool)
+            (Err(VerifyErrorKind::UnknownKey), Some((_, pool, _))) => Outcome::UnknownKey(pool),
+            (Err(VerifyErrorKind::KeysUnavailable), Some((_, _, Err(retry_after)))) => {
+                Outcome::Final(Err(VerifyError::keys_unavailable(retry_after)))
             }
-            (result, _) => Outcome::Final(result.map(|(verified, _)| verified)),
+            (result, _) => Outcome::Final(result.map_err(VerifyError::new)),
         }
     }
 
