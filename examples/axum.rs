@@ -66,7 +66,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // In production: `UserPool::new("ap-northeast-1_AbCdEfGhI")?`.
     let issuer = TestServer::bind("127.0.0.1:0").await?;
     let rules =
-        Rules::new(issuer.issuer().user_pool(), ClientIds::only([CLIENT_ID])).check(|token| {
+        Rules::new(issuer.issuer().user_pool(), ClientIds::only([CLIENT_ID])).with_check(|token| {
             match token.subject() {
                 "blocked" => Err(CheckError::Forbidden),
                 _ => Ok(()),

@@ -25,7 +25,7 @@ async fn app(resource: &str, issuer: &TestServer) -> Result<Router, Box<dyn Erro
         .scopes(["mcp/call"])
         .name("An MCP server");
     // The specification of MCP asks its servers to check that a token was issued for them.
-    let rules = Rules::new(pool, ClientIds::only([CLIENT_ID])).audience(resource);
+    let rules = Rules::new(pool, ClientIds::only([CLIENT_ID])).with_audience(resource);
     let verifier = Verifier::builder(rules).connect().await?;
 
     Ok(Router::new()

@@ -30,11 +30,10 @@ const CLIENT_SECRET: &str = "not-a-secret-outside-this-example";
 const SCOPES: [&str; 3] = ["activity/*", "activity/read", "demo-dev/read"];
 
 /// The service. Everything below it is about running it on a machine without an AWS account.
-fn app(verifier: Verifier, required_scopes: RequireScope) -> Router {
+fn app(verifier: Verifier) -> Router {
     Router::new()
         .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
         .route("/item", get(items).layer(RequireScope::new("demo-dev/read")))
-        .layer(required_scopes) // those of the configuration: none unless set
         .layer(RequireToken::new(verifier))
 }
 
@@ -85,7 +84,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         }
     };
     let verifier = config.verifier_builder().connect().await?;
-    let app = app(verifier, config.required_scopes());
+    let app = app(verifier);
 
     // Before anybody is told that it runs.
     let stopped = stop_signal()?;

@@ -99,7 +99,7 @@ impl Judge {
             return Err(problems);
         };
         let clients = if any_client { ClientIds::any() } else { ClientIds::only(clients) };
-        let rules = Rules::new(pool, clients).leeway(leeway.unwrap_or_default());
+        let rules = Rules::new(pool, clients).with_leeway(leeway.unwrap_or_default());
         let mut builder = Verifier::builder(rules);
         if let Some(now) = now {
             let now =

@@ -1,13 +1,13 @@
-//! base64url as a JWS has it ([RFC 7515 section 2]), with one text for each sequence of bytes:
-//! padding, impossible lengths and non-zero trailing bits are refused.
+//! base64url as in a JWS ([RFC 7515 section 2]), with one text for each sequence of bytes: padding,
+//! impossible lengths and non-zero trailing bits are rejected.
 //!
 //! [RFC 7515 section 2]: https://www.rfc-editor.org/rfc/rfc7515#section-2
 
 use base64::Engine;
 
-// The instructions for many bytes at once that this processor has (AVX2, NEON), which is found out
-// once. All that anybody sends goes through it; so it is an engine of the field's own crate, whose
-// fast loop leaves what it does not know to the plain engine. The tests compare the two.
+// Use the `base64` crate's SIMD engine (AVX2 or NEON), which is selected once at run time. Its fast
+// loop leaves everything unusual to the plain engine. Every token passes through it, so the tests
+// compare both engines.
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 use self::fast::ENGINE;
 #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
@@ -23,8 +23,8 @@ mod fast {
     pub(super) static ENGINE: LazyLock<Simd> = LazyLock::new(|| Simd::url_safe(NO_PAD));
 }
 
-/// How many bytes are now at the front of the buffer; `None` where the text is not canonical, or
-/// the buffer too short.
+/// Decodes into the front of the buffer and returns the number of bytes, or `None` if the text is not
+/// canonical or the buffer is too short.
 pub(crate) fn decode(text: &str, buffer: &mut [u8]) -> Option<usize> {
     ENGINE.decode_slice(text, buffer).ok()
 }
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn h019_every_length_and_every_end_is_read_as_by_the_plain_engine() {
+    fn h019_every_length_and_ending_decodes_as_with_the_plain_engine() {
         let bytes = bytes(400);
         for length in 0..bytes.len() {
             let text = PLAIN.encode(&bytes[..length]);
@@ -59,8 +59,8 @@ mod tests {
     }
 
     #[test]
-    fn h018_every_character_in_every_place_is_read_as_by_the_plain_engine() {
-        // In the fast loop, and in what it leaves over.
+    fn h018_every_character_at_every_position_decodes_as_with_the_plain_engine() {
+        // The text is long enough for the fast loop and its remainder.
         let text = PLAIN.encode(bytes(100));
         for place in 0..text.len() {
             let (before, after) = (&text[..place], &text[place + 1..]);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_is_too_short_is_no_panic() {
+    fn too_short_buffer_returns_none() {
         let text = PLAIN.encode(bytes(100));
         assert_eq!(decode(&text, &mut [0; 99]), None);
         assert_eq!(decode(&text, &mut [0; 100]), Some(100));

@@ -1,4 +1,4 @@
-//! The payload of a Cognito access token, as JSON has it and as the rules need it.
+//! The payload of a Cognito access token, first as raw JSON, then as the rules need it.
 
 use std::borrow::Cow;
 
@@ -6,11 +6,12 @@ use serde_json::value::RawValue;
 
 use crate::error::VerifyErrorKind;
 use crate::json::{self, Member};
+use crate::jwks::SignatureVerified;
 
-/// The claims that are read.
+/// The claims that are read, as raw JSON.
 ///
-/// The payload is taken apart before its signature is checked, and only then judged: from here
-/// until then, nothing but the issuer may be asked for.
+/// The payload is split into claims before its signature is verified. Until then, only the issuer
+/// can be read.
 #[derive(Default)]
 pub(crate) struct RawClaims<'a> {
     issuer: Member<'a>,
@@ -51,18 +52,18 @@ impl<'a> RawClaims<'a> {
         .map_err(|_| VerifyErrorKind::Malformed)
     }
 
-    /// The issuer, not yet trusted: it may only choose the keys to verify with.
+    /// Returns the issuer, which is not trusted yet: it may only choose the keys to verify with.
     pub(crate) fn issuer(&self) -> Result<Cow<'a, str>, VerifyErrorKind> {
         self.issuer.and_then(json::string).ok_or(VerifyErrorKind::UnknownIssuer)
     }
 
-    /// Reads every claim as its type. Call it once the signature is good.
+    /// Reads every claim as its type, after the signature was verified.
     ///
-    /// A claim of the wrong type is an error, also one that could be absent: whoever wrote it
-    /// meant something that we would not see.
-    pub(crate) fn parse(&self) -> Result<Claims<'a>, VerifyErrorKind> {
-        // Its own error and before the others, so that an ID token, which has no `client_id`
-        // either, is called what it is.
+    /// A claim of the wrong type is an error, even if the claim is optional: to treat it as absent
+    /// would ignore a restriction that the issuer meant.
+    pub(crate) fn parse(&self, _: SignatureVerified) -> Result<Claims<'a>, VerifyErrorKind> {
+        // Checked before the others, because an ID token has no `client_id` either and should be
+        // reported as an ID token.
         if self.token_use.and_then(json::string).as_deref() != Some("access") {
             return Err(VerifyErrorKind::WrongTokenUse);
         }
@@ -82,7 +83,7 @@ impl<'a> RawClaims<'a> {
     }
 }
 
-/// The claims of an access token. Dates are in seconds since the epoch.
+/// The claims of an access token whose signature was verified. Dates are seconds since the epoch.
 pub(crate) struct Claims<'a> {
     pub(crate) client_id: Cow<'a, str>,
     pub(crate) subject: Cow<'a, str>,

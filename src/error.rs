@@ -16,6 +16,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::scope::{Requirement, Scope};
+
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// An error about a text that cannot be used. It says why, and does not repeat the text.
@@ -93,9 +95,9 @@ impl fmt::Display for InvalidClaims {
 
 impl Error for InvalidClaims {}
 
-/// Why a token was refused.
+/// Describes why a token was rejected.
 ///
-/// See [`VerifyErrorKind`] for the cases that a caller can tell apart.
+/// [`VerifyErrorKind`] lists the cases.
 ///
 /// ```
 /// use tower_cognito::{VerifyError, VerifyErrorKind};
@@ -112,31 +114,43 @@ impl Error for InvalidClaims {}
 pub struct VerifyError {
     kind: VerifyErrorKind,
     retry_after: Option<Duration>,
+    required: Option<Arc<Requirement>>,
 }
 
 impl VerifyError {
+    /// Creates an error without a time to retry. For missing keys, use
+    /// [`keys_unavailable`](Self::keys_unavailable).
     pub(crate) fn new(kind: VerifyErrorKind) -> Self {
-        Self { kind, retry_after: None }
+        Self { kind, retry_after: None, required: None }
+    }
+
+    pub(crate) fn insufficient_scope(required: Arc<Requirement>) -> Self {
+        let kind = VerifyErrorKind::InsufficientScope;
+        Self { kind, retry_after: None, required: Some(required) }
     }
 
     pub(crate) fn keys_unavailable(retry_after: Duration) -> Self {
-        Self { kind: VerifyErrorKind::KeysUnavailable, retry_after: Some(retry_after) }
+        Self { kind: VerifyErrorKind::KeysUnavailable, retry_after: Some(retry_after), required: None }
     }
 
-    /// Which rule refused the token.
+    /// Returns the rule that the token breaks.
     pub fn kind(&self) -> VerifyErrorKind {
         self.kind
     }
 
-    /// When to try again, if nothing is known against the token: the keys are missing or too old.
+    /// Returns how long to wait before the same token is presented again. It is `None` unless the
+    /// keys are missing or too old.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
-}
 
-impl From<VerifyErrorKind> for VerifyError {
-    fn from(kind: VerifyErrorKind) -> Self {
-        Self::new(kind)
+    /// Returns the scopes that the rules require, if the token lacks one of them.
+    pub fn required_scopes(&self) -> &[Scope] {
+        self.required.as_ref().map_or(&[], |required| required.scopes())
+    }
+
+    pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
+        self.required.as_ref()
     }
 }
 
@@ -148,53 +162,56 @@ impl fmt::Display for VerifyError {
 
 impl Error for VerifyError {}
 
-/// The rule that refused a token.
+/// The rule that a rejected token breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum VerifyErrorKind {
-    /// The signature was not made by the key that the token names.
+    /// The signature was not made by the key that `kid` names.
     BadSignature,
     /// `exp` has passed.
     Expired,
-    /// The token is good, but its groups or the application's own check forbid the request.
+    /// The token is valid, but its groups or the application's check forbid the request.
     Forbidden,
+    /// The token is valid, but lacks a scope that the rules require.
+    InsufficientScope,
     /// A required claim is missing, or a claim has the wrong type.
     InvalidClaim,
-    /// The JOSE header has no usable `kid`, another `typ`, or an extension (`crit`, `b64`, `zip`, `enc`).
+    /// The header has no usable `kid`, a wrong `typ`, or an extension (`crit`, `b64`, `zip`, `enc`).
     InvalidHeader,
-    /// There are no keys to judge with: none were fetched yet, or they are too old.
+    /// There are no current keys: none have been fetched yet, or they are too old.
     KeysUnavailable,
     /// The text is not a compact JWS whose header and payload are JSON objects.
     Malformed,
-    /// `nbf` has not come yet.
+    /// `nbf` is in the future.
     NotYetValid,
-    /// The application's own check says that the token was revoked.
+    /// The application's check reports that the token was revoked.
     Revoked,
-    /// The token is bound to a key of its client (`cnf`), which a bearer check can not prove.
+    /// The token is bound to a key (`cnf`), and a bearer token cannot prove possession of that key.
     SenderConstrained,
     /// The token is longer than 16 KiB.
     TooLarge,
-    /// `iss` is not an issuer that is trusted here.
+    /// `iss` is not a trusted issuer.
     UnknownIssuer,
     /// The issuer's key set has no key with the token's `kid`.
     UnknownKey,
     /// `alg` is not `RS256`.
     UnsupportedAlgorithm,
-    /// `aud` does not contain the configured audience.
+    /// `aud` does not contain a required audience.
     WrongAudience,
-    /// `client_id` is not one of the configured clients.
+    /// `client_id` is not an allowed client.
     WrongClient,
     /// `token_use` is not `access`.
     WrongTokenUse,
 }
 
 impl VerifyErrorKind {
-    /// A short stable name for logs and metrics, such as `expired`.
+    /// Returns a short, stable name for logs and metrics, such as `expired`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadSignature => "bad_signature",
             Self::Expired => "expired",
             Self::Forbidden => "forbidden",
+            Self::InsufficientScope => "insufficient_scope",
             Self::InvalidClaim => "invalid_claim",
             Self::InvalidHeader => "invalid_header",
             Self::KeysUnavailable => "keys_unavailable",
@@ -214,23 +231,24 @@ impl VerifyErrorKind {
 
     fn text(self) -> &'static str {
         match self {
-            Self::BadSignature => "token signature does not match: altered, or by another key",
-            Self::Expired => "token has expired: its client needs a new one, or a clock is wrong",
-            Self::Forbidden => "token is good, but groups or the application's check say no",
-            Self::InvalidClaim => "token lacks a required claim or has one of the wrong type",
-            Self::InvalidHeader => "token header: no usable `kid`, another `typ`, or an extension",
-            Self::KeysUnavailable => "no current keys to verify with: see the failed key refreshes",
-            Self::Malformed => "token is no well-formed compact JWS: cut off, or something else",
-            Self::NotYetValid => "token is not valid yet (`nbf`): compare the clocks",
-            Self::Revoked => "token was revoked, says the application's check",
-            Self::SenderConstrained => "token is bound to a key (`cnf`), so it is no bearer token",
+            Self::BadSignature => "signature does not match the key that `kid` names",
+            Self::Expired => "`exp` has passed",
+            Self::Forbidden => "forbidden by the required groups or the application's check",
+            Self::InsufficientScope => "`scope` lacks a required scope",
+            Self::InvalidClaim => "a required claim is missing, or a claim has the wrong type",
+            Self::InvalidHeader => "header has no usable `kid`, a wrong `typ`, or an extension",
+            Self::KeysUnavailable => "no current keys to verify with",
+            Self::Malformed => "not a well-formed compact JWS",
+            Self::NotYetValid => "`nbf` is in the future",
+            Self::Revoked => "revoked according to the application's check",
+            Self::SenderConstrained => "not a bearer token: `cnf` binds it to a key",
             Self::TooLarge => "token is longer than 16 KiB",
-            Self::UnknownIssuer => "token is of another issuer: `iss` is none that is trusted here",
-            Self::UnknownKey => "token was signed with a key that its issuer does not list",
-            Self::UnsupportedAlgorithm => "token is not signed with RS256, as Cognito's are",
-            Self::WrongAudience => "token is for another audience: `aud` lacks the one asked for",
-            Self::WrongClient => "token is of another client: `client_id` is not among those named",
-            Self::WrongTokenUse => "token is no access token: an ID token, or of another kind",
+            Self::UnknownIssuer => "`iss` is not a trusted issuer",
+            Self::UnknownKey => "`kid` does not name a key of the issuer",
+            Self::UnsupportedAlgorithm => "`alg` is not `RS256`",
+            Self::WrongAudience => "`aud` does not contain a required audience",
+            Self::WrongClient => "`client_id` is not an allowed client",
+            Self::WrongTokenUse => "not an access token: `token_use` is not `access`",
         }
     }
 }

@@ -1,9 +1,9 @@
-//! JSON as a verifier needs it: one object, no name twice, nothing that two readers could take
-//! for two different things.
+//! Strict JSON for a verifier: one object, no duplicate names, and nothing that two parsers could
+//! read differently.
 //!
-//! Every value is first taken as its raw text and only then read as what it should be. That makes
-//! "of the wrong type" different from "absent", and it makes verdicts independent of the features
-//! of serde_json (`arbitrary_precision`, `float_roundtrip`, …) that an application turns on.
+//! Every value is first kept as raw text, and then read as the type that it should have. So a value
+//! of the wrong type differs from an absent one, and the result does not depend on the features of
+//! serde_json (`arbitrary_precision`, `float_roundtrip`, …) that an application turns on.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,37 +13,37 @@ use std::marker::PhantomData;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// How deep a member may nest that nobody here reads.
+/// The maximum nesting depth of a member that is not read.
 const MAX_UNREAD_DEPTH: usize = 32;
 
-/// The text is not one JSON object in the strict sense of this module.
+/// The text is not exactly one JSON object in the strict sense of this module.
 #[derive(Debug)]
 pub(crate) struct NotAnObject;
 
 /// A member of an object as its raw text; `None` is absent.
 pub(crate) type Member<'a> = Option<&'a RawValue>;
 
-/// Reads `text` as exactly one object. `place` says where the member of a name belongs.
+/// Reads `text` as exactly one object. `slot` returns where to store the member with a given name.
 ///
-/// A name that comes twice, however it is escaped, is an error. A value that has no place is
-/// searched for lone surrogates and deep nesting.
+/// A duplicate name is an error, even if it is escaped differently. A value without a slot is
+/// checked for lone surrogates and deep nesting.
 pub(crate) fn read_object<'a, T: Default>(
     text: &'a str,
-    place: impl for<'t> Fn(&'t mut T, &str) -> Option<&'t mut Member<'a>>,
+    slot: impl for<'t> Fn(&'t mut T, &str) -> Option<&'t mut Member<'a>>,
 ) -> Result<T, NotAnObject> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let object = Object { place, members: PhantomData };
+    let object = Object { slot, members: PhantomData };
     let members = json.deserialize_map(object).map_err(|_| NotAnObject)?;
     json.end().map_err(|_| NotAnObject)?;
     Ok(members)
 }
 
-/// Rewrites `\/` as `/`, which JSON takes for the same (RFC 8259 section 7), and answers with the
-/// new length. Cognito wrote every slash so until 2026; without escapes, values can be borrowed.
+/// Rewrites `\/` as `/`, which means the same in JSON (RFC 8259 section 7), and returns the new
+/// length. Cognito escaped every slash until 2026, and a value without escapes can be borrowed.
 ///
-/// Outside of a string neither is JSON, so nothing becomes well-formed by it.
+/// Neither is valid JSON outside a string, so this cannot make a malformed text well-formed.
 pub(crate) fn unescape_slashes(text: &mut [u8]) -> usize {
-    // Twice, as `contains` looks at many bytes at once, and usually there is none.
+    // `contains` compares many bytes at once, and usually there is no backslash.
     if !text.contains(&b'\\') {
         return text.len();
     }
@@ -57,8 +57,8 @@ pub(crate) fn unescape_slashes(text: &mut [u8]) -> usize {
             (true, Some(next)) => &[byte, next],
             _ => &[byte],
         };
-        if let Some(place) = text.get_mut(to..to.saturating_add(kept.len())) {
-            place.copy_from_slice(kept);
+        if let Some(target) = text.get_mut(to..to.saturating_add(kept.len())) {
+            target.copy_from_slice(kept);
         }
         to = to.saturating_add(kept.len());
         from = from.saturating_add(if is_pair { 2 } else { 1 });
@@ -66,7 +66,7 @@ pub(crate) fn unescape_slashes(text: &mut [u8]) -> usize {
     to
 }
 
-/// The value as a string, if it is one.
+/// Returns the value as a string, if it is one.
 pub(crate) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     let quoted = raw.get().strip_prefix('"')?.strip_suffix('"')?;
     if quoted.contains('\\') {
@@ -76,21 +76,21 @@ pub(crate) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The value as an array of strings, if it is one.
+/// Returns the value as an array of strings, if it is one.
 pub(crate) fn strings(raw: &RawValue) -> Option<Vec<String>> {
     if raw.get().starts_with('[') { serde_json::from_str(raw.get()).ok() } else { None }
 }
 
-/// The value as a NumericDate (RFC 7519 section 2), floored to whole seconds, if it is a number
-/// within the years -9999 to 9999.
+/// Returns the value as a NumericDate (RFC 7519 section 2), floored to whole seconds, if it is a
+/// number within the years -9999 to 9999.
 ///
-/// Read from its text with integers alone: an `f64` would round, and differently so with
-/// serde_json's `float_roundtrip`.
+/// It is parsed with integers: an `f64` would round, and would round differently with serde_json's
+/// `float_roundtrip`.
 pub(crate) fn numeric_date(raw: &RawValue) -> Option<i64> {
     const MAX_DIGITS: i64 = 12;
 
     let text = raw.get();
-    // As Cognito writes them.
+    // Cognito writes plain integers.
     if let Ok(seconds) = text.parse() {
         return (FIRST_SECOND..=LAST_SECOND).contains(&seconds).then_some(seconds);
     }
@@ -107,7 +107,7 @@ pub(crate) fn numeric_date(raw: &RawValue) -> Option<i64> {
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
 
-    // The value is 0.d1d2d3… times ten to the power of `point`, leading zeros removed.
+    // The value is 0.d1d2d3… times ten to the power of `point`, without leading zeros.
     let digits = || whole.bytes().chain(fraction.bytes());
     let leading_zeros = digits().take_while(|&digit| digit == b'0').count();
     let significant = digits().skip(leading_zeros);
@@ -140,8 +140,8 @@ pub(crate) fn numeric_date(raw: &RawValue) -> Option<i64> {
 const FIRST_SECOND: i64 = -377_705_116_800;
 const LAST_SECOND: i64 = 253_402_300_799;
 
-/// An exponent that is too long for an integer means the same as a very large one: no text of
-/// 16 KiB has enough digits to make up for it.
+/// Clamps an exponent that does not fit an integer: a text of 16 KiB does not have enough digits to
+/// make a difference.
 fn clamped_exponent(text: &str) -> i64 {
     const BEYOND: i64 = 1_000_000_000;
 
@@ -157,7 +157,7 @@ fn clamped_exponent(text: &str) -> i64 {
 }
 
 struct Object<T, F> {
-    place: F,
+    slot: F,
     members: PhantomData<T>,
 }
 
@@ -172,31 +172,31 @@ where
         f.write_str("an object")
     }
 
-    // Only `visit_map`: serde's derive would also take an array in the order of the fields.
+    // There is only `visit_map`: serde's derive would also accept an array in the order of the fields.
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<T, A::Error> {
         let mut members = T::default();
         let mut other_names = SeenNames::default();
         while let Some(name) = object.next_key_seed(Name)? {
             let raw: &'de RawValue = object.next_value()?;
-            let is_new = match (self.place)(&mut members, &name) {
+            let is_new = match (self.slot)(&mut members, &name) {
                 Some(member) => member.replace(raw).is_none(),
                 None if !is_well_formed(raw.get()) => {
                     return Err(de::Error::custom(
-                        "a value has a lone surrogate or nests too deep",
+                        "a value has a lone surrogate or is nested too deeply",
                     ));
                 }
                 None => other_names.insert(name),
             };
             if !is_new {
-                return Err(de::Error::custom("a name comes twice"));
+                return Err(de::Error::custom("duplicate name"));
             }
         }
         Ok(members)
     }
 }
 
-/// The names that nobody asked for, each once. The first of them need no memory of the heap, which
-/// are all where a token is as Cognito writes it.
+/// The names of members that are not read. The first eight names are stored inline, so a token in
+/// Cognito's usual shape allocates nothing here.
 #[derive(Default)]
 struct SeenNames<'a> {
     first: [&'a str; 8],
@@ -205,6 +205,7 @@ struct SeenNames<'a> {
 }
 
 impl<'a> SeenNames<'a> {
+    /// Returns `false` if the name was already inserted.
     fn insert(&mut self, name: Cow<'a, str>) -> bool {
         if self.first.iter().take(self.count).any(|first| *first == name) {
             return false;
@@ -220,7 +221,7 @@ impl<'a> SeenNames<'a> {
     }
 }
 
-/// The name of a member, unescaped, and borrowed where it had no escapes.
+/// The name of a member, unescaped, and borrowed if it had no escapes.
 struct Name;
 
 impl<'de> DeserializeSeed<'de> for Name {
@@ -247,7 +248,8 @@ impl<'de> Visitor<'de> for Name {
     }
 }
 
-/// Searches well-formed JSON for what serde_json lets pass in a value that is kept as raw text.
+/// Checks valid JSON for lone surrogates and deep nesting, which serde_json accepts in a value that it
+/// keeps as raw text.
 fn is_well_formed(json: &str) -> bool {
     let mut depth = 0_usize;
     let mut rest = json.as_bytes();
@@ -281,7 +283,7 @@ fn is_well_formed(json: &str) -> bool {
     true
 }
 
-/// Reads `uXXXX`: the unit and what follows it.
+/// Reads `uXXXX`, and returns the code unit and the rest of the text.
 fn unicode_escape(text: &[u8]) -> Option<(u32, &[u8])> {
     let (hex, after) = text.strip_prefix(b"u")?.split_at_checked(4)?;
     let hex = std::str::from_utf8(hex).ok()?;
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_numeric_date_is_read_from_its_text() {
+    fn numeric_date_in_every_notation_is_parsed() {
         check_date("0", Some(0));
         check_date("-0", Some(0));
         check_date("-0.0e5", Some(0));
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_numeric_date_beyond_four_digit_years_is_none() {
+    fn numeric_date_beyond_four_digit_years_is_none() {
         check_date("253402300799", Some(253_402_300_799));
         check_date("253402300799.9", Some(253_402_300_799));
         check_date("253402300800", None);
@@ -349,14 +351,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_is_no_numeric_date() {
+    fn numeric_date_of_another_type_is_none() {
         for json in ["null", "true", "\"1700000000\"", "[1700000000]", "{}", "\"-1\""] {
             check_date(json, None);
         }
     }
 
     #[test]
-    fn a_string_is_read_with_and_without_escapes() {
+    fn string_is_read_with_and_without_escapes() {
         assert_eq!(string(raw(r#""a/b""#)).as_deref(), Some("a/b"));
         assert_eq!(string(raw(r#""a\/b""#)).as_deref(), Some("a/b"));
         assert_eq!(string(raw(r#""""#)).as_deref(), Some(""));
@@ -374,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn slashes_are_unescaped_and_nothing_else_is() {
+    fn unescape_slashes_changes_only_slashes() {
         check_slashes("", "");
         check_slashes("plain/", "plain/");
         check_slashes(r"a\/b\/", "a/b/");
@@ -386,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_counts_once_however_many_there_are_and_however_it_is_written() {
+    fn duplicate_name_is_rejected_in_every_escaping_and_position() {
         let members = |names: &[&str]| {
             let members = names.iter().map(|name| format!("\"{name}\":0"));
             format!("{{{}}}", members.collect::<Vec<_>>().join(","))
@@ -409,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_read_strictly() {
+    fn object_is_read_strictly() {
         check_object("{}", true);
         check_object(" {\n} ", true);
         check_object(r#"{"known":1,"other":2}"#, true);
@@ -430,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unread_value_is_searched_for_traps() {
+    fn unread_value_with_lone_surrogate_or_deep_nesting_is_rejected() {
         check_object(r#"{"a":"\ud83d\ude00"}"#, true);
         check_object(r#"{"a":"\\ud800"}"#, true);
         check_object(r#"{"a":"\ud800"}"#, false);

@@ -1,4 +1,4 @@
-//! Takes a compact JWS ([RFC 7515 section 3.1]) apart. Nothing in it is trusted yet.
+//! Splits and decodes a compact JWS ([RFC 7515 section 3.1]). Nothing in it is trusted yet.
 //!
 //! [RFC 7515 section 3.1]: https://www.rfc-editor.org/rfc/rfc7515#section-3.1
 
@@ -11,25 +11,25 @@ use crate::json::{self, Member};
 pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
 pub(crate) const MAX_KEY_ID_LEN: usize = 256;
 
-/// The parts of a token in canonical base64url, so that a token has one spelling.
+/// The parts of a token. They were canonical base64url, so one token has only one text.
 pub(crate) struct Jws<'t, 'b> {
-    /// What the signature is over (RFC 7515 section 5.2 step 8).
+    /// The text that was signed (RFC 7515 section 5.2 step 8).
     pub(crate) signing_input: &'t str,
-    /// Not decoded yet.
+    /// The header, which is not decoded yet.
     pub(crate) header: Header<'t, 'b>,
     pub(crate) payload: &'b str,
     pub(crate) signature: &'b [u8],
 }
 
-/// The JOSE header as it was sent, and room to decode it.
+/// The JOSE header as it was sent, and a buffer to decode it into.
 pub(crate) struct Header<'t, 'b> {
     pub(crate) encoded: &'t str,
     buffer: &'b mut [u8],
 }
 
 impl<'t, 'b> Jws<'t, 'b> {
-    /// Decodes into the buffer, which must be as long as the token, so that nothing is allocated
-    /// for whoever can not even sign.
+    /// Decodes into the buffer, which must be as long as the token, so that a token without a valid
+    /// signature costs no allocation.
     pub(crate) fn from_token(
         token: &'t str,
         buffer: &'b mut [u8],
@@ -37,9 +37,8 @@ impl<'t, 'b> Jws<'t, 'b> {
         if token.len() > MAX_TOKEN_LEN {
             return Err(VerifyErrorKind::TooLarge);
         }
-        // From the front, and no further than the second dot: the decoder, which knows the
-        // alphabet, finds any other. It also ends every JSON serialization (RFC 8725 bis, "check
-        // the format").
+        // Split only at the first two dots: the decoder rejects any other dot, because it is not in
+        // the alphabet. It also rejects every JSON serialization (RFC 8725 bis, "check the format").
         let (encoded, rest) = token.split_once('.').ok_or(VerifyErrorKind::Malformed)?;
         let (payload, signature) = rest.split_once('.').ok_or(VerifyErrorKind::Malformed)?;
         if encoded.is_empty() || payload.is_empty() || signature.is_empty() {
@@ -54,17 +53,17 @@ impl<'t, 'b> Jws<'t, 'b> {
 }
 
 impl<'b> Header<'_, 'b> {
-    /// Decodes and checks it, and answers with its key ID.
+    /// Decodes and checks the header, and returns its key ID.
     pub(crate) fn key_id(self) -> Result<Cow<'b, str>, VerifyErrorKind> {
         let (header, _) = decode_text(self.encoded, self.buffer)?;
         key_id_of(header)
     }
 }
 
-/// Checks the JOSE header and answers with its key ID.
+/// Checks the JOSE header and returns its key ID.
 ///
-/// `jku`, `x5u`, `jwk` and `x5c` are not read: a key that the token brings along proves nothing
-/// (RFC 8725 section 3.10).
+/// `jku`, `x5u`, `jwk` and `x5c` are ignored: a key from the token itself proves nothing (RFC 8725
+/// section 3.10).
 fn key_id_of(header: &str) -> Result<Cow<'_, str>, VerifyErrorKind> {
     let Parameters { alg, kid, typ, crit, b64, zip, enc } =
         json::read_object(header, |parameters: &mut Parameters<'_>, name| {
@@ -80,16 +79,16 @@ fn key_id_of(header: &str) -> Result<Cow<'_, str>, VerifyErrorKind> {
             })
         })
         .map_err(|_| VerifyErrorKind::Malformed)?;
-    // RFC 8725 section 3.1: the algorithm is ours to choose, the token may only agree.
+    // RFC 8725 section 3.1: the verifier chooses the algorithm, and the token must agree.
     if alg.and_then(json::string).as_deref() != Some("RS256") {
         return Err(VerifyErrorKind::UnsupportedAlgorithm);
     }
-    // RFC 7515 section 4.1.11: an extension that is not understood must be refused, and none is
-    // understood here. The others change what is signed, or belong to a JWE.
+    // RFC 7515 section 4.1.11: an extension that is not understood must be rejected, and no extension
+    // is understood here. The others change what is signed, or belong to a JWE.
     if [crit, b64, zip, enc].iter().any(Option::is_some) {
         return Err(VerifyErrorKind::InvalidHeader);
     }
-    // RFC 8725 section 3.11: a token of another kind is no access token.
+    // RFC 8725 section 3.11: a token of another type is not an access token.
     if typ.is_some_and(|typ| !json::string(typ).is_some_and(|typ| is_access_token_type(&typ))) {
         return Err(VerifyErrorKind::InvalidHeader);
     }
@@ -110,7 +109,7 @@ struct Parameters<'a> {
     enc: Member<'a>,
 }
 
-/// RFC 7515 section 4.1.9: a media type, whose `application/` may be left out.
+/// RFC 7515 section 4.1.9: a media type, whose prefix `application/` may be omitted.
 fn is_access_token_type(media_type: &str) -> bool {
     const PREFIX: &str = "application/";
 
@@ -121,7 +120,7 @@ fn is_access_token_type(media_type: &str) -> bool {
     subtype.eq_ignore_ascii_case("JWT") || subtype.eq_ignore_ascii_case("at+jwt")
 }
 
-/// The part as UTF-8 text with plain slashes, and what is left of the buffer.
+/// Returns the part as UTF-8 text with unescaped slashes, and the rest of the buffer.
 fn decode_text<'b>(
     part: &str,
     buffer: &'b mut [u8],
@@ -132,7 +131,7 @@ fn decode_text<'b>(
     Ok((text.ok_or(VerifyErrorKind::Malformed)?, rest))
 }
 
-/// The bytes of the part, and what is left of the buffer.
+/// Returns the bytes of the part, and the rest of the buffer.
 fn decode<'b>(
     part: &str,
     buffer: &'b mut [u8],

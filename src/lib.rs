@@ -55,7 +55,7 @@
 //!
 //! # What is not
 //!
-//! * **Revocation:** a Cognito access token is good until `exp`. [`Rules::check`] is where a list
+//! * **Revocation:** a Cognito access token is good until `exp`. [`Rules::with_check`] is where a list
 //!   of revoked tokens goes.
 //! * **Withdrawn keys** are trusted until the next good refresh, 5 minutes at most unless set
 //!   while Cognito can be reached.

@@ -125,6 +125,7 @@ impl Rejection {
             Reason::Token(error) => match error.kind() {
                 VerifyErrorKind::Expired => RejectionKind::ExpiredToken,
                 VerifyErrorKind::Forbidden => RejectionKind::Forbidden,
+                VerifyErrorKind::InsufficientScope => RejectionKind::InsufficientScope,
                 VerifyErrorKind::KeysUnavailable => RejectionKind::Unavailable,
                 _ => RejectionKind::InvalidToken,
             },
@@ -212,6 +213,7 @@ impl Rejection {
     pub fn scopes(&self) -> &[Scope] {
         match &self.reason {
             Reason::InsufficientScope(asked) => asked.scopes(),
+            Reason::Token(error) => error.required_scopes(),
             _ => &[],
         }
     }

@@ -24,7 +24,7 @@
 //! document. It is made of what is configured, never of the `Host` header, which a client can
 //! choose.
 //!
-//! Such a service should also be built with [`Rules::audience`](crate::Rules::audience), so that
+//! Such a service should also be built with [`Rules::with_audience`](crate::Rules::with_audience), so that
 //! a token for another resource is refused. Cognito writes an `aud` into tokens of users whose
 //! client named the resource (RFC 8707).
 //!

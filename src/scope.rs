@@ -87,7 +87,7 @@ impl fmt::Debug for Scopes<'_> {
 }
 
 /// What a route asks of a token's scopes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Requirement {
     AllOf(Box<[Scope]>),
     AnyOfResourceServer(Box<str>),
@@ -105,11 +105,6 @@ impl Requirement {
         scopes: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, InvalidScope> {
         Ok(Self::AnyOf(parse_all(scopes)?))
-    }
-
-    /// Met by every token.
-    pub(crate) fn empty() -> Self {
-        Self::AllOf(Box::default())
     }
 
     /// Any scope of this resource server.

@@ -223,3 +223,16 @@ impl<'s> KeyEvents<'s> {
     #[cfg(not(feature = "metrics"))]
     fn count_on_demand(&self, _: &'static str) {}
 }
+
+/// Logs the variables with the prefix of the settings that are ignored, when a verifier starts.
+pub(crate) fn foreign_variables(names: &[String]) {
+    if !names.is_empty() {
+        tracing::warn!(names = %names.join(" "), "variables that are no settings are ignored");
+    }
+}
+
+/// Logs that keys are fetched over plain http from a host that is not loopback, when a verifier
+/// starts.
+pub(crate) fn insecure_fetch(host: &str) {
+    tracing::warn!(host, "keys are fetched over plain http, so that the network can replace them");
+}

@@ -208,6 +208,7 @@ mod tests {
     use allocation_counter::measure;
 
     use super::*;
+    use crate::jwks::KeySet;
     use crate::test_issuer::TokenBuilder;
     use crate::{ClientIds, Jwks, Rules, TestIssuer, verify};
 
@@ -219,6 +220,7 @@ mod tests {
     struct Issuer {
         issuer: TestIssuer,
         keys: Jwks,
+        key_set_id: KeySetId,
         rules: Rules,
         token: AccessToken,
     }
@@ -229,7 +231,8 @@ mod tests {
             let (keys, rules) = (issuer.jwks(), Rules::new(issuer.user_pool(), ClientIds::any()));
             let text = issuer.machine_token("client").sign();
             let token = verify(&text, &keys, &rules, SystemTime::now()).unwrap();
-            Issuer { issuer, keys, rules, token }
+            let key_set_id = KeySet::new(keys.clone()).id();
+            Issuer { issuer, keys, key_set_id, rules, token }
         });
         &ISSUER
     }
@@ -245,8 +248,8 @@ mod tests {
 
     /// Stores the number as the pool's index, so that entries can be told apart.
     fn entry(number: usize) -> CacheEntry {
-        let Issuer { token, keys, .. } = issuer();
-        CacheEntry { token: token.clone(), pool: number, keys: keys.id() }
+        let Issuer { token, key_set_id, .. } = issuer();
+        CacheEntry { token: token.clone(), pool: number, keys: *key_set_id }
     }
 
     /// Returns a text of this length. Texts with different numbers differ in their hashed part.
@@ -360,8 +363,8 @@ mod tests {
 
     #[test]
     fn h095_inserting_a_token_again_replaces_its_entry() {
-        let old = issuer().keys.id();
-        let new = issuer().issuer.jwks().id();
+        let old = issuer().key_set_id;
+        let new = KeySet::new(issuer().keys.clone()).id();
         assert_ne!(old, new);
         let cache = TokenCache::new(MIB);
         for keys in [old, new, old] {

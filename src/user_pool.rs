@@ -53,7 +53,7 @@ pub struct UserPool {
     issuers: Vec<Arc<str>>,
     jwks_url: Arc<str>,
     jwks_file: Option<PathBuf>,
-    initial_jwks: Option<(Arc<Jwks>, SystemTime)>,
+    initial_jwks: Option<(Jwks, SystemTime)>,
     /// `host:port`, as in a URL.
     insecure_jwks_host: Option<Box<str>>,
 }
@@ -158,7 +158,7 @@ impl UserPool {
     /// }
     /// ```
     pub fn with_initial_jwks(mut self, jwks: Jwks, fetched_at: SystemTime) -> Self {
-        self.initial_jwks = Some((Arc::new(jwks), fetched_at));
+        self.initial_jwks = Some((jwks, fetched_at));
         self
     }
 
@@ -222,7 +222,7 @@ impl UserPool {
         self.jwks_file.as_deref()
     }
 
-    pub(crate) fn initial_jwks(&self) -> Option<&(Arc<Jwks>, SystemTime)> {
+    pub(crate) fn initial_jwks(&self) -> Option<&(Jwks, SystemTime)> {
         self.initial_jwks.as_ref()
     }
 

@@ -106,7 +106,8 @@ fuzz_target!(|data: &[u8]| {
     // The second time a good token is one that was verified before.
     for _ in 0..2 {
         let (response, reached) = send(settings, scope.clone(), method, &headers);
-        let form = if settings.is_http_rejections_only { None } else { grpc_form(method, content_type) };
+        let form =
+            if settings.is_http_rejections_only { None } else { grpc_form(method, content_type) };
         check(response, reached, &expected, method, form, named);
     }
 });

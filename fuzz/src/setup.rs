@@ -87,8 +87,8 @@ pub fn cases() -> [Case; 3] {
         },
         Case {
             rules: Rules::new(pool(), ClientIds::any())
-                .audience("api")
-                .leeway(Duration::from_millis(1_500)),
+                .with_audience("api")
+                .with_leeway(Duration::from_millis(1_500)),
             policy: Policy {
                 audience: Some("api"),
                 leeway: 1_500_000_000,
@@ -100,8 +100,8 @@ pub fn cases() -> [Case; 3] {
         Case {
             // More leeway than is allowed counts as the most that is.
             rules: Rules::new(pool(), clients)
-                .groups(["admins", "editors"])
-                .leeway(Duration::from_secs(4_000)),
+                .with_groups(["admins", "editors"])
+                .with_leeway(Duration::from_secs(4_000)),
             policy: Policy {
                 clients: Some(&["client-1", "client-2"]),
                 groups: &["admins", "editors"],

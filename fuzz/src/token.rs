@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::de::IgnoredAny;
-use tower_cognito::{AccessToken, Jwks, VerifyErrorKind, verify};
+use tower_cognito::{AccessToken, Jwks, Verifier, VerifyErrorKind, verify};
 
 use crate::json::{self, Json};
 use crate::setup::{CLAIMS, Case, HEADERS, NO, YES, cases, jwks, token};
@@ -172,22 +172,21 @@ fn nanoseconds(seconds: i64) -> i128 {
 /// Asks tower-cognito and the reference about tokens.
 pub struct Check {
     cases: [Case; 3],
-    /// Each remembers another header as that of its usual token.
-    yes: [Jwks; 2],
+    /// For each case, verifiers that have cached different headers.
+    verifiers: [[Verifier; 2]; 3],
+    yes: Jwks,
     no: Jwks,
 }
 
 impl Default for Check {
     fn default() -> Self {
-        let cases = cases();
-        let yes = HEADERS.map(|header| {
-            let keys = jwks(YES);
-            let Case { rules, now, .. } = &cases[0];
-            let good = verify(&token(header, CLAIMS), &keys, rules, *now);
-            assert!(good.is_ok(), "{good:?}: is this built with --cfg tower_cognito_fuzz?");
-            keys
-        });
-        Self { cases, yes, no: jwks(NO) }
+        let (cases, yes) = (cases(), jwks(YES));
+        let Case { rules, now, .. } = &cases[0];
+        let valid = verify(&token(HEADERS[0], CLAIMS), &yes, rules, *now);
+        assert!(valid.is_ok(), "{valid:?}: is this built with --cfg tower_cognito_fuzz?");
+        let verifiers =
+            [0, 1, 2].map(|case| HEADERS.map(|header| with_cached(header, &cases[case])));
+        Self { cases, verifiers, yes, no: jwks(NO) }
     }
 }
 
@@ -199,10 +198,10 @@ impl Check {
         let mut is_signed = false;
         // Its form is judged in the same way in every case.
         let payload = self.cases[0].policy.payload(token);
-        for Case { rules, policy, now } in &self.cases {
+        for (Case { rules, policy, now }, verifiers) in self.cases.iter().zip(&self.verifiers) {
             let expected = policy.verdict_on(payload.as_ref());
-            for keys in &self.yes {
-                let result = verify(token, keys, rules, *now);
+            let results = verifiers.iter().map(|verifier| verifier.try_verify(token));
+            for result in results.chain([verify(token, &self.yes, rules, *now)]) {
                 let verdict =
                     result.map_or_else(|error| verdict_of(error.kind()), |token| good(&token));
                 assert_eq!(verdict, expected, "{token}");
@@ -214,6 +213,16 @@ impl Check {
         assert!(is_before_signature(kind), "{kind:?}: {token}");
         assert!(!is_signed || kind == VerifyErrorKind::BadSignature, "{kind:?}: {token}");
     }
+}
+
+/// Returns a verifier that caches no tokens, and has cached this header: its signature was verified,
+/// whatever the rules say about the claims.
+fn with_cached(header: &str, Case { rules, now, .. }: &Case) -> Verifier {
+    let now = *now;
+    let builder = Verifier::builder(rules.clone()).clock(move || now).token_cache_bytes(0);
+    let verifier = builder.with_jwks(jwks(YES)).unwrap();
+    let _ = verifier.try_verify(&token(header, CLAIMS));
+    verifier
 }
 
 fn verdict_of(kind: VerifyErrorKind) -> Verdict {

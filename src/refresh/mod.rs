@@ -41,11 +41,11 @@ use tokio::time::Instant;
 
 use self::shared::{Deadline, FAR_FUTURE, Origin, Progress, RefreshState, Snapshot, later};
 use self::task::{Running, Task};
-use crate::background::Home;
+use crate::background::{Home, NoBackgroundThread};
 use crate::error::RefreshError;
 use crate::fetch::DynFetchJwks;
 use crate::health::{Degraded, PoolHealth};
-use crate::jwks::Jwks;
+use crate::jwks::{Jwks, KeySet};
 use crate::schedule::Random;
 use crate::telemetry::KeyEvents;
 
@@ -104,7 +104,7 @@ impl Refresher {
     pub(crate) fn start(
         address: Arc<str>,
         config: RefreshConfig,
-        initial: Option<&(Arc<Jwks>, SystemTime)>,
+        initial: Option<&(Jwks, SystemTime)>,
         delay: Duration,
     ) -> Result<Self, NoBackgroundThread> {
         let home = Home::of_new_task()?;
@@ -115,11 +115,12 @@ impl Refresher {
                 let age = (config.clock)().duration_since(fetched_at).unwrap_or_default();
                 let now = Instant::now();
                 let monotonic = now.checked_sub(age).unwrap_or(now);
-                (Arc::clone(jwks), Origin::Fetched { monotonic, wall: fetched_at })
+                (jwks.clone(), Origin::Fetched { monotonic, wall: fetched_at })
             }
-            None => (Arc::new(Jwks::empty()), Origin::Empty),
+            None => (Jwks::empty(), Origin::Empty),
         };
-        let shared = Arc::new(RefreshState::new(address, config, jwks, origin, delay));
+        let keys = Arc::new(KeySet::new(jwks));
+        let shared = Arc::new(RefreshState::new(address, config, keys, origin, delay));
         drop(entered);
         let running = Task::spawn(&shared, home);
         Ok(Self { shared, task: watch::Sender::new(TaskSlot::Running(running)) })

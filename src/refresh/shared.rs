@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Clock, OVERDUE_AFTER, RefreshConfig};
 use crate::error::RefreshError;
-use crate::jwks::Jwks;
+use crate::jwks::KeySet;
 
 pub(super) const FAR_FUTURE: Duration = Duration::from_secs(31_536_000);
 
@@ -18,16 +18,16 @@ pub(super) const FAR_FUTURE: Duration = Duration::from_secs(31_536_000);
 pub(crate) struct RefreshedKeys(pub(super) Guard<Arc<Snapshot>>);
 
 impl Deref for RefreshedKeys {
-    type Target = Jwks;
+    type Target = KeySet;
 
-    fn deref(&self) -> &Jwks {
+    fn deref(&self) -> &KeySet {
         &self.0.jwks
     }
 }
 
 /// What a request sees: one load, no lock, never half of anything.
 pub(super) struct Snapshot {
-    pub(super) jwks: Arc<Jwks>,
+    pub(super) jwks: Arc<KeySet>,
     pub(super) origin: Origin,
     /// Since when, and for what, refreshes have failed.
     pub(super) failing: Option<FailureState>,
@@ -79,7 +79,7 @@ pub(super) struct FailureState {
 
 impl Snapshot {
     pub(super) fn new(
-        jwks: Arc<Jwks>,
+        jwks: Arc<KeySet>,
         origin: Origin,
         failing: Option<FailureState>,
         next_refresh: Deadline,
@@ -167,7 +167,7 @@ impl RefreshState {
     pub(super) fn new(
         address: Arc<str>,
         config: RefreshConfig,
-        jwks: Arc<Jwks>,
+        jwks: Arc<KeySet>,
         origin: Origin,
         delay: Duration,
     ) -> Self {
@@ -227,7 +227,7 @@ mod tests {
     fn it_is_quiet_while_no_clock_asks_for_anything() {
         let start = Deadline { monotonic: Instant::now(), wall: SystemTime::now() };
         let origin = Origin::Fetched { monotonic: start.monotonic, wall: start.wall };
-        let jwks = Arc::new(Jwks::empty());
+        let jwks = Arc::new(KeySet::new(crate::jwks::Jwks::empty()));
         // The refresh is due after an hour, or the keys are too old after one.
         for (due, max_key_age) in [(HOUR, 24 * HOUR), (24 * HOUR, HOUR)] {
             let next = start.plus(due).unwrap();

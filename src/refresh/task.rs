@@ -15,7 +15,7 @@ use super::{FETCH_TIMEOUT, MAX_WAIT};
 use crate::background::Home;
 use crate::error::RefreshError;
 use crate::fetch::JwksDocument;
-use crate::jwks::Jwks;
+use crate::jwks::{Jwks, KeySet};
 use crate::schedule::{Budget, Random, pause_after_failure, pause_after_success};
 use crate::telemetry::KeyEvents;
 
@@ -179,11 +179,11 @@ impl Task {
         jwks: Jwks,
         max_age: Option<Duration>,
         before: &Snapshot,
-    ) -> (Arc<Jwks>, Origin, Duration) {
+    ) -> (Arc<KeySet>, Origin, Duration) {
         self.events().refreshed(&before.jwks, &jwks, self.failures);
         self.failures = 0;
         self.is_stale = false;
-        let jwks = jwks.reuse_if_unchanged(&before.jwks);
+        let jwks = KeySet::reuse_if_unchanged(jwks, &before.jwks);
         let wall = (self.shared.config.clock)();
         let origin = Origin::Fetched { monotonic: Instant::now(), wall };
         let interval = self.shared.config.interval;

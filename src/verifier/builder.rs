@@ -14,9 +14,10 @@ use crate::error::{ConfigError, StartError};
 #[cfg(feature = "reqwest")]
 use crate::fetch::HttpFetch;
 use crate::fetch::{DynFetchJwks, FetchJwks};
-use crate::jwks::Jwks;
+use crate::jwks::{Jwks, KeySet};
 use crate::refresh::{Clock, FileFetch, Limits, RefreshConfig, Refresher, WaitUntil};
 use crate::schedule::Random;
+use crate::telemetry;
 use crate::user_pool::UserPool;
 use crate::verify::Rules;
 
@@ -194,6 +195,11 @@ impl VerifierBuilder {
         let (Ok(fetcher), true) = (fetcher, problems.is_empty()) else {
             return Err(ConfigError::new(problems).into());
         };
+        telemetry::foreign_variables(&self.foreign_variables);
+        let pools = self.rules.iter().map(Rules::pool).filter(|_| self.fetcher.is_none());
+        for host in pools.filter_map(UserPool::plain_http_host) {
+            telemetry::insecure_fetch(host);
+        }
         let config = RefreshConfig {
             fetcher,
             clock: Arc::clone(&self.clock),
@@ -245,7 +251,7 @@ impl VerifierBuilder {
         let (Some(rules), true) = (rules, problems.is_empty()) else {
             return Err(ConfigError::new(problems));
         };
-        let keys = KeySource::Static(Arc::new(jwks));
+        let keys = KeySource::Static(Arc::new(KeySet::new(jwks)));
         Ok(Verifier::new(vec![Pool { rules, keys }], self.clock, self.token_cache_bytes))
     }
 

@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::RefreshError;
 use crate::health::PoolHealth;
-use crate::jwks::Jwks;
+use crate::jwks::KeySet;
 use crate::refresh::{RefreshedKeys, Refresher};
 
 #[derive(Clone)]
 pub(super) enum KeySource {
     /// Keys that never change and never grow old.
-    Static(Arc<Jwks>),
+    Static(Arc<KeySet>),
     Refreshing(Arc<Refresher>),
 }
 
@@ -24,7 +24,7 @@ impl KeySource {
     #[inline(always)]
     pub(super) fn current(&self, now: SystemTime) -> Result<CurrentKeys<'_>, Duration> {
         match self {
-            Self::Static(jwks) => Ok(CurrentKeys::Static(jwks)),
+            Self::Static(keys) => Ok(CurrentKeys::Static(keys)),
             Self::Refreshing(refresher) => refresher.keys_or_wake(now).map(CurrentKeys::Refreshed),
         }
     }
@@ -59,16 +59,16 @@ impl KeySource {
 /// The keys that are current now, without a reference count.
 pub(super) enum CurrentKeys<'s> {
     Refreshed(RefreshedKeys),
-    Static(&'s Jwks),
+    Static(&'s KeySet),
 }
 
 impl Deref for CurrentKeys<'_> {
-    type Target = Jwks;
+    type Target = KeySet;
 
-    fn deref(&self) -> &Jwks {
+    fn deref(&self) -> &KeySet {
         match self {
             Self::Refreshed(keys) => keys,
-            Self::Static(jwks) => jwks,
+            Self::Static(keys) => keys,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use self::key_source::{CurrentKeys, KeySource};
+use self::key_source::KeySource;
 use crate::error::{
     ConfigError, RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes,
 };
@@ -287,7 +287,7 @@ impl Verifier {
         let result = match pool.keys.current(now) {
             // The entry is replaced if the token is still valid under the new keys.
             Ok(current) if current.id() != keys => return None,
-            Ok(_) => pool.rules.recheck(&verified, now).map_err(VerifyError::new),
+            Ok(_) => pool.rules.recheck(&verified, now).map_err(|kind| pool.rules.error(kind)),
             Err(retry_after) => Err(VerifyError::keys_unavailable(retry_after)),
         };
         let result = result.map(|()| verified);
@@ -298,24 +298,27 @@ impl Verifier {
     fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome<'_> {
         let mut resolved = None;
         let result = verify_with_pools(token, now, |issuer| {
-            let Some((issuer, index, pool)) = self.shared.pool_of(issuer) else {
-                return Err(VerifyError::new(VerifyErrorKind::UnknownIssuer));
-            };
-            resolved = Some((index, pool));
-            let keys: CurrentKeys<'_> =
-                pool.keys.current(now).map_err(VerifyError::keys_unavailable)?;
-            Ok(TrustedPool { rules: &pool.rules, issuer, keys })
+            let pool = self.shared.pool_of(issuer);
+            let (issuer, index, pool) = pool.ok_or(VerifyErrorKind::UnknownIssuer)?;
+            let (_, _, keys) = resolved.insert((index, pool, pool.keys.current(now)));
+            let keys = keys.as_ref().map_err(|_| VerifyErrorKind::KeysUnavailable)?;
+            let header_cache = Some(keys.header_cache());
+            Ok(TrustedPool { rules: &pool.rules, issuer, keys, header_cache })
         });
         match (result, resolved) {
-            (Ok((verified, keys)), Some((pool, _))) => {
-                let entry = CacheEntry { token: verified.clone(), pool, keys };
+            (Ok(verified), Some((pool, _, Ok(keys)))) => {
+                let entry = CacheEntry { token: verified.clone(), pool, keys: keys.id() };
                 self.shared.cache.insert(token, entry);
                 Outcome::Final(Ok(verified))
             }
-            (Err(error), Some((_, pool))) if error.kind() == VerifyErrorKind::UnknownKey => {
-                Outcome::UnknownKey(pool)
+            (Err(VerifyErrorKind::KeysUnavailable), Some((_, _, Err(retry_after)))) => {
+                Outcome::Final(Err(VerifyError::keys_unavailable(retry_after)))
             }
-            (result, _) => Outcome::Final(result.map(|(verified, _)| verified)),
+            (Err(VerifyErrorKind::UnknownKey), Some((_, pool, _))) => Outcome::UnknownKey(pool),
+            (result, Some((_, pool, _))) => {
+                Outcome::Final(result.map_err(|kind| pool.rules.error(kind)))
+            }
+            (result, None) => Outcome::Final(result.map_err(VerifyError::new)),
         }
     }
 

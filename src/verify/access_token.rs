@@ -1,4 +1,4 @@
-//! What an access token says, once it is verified.
+//! A verified access token.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,9 +12,11 @@ use crate::claims::Claims;
 use crate::error::InvalidClaims;
 use crate::scope::Scopes;
 
-/// An access token that was verified: only [`verify`](crate::verify()) makes one, so holding one is the proof.
+/// A verified access token.
 ///
-/// A clone costs one reference count. `Debug` shows who the token is for, never the token.
+/// Only [`verify`](crate::verify()) and [`Verifier`](crate::Verifier) create one, after every check,
+/// so a function that takes an `AccessToken` needs no check of its own. A clone increments a
+/// reference count. `Debug` shows `sub`, `client_id` and `exp`, but no part of the encoded token.
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -22,14 +24,14 @@ use crate::scope::Scopes;
 ///
 /// fn describe(token: &AccessToken) -> String {
 ///     let left = token.expires_at().duration_since(SystemTime::now()).unwrap_or_default();
-///     let who = token.username().unwrap_or(token.client_id());
+///     let caller = token.username().unwrap_or(token.client_id());
 ///     let groups = token.groups().collect::<Vec<_>>().join(", ");
 ///     let scopes: Scopes<'_> = token.scopes();
-///     format!("{who} of [{groups}] may {scopes:?} for another {} s", left.as_secs())
+///     format!("{caller} in [{groups}] has {scopes:?} for another {} s", left.as_secs())
 /// }
 /// ```
 ///
-/// Its inside can not be named, so it can be neither taken out nor put together:
+/// Its fields are private, so it cannot be built or taken apart outside this crate:
 ///
 /// ```
 /// fn open(token: tower_cognito::AccessToken) {
@@ -56,61 +58,63 @@ struct Verified {
     username: Option<ClaimText>,
     groups: Box<[String]>,
     jwt_id: Option<ClaimText>,
-    /// Seconds since the epoch, as the others.
+    /// In seconds since the epoch, as the other dates are.
     expires_at: i64,
     not_before: Option<i64>,
     issued_at: Option<i64>,
 }
 
 impl AccessToken {
-    /// `sub`: the user, or the client itself where a machine asked for the token.
+    /// Returns `sub`: the user, or the client if the token is a machine-to-machine token.
     pub fn subject(&self) -> &str {
-        self.inner.subject.within(&self.inner.payload)
+        self.inner.subject.as_str(&self.inner.payload)
     }
 
-    /// `client_id`: the app client that the token was issued to.
+    /// Returns `client_id`: the app client that the token was issued to.
     pub fn client_id(&self) -> &str {
-        self.inner.client_id.within(&self.inner.payload)
+        self.inner.client_id.as_str(&self.inner.payload)
     }
 
-    /// `scope`: what the token may be used for.
+    /// Returns `scope`: the scopes that were granted to the token.
     pub fn scopes(&self) -> Scopes<'_> {
-        Scopes::from_claim(self.inner.scopes.within(&self.inner.payload))
+        Scopes::from_claim(self.inner.scopes.as_str(&self.inner.payload))
     }
 
-    /// `username`: absent where a machine asked for the token.
+    /// Returns `username`, which a machine-to-machine token does not have.
     pub fn username(&self) -> Option<&str> {
-        self.inner.username.as_ref().map(|piece| piece.within(&self.inner.payload))
+        self.inner.username.as_ref().map(|text| text.as_str(&self.inner.payload))
     }
 
-    /// `cognito:groups`: empty where the user has none, or there is no user.
+    /// Returns `cognito:groups`: the groups of the user. A machine-to-machine token has none.
     pub fn groups(&self) -> impl Iterator<Item = &str> {
         self.inner.groups.iter().map(String::as_str)
     }
 
-    /// `iss`: the issuer, byte for byte one of those that are trusted. A pool may have several
+    /// Returns `iss`, which is byte for byte one of the pool's issuers
     /// ([`UserPool::issuers`](crate::UserPool::issuers)).
     pub fn issuer(&self) -> &str {
         &self.inner.issuer
     }
 
-    /// `exp`: from this moment on the token is refused.
+    /// Returns `exp`: the token is rejected from this time on.
     pub fn expires_at(&self) -> SystemTime {
         system_time(self.inner.expires_at)
     }
 
-    /// `iat`: when the token was issued, in whole seconds. Cognito always says so.
+    /// Returns `iat`: when the token was issued, in whole seconds. Cognito's tokens always have it.
     pub fn issued_at(&self) -> Option<SystemTime> {
         self.inner.issued_at.map(system_time)
     }
 
-    /// `jti`: the token's own ID, for a list of revoked ones.
+    /// Returns `jti`: the ID of the token, for example for a list of revoked tokens.
     pub fn jwt_id(&self) -> Option<&str> {
-        self.inner.jwt_id.as_ref().map(|piece| piece.within(&self.inner.payload))
+        self.inner.jwt_id.as_ref().map(|text| text.as_str(&self.inner.payload))
     }
 
-    /// All claims, as a type of the application's. They are read anew at each call. No claim comes
-    /// twice; within one that is an object, what a name that comes twice means is left to `T`.
+    /// Deserializes all claims as a type of the application.
+    ///
+    /// The claims are deserialized at each call. No claim occurs twice. Inside a claim that is an
+    /// object, `T` decides about duplicate names.
     ///
     /// ```
     /// # use tower_cognito::{ClientIds, Rules, TestIssuer, verify};
@@ -135,7 +139,7 @@ impl AccessToken {
     ///
     /// # Errors
     ///
-    /// When the claims do not have that shape.
+    /// Returns an error if the claims do not have the shape of `T`.
     pub fn deserialize_claims<T: DeserializeOwned>(&self) -> Result<T, InvalidClaims> {
         serde_json::from_str(&self.inner.payload)
             .map_err(|error| InvalidClaims::at(error.line(), error.column()))
@@ -146,36 +150,36 @@ impl AccessToken {
         (self.inner.expires_at, self.inner.not_before)
     }
 
-    /// About how many bytes it keeps.
+    /// Returns about how many bytes the token takes in memory.
     pub(crate) fn len_in_memory(&self) -> usize {
         let Verified { payload, subject, client_id, scopes, username, groups, jwt_id, .. } =
             &*self.inner;
-        let pieces =
+        let texts =
             [Some(subject), Some(client_id), Some(scopes), username.as_ref(), jwt_id.as_ref()];
-        let apart = pieces.into_iter().flatten().map(ClaimText::heap_len);
-        let of_groups = groups.iter().map(|group| {
-            // What an allocator adds to a short text may be more than the text.
+        let text_lens = texts.into_iter().flatten().map(ClaimText::heap_len);
+        let group_lens = groups.iter().map(|group| {
+            // The overhead of an allocation may be larger than a short text.
             let text = if group.is_empty() { 0 } else { group.len().saturating_add(32) };
             text.saturating_add(size_of::<String>())
         });
-        apart
-            .chain(of_groups)
+        text_lens
+            .chain(group_lens)
             .fold(payload.len().saturating_add(size_of::<Verified>()), usize::saturating_add)
     }
 
-    /// For [`verify`](super::verify) alone, after every check but the application's.
+    /// Creates a token. Only `verify_with` calls it, after every check except the application's.
     pub(super) fn new(claims: Claims<'_>, issuer: &Arc<str>, payload: &str) -> Self {
-        let piece = |text| ClaimText::of(text, payload);
+        let text = |claim| ClaimText::new(claim, payload);
         Self {
             inner: Arc::new(Verified {
                 payload: payload.into(),
                 issuer: Arc::clone(issuer),
-                subject: piece(claims.subject),
-                client_id: piece(claims.client_id),
-                scopes: piece(claims.scope.unwrap_or_default()),
-                username: claims.username.map(piece),
+                subject: text(claims.subject),
+                client_id: text(claims.client_id),
+                scopes: text(claims.scope.unwrap_or_default()),
+                username: claims.username.map(text),
                 groups: claims.groups.unwrap_or_default().into(),
-                jwt_id: claims.jwt_id.map(piece),
+                jwt_id: claims.jwt_id.map(text),
                 expires_at: claims.expires_at,
                 not_before: claims.not_before,
                 issued_at: claims.issued_at,
@@ -184,29 +188,29 @@ impl AccessToken {
     }
 }
 
-/// A text of the payload: where it stands there, or, if it had escapes, what it says. So a token
-/// is kept in two allocations, however many claims are asked for.
+/// The text of a claim: its position in the payload, or a copy if the text had escapes. So a token
+/// usually takes two allocations, whatever claims it has.
 enum ClaimText {
     Owned(Box<str>),
     InPayload(Range<usize>),
 }
 
 impl ClaimText {
-    fn of(text: Cow<'_, str>, payload: &str) -> Self {
-        // Only a guess until it is compared.
+    fn new(text: Cow<'_, str>, payload: &str) -> Self {
+        // The position is only a guess until the text there is compared.
         let start = text.as_ptr().addr().wrapping_sub(payload.as_ptr().addr());
-        let place = start..start.wrapping_add(text.len());
-        if payload.get(place.clone()) == Some(&text) {
-            Self::InPayload(place)
+        let range = start..start.wrapping_add(text.len());
+        if payload.get(range.clone()) == Some(&text) {
+            Self::InPayload(range)
         } else {
             Self::Owned(text.into())
         }
     }
 
-    fn within<'p>(&'p self, payload: &'p str) -> &'p str {
+    fn as_str<'p>(&'p self, payload: &'p str) -> &'p str {
         match self {
             Self::Owned(text) => text,
-            Self::InPayload(place) => payload.get(place.clone()).unwrap_or_default(),
+            Self::InPayload(range) => payload.get(range.clone()).unwrap_or_default(),
         }
     }
 
@@ -228,7 +232,7 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// Where the system's clock can not show that time (years before 1601 on Windows): the epoch.
+/// Returns the epoch if `SystemTime` cannot represent the time (years before 1601 on Windows).
 fn system_time(seconds: i64) -> SystemTime {
     let magnitude = Duration::from_secs(seconds.unsigned_abs());
     let time = if seconds < 0 {

@@ -1,25 +1,24 @@
-//! Whether a token is good: a pure function of the token, the keys, the rules and the time.
+//! Verifies a token: a pure function of the token, the keys, the rules and the time.
 
 mod access_token;
 mod rules;
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::claims::RawClaims;
 use crate::error::{VerifyError, VerifyErrorKind};
-use crate::jwks::{Jwks, KeySetId};
+use crate::jwks::{HeaderCache, Jwks};
 use crate::jws::{Jws, MAX_TOKEN_LEN};
 
 pub use access_token::AccessToken;
 pub(crate) use rules::MAX_LEEWAY;
 pub use rules::{CheckError, ClientIds, Rules};
 
-/// Verifies an access token: reads no clock, no network, nothing but its arguments.
+/// Verifies an access token with these keys, under these rules, at this time.
 ///
-/// `keys` are the keys of the pool that `rules` names. A [`Verifier`](crate::Verifier) keeps them
-/// current and calls this.
+/// It reads no clock, uses no network and caches nothing. `keys` are the keys of the pool that
+/// `rules` name. A [`Verifier`](crate::Verifier) keeps them current and caches verified tokens.
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -29,48 +28,50 @@ pub use rules::{CheckError, ClientIds, Rules};
 /// let keys = issuer.jwks();
 /// let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
 ///
-/// let good = issuer.machine_token("my-client").scope("activity/*").sign();
-/// let token = verify(&good, &keys, &rules, SystemTime::now())?;
+/// let valid = issuer.machine_token("my-client").scope("activity/*").sign();
+/// let token = verify(&valid, &keys, &rules, SystemTime::now())?;
 /// assert_eq!(token.client_id(), "my-client");
 /// assert!(token.scopes().contains("activity/*"));
 ///
 /// let other = issuer.machine_token("other-client").sign();
-/// let refused = verify(&other, &keys, &rules, SystemTime::now()).unwrap_err();
-/// assert_eq!(refused.kind(), VerifyErrorKind::WrongClient);
+/// let error = verify(&other, &keys, &rules, SystemTime::now()).unwrap_err();
+/// assert_eq!(error.kind(), VerifyErrorKind::WrongClient);
 /// # Ok::<(), tower_cognito::VerifyError>(())
 /// ```
 ///
 /// # Errors
 ///
-/// When the token is not a good one under these rules; [`VerifyErrorKind`] lists the cases.
-/// Never [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable), since the keys are given.
+/// Returns an error if the token is not valid under these rules; [`VerifyErrorKind`] lists the
+/// cases. It is never [`KeysUnavailable`](VerifyErrorKind::KeysUnavailable), because the keys are an
+/// argument.
 pub fn verify(
     token: &str,
     keys: &Jwks,
     rules: &Rules,
     now: SystemTime,
 ) -> Result<AccessToken, VerifyError> {
-    let verified = verify_with_pools(token, now, |issuer| match rules.trusted_issuer(issuer) {
-        Some(issuer) => Ok(TrustedPool { rules, issuer, keys }),
-        None => Err(VerifyErrorKind::UnknownIssuer.into()),
+    let verified = verify_with_pools(token, now, |issuer| {
+        let issuer = rules.trusted_issuer(issuer).ok_or(VerifyErrorKind::UnknownIssuer)?;
+        Ok(TrustedPool { rules, issuer, keys, header_cache: None })
     });
-    verified.map(|(token, _)| token)
+    verified.map_err(|kind| rules.error(kind))
 }
 
-/// Where a token is judged: one pool's rules, and that pool's keys alone.
-pub(crate) struct TrustedPool<'r, K> {
-    pub(crate) rules: &'r Rules,
-    pub(crate) issuer: &'r Arc<str>,
-    pub(crate) keys: K,
+/// The rules of one pool, and the only keys that may have signed its tokens.
+pub(crate) struct TrustedPool<'p> {
+    pub(crate) rules: &'p Rules,
+    pub(crate) issuer: &'p Arc<str>,
+    pub(crate) keys: &'p Jwks,
+    pub(crate) header_cache: Option<&'p HeaderCache>,
 }
 
-/// [`verify`], where the issuer that the token names chooses the pool. Says with which keys.
-pub(crate) fn verify_with_pools<'r, K: Deref<Target = Jwks>>(
+/// Verifies a token as [`verify`] does; the issuer that the token names chooses the pool.
+pub(crate) fn verify_with_pools<'p>(
     token: &str,
     now: SystemTime,
-    resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'r, K>, VerifyError>,
-) -> Result<(AccessToken, KeySetId), VerifyError> {
-    // Two sizes, since even to clear the larger one would cost a cached_key token something.
+    resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'p>, VerifyErrorKind>,
+) -> Result<AccessToken, VerifyErrorKind> {
+    // There are two sizes because clearing the larger one would cost every usual token something.
     if token.len() <= SMALL_TOKEN_LEN {
         verify_with(token, &mut [0; SMALL_TOKEN_LEN], now, resolve_pool)
     } else {
@@ -80,36 +81,50 @@ pub(crate) fn verify_with_pools<'r, K: Deref<Target = Jwks>>(
 
 const SMALL_TOKEN_LEN: usize = 2 * 1024;
 
-fn verify_with<'r, K: Deref<Target = Jwks>>(
+/// Decides about a token. If it breaks several rules, the first step that fails gives the error:
+///
+/// 1. The size, the compact form, and the encoding of the payload and the signature.
+/// 2. The header: its encoding, its JSON, `alg`, extensions, `typ`, `kid`.
+/// 3. The JSON of the payload.
+/// 4. The issuer, and whether its pool has current keys.
+/// 5. The key that `kid` names.
+/// 6. The signature.
+/// 7. `token_use`, then the types of the other claims.
+/// 8. `client_id`, `exp`, `nbf`, `aud`, `cnf`, groups.
+/// 9. The application's check.
+fn verify_with<'p>(
     token: &str,
     buffer: &mut [u8],
     now: SystemTime,
-    resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'r, K>, VerifyError>,
-) -> Result<(AccessToken, KeySetId), VerifyError> {
+    resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'p>, VerifyErrorKind>,
+) -> Result<AccessToken, VerifyErrorKind> {
     let Jws { signing_input, header, payload, signature } = Jws::from_token(token, buffer)?;
+
+    // Steps 3 and 4 run before step 2, because the pool may have cached the header. Their result
+    // stays a `Result` until the header was checked, so that an error of the header comes first.
+    // The issuer is not trusted yet: it only chooses the pool.
+    let claims_and_pool = RawClaims::from_payload(payload).and_then(|raw_claims| {
+        let pool = resolve_pool(&raw_claims.issuer()?)?;
+        Ok((raw_claims, pool))
+    });
+    let header_cache = claims_and_pool.as_ref().ok().and_then(|(_, pool)| pool.header_cache);
     let encoded_header = header.encoded;
-    let raw = RawClaims::from_payload(payload);
-    let pool = match &raw {
-        Ok(raw) => raw.issuer().map_err(VerifyError::from).and_then(|issuer| resolve_pool(&issuer)),
-        Err(malformed) => Err((*malformed).into()),
-    };
-    // All tokens of a key have the same header, so it is usually one that need not be read again.
-    let cached_key =
-        pool.as_ref().ok().and_then(|pool| pool.keys.key_for_cached_header(encoded_header));
+    let cached_key = header_cache.and_then(|cache| cache.get(encoded_header));
     let key_id = if cached_key.is_some() { None } else { Some(header.key_id()?) };
-    let raw = raw?;
-    let TrustedPool { rules, issuer, keys } = pool.as_ref().map_err(VerifyError::clone)?;
+    let (raw_claims, TrustedPool { rules, issuer, keys, .. }) = claims_and_pool?;
+
     let key =
         cached_key.or_else(|| keys.get(key_id.as_deref()?)).ok_or(VerifyErrorKind::UnknownKey)?;
-    if !key.verifies(signing_input.as_bytes(), signature) {
-        return Err(VerifyErrorKind::BadSignature.into());
+    let proof =
+        key.verify(signing_input.as_bytes(), signature).ok_or(VerifyErrorKind::BadSignature)?;
+    if let Some(cache) = header_cache {
+        cache.insert(encoded_header, key, proof);
     }
-    keys.cache_header(encoded_header, key);
 
-    // From here on the pool itself says what stands in the token.
-    let claims = raw.parse()?;
+    // The signature is valid: the claims can be trusted from here on.
+    let claims = raw_claims.parse(proof)?;
     rules.check_claims(&claims, now)?;
     let token = AccessToken::new(claims, issuer, payload);
     rules.check_application(&token)?;
-    Ok((token, keys.id()))
+    Ok(token)
 }

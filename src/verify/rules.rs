@@ -1,19 +1,23 @@
-//! What one pool's tokens must be like.
+//! The rules that the tokens of one pool must satisfy.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::AccessToken;
 use crate::claims::Claims;
-use crate::error::VerifyErrorKind;
+use crate::error::{VerifyError, VerifyErrorKind};
+use crate::scope::{Requirement, Scopes};
 use crate::user_pool::UserPool;
 
-/// The most that clocks may be apart.
+/// The maximum leeway.
 pub(crate) const MAX_LEEWAY: Duration = Duration::from_secs(300);
 
-/// What one pool's tokens must be like.
+/// The rules that the tokens of one pool must satisfy.
+///
+/// The pool and the clients are required. Every other rule is optional.
 ///
 /// ```
 /// use tower_cognito::{ClientIds, Rules, UserPool};
@@ -27,66 +31,148 @@ pub(crate) const MAX_LEEWAY: Duration = Duration::from_secs(300);
 pub struct Rules {
     pool: UserPool,
     clients: ClientIds,
-    audience: Option<Box<str>>,
+    audience: Option<Audience>,
     groups: BTreeSet<String>,
     leeway: Duration,
+    requirement: Option<Arc<Requirement>>,
     check: Option<Arc<Check>>,
 }
 
 type Check = dyn Fn(&AccessToken) -> Result<(), CheckError> + Send + Sync;
 
 impl Rules {
-    /// Tokens of this pool, issued to these clients.
+    /// Creates rules that accept the access tokens of this pool that were issued to these clients.
     pub fn new(pool: UserPool, clients: ClientIds) -> Self {
         Self {
             pool,
             clients,
             audience: None,
+            requirement: None,
             groups: BTreeSet::new(),
             leeway: Duration::ZERO,
             check: None,
         }
     }
 
-    /// Asks for an `aud` claim that contains this value.
+    /// Requires an `aud` claim that contains this value. A second call replaces the first.
     ///
-    /// Without it `aud` is not looked at, and machine tokens of Cognito have none: a token that
-    /// its client asked for on behalf of another resource (RFC 8707) is accepted.
-    pub fn audience(mut self, audience: impl Into<String>) -> Self {
-        self.audience = Some(audience.into().into());
+    /// **If this is not set, `aud` is ignored**, and a token that was issued for another resource
+    /// (RFC 8707), or exchanged for another service (RFC 8693), is accepted. Set it if the pool
+    /// serves several APIs. Cognito's machine-to-machine tokens have no `aud`, so they are rejected
+    /// if it is set; see [`with_audience_if_present`](Self::with_audience_if_present).
+    ///
+    /// The value is compared byte for byte (RFC 7519 section 2). An `http` or `https` URL without a
+    /// path, query or fragment stands for two values, with and without the slash, because clients
+    /// send both (RFC 3986 section 6.2.3).
+    pub fn with_audience(self, audience: impl Into<String>) -> Self {
+        self.with_audiences([audience])
+    }
+
+    /// Requires an `aud` claim that contains at least one of these values, each as in
+    /// [`with_audience`](Self::with_audience).
+    pub fn with_audiences(
+        mut self,
+        audiences: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        self.audience = Some(Audience::new(audiences, true));
         self
     }
 
-    /// Asks for membership in at least one of these groups (`cognito:groups`). A second call
-    /// replaces the first.
+    /// Requires that `aud`, if the token has one, contains at least one of these values. A token
+    /// without `aud` is accepted.
+    ///
+    /// This serves users and machines with one verifier: Cognito writes an `aud` into the tokens of
+    /// users whose client named the resource, and never into machine-to-machine tokens. It replaces
+    /// [`with_audience`](Self::with_audience).
     ///
     /// ```
     /// # use tower_cognito::{ClientIds, Rules, UserPool};
     /// # let rules = Rules::new(UserPool::new("us-east-1_Example")?, ClientIds::any());
-    /// let rules = rules.groups(["editors", "admins"]);
+    /// let rules = rules.with_audience_if_present(["https://api.example.com"]);
+    /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
+    /// ```
+    pub fn with_audience_if_present(
+        mut self,
+        audiences: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        self.audience = Some(Audience::new(audiences, false));
+        self
+    }
+
+    /// Requires all of these scopes in every token. A second call replaces the first.
+    ///
+    /// A token that lacks one is rejected with
+    /// [`InsufficientScope`](VerifyErrorKind::InsufficientScope), by the layers with 403. Scopes of
+    /// single routes are required with [`RequireScope`](crate::RequireScope) or a
+    /// [`ScopeTable`](crate::ScopeTable).
+    ///
+    /// ```
+    /// # use tower_cognito::{ClientIds, Rules, UserPool};
+    /// # let rules = Rules::new(UserPool::new("us-east-1_Example")?, ClientIds::any());
+    /// let rules = rules.with_required_scopes(["activity/*"]);
     /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
     /// ```
     ///
     /// # Panics
     ///
-    /// When no group is named.
+    /// Panics if the list is empty, or if a text is not a scope.
     #[track_caller]
-    pub fn groups(mut self, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.groups = groups.into_iter().map(Into::into).collect();
-        assert!(!self.groups.is_empty(), "no group is named, so nobody could be a member");
+    pub fn with_required_scopes<'a>(self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        self.with_requirement(Requirement::literal(Requirement::all_of(scopes)))
+    }
+
+    pub(crate) fn with_requirement(mut self, requirement: Requirement) -> Self {
+        self.requirement = Some(Arc::new(requirement));
         self
     }
 
-    /// How far the clocks of the issuer and of this machine may be apart: 0 unless set, at most
-    /// 300 seconds.
-    pub fn leeway(mut self, leeway: Duration) -> Self {
+    pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
+        self.requirement.as_ref()
+    }
+
+    /// Creates the error for this kind, with the scopes that these rules require if one is missing.
+    pub(crate) fn error(&self, kind: VerifyErrorKind) -> VerifyError {
+        match (kind, &self.requirement) {
+            (VerifyErrorKind::InsufficientScope, Some(requirement)) => {
+                VerifyError::insufficient_scope(Arc::clone(requirement))
+            }
+            (kind, _) => VerifyError::new(kind),
+        }
+    }
+
+    /// Requires membership in at least one of these groups (`cognito:groups`).
+    ///
+    /// By default, no group is required. A second call replaces the groups of the first.
+    ///
+    /// ```
+    /// # use tower_cognito::{ClientIds, Rules, UserPool};
+    /// # let rules = Rules::new(UserPool::new("us-east-1_Example")?, ClientIds::any());
+    /// let rules = rules.with_groups(["editors", "admins"]);
+    /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if the list of groups is empty.
+    #[track_caller]
+    pub fn with_groups(mut self, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.groups = groups.into_iter().map(Into::into).collect();
+        assert!(!self.groups.is_empty(), "the list of groups is empty");
+        self
+    }
+
+    /// Sets how far the clocks of the issuer and of this machine may differ when `exp` and `nbf`
+    /// are checked. Default 0 seconds; maximum 300 seconds.
+    pub fn with_leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
         self
     }
 
-    /// A check of the application's own, run last and on every request. A check that has to wait
-    /// for something is a middleware inside [`RequireToken`](crate::RequireToken) instead. Of
-    /// several, all must agree; the first that refuses decides.
+    /// Adds a check by the application, which runs after all other checks, on every request.
+    ///
+    /// If you call it several times, every check must succeed, and the first one that fails gives
+    /// the error. The check is synchronous: a check that waits for something belongs in a middleware
+    /// inside [`RequireToken`](crate::RequireToken).
     ///
     /// ```
     /// # use std::collections::HashSet;
@@ -94,13 +180,13 @@ impl Rules {
     /// # use tower_cognito::{ClientIds, CheckError, Rules, UserPool};
     /// # let rules = Rules::new(UserPool::new("us-east-1_Example")?, ClientIds::any());
     /// let revoked = Arc::new(RwLock::new(HashSet::from(["some-jti".to_owned()])));
-    /// let rules = rules.check(move |token| match (token.jwt_id(), revoked.read()) {
+    /// let rules = rules.with_check(move |token| match (token.jwt_id(), revoked.read()) {
     ///     (Some(id), Ok(revoked)) if !revoked.contains(id) => Ok(()),
     ///     _ => Err(CheckError::Revoked),
     /// });
     /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
     /// ```
-    pub fn check(
+    pub fn with_check(
         mut self,
         check: impl Fn(&AccessToken) -> Result<(), CheckError> + Send + Sync + 'static,
     ) -> Self {
@@ -111,22 +197,22 @@ impl Rules {
         self
     }
 
-    /// The pool that these rules name.
+    /// Returns the pool whose tokens these rules accept.
     pub fn pool(&self) -> &UserPool {
         &self.pool
     }
 
-    /// Everything about these rules that can not have been meant.
+    /// Returns every setting that is not allowed.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
         let clients = self.clients.problem().map(str::to_owned);
         let leeway = (self.leeway > MAX_LEEWAY)
-            .then(|| format!("leeway is {:?}, and at most 300 s are allowed", self.leeway));
-        let audience = self.audience.as_deref().filter(|audience| audience.is_empty());
-        clients.into_iter().chain(leeway).chain(audience.map(|_| "audience is empty".to_owned()))
+            .then(|| format!("leeway is {:?}, but the maximum is 300s", self.leeway));
+        let audience = self.audience.as_ref().and_then(Audience::problem).map(str::to_owned);
+        clients.into_iter().chain(leeway).chain(audience)
     }
 
     pub(super) fn trusted_issuer(&self, issuer: &str) -> Option<&Arc<str>> {
-        // Byte for byte (CVE-2024-53861): no prefix, no normalisation.
+        // Compare byte for byte (CVE-2024-53861): no prefix, no normalization.
         self.pool.issuer_names().iter().find(|trusted| ***trusted == *issuer)
     }
 
@@ -139,14 +225,13 @@ impl Rules {
             return Err(VerifyErrorKind::WrongClient);
         }
         self.check_times(claims.expires_at, claims.not_before, now)?;
-        // RFC 7519 section 4.1.3.
-        if let Some(expected) = &self.audience {
-            let audience = claims.audience.as_deref().unwrap_or_default();
-            if !audience.iter().any(|audience| **audience == **expected) {
-                return Err(VerifyErrorKind::WrongAudience);
-            }
+        if let Some(audience) = &self.audience
+            && !audience.accepts(claims.audience.as_deref())
+        {
+            return Err(VerifyErrorKind::WrongAudience);
         }
-        // RFC 7800 section 3: to be shown together with a proof, which a bearer does not give.
+        // RFC 7800 section 3: the client must also prove that it has a key, and a bearer token
+        // contains no such proof.
         if claims.is_sender_constrained {
             return Err(VerifyErrorKind::SenderConstrained);
         }
@@ -154,11 +239,21 @@ impl Rules {
         if !self.groups.is_empty() && !groups.iter().any(|group| self.groups.contains(group)) {
             return Err(VerifyErrorKind::Forbidden);
         }
-        Ok(())
+        self.check_scopes(Scopes::from_claim(claims.scope.as_deref().unwrap_or_default()))
     }
 
-    /// What may have changed about a token that these rules accepted before. The rest are
-    /// properties of the token itself, in the order of [`check_claims`](Self::check_claims).
+    fn check_scopes(&self, granted: Scopes<'_>) -> Result<(), VerifyErrorKind> {
+        match &self.requirement {
+            Some(required) if !required.is_met_by(granted) => {
+                Err(VerifyErrorKind::InsufficientScope)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks again what can change about a token that these rules have accepted, and the scopes,
+    /// so that no cached token passes without them. The other checks depend only on the token. The
+    /// order is that of [`check_claims`](Self::check_claims).
     pub(crate) fn recheck(
         &self,
         token: &AccessToken,
@@ -166,6 +261,7 @@ impl Rules {
     ) -> Result<(), VerifyErrorKind> {
         let (expires_at, not_before) = token.times();
         self.check_times(expires_at, not_before, now)?;
+        self.check_scopes(token.scopes())?;
         self.check_application(token)
     }
 
@@ -177,7 +273,7 @@ impl Rules {
     ) -> Result<(), VerifyErrorKind> {
         let now = nanoseconds(now);
         let leeway = i128::try_from(self.leeway.min(MAX_LEEWAY).as_nanos()).unwrap_or_default();
-        // RFC 7519 section 4.1.4: "on or after" its time a token has expired.
+        // RFC 7519 section 4.1.4: a token has expired "on or after" the time in `exp`.
         if now >= nanoseconds_of(expires_at).saturating_add(leeway) {
             return Err(VerifyErrorKind::Expired);
         }
@@ -190,8 +286,8 @@ impl Rules {
     }
 
     pub(super) fn check_application(&self, token: &AccessToken) -> Result<(), VerifyErrorKind> {
-        let verdict = self.check.as_ref().map_or(Ok(()), |check| check(token));
-        verdict.map_err(|refused| match refused {
+        let result = self.check.as_ref().map_or(Ok(()), |check| check(token));
+        result.map_err(|error| match error {
             CheckError::Forbidden => VerifyErrorKind::Forbidden,
             CheckError::Revoked => VerifyErrorKind::Revoked,
         })
@@ -206,23 +302,35 @@ impl fmt::Debug for Rules {
             .field("audience", &self.audience)
             .field("groups", &self.groups)
             .field("leeway", &self.leeway)
+            .field("requirement", &self.requirement)
             .finish_non_exhaustive()
     }
 }
 
-/// Why the application's own check refuses a token.
+/// Describes why the application's check ([`Rules::with_check`]) rejects a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// Another token would be refused as well: 403.
+    /// The caller must not do this, with any token: 403.
     Forbidden,
-    /// The client should get a new token: 401 `invalid_token`.
+    /// The token was revoked, and the client should get a new one: 401 `invalid_token`.
     Revoked,
 }
 
-/// Which app clients a token may have been issued to.
+impl fmt::Display for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forbidden => "the request is forbidden",
+            Self::Revoked => "the token was revoked",
+        })
+    }
+}
+
+impl Error for CheckError {}
+
+/// The app clients whose tokens are accepted.
 ///
-/// A pool often has clients that are none of this service's business, so the list has no default:
+/// A pool often has clients that must not use this service, so the list has no default:
 ///
 /// ```
 /// use tower_cognito::{ClientIds, Rules, UserPool};
@@ -249,12 +357,12 @@ enum AllowedClients {
 }
 
 impl ClientIds {
-    /// These clients alone.
+    /// Allows only these clients.
     pub fn only(ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self(AllowedClients::Only(ids.into_iter().map(Into::into).collect()))
     }
 
-    /// Every client of the pool, also those that are added later.
+    /// Allows every client of the pool, including clients that are added later.
     pub fn any() -> Self {
         Self(AllowedClients::Any)
     }
@@ -268,14 +376,63 @@ impl ClientIds {
 
     fn problem(&self) -> Option<&'static str> {
         match &self.0 {
-            AllowedClients::Only(ids) if ids.is_empty() => {
-                Some("no client is named, so every token would be refused")
-            }
+            AllowedClients::Only(ids) if ids.is_empty() => Some("the list of client IDs is empty"),
             AllowedClients::Only(ids) if ids.iter().any(|id| id.trim() != id || id.is_empty()) => {
-                Some("a client id is empty or has white space around it")
+                Some("a client ID is empty or has whitespace around it")
             }
             AllowedClients::Any | AllowedClients::Only(_) => None,
         }
+    }
+}
+
+/// The accepted values of `aud` (RFC 7519 section 4.1.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Audience {
+    accepted: BTreeSet<String>,
+    is_required: bool,
+}
+
+impl Audience {
+    fn new(audiences: impl IntoIterator<Item = impl Into<String>>, is_required: bool) -> Self {
+        let mut accepted = BTreeSet::new();
+        for audience in audiences {
+            let audience = audience.into();
+            // RFC 3986 section 6.2.3: an empty path is the same as `/`.
+            if let Some(other) = other_spelling_of_origin(&audience) {
+                accepted.insert(other);
+            }
+            accepted.insert(audience);
+        }
+        Self { accepted, is_required }
+    }
+
+    fn accepts(&self, claim: Option<&[String]>) -> bool {
+        match claim {
+            Some(audiences) => audiences.iter().any(|audience| self.accepted.contains(audience)),
+            None => !self.is_required,
+        }
+    }
+
+    fn problem(&self) -> Option<&'static str> {
+        if self.accepted.is_empty() {
+            return Some("the list of audiences is empty");
+        }
+        self.accepted.contains("").then_some("an audience is empty")
+    }
+}
+
+/// Returns an `http` or `https` URL that has no path, query or fragment with the slash that it does
+/// not have, or without the slash that it has.
+fn other_spelling_of_origin(audience: &str) -> Option<String> {
+    let authority =
+        audience.strip_prefix("https://").or_else(|| audience.strip_prefix("http://"))?;
+    if authority.is_empty() || authority.contains(['?', '#']) {
+        return None;
+    }
+    match authority.split_once('/') {
+        None => Some(format!("{audience}/")),
+        Some((host, "")) if !host.is_empty() => audience.strip_suffix('/').map(str::to_owned),
+        Some(_) => None,
     }
 }
 
@@ -283,7 +440,8 @@ fn nanoseconds_of(seconds: i64) -> i128 {
     i128::from(seconds).saturating_mul(1_000_000_000)
 }
 
-/// Nanoseconds since the epoch, negative before it: a clock may be set to any time.
+/// Returns the nanoseconds since the epoch. They are negative before it, because a clock can be set
+/// to any time.
 fn nanoseconds(time: SystemTime) -> i128 {
     let signed = |duration: Duration| i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
     match time.duration_since(UNIX_EPOCH) {

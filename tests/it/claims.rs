@@ -197,7 +197,7 @@ fn verdict(rules: Rules, token: &TokenBuilder, expected: Option<VerifyErrorKind>
 
 #[test]
 fn h044_one_group_of_those_named_is_enough() {
-    let rules = || rules().groups(["readers", "writers"]);
+    let rules = || rules().with_groups(["readers", "writers"]);
     let user = || issuer().user_token(CLIENT, "alice");
     let with = |groups: Value| user().claim("cognito:groups", groups);
     let forbidden = Some(VerifyErrorKind::Forbidden);
@@ -223,13 +223,13 @@ fn h044_one_group_of_those_named_is_enough() {
         verdict(rules(), &token, expected);
     }
     // Those of the last call count.
-    verdict(rules().groups(["x"]), &with(json!(["readers"])), forbidden);
-    assert!(std::panic::catch_unwind(|| rules().groups(Vec::<String>::new())).is_err());
+    verdict(rules().with_groups(["x"]), &with(json!(["readers"])), forbidden);
+    assert!(std::panic::catch_unwind(|| rules().with_groups(Vec::<String>::new())).is_err());
 }
 
 #[test]
 fn an_audience_is_one_text_or_a_list_of_them() {
-    let rules = || rules().audience("https://a");
+    let rules = || rules().with_audience("https://a");
     let with = |aud: Value| machine("").claim("aud", aud);
     let wrong = Some(VerifyErrorKind::WrongAudience);
     let invalid = Some(VerifyErrorKind::InvalidClaim);
@@ -263,7 +263,7 @@ type Revoked = Arc<RwLock<HashSet<String>>>;
 
 fn revocable(revoked: &Revoked) -> Rules {
     let revoked = Arc::clone(revoked);
-    rules().check(move |token| match (token.jwt_id(), revoked.read()) {
+    rules().with_check(move |token| match (token.jwt_id(), revoked.read()) {
         (Some(id), Ok(revoked)) if !revoked.contains(id) => Ok(()),
         _ => Err(CheckError::Revoked),
     })
@@ -361,9 +361,9 @@ fn of_several_checks_all_must_agree_and_the_first_that_refuses_decides() {
         move |token: &AccessToken| if token.jwt_id() == Some(id) { Err(why) } else { Ok(()) }
     };
     let rules = rules()
-        .check(refuses("a", CheckError::Revoked))
-        .check(refuses("b", CheckError::Forbidden))
-        .check(refuses("a", CheckError::Forbidden));
+        .with_check(refuses("a", CheckError::Revoked))
+        .with_check(refuses("b", CheckError::Forbidden))
+        .with_check(refuses("a", CheckError::Forbidden));
     let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
     let kind = |id: &str| {
         let token = machine("").claim("jti", id).sign();
@@ -393,7 +393,7 @@ fn a_door_of_ones_own_refuses_as_the_layers_do() {
 async fn what_the_check_forbids_is_403_and_what_it_is_asked_comes_last() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    let rules = rules().groups(["staff"]).check(move |token| {
+    let rules = rules().with_groups(["staff"]).with_check(move |token| {
         count.fetch_add(1, Ordering::SeqCst);
         match token.username() {
             Some("alice") => Ok(()),
@@ -427,7 +427,7 @@ async fn what_the_check_forbids_is_403_and_what_it_is_asked_comes_last() {
 async fn the_check_is_asked_about_a_token_that_had_to_wait() {
     let revoked = Revoked::default();
     let list = Arc::clone(&revoked);
-    let rules = super::promises::rules().check(move |token| {
+    let rules = super::promises::rules().with_check(move |token| {
         let is_revoked = token.jwt_id().is_none_or(|id| list.read().unwrap().contains(id));
         if is_revoked { Err(CheckError::Revoked) } else { Ok(()) }
     });

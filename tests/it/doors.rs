@@ -354,23 +354,28 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         rules_say(
             "another audience",
-            rules().audience("https://api.example.com"),
+            rules().with_audience("https://api.example.com"),
             INVALID,
             VerifyErrorKind::WrongAudience,
         ),
         rules_say(
             "revoked",
-            rules().check(|_| Err(CheckError::Revoked)),
+            rules().with_check(|_| Err(CheckError::Revoked)),
             INVALID,
             VerifyErrorKind::Revoked,
         ),
         rules_say(
             "forbidden",
-            rules().check(|_| Err(CheckError::Forbidden)),
+            rules().with_check(|_| Err(CheckError::Forbidden)),
             FORBIDDEN,
             VerifyErrorKind::Forbidden,
         ),
-        rules_say("in no group", rules().groups(["admins"]), FORBIDDEN, VerifyErrorKind::Forbidden),
+        rules_say(
+            "in no group",
+            rules().with_groups(["admins"]),
+            FORBIDDEN,
+            VerifyErrorKind::Forbidden,
+        ),
         scope("a scope is missing", RequireScope::new("activity/*"), "activity/read", SCOPE),
         scope(
             "any scope of two",

@@ -3,9 +3,10 @@
 use std::error::Error;
 
 use tower_cognito::{
-    ClientIds, Jwks, RefreshError, Rules, Scope, UserPool, Verifier, VerifyError, VerifyErrorKind,
+    ClientIds, Jwks, RefreshError, Rules, Scope, UserPool, Verifier, VerifyErrorKind,
 };
 
+use super::precedence::error_of;
 use super::support;
 
 #[track_caller]
@@ -19,83 +20,50 @@ fn verify_errors_say_what_is_wrong_with_a_token() {
         (
             VerifyErrorKind::BadSignature,
             "bad_signature",
-            "token signature does not match: altered, or by another key",
+            "signature does not match the key that `kid` names",
         ),
-        (
-            VerifyErrorKind::Expired,
-            "expired",
-            "token has expired: its client needs a new one, or a clock is wrong",
-        ),
+        (VerifyErrorKind::Expired, "expired", "`exp` has passed"),
         (
             VerifyErrorKind::Forbidden,
             "forbidden",
-            "token is good, but groups or the application's check say no",
+            "forbidden by the required groups or the application's check",
         ),
         (
             VerifyErrorKind::InvalidClaim,
             "invalid_claim",
-            "token lacks a required claim or has one of the wrong type",
+            "a required claim is missing, or a claim has the wrong type",
         ),
         (
             VerifyErrorKind::InvalidHeader,
             "invalid_header",
-            "token header: no usable `kid`, another `typ`, or an extension",
+            "header has no usable `kid`, a wrong `typ`, or an extension",
         ),
-        (
-            VerifyErrorKind::KeysUnavailable,
-            "keys_unavailable",
-            "no current keys to verify with: see the failed key refreshes",
-        ),
-        (
-            VerifyErrorKind::Malformed,
-            "malformed",
-            "token is no well-formed compact JWS: cut off, or something else",
-        ),
-        (
-            VerifyErrorKind::NotYetValid,
-            "not_yet_valid",
-            "token is not valid yet (`nbf`): compare the clocks",
-        ),
-        (VerifyErrorKind::Revoked, "revoked", "token was revoked, says the application's check"),
+        (VerifyErrorKind::KeysUnavailable, "keys_unavailable", "no current keys to verify with"),
+        (VerifyErrorKind::Malformed, "malformed", "not a well-formed compact JWS"),
+        (VerifyErrorKind::NotYetValid, "not_yet_valid", "`nbf` is in the future"),
+        (VerifyErrorKind::Revoked, "revoked", "revoked according to the application's check"),
         (
             VerifyErrorKind::SenderConstrained,
             "sender_constrained",
-            "token is bound to a key (`cnf`), so it is no bearer token",
+            "not a bearer token: `cnf` binds it to a key",
         ),
         (VerifyErrorKind::TooLarge, "too_large", "token is longer than 16 KiB"),
-        (
-            VerifyErrorKind::UnknownIssuer,
-            "unknown_issuer",
-            "token is of another issuer: `iss` is none that is trusted here",
-        ),
-        (
-            VerifyErrorKind::UnknownKey,
-            "unknown_key",
-            "token was signed with a key that its issuer does not list",
-        ),
-        (
-            VerifyErrorKind::UnsupportedAlgorithm,
-            "unsupported_algorithm",
-            "token is not signed with RS256, as Cognito's are",
-        ),
+        (VerifyErrorKind::UnknownIssuer, "unknown_issuer", "`iss` is not a trusted issuer"),
+        (VerifyErrorKind::UnknownKey, "unknown_key", "`kid` does not name a key of the issuer"),
+        (VerifyErrorKind::UnsupportedAlgorithm, "unsupported_algorithm", "`alg` is not `RS256`"),
         (
             VerifyErrorKind::WrongAudience,
             "wrong_audience",
-            "token is for another audience: `aud` lacks the one asked for",
+            "`aud` does not contain the required audience",
         ),
-        (
-            VerifyErrorKind::WrongClient,
-            "wrong_client",
-            "token is of another client: `client_id` is not among those named",
-        ),
+        (VerifyErrorKind::WrongClient, "wrong_client", "`client_id` is not an allowed client"),
         (
             VerifyErrorKind::WrongTokenUse,
             "wrong_token_use",
-            "token is no access token: an ID token, or of another kind",
+            "not an access token: `token_use` is not `access`",
         ),
     ] {
-        let error = VerifyError::from(kind);
-        assert_eq!(error.kind(), kind);
+        let error = error_of(kind);
         assert_eq!(kind.as_str(), name);
         assert!(error.source().is_none());
         check(error, text);
@@ -137,7 +105,8 @@ fn refresh_errors_keep_their_cause_in_the_source() {
 fn all_mistakes_in_the_settings_are_reported_at_once() {
     let seconds = std::time::Duration::from_secs;
     let pool = || UserPool::new("us-east-1_Example").unwrap();
-    let rules = Rules::new(pool(), ClientIds::only([""; 0])).leeway(seconds(301)).audience("");
+    let rules =
+        Rules::new(pool(), ClientIds::only([""; 0])).with_leeway(seconds(301)).with_audience("");
     let twice = Rules::new(pool(), ClientIds::only([" padded "]));
     let error = Verifier::builder(rules)
         .add_pool(twice)
@@ -149,10 +118,10 @@ fn all_mistakes_in_the_settings_are_reported_at_once() {
     assert_eq!(
         error.problems().collect::<Vec<_>>(),
         [
-            &*format!("{us_east_1}: no client is named, so every token would be refused"),
-            &*format!("{us_east_1}: leeway is 301s, and at most 300 s are allowed"),
+            &*format!("{us_east_1}: the list of client IDs is empty"),
+            &*format!("{us_east_1}: leeway is 301s, but the maximum is 300s"),
             &*format!("{us_east_1}: audience is empty"),
-            &*format!("{us_east_1}: a client id is empty or has white space around it"),
+            &*format!("{us_east_1}: a client ID is empty or has whitespace around it"),
             &*format!("{us_east_1}: this issuer is named twice"),
             "https://issuer-cognito-idp.us-east-1.amazonaws.com/us-east-1_Example: this issuer is \
              named twice",

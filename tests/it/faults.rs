@@ -270,7 +270,7 @@ async fn h074_a_check_that_panics_leaves_no_lock_behind() {
     let fake = Fake::new(new_set());
     let panics = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&panics);
-    let rules = rules().check(move |_| {
+    let rules = rules().with_check(move |_| {
         if flag.load(Ordering::SeqCst) {
             std::panic::resume_unwind(Box::new("this check panics"));
         }

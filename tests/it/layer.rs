@@ -254,14 +254,14 @@ async fn each_row_of_the_refusal_table_is_exact() {
 
 #[tokio::test]
 async fn the_applications_check_is_401_or_403() {
-    let revoked = rules().check(|_| Err(CheckError::Revoked));
+    let revoked = rules().with_check(|_| Err(CheckError::Revoked));
     let revoked = Verifier::builder(revoked).build_with_jwks(issuer().jwks()).unwrap();
     let good = machine("activity/*").sign();
     let (seen, calls) = send(stack(RequireToken::new(revoked)), bearer(&good)).await;
     let row = Row { name: "revoked", reason: Some(VerifyErrorKind::Revoked), ..INVALID };
     check(&seen, calls, &row);
 
-    let forbidden = rules().check(|_| Err(CheckError::Forbidden));
+    let forbidden = rules().with_check(|_| Err(CheckError::Forbidden));
     let forbidden = Verifier::builder(forbidden).build_with_jwks(issuer().jwks()).unwrap();
     let (seen, calls) = send(stack(RequireToken::new(forbidden)), bearer(&good)).await;
     let row = Row {

@@ -244,9 +244,9 @@ async fn every_challenge_leads_to_the_document() {
     let other = format!("Bearer {}", machine("mcp/read").sign());
     let expired = machine("mcp/call").issued_at(std::time::SystemTime::UNIX_EPOCH).sign();
     let expired = format!("Bearer {expired}");
-    let forbidding = Verifier::builder(rules().check(|_| Err(CheckError::Forbidden)));
+    let forbidding = Verifier::builder(rules().with_check(|_| Err(CheckError::Forbidden)));
     let forbidding = forbidding.build_with_jwks(issuer().jwks()).unwrap();
-    let revoking = Verifier::builder(rules().check(|_| Err(CheckError::Revoked)));
+    let revoking = Verifier::builder(rules().with_check(|_| Err(CheckError::Revoked)));
     let revoking = revoking.build_with_jwks(issuer().jwks()).unwrap();
     for (name, verifier, authorization, status, start) in [
         ("none", verifier(), None, 401, r#"Bearer realm="api""#),
@@ -362,7 +362,7 @@ async fn what_a_client_sends_changes_nothing_of_it() {
 
 #[tokio::test]
 async fn with_its_own_audience_a_service_takes_no_token_for_another() {
-    let verifier = Verifier::builder(rules().audience(RESOURCE));
+    let verifier = Verifier::builder(rules().with_audience(RESOURCE));
     let verifier = verifier.build_with_jwks(issuer().jwks()).unwrap();
     let metadata = metadata(RESOURCE);
     let who = |token: AccessToken| async move { token.client_id().to_owned() };

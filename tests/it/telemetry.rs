@@ -153,7 +153,7 @@ fn refusable() -> Vec<(VerifyErrorKind, String)> {
 }
 
 fn strict() -> Verifier {
-    let rules = rules().audience("https://a").groups(["g"]).check(|token| match token.jwt_id() {
+    let rules = rules().with_audience("https://a").with_groups(["g"]).with_check(|token| match token.jwt_id() {
         Some("revoked") => Err(CheckError::Revoked),
         _ => Ok(()),
     });

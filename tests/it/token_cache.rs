@@ -182,6 +182,12 @@ fn fixed(rules: Rules) -> Verifier {
     Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap()
 }
 
+/// Returns a verifier that verifies every signature, and caches only a header.
+fn without_token_cache(jwks: Jwks, rules: Rules, now: SystemTime) -> Verifier {
+    let builder = Verifier::builder(rules).clock(move || now).token_cache_bytes(0);
+    builder.build_with_jwks(jwks).unwrap()
+}
+
 /// A time of day that a test sets.
 #[derive(Clone)]
 struct Time(Arc<Mutex<SystemTime>>);
@@ -387,7 +393,7 @@ async fn h094_the_time_is_judged_anew_at_each_hit() {
             ("without nbf", machine("a/b").claim("exp", EXP).sign()),
         ] {
             let time = Time::new(EXP - 1_800);
-            let rules = rules().leeway(leeway);
+            let rules = rules().with_leeway(leeway);
             let builder = Verifier::builder(rules.clone()).clock(time.clock());
             let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
             remember(name, &verifier, &token).await;
@@ -413,7 +419,7 @@ async fn h094_the_time_is_judged_anew_at_each_hit() {
 async fn h094_expiry_comes_before_the_applications_check_at_a_hit_too() {
     let is_revoked = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&is_revoked);
-    let rules = rules().check(move |_| match seen.load(Ordering::SeqCst) {
+    let rules = rules().with_check(move |_| match seen.load(Ordering::SeqCst) {
         true => Err(CheckError::Revoked),
         false => Ok(()),
     });
@@ -554,7 +560,7 @@ impl Stop {
         let gone_on = Mutex::new(gone_on);
         let is_armed = Arc::new(AtomicBool::new(false));
         let armed = Arc::clone(&is_armed);
-        let rules = promises::rules().check(move |_| {
+        let rules = promises::rules().with_check(move |_| {
             if armed.swap(false, Ordering::SeqCst) {
                 reach.send(()).unwrap();
                 gone_on.lock().unwrap().recv().unwrap();
@@ -660,7 +666,7 @@ async fn h096_rules_share_no_verdict() {
     let exp = SystemTime::now() + HOUR;
     time.set(exp - s(1_000));
     let token_that_ends = machine("a/b").expires_at(exp).sign();
-    let first = Verifier::builder(Rules::new(pool(), ClientIds::any()).leeway(s(300)))
+    let first = Verifier::builder(Rules::new(pool(), ClientIds::any()).with_leeway(s(300)))
         .clock(time.clock())
         .build_with_jwks(issuer().jwks())
         .unwrap();
@@ -668,11 +674,15 @@ async fn h096_rules_share_no_verdict() {
         ("the same rules", Rules::new(pool(), ClientIds::any()), Ok(())),
         ("this client", rules(), Ok(())),
         ("another client", Rules::new(pool(), ClientIds::only(["x"])), Err(Kind::WrongClient)),
-        ("this audience", rules().audience("https://a"), Ok(())),
-        ("another audience", rules().audience("https://b"), Err(Kind::WrongAudience)),
-        ("its group", rules().groups(["g", "h"]), Ok(())),
-        ("another group", rules().groups(["h"]), Err(Kind::Forbidden)),
-        ("a check that refuses", rules().check(|_| Err(CheckError::Revoked)), Err(Kind::Revoked)),
+        ("this audience", rules().with_audience("https://a"), Ok(())),
+        ("another audience", rules().with_audience("https://b"), Err(Kind::WrongAudience)),
+        ("its group", rules().with_groups(["g", "h"]), Ok(())),
+        ("another group", rules().with_groups(["h"]), Err(Kind::Forbidden)),
+        (
+            "a check that refuses",
+            rules().with_check(|_| Err(CheckError::Revoked)),
+            Err(Kind::Revoked),
+        ),
     ] {
         let first = first.share_keys(Rules::new(pool(), ClientIds::any())).unwrap();
         let second = first.share_keys(other).unwrap();
@@ -728,7 +738,7 @@ impl Pools {
             // Only one of them has leeway.
             let leeway = [Duration::ZERO, s(300)][pool];
             let refused = if check[pool] { Ok(()) } else { Err(CheckError::Forbidden) };
-            rules.leeway(leeway).check(move |_| refused)
+            rules.with_leeway(leeway).with_check(move |_| refused)
         });
         let time = Time::new(EXP - 1_000);
         let builder =
@@ -845,7 +855,7 @@ async fn h098_a_refused_token_is_not_remembered() {
     let time = Time::new(EXP - 1_000);
     let is_revoked = Arc::new(AtomicBool::new(true));
     let revoked = Arc::clone(&is_revoked);
-    let rules = rules().audience("https://a").groups(["g"]).check(move |token| {
+    let rules = rules().with_audience("https://a").with_groups(["g"]).with_check(move |token| {
         match token.scopes().contains("revoked/x") && revoked.load(Ordering::SeqCst) {
             true => Err(CheckError::Revoked),
             false => Ok(()),
@@ -892,7 +902,7 @@ async fn h098_a_refused_token_is_not_remembered() {
 async fn h098_the_applications_check_runs_once_at_every_hit() {
     let (calls, answer) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::new(Ok(()))));
     let (counter, said) = (Arc::clone(&calls), Arc::clone(&answer));
-    let rules = rules().check(move |token| {
+    let rules = rules().with_check(move |token| {
         assert_eq!(token.client_id(), CLIENT);
         counter.fetch_add(1, Ordering::SeqCst);
         *said.lock().unwrap()
@@ -1158,15 +1168,14 @@ fn h093_a_header_is_judged_the_same_whatever_came_before_it() {
     });
     let cases = cases.collect::<Vec<_>>();
     assert!(cases.len() > 40);
-    let (rules, now) = (rules(), SystemTime::now());
-    let judged = |token: &str, jwks: &Jwks| {
-        verify(token, jwks, &rules, now).map(drop).map_err(|error| error.kind())
+    let result = |token: &str, verifier: &Verifier| {
+        verifier.try_verify(token).map(drop).map_err(|error| error.kind())
     };
     for (first, token, expected) in &cases {
-        let jwks = issuer().jwks();
-        assert_eq!(judged(token, &jwks), *expected, "{first}, first of all");
+        let verifier = without_token_cache(issuer().jwks(), rules(), SystemTime::now());
+        assert_eq!(result(token, &verifier), *expected, "{first}, first of all");
         for (name, token, expected) in &cases {
-            assert_eq!(judged(token, &jwks), *expected, "{name} after {first}");
+            assert_eq!(result(token, &verifier), *expected, "{name} after {first}");
         }
     }
 }
@@ -1185,15 +1194,15 @@ async fn h093_a_verifier_judges_a_header_the_same_whatever_came_before_it() {
 
 #[test]
 fn h093_the_usual_header_under_another_signature_is_refused() {
-    let (rules, now) = (promises::rules(), UNIX_EPOCH + s(EXP));
     let jwks = || Jwks::from_json(set(&[&keys().old, &keys().new])).unwrap();
+    let verifier = || without_token_cache(jwks(), promises::rules(), UNIX_EPOCH + s(EXP));
     let tokens = [&keys().old_token, &keys().new_token];
     for first in tokens {
-        let jwks = jwks();
-        assert!(verify(first, &jwks, &rules, now).is_ok());
+        let verifier = verifier();
+        assert!(verifier.try_verify(first).is_ok());
         for token in tokens {
             let [header, payload, signature] = parts(token);
-            assert!(verify(token, &jwks, &rules, now).is_ok(), "the other key's is as good");
+            assert!(verifier.try_verify(token).is_ok(), "a token of the other key");
             for other in tokens {
                 let [other_header, other_payload, other_signature] = parts(other);
                 for (name, forged) in [
@@ -1201,7 +1210,7 @@ fn h093_the_usual_header_under_another_signature_is_refused() {
                     ("payload", format!("{header}.{other_payload}.{signature}")),
                     ("signature", format!("{header}.{payload}.{other_signature}")),
                 ] {
-                    let result = verify(&forged, &jwks, &rules, now);
+                    let result = verifier.try_verify(&forged);
                     let expected = if other == token { Ok(()) } else { Err(Kind::BadSignature) };
                     let result = result.map(drop).map_err(|error| error.kind());
                     assert_eq!(result, expected, "the {name} of the other");
@@ -1213,17 +1222,17 @@ fn h093_the_usual_header_under_another_signature_is_refused() {
 
 #[test]
 fn h093_a_header_that_differs_in_one_character_is_judged_as_if_it_were_first() {
-    let (rules, now) = (rules(), SystemTime::now());
+    let verifier = || without_token_cache(issuer().jwks(), rules(), SystemTime::now());
     let token = machine("a/b").sign();
-    let (fresh, used) = (issuer().jwks(), issuer().jwks());
-    assert!(verify(&token, &used, &rules, now).is_ok());
+    let (fresh, used) = (verifier(), verifier());
+    assert!(used.try_verify(&token).is_ok());
     let [header, payload, signature] = parts(&token);
     let mut kinds = HashSet::new();
     let mut judge = |name: &str, header: &str| {
         let text = format!("{header}.{payload}.{signature}");
-        // It stays fresh, since it accepts none of them.
-        let first = verify(&text, &fresh, &rules, now).unwrap_err().kind();
-        let later = verify(&text, &used, &rules, now).unwrap_err().kind();
+        // It accepts none of them, so it caches no header.
+        let first = fresh.try_verify(&text).unwrap_err().kind();
+        let later = used.try_verify(&text).unwrap_err().kind();
         assert_eq!(later, first, "{name}: {header}");
         kinds.insert(first);
     };
@@ -1301,10 +1310,10 @@ fn h093_each_vector_is_judged_the_same_whatever_came_before_it() {
     let usual = usual.map(|(token, _)| token).collect::<Vec<_>>();
     assert!(usual.len() > 2, "{}", usual.len());
     for (usual_name, usual) in usual {
-        let jwks = fresh();
-        assert!(verify(usual, &jwks, rules, *now).is_ok(), "{usual_name}");
+        let verifier = without_token_cache(fresh(), rules.clone(), *now);
+        assert!(verifier.try_verify(usual).is_ok(), "{usual_name}");
         for ((name, token), expected) in tokens.iter().zip(&first) {
-            let verdict = told(verify(token, &jwks, rules, *now));
+            let verdict = told(verifier.try_verify(token));
             assert_eq!(&verdict, expected, "{name} after {usual_name}");
         }
     }
@@ -1328,12 +1337,11 @@ async fn h093_each_vector_is_judged_the_same_when_it_is_shown_again() {
 
 #[test]
 fn h093_a_header_is_not_kept_before_its_signature_is_good() {
-    let (rules, now) = (rules(), SystemTime::now());
-    let jwks = issuer().jwks();
+    let verifier = without_token_cache(issuer().jwks(), rules(), SystemTime::now());
     let [one, two] = [machine("a/b").sign(), machine("a/b").sign()];
     let forged = format!("{}.{}", one.rsplit_once('.').unwrap().0, parts(&two)[2]);
     let mut verdict = None;
-    let counted = measure(|| verdict = Some(verify(&forged, &jwks, &rules, now)));
+    let counted = measure(|| verdict = Some(verifier.try_verify(&forged)));
     assert_eq!(verdict.unwrap().unwrap_err().kind(), Kind::BadSignature);
     assert_eq!(counted.count_total, 0);
 }
@@ -1342,10 +1350,11 @@ fn h093_a_header_is_not_kept_before_its_signature_is_good() {
 fn h098_a_hit_allocates_nothing() {
     let time = Time::new(EXP - 1);
     let groups = (0..100).map(|number| format!("group {number}")).collect::<Vec<_>>();
-    let rules = rules().leeway(s(1)).check(|token| match token.scopes().contains("revoked/x") {
-        true => Err(CheckError::Revoked),
-        false => Ok(()),
-    });
+    let rules =
+        rules().with_leeway(s(1)).with_check(|token| match token.scopes().contains("revoked/x") {
+            true => Err(CheckError::Revoked),
+            false => Ok(()),
+        });
     let user = || issuer().user_token(CLIENT, "alice").claim("cognito:groups", &groups);
     for (name, token) in [
         ("a machine's", machine("activity/*")),

@@ -174,12 +174,12 @@ impl PoolRules {
         let clients = self.clients.clone().map_or_else(ClientIds::any, ClientIds::only);
         let mut rules = Rules::new(self.user_pool(), clients);
         if let Some(audience) = &self.audience {
-            rules = rules.audience(audience);
+            rules = rules.with_audience(audience);
         }
         if let Some(groups) = &self.groups {
-            rules = rules.groups(groups);
+            rules = rules.with_groups(groups);
         }
-        rules.leeway(Duration::from_secs(self.leeway))
+        rules.with_leeway(Duration::from_secs(self.leeway))
     }
 }
 

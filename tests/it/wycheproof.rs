@@ -1,7 +1,7 @@
 //! Wycheproof's JOSE vectors, from the folder that `WYCHEPROOF_DIR` names: no registry has them.
 //!
 //! Their payloads are no claims, so nothing of them is an access token. How they fare at the
-//! signature alone is tested beside the keys, in `src/jwks.rs`.
+//! signature alone is tested beside the keys, in `src/jwks/wycheproof.rs`.
 
 use std::path::Path;
 use std::time::UNIX_EPOCH;

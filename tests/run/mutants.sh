@@ -19,10 +19,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # For each the modules of the tests that are to notice.
 shards=(jws claims json verify jwks scope rejection token_cache schedule refresh)
 declare -A tests=(
-    [jws]='verify:: vectors:: foreign::'
+    [jws]='verify:: precedence:: vectors:: foreign::'
     [claims]='verify:: claims:: vectors:: foreign::'
     [json]='json:: verify:: claims:: jwks:: vectors:: bounds::'
-    [verify]='verify:: claims:: vectors:: errors:: allocations:: token_cache::'
+    [verify]='verify:: precedence:: claims:: vectors:: errors:: allocations:: token_cache::'
     [jwks]='jwks:: verify:: vectors:: token_cache:: telemetry:: promises::'
     [scope]='scope:: scope_table:: vectors:: config::'
     [rejection]='rejection:: claims:: doors:: layer:: grpc:: pages:: resource_metadata::'

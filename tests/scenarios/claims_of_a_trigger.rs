@@ -21,7 +21,7 @@ struct Tenant {
 }
 
 fn rules(pool: UserPool) -> Rules {
-    Rules::new(pool, ClientIds::only(["web"])).check(|token| {
+    Rules::new(pool, ClientIds::only(["web"])).with_check(|token| {
         match token.deserialize_claims::<Tenant>() {
             Ok(tenant) if !tenant.tenant_id.is_empty() => Ok(()),
             _ => Err(CheckError::Forbidden),

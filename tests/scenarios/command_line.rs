@@ -54,7 +54,7 @@ fn says_what_is_wrong() {
     let other = issuer.machine_token("other").sign();
     assert_eq!(
         check(&other),
-        (format!("bad: {} (wrong_client)", VerifyError::from(VerifyErrorKind::WrongClient)), 1)
+        ("bad: `client_id` is not an allowed client (wrong_client)".to_owned(), 1)
     );
     issuer.rotate();
     let (text, code) = check(&issuer.machine_token("robot").sign());

@@ -46,14 +46,15 @@ impl Revoked {
 }
 
 fn rules(pool: UserPool, revoked: Revoked) -> Rules {
-    Rules::new(pool, ClientIds::only(["robot", "web"])).check(move |token| revoked.judge(token))
+    Rules::new(pool, ClientIds::only(["robot", "web"]))
+        .with_check(move |token| revoked.judge(token))
 }
 
 /// The same where all else comes from the environment: the settings start the verifier, and its
 /// keys are then judged with under the rules that have the lists.
 async fn from_settings(config: &Config, revoked: Revoked) -> Result<Verifier, StartError> {
     let verifier = config.verifier_builder().connect().await?;
-    Ok(verifier.share_keys(config.rules().clone().check(move |token| revoked.judge(token)))?)
+    Ok(verifier.share_keys(config.rules().clone().with_check(move |token| revoked.judge(token)))?)
 }
 
 fn app(verifier: Verifier) -> Router {

@@ -36,7 +36,7 @@ impl Tenant {
     fn rules(&self) -> Result<Rules, Box<dyn Error>> {
         let pool = UserPool::new(&self.user_pool_id)?;
         let scopes = self.scopes.clone();
-        Ok(Rules::new(pool, ClientIds::only(&self.client_ids)).check(move |token| {
+        Ok(Rules::new(pool, ClientIds::only(&self.client_ids)).with_check(move |token| {
             let held = token.scopes();
             if scopes.iter().all(|scope| held.contains(scope)) {
                 Ok(())

