@@ -1,4 +1,4 @@
-//! What both layers answer with: the inner service's response, or a response.
+//! The response of both layers: the inner service's response, or a rejection.
 
 use std::fmt;
 use std::future::Future;
@@ -15,38 +15,44 @@ use super::protocol::Protocol;
 use crate::rejection::{Rejection, RejectionBody, RejectionKind};
 use crate::telemetry;
 
-/// A response, and the form that its request asks for. Boxed by its users, so that a request that
-/// passes does not carry its size along.
+/// Logs a rejection and prepares its response. The layers create every rejected response here, so
+/// each rejection is logged exactly once.
+pub(super) fn reject<B>(request: &Request<B>, rejection: Rejection) -> RejectedResponse {
+    telemetry::rejected(rejection.reason());
+    RejectedResponse::new(request, rejection)
+}
+
+/// A rejection, and the protocol of its request. Response futures box it, so that it does not
+/// enlarge the futures of requests that pass.
 #[derive(Debug)]
 pub(crate) struct RejectedResponse {
     rejection: Rejection,
-    form: Protocol,
+    protocol: Protocol,
 }
 
 impl RejectedResponse {
-    pub(super) fn new<B>(request: &Request<B>, rejection: Rejection) -> Self {
-        telemetry::rejected(rejection.reason());
-        let form = match Protocol::of(request) {
+    fn new<B>(request: &Request<B>, rejection: Rejection) -> Self {
+        let protocol = match Protocol::from_request(request) {
             Protocol::Grpc(_) if rejection.is_http_rejections_only() => Protocol::Http,
-            form => form,
+            protocol => protocol,
         };
-        Self { rejection, form }
+        Self { rejection, protocol }
     }
 
     fn into_response<B>(self) -> Response<ResponseBody<B>> {
-        response(self.rejection, self.form).map(|bytes| ResponseBody {
+        response(self.rejection, self.protocol).map(|bytes| ResponseBody {
             kind: Kind::Rejection { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()) },
         })
     }
 }
 
-/// The one place where a rejection becomes a response.
-pub(crate) fn response(rejection: Rejection, form: Protocol) -> Response<Bytes> {
-    let mut response = match form {
+/// Converts a rejection to a response. No other function does.
+pub(crate) fn response(rejection: Rejection, protocol: Protocol) -> Response<Bytes> {
+    let mut response = match protocol {
         Protocol::Grpc(content_type) => grpc(&rejection, content_type),
         Protocol::Http => http(&rejection),
-        // With the headers of GET: hyper sends what it is given, and to a body in the answer to
-        // HEAD an HTTP/2 client says that it is a protocol error.
+        // The response has the headers of GET, but no body: hyper would send one, and HTTP/2
+        // clients treat a body in the response to HEAD as a protocol error.
         Protocol::HttpHead => http(&rejection).map(|_| Bytes::new()),
     };
     response.extensions_mut().insert(rejection);
@@ -71,9 +77,10 @@ fn http(rejection: &Rejection) -> Response<Bytes> {
     response
 }
 
-/// "Trailers-only": a status in the headers, and no body. gRPC clients look at no HTTP status
-/// where there is one of gRPC's, and it is 200; but where no `RequireToken` ran, nobody can have
-/// said that a gateway asks, so that this is no 200 either.
+/// Builds a "Trailers-Only" response: a gRPC status in the headers, and no body. gRPC clients
+/// ignore the HTTP status if there is a gRPC status, and the specification requires 200. It is 500
+/// here if no `RequireToken` ran, because nothing could have set `http_rejections_only`, and a
+/// gateway in front of this service would read 200 as permission.
 fn grpc(rejection: &Rejection, content_type: &'static str) -> Response<Bytes> {
     let (code, message, metadata) = rejection.grpc();
     let mut response = Response::new(Bytes::new());
@@ -83,14 +90,14 @@ fn grpc(rejection: &Rejection, content_type: &'static str) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(code));
-    // As gRPC spells it: no message of ours has a character that it would have percent-encoded.
+    // gRPC percent-encodes messages. None of these has a character that needs it.
     headers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(message));
     headers.extend(metadata);
     response
 }
 
 pin_project! {
-    /// The response body of the layers: the inner service's, or that of a response.
+    /// Holds the response body of the layers: the inner service's body, or that of a rejection.
     pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -111,7 +118,7 @@ impl<B> ResponseBody<B> {
     }
 }
 
-// An empty body, with no bound on `B`: tower-http's CORS layer asks for it.
+// An empty body, without a bound on `B`: tower-http's CORS layer requires `Default`.
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
         Self { kind: Kind::Rejection { bytes: None } }
@@ -157,7 +164,8 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 }
 
 pin_project! {
-    /// The response future of both layers.
+    /// Resolves to the response of [`RequireToken`](crate::RequireToken) or
+    /// [`RequireScope`](crate::RequireScope).
     pub struct ResponseFuture<F> {
         #[pin]
         state: State<F>,
@@ -182,7 +190,8 @@ impl<F> ResponseFuture<F> {
         Self { state: State::Rejected { response: Some(Box::new(response)) } }
     }
 
-    /// Waits for a verdict first. The only branch that is boxed.
+    /// Creates a future that first waits for the verification. It is boxed, because its type cannot
+    /// be named, and only requests that wait for a key need it.
     pub(super) fn waiting(
         admitted: impl Future<Output = Result<F, RejectedResponse>> + Send + 'static,
     ) -> Self {
@@ -202,10 +211,10 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
-    // Every request comes here once for each layer. What this is worth varies with the program
-    // around it: from nothing to a twentieth of what the layers add.
+    // Each layer polls one such future per request. Inlining saves up to 5 % of the cost of the
+    // layers, depending on the surrounding program.
     #[inline(always)]
-    #[expect(clippy::expect_used, reason = "polling a finished future is its caller's mistake")]
+    #[expect(clippy::expect_used, reason = "polling a completed future is a bug in the caller")]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {

@@ -643,7 +643,7 @@ async fn required_scopes_are_a_layer_that_wants_all_of_them() {
             .service(service);
         let response = stack.oneshot(request).await.unwrap();
         if let Some(rejection) = response.extensions().get::<tower_cognito::Rejection>() {
-            let named = rejection.scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
+            let named = rejection.required_scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
             assert_eq!(Some(&*named.join(" ")), scopes);
         }
         let response = response.status();

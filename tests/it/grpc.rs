@@ -36,7 +36,7 @@ use tower_cognito::{
     ScopeTable, TestIssuer, TokenInterceptor, Verifier,
 };
 
-use super::doors::{Case, Guard, cases, good};
+use super::rejections::{Case, Guard, cases, good};
 use super::support::{CLIENT, http_1, issuer, machine, verifier};
 
 /// Counts its calls.

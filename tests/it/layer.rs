@@ -288,7 +288,7 @@ async fn without_keys_it_is_503_and_says_when_to_come_back() {
         name: "no keys",
         status: 503,
         challenge: None,
-        body: r#"{"error":"temporarily_unavailable","error_description":"Access tokens can not be verified now"}"#,
+        body: r#"{"error":"temporarily_unavailable","error_description":"Access tokens cannot be verified now"}"#,
         kind: RejectionKind::Unavailable,
         reason: Some(VerifyErrorKind::KeysUnavailable),
     };
@@ -389,7 +389,7 @@ async fn h092_anonymous_requests_pass_where_they_may_and_bad_tokens_never() {
 #[tokio::test]
 async fn what_is_set_on_require_token_holds_inside_it_too() {
     let layer = RequireToken::new(verifier()).realm("orders").rejection_body(|rejection| {
-        let text = format!("{}: {}", rejection.status().as_u16(), rejection.error());
+        let text = format!("{}: {}", rejection.status().as_u16(), rejection.error_code());
         RejectionBody::new(HeaderValue::from_static("text/plain"), text)
     });
     for (request, status, challenge, body) in [
@@ -521,7 +521,7 @@ async fn h091_no_log_line_or_debug_text_holds_the_token() {
     let token = verifier().try_verify(&good).unwrap();
     tracing::info!(?token, verifier = ?verifier(), "verified");
     let log = log.take();
-    assert!(log.contains("request refused") && log.contains("expired"), "{log}");
+    assert!(log.contains("request rejected") && log.contains("expired"), "{log}");
     for secret in [signature, "abc.def", "eyJ", "attacker"] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }

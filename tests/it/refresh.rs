@@ -572,7 +572,7 @@ async fn that_the_keys_are_too_old_is_said_once() {
     let log = support::Log::of_this_thread();
     sleep(Duration::from_secs(2 * 3600)).await;
     let log = log.take();
-    assert_eq!(log.matches("too old to be used").count(), 1, "{log}");
+    assert_eq!(log.matches("the keys are too old").count(), 1, "{log}");
     assert!(log.matches("key refresh failed").count() > 100);
 }
 

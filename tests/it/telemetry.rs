@@ -475,7 +475,7 @@ async fn logged(run: impl Future) -> String {
     let log = Log::of_this_thread();
     run.await;
     let log = log.take();
-    let [line] = lines(&log, &["request refused"])[..] else { panic!("one line: {log}") };
+    let [line] = lines(&log, &["request rejected"])[..] else { panic!("one line: {log}") };
     assert!(line.contains("DEBUG"), "{line}");
     line.to_owned()
 }
@@ -483,7 +483,7 @@ async fn logged(run: impl Future) -> String {
 #[tokio::test(start_paused = true)]
 async fn each_refusal_is_one_line_with_its_reason() {
     let reason = |line: &str, reason: &str| {
-        assert!(line.ends_with(&format!(r#"request refused reason="{reason}""#)), "{line}");
+        assert!(line.ends_with(&format!(r#"request rejected reason="{reason}""#)), "{line}");
     };
     let verifier = strict();
     let layer = RequireToken::new(verifier.clone());
@@ -630,13 +630,13 @@ fn no_part_of_a_token_is_in_a_log_or_a_label() {
     });
     let log = log.take();
     for said in [
-        "request refused",
+        "request rejected",
         "keys refreshed",
         "key refresh failed",
         "key added",
         "key removed",
-        "too old to be used",
-        "spent the budget",
+        "the keys are too old",
+        "the fetch budget is exhausted",
     ] {
         assert!(log.contains(said), "{said} was not said");
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each file of `src`, and the files whose items it may use.
-const MAY_USE: [(&str, &[&str]); 40] = [
+const MAY_USE: [(&str, &[&str]); 42] = [
     ("base64url", &[]),
     ("claims", &["error", "json"]),
     ("config", &["error", "layer", "scope", "user_pool", "verifier", "verify"]),
@@ -44,6 +44,8 @@ const MAY_USE: [(&str, &[&str]); 40] = [
     ("refresh/shared", &["error", "jwks"]),
     ("refresh/task", &["error", "fetch", "jwks", "schedule", "telemetry"]),
     ("rejection", &["error", "scope"]),
+    ("rejection/body", &[]),
+    ("rejection/config", &[]),
     ("resource_metadata", &["error", "scope", "url"]),
     ("schedule", &[]),
     ("scope", &["error"]),
@@ -87,7 +89,7 @@ const ONLY_IN: [(&str, &[&str]); 11] = [
 ];
 
 /// May name `http`.
-const HTTP: [&str; 11] = [
+const HTTP: [&str; 12] = [
     "extract",
     "fetch",
     "layer/bearer",
@@ -96,6 +98,7 @@ const HTTP: [&str; 11] = [
     "layer/require_token",
     "layer/response",
     "rejection",
+    "rejection/body",
     "resource_metadata",
     "test_issuer/server",
     "url",
@@ -180,6 +183,8 @@ fn unsafe_code_is_forbidden_and_no_feature_weakens_a_check() {
         "layer/require_token",
         "layer/response",
         "rejection",
+        "rejection/body",
+        "rejection/config",
         "scope",
         "scope_table",
         "token_cache",

@@ -162,12 +162,12 @@ const UNAVAILABLE: Row = Row {
     kind: RejectionKind::Unavailable,
     status: 503,
     challenge: None,
-    json: r#"{"error":"temporarily_unavailable","error_description":"Access tokens can not be verified now"}"#,
-    problem: r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"Access tokens can not be verified now","error":"temporarily_unavailable"}"#,
-    text: "temporarily_unavailable: Access tokens can not be verified now\n",
+    json: r#"{"error":"temporarily_unavailable","error_description":"Access tokens cannot be verified now"}"#,
+    problem: r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"Access tokens cannot be verified now","error":"temporarily_unavailable"}"#,
+    text: "temporarily_unavailable: Access tokens cannot be verified now\n",
     retry_after: Some("1"),
     grpc_status: 14,
-    grpc_message: "access tokens can not be verified now",
+    grpc_message: "access tokens cannot be verified now",
     pushback: Some("1000"),
 };
 /// Nothing is set on a `RequireToken` that is not there: it looks the same always.
@@ -429,7 +429,7 @@ impl Look {
             }
             Self::Problem => layer.rejection_body(RejectionBody::problem),
             Self::Text => layer.rejection_body(|rejection| {
-                let (error, description) = (rejection.error(), rejection.error_description());
+                let (error, description) = (rejection.error_code(), rejection.error_description());
                 let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
                 RejectionBody::new(content_type, format!("{error}: {description}\n"))
             }),
