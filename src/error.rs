@@ -130,7 +130,11 @@ impl VerifyError {
     }
 
     pub(crate) fn keys_unavailable(retry_after: Duration) -> Self {
-        Self { kind: VerifyErrorKind::KeysUnavailable, retry_after: Some(retry_after), required: None }
+        Self {
+            kind: VerifyErrorKind::KeysUnavailable,
+            retry_after: Some(retry_after),
+            required: None,
+        }
     }
 
     /// Returns the rule that the token breaks.

@@ -1,24 +1,4 @@
-//! The verifier as a tonic interceptor, for one service or several.
-//!
-//! ```
-//! use tonic::service::interceptor::InterceptedService;
-//! use tower_cognito::{RequireScope, TokenInterceptor, Verifier};
-//!
-//! // With a generated server: `GreeterServer::with_interceptor(greeter, interceptor)`.
-//! fn guarded<S>(verifier: Verifier, service: S) -> InterceptedService<S, TokenInterceptor> {
-//!     let interceptor =
-//!         TokenInterceptor::new(verifier).require_scope(RequireScope::new("activity/*"));
-//!     InterceptedService::new(service, interceptor)
-//! }
-//! ```
-//!
-//! The method finds its [`AccessToken`] in `request.extensions()`.
-//!
-//! An interceptor can not wait. A token whose key is not known yet is refused, and a refresh is
-//! asked for; with [`RequireToken`](crate::RequireToken), which goes on a tonic `Server` just as
-//! well, it waits for that refresh, so that a rotation of the keys refuses no good token. An
-//! interceptor can not see which method is called either: a
-//! [`ScopeTable`](crate::ScopeTable) in the layer asks for another scope for each.
+//! The verifier as a tonic interceptor.
 
 use std::sync::Arc;
 
@@ -32,48 +12,75 @@ use crate::telemetry;
 use crate::verifier::Verifier;
 use crate::verify::AccessToken;
 
-/// Lets a call through if it has a good access token in its `authorization` metadata, and puts
-/// that [`AccessToken`] into the request's extensions. See the
-/// [module docs](crate::interceptor) for an example.
+/// Requires a valid access token in the `authorization` metadata of each call, as a tonic
+/// interceptor for one service or several.
+///
+/// It puts the [`AccessToken`] into the request's extensions, where the method reads it.
+///
+/// ```
+/// use tonic::service::interceptor::InterceptedService;
+/// use tower_cognito::{RequireScope, TokenInterceptor, Verifier};
+///
+/// // With a generated server: `GreeterServer::with_interceptor(greeter, interceptor)`.
+/// fn guarded<S>(verifier: Verifier, service: S) -> InterceptedService<S, TokenInterceptor> {
+///     let interceptor =
+///         TokenInterceptor::new(verifier).require_scope(RequireScope::new("activity/*"));
+///     InterceptedService::new(service, interceptor)
+/// }
+/// ```
+///
+/// # Limits of an interceptor
+///
+/// [`RequireToken`](crate::RequireToken), which also works as a layer of a tonic `Server`, has
+/// neither of these limits:
+///
+/// * **An interceptor cannot wait.** If the key of a token is not known yet, the call is rejected,
+///   and a fetch of the keys is requested. After a key rotation, valid tokens are rejected until
+///   that fetch has ended. `RequireToken` waits for it.
+/// * **An interceptor does not see which method is called.** A [`ScopeTable`](crate::ScopeTable) in
+///   `RequireToken` can require a different scope for each method. Behind an interceptor, a method
+///   can call [`RequireScope::authorize`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TokenInterceptor {
     verifier: Verifier,
     scopes: Vec<RequireScope>,
-    settings: Arc<RejectionConfig>,
+    rejection_config: Arc<RejectionConfig>,
 }
 
 impl TokenInterceptor {
-    /// Asks for a token that this verifier accepts.
+    /// Requires a token that this verifier accepts.
     pub fn new(verifier: Verifier) -> Self {
-        Self { verifier, scopes: Vec::new(), settings: Arc::default() }
+        Self { verifier, scopes: Vec::new(), rejection_config: Arc::default() }
     }
 
-    /// Asks for a scope as well. Of several calls, each must be met.
+    /// Requires a scope, too. If you call it several times, every scope is required.
     pub fn require_scope(mut self, scope: RequireScope) -> Self {
         self.scopes.push(scope);
         self
     }
 
-    fn check(&self, metadata: &MetadataMap) -> Result<AccessToken, Rejection> {
-        let settings = || Arc::clone(&self.settings);
+    fn authorize(&self, metadata: &MetadataMap) -> Result<AccessToken, Rejection> {
+        let config = || Arc::clone(&self.rejection_config);
         let token = match credentials(metadata.as_ref(), Scheme::Bearer) {
             Credentials::Bearer(token) => token.text(),
             Credentials::Malformed => None,
-            Credentials::None => return Err(Rejection::missing_token(settings())),
+            Credentials::None => return Err(Rejection::missing_token(config())),
         };
-        let token = token.ok_or_else(|| Rejection::invalid_request(settings()))?;
+        let token = token.ok_or_else(|| Rejection::invalid_request(config()))?;
         let verified = self.verifier.try_verify(token);
-        let token = verified.map_err(|error| Rejection::token(error, settings()))?;
-        self.scopes.iter().try_for_each(|scope| scope.check(&token))?;
+        let token = verified.map_err(|error| Rejection::token(error, config()))?;
+        self.scopes.iter().try_for_each(|scope| scope.authorize(&token))?;
         Ok(token)
     }
 }
 
 impl Interceptor for TokenInterceptor {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        // Only this interceptor may insert a token: an outer layer could have inserted one that
+        // this verifier does not accept.
         request.extensions_mut().remove::<AccessToken>();
-        match self.check(request.metadata()) {
+        match self.authorize(request.metadata()) {
             Ok(token) => {
                 telemetry::admitted(&token);
                 request.extensions_mut().insert(token);
@@ -87,7 +94,7 @@ impl Interceptor for TokenInterceptor {
     }
 }
 
-/// The same status as that of the layers, with the [`Rejection`] as its source.
+/// Creates the status that the layers send, with the [`Rejection`] as its source.
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
         let (code, message, metadata) = rejection.grpc();

@@ -71,7 +71,7 @@
 //! | feature | what it adds |
 //! | --- | --- |
 //! | `reqwest` (default) | fetches the keys over HTTPS; without it, hand in a [`FetchJwks`] or fixed keys |
-//! | `axum` | [`AccessToken`] as an extractor, see [`extract`] |
+//! | `axum` | [`AccessToken`] as an extractor, see its `FromRequestParts` implementation |
 //! | `tonic` | [`TokenInterceptor`], and a [`Rejection`] as a `tonic::Status`; the layers need no feature |
 //! | `metrics` | counts and times, see [Observability](docs::observability) |
 //! | `test-issuer` | [`TestIssuer`] and [`TestServer`], to test a service without a network |
@@ -134,9 +134,9 @@ pub mod config;
 #[cfg(not(doctest))]
 pub mod docs;
 #[cfg(feature = "axum")]
-pub mod extract;
+mod extract;
 #[cfg(feature = "tonic")]
-pub mod interceptor;
+mod interceptor;
 pub mod layer;
 pub mod resource_metadata;
 pub mod scope_table;
@@ -153,7 +153,8 @@ pub use health::{Degraded, Health};
 #[cfg(feature = "tonic")]
 pub use interceptor::TokenInterceptor;
 pub use jwks::Jwks;
-pub use layer::{RequireScope, RequireToken};
+pub use layer::require_scope::RequireScope;
+pub use layer::require_token::RequireToken;
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use resource_metadata::ResourceMetadata;
 pub use scope::{Scope, Scopes};

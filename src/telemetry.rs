@@ -1,4 +1,4 @@
-//! Every log event, span field and metric that there is. The page `docs::observability` lists
+//! Every log event, span field and metric of this crate. The page `docs::observability` lists
 //! their names, which are kept stable.
 
 use std::time::Duration;
@@ -11,33 +11,33 @@ use crate::jwks::{Jwks, SkipReason};
 use crate::url::without_query;
 use crate::verify::AccessToken;
 
-/// How long a verification takes, where that is measured.
+/// Measures the duration of a verification, with the feature `metrics`.
 pub(crate) struct Timer {
     #[cfg(feature = "metrics")]
-    began: std::time::Instant,
+    started: std::time::Instant,
 }
 
 impl Timer {
     pub(crate) fn start() -> Self {
         Self {
             #[cfg(feature = "metrics")]
-            began: std::time::Instant::now(),
+            started: std::time::Instant::now(),
         }
     }
 
-    /// A token was judged.
+    /// Records that a token was verified, and the result.
     pub(crate) fn verified(self, result: &Result<AccessToken, VerifyError>) {
         #[cfg(feature = "metrics")]
         {
             count_verification(result);
-            metrics::histogram!("cognito_verify_duration_seconds").record(self.began.elapsed());
+            metrics::histogram!("cognito_verify_duration_seconds").record(self.started.elapsed());
         }
         #[cfg(not(feature = "metrics"))]
         let _ = result;
     }
 }
 
-/// A token was judged that had been verified before.
+/// Records that a cached token was presented, and the result.
 pub(crate) fn recalled(result: &Result<AccessToken, VerifyError>) {
     #[cfg(feature = "metrics")]
     {
@@ -50,9 +50,11 @@ pub(crate) fn recalled(result: &Result<AccessToken, VerifyError>) {
 
 #[cfg(feature = "metrics")]
 fn count_verification(result: &Result<AccessToken, VerifyError>) {
-    // Literal labels cost no allocation: for good tokens, and for what anybody may send.
-    macro_rules! count_refusal {
-        ($reason:expr, literally: $($literal:literal)*) => {
+    // `metrics::counter!` uses a static key if all labels are literals. Any other label costs one
+    // allocation per call. The reasons that are literals here are those that a client can cause
+    // without a signed token, and the most frequent one of the others: they allocate nothing.
+    macro_rules! count_rejection {
+        ($reason:expr, literals: $($literal:literal)*) => {
             match $reason {
                 $($literal => metrics::counter!(
                     "cognito_verifications_total", "result" => "refused", "reason" => $literal
@@ -67,18 +69,18 @@ fn count_verification(result: &Result<AccessToken, VerifyError>) {
         Ok(_) => metrics::counter!(
             "cognito_verifications_total", "result" => "accepted", "reason" => "none"
         ),
-        Err(error) => count_refusal!(
+        Err(error) => count_rejection!(
             error.kind().as_str(),
-            literally: "bad_signature" "expired" "invalid_header" "malformed" "too_large"
+            literals: "bad_signature" "expired" "invalid_header" "malformed" "too_large"
                 "unknown_issuer" "unknown_key" "unsupported_algorithm"
         ),
     }
     .increment(1);
 }
 
-/// A request goes on with this token.
+/// Records the caller in the current span: the request passes with this token.
 pub(crate) fn admitted(token: &AccessToken) {
-    // Nobody listens, as one load tells: then no span is enabled either.
+    // Fast path: without a subscriber, no span can be enabled.
     if LevelFilter::current() == LevelFilter::OFF {
         return;
     }
@@ -89,21 +91,19 @@ pub(crate) fn admitted(token: &AccessToken) {
     }
 }
 
-/// A request was refused.
+/// Logs a rejected request, and records the reason in the current span. Call it once for each
+/// rejection.
 pub(crate) fn rejected(reason: &'static str) {
     Span::current().record("cognito.refused", reason);
-    tracing::debug!(reason, "request refused");
+    tracing::debug!(reason, "request rejected");
 }
 
-/// What needs a `RequireToken` around it has none.
+/// Logs that a layer or extractor found no `RequireToken` outside it.
 pub(crate) fn no_require_token(layer: &'static str) {
-    tracing::error!(
-        layer,
-        "no `RequireToken` layer runs outside this `{layer}`: every request is refused"
-    );
+    tracing::error!(layer, "no `RequireToken` layer outside `{layer}`: every request is rejected");
 }
 
-/// One pool's key set, by the address that it is fetched from: a URL, or a file.
+/// Logs and counts the events of one key source, named by its address: a URL or a file.
 pub(crate) struct KeyEvents<'s>(&'s str);
 
 impl<'s> KeyEvents<'s> {
@@ -111,18 +111,20 @@ impl<'s> KeyEvents<'s> {
         Self(without_query(address))
     }
 
-    /// A refresh brought a good set, after so many that failed.
+    /// Records a successful refresh, after this many failed ones.
     pub(crate) fn refreshed(&self, before: &Jwks, after: &Jwks, failures: u32) {
         let jwks_url = self.0;
         tracing::debug!(%jwks_url, keys = after.key_ids().count(), "keys refreshed");
         if failures > 0 {
-            tracing::info!(%jwks_url, failures, "key refresh works again");
+            tracing::info!(%jwks_url, failures, "key refresh recovered");
         }
-        self.changed(before, after);
+        self.log_changes(before, after);
         self.count_refresh("ok");
-        self.show_age(Duration::ZERO);
+        self.set_age(Duration::ZERO);
     }
 
+    /// Records a failed refresh. `age` is the age of the keys in use, if there are any, and `pause`
+    /// is the time until the next attempt.
     pub(crate) fn refresh_failed(
         &self,
         error: &RefreshError,
@@ -135,43 +137,44 @@ impl<'s> KeyEvents<'s> {
         match age.map(|age| age.as_secs()) {
             Some(age_s) => tracing::warn!(
                 %jwks_url, error = %error_text, class, failures, age_s, retry_in_ms,
-                "key refresh failed, the keys in use stay"
+                "key refresh failed, the current keys stay in use"
             ),
             None => tracing::warn!(
                 %jwks_url, error = %error_text, class, failures, retry_in_ms,
-                "key refresh failed, and there are no keys yet"
+                "key refresh failed, there are no keys yet"
             ),
         }
         self.count_refresh(error.kind().as_str());
         if let Some(age) = age {
-            self.show_age(age);
+            self.set_age(age);
         }
     }
 
+    /// Logs that the keys have reached their maximum age.
     pub(crate) fn went_stale(&self) {
         tracing::error!(
             jwks_url = %self.0,
-            "the keys are too old to be used: every token is answered with 503"
+            "the keys are too old: every token is rejected with status 503"
         );
     }
 
-    /// A fetch for an unknown key ID, and whether the budget has another.
+    /// Records a fetch for an unknown key ID, and logs it if that was the last one in the budget.
     pub(crate) fn fetched_on_demand(&self, is_budget_spent: bool) {
         self.count_on_demand("made");
         if is_budget_spent {
             tracing::warn!(
                 jwks_url = %self.0,
-                "unknown key IDs have spent the budget for fetches, and are refused at once for now"
+                "the fetch budget is exhausted: unknown key IDs are rejected without a fetch for now"
             );
         }
     }
 
-    /// A fetch for an unknown key ID that the budget does not allow.
+    /// Counts a fetch for an unknown key ID that the budget did not allow.
     pub(crate) fn denied_on_demand(&self) {
         self.count_on_demand("denied");
     }
 
-    fn changed(&self, before: &Jwks, after: &Jwks) {
+    fn log_changes(&self, before: &Jwks, after: &Jwks) {
         let jwks_url = self.0;
         for id in after.key_ids().filter(|id| before.get(id).is_none()) {
             tracing::info!(%jwks_url, kid = ?id, "key added");
@@ -187,7 +190,7 @@ impl<'s> KeyEvents<'s> {
             if skipped.reason == SkipReason::Private {
                 tracing::error!(%jwks_url, index, reason, "the issuer publishes a private key");
             } else {
-                tracing::warn!(%jwks_url, index, reason, "a key of the set can not be used");
+                tracing::warn!(%jwks_url, index, reason, "a key in the JWK Set cannot be used");
             }
         }
     }
@@ -200,7 +203,7 @@ impl<'s> KeyEvents<'s> {
     }
 
     #[cfg(feature = "metrics")]
-    fn show_age(&self, age: Duration) {
+    fn set_age(&self, age: Duration) {
         metrics::gauge!("cognito_jwks_age_seconds", "jwks_url" => self.0.to_owned()).set(age);
     }
 
@@ -218,7 +221,7 @@ impl<'s> KeyEvents<'s> {
     fn count_refresh(&self, _: &'static str) {}
 
     #[cfg(not(feature = "metrics"))]
-    fn show_age(&self, _: Duration) {}
+    fn set_age(&self, _: Duration) {}
 
     #[cfg(not(feature = "metrics"))]
     fn count_on_demand(&self, _: &'static str) {}

@@ -288,7 +288,10 @@ impl RawConfig {
         let known = KEYS.iter().find(|known| **known == key);
         match (known, classify(&name_of(key), "")) {
             (Some(known), _) => self.add(known, value),
-            (None, Variable::Resembles(known) | Variable::WrongCase(known) | Variable::Setting(known)) => {
+            (
+                None,
+                Variable::Resembles(known) | Variable::WrongCase(known) | Variable::Setting(known),
+            ) => {
                 self.problems.push(format!("`{key}`: unknown setting, did you mean `{known}`?"));
             }
             (None, _) => self.problems.push(format!("`{key}`: unknown setting")),
@@ -308,7 +311,8 @@ impl RawConfig {
                     self.problems.push(format!("{NAME}: it names a setting"));
                 }
                 Variable::Other => {
-                    self.problems.push(format!("{NAME}: it has a name without the prefix `COGNITO_`"));
+                    self.problems
+                        .push(format!("{NAME}: it has a name without the prefix `COGNITO_`"));
                 }
                 _ => {
                     self.ignored.insert(name);
@@ -428,7 +432,10 @@ impl RawConfig {
         if let Some(path) = self.text("jwks_file") {
             if self.values.contains_key("jwks_url") {
                 let url = (self.name_of)("jwks_url");
-                self.problem("jwks_file", &format!("`{url}` is set too, expected only one of them"));
+                self.problem(
+                    "jwks_file",
+                    &format!("`{url}` is set too, expected only one of them"),
+                );
             }
             pool = pool.with_jwks_file(path);
         }
@@ -447,7 +454,9 @@ impl RawConfig {
         let issuer = (self.name_of)("issuer");
         let problem = match UserPool::new(id) {
             Ok(pool) => return Some(pool),
-            Err(_) if id.contains("://") => format!("it is a URL, expected an ID, or `{issuer}` for a URL"),
+            Err(_) if id.contains("://") => {
+                format!("it is a URL, expected an ID, or `{issuer}` for a URL")
+            }
             Err(_) if id.starts_with("local_") => format!(
                 "it is the ID of an emulator's pool, expected `{issuer}` with the issuer of the emulator"
             ),
@@ -475,8 +484,7 @@ impl RawConfig {
                 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
         };
         if !ids.iter().all(is_id) {
-            let what =
-                "it is not a list of client IDs such as `5a1b2c3d4e5f6g7h8i9j0k1l2m`, or only `any`";
+            let what = "it is not a list of client IDs such as `5a1b2c3d4e5f6g7h8i9j0k1l2m`, or only `any`";
             self.problem("client_ids", what);
         }
         Some(ClientIds::only(ids))

@@ -49,9 +49,8 @@ pub(super) fn name_of(key: &str) -> String {
 }
 
 pub(super) fn classify(name: &str, value: &str) -> Variable {
-    let has_prefix = name
-        .get(..PREFIX.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
+    let has_prefix =
+        name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
     if !has_prefix {
         return Variable::Other;
     }
@@ -190,7 +189,9 @@ mod tests {
         check("COGNITO_REQIURED_SCOPES", "x", Variable::Resembles("required_scopes"));
         check("COGNITO_JWKS_URI", "x", Variable::Resembles("jwks_url"));
         check("COGNITO_USERPOOL_ID", "x", Variable::Resembles("user_pool_id"));
-        for foreign in ["DOMAIN", "REGION", "CLIENT_SECRET", "IDENTITY_POOL_ID", "USER_POOL_ARN", ""] {
+        for foreign in
+            ["DOMAIN", "REGION", "CLIENT_SECRET", "IDENTITY_POOL_ID", "USER_POOL_ARN", ""]
+        {
             check(&format!("COGNITO_{foreign}"), "x", Variable::Foreign);
         }
         assert!(is_near("ABC", "ABC") && is_near("", "AB") && !is_near("", "ABC"));

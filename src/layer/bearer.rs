@@ -1,46 +1,47 @@
-//! The `Authorization` header ([RFC 6750 section 2.1], [RFC 9110 section 11.4]). A token in a
-//! query or a form is not looked for (RFC 9700 section 4.3.2).
+//! The `Authorization` header ([RFC 6750 section 2.1], [RFC 9110 section 11.4]). Tokens in the
+//! query or in a form are ignored (RFC 9700 section 4.3.2).
 //!
 //! [RFC 6750 section 2.1]: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
 //! [RFC 9110 section 11.4]: https://www.rfc-editor.org/rfc/rfc9110#section-11.4
 
 use http::header::{AUTHORIZATION, HeaderMap};
 
-/// What a request has to show.
+/// The credentials that a request presents.
 #[derive(PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
 pub(crate) enum Credentials<'h> {
-    /// A token, or what stands in its place.
+    /// The header has the scheme `Bearer` and a credential, or only a token if that is accepted.
     Bearer(RawToken<'h>),
-    /// A header that no reading makes a bearer token of.
+    /// The header is malformed.
     Malformed,
-    /// No header, or another scheme.
+    /// There is no header, or it has another scheme.
     None,
 }
 
-/// What stands where a token should, not looked at yet: for a token that was verified before, one
-/// comparison of all of it is enough.
+/// The credential after the scheme, not yet parsed: a lookup of a cached token compares the bytes
+/// as they are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
 pub(crate) struct RawToken<'h>(pub(crate) &'h [u8]);
 
 impl<'h> RawToken<'h> {
-    /// As a text, of whose form the verifier is the judge; `None` where it is not ASCII, or has a
-    /// tab.
+    /// Returns the credential as text for the verifier, which checks its format. Returns `None` if
+    /// it is not ASCII or contains a tab.
     pub(crate) fn text(self) -> Option<&'h str> {
         let text = std::str::from_utf8(self.0).ok()?;
         (text.is_ascii() && !self.0.contains(&b'\t')).then_some(text)
     }
 }
 
-/// What has to stand before the token.
+/// The schemes that are accepted before a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Bearer,
-    /// `Bearer`, or nothing at all, as API Gateway has it.
+    /// `Bearer`, or no scheme, which API Gateway also accepts.
     BearerOrBare,
 }
 
+/// Returns the credentials of a request, without parsing the token.
 pub(crate) fn credentials(headers: &HeaderMap, accepted: Scheme) -> Credentials<'_> {
     const BEARER: &[u8] = b"Bearer";
 
@@ -48,14 +49,15 @@ pub(crate) fn credentials(headers: &HeaderMap, accepted: Scheme) -> Credentials<
     let Some(value) = values.next() else {
         return Credentials::None;
     };
-    // Of two lines, another party on the way may have judged the one that we would not.
+    // Reject repeated `Authorization` headers: a proxy may have checked the one that we would
+    // ignore.
     if values.next().is_some() {
         return Credentials::Malformed;
     }
     match value.as_bytes().split_at_checked(BEARER.len()) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => match rest {
             [] => Credentials::Malformed,
-            // RFC 6750 asks for `1*SP`: one space or more.
+            // RFC 6750 requires `1*SP`: one space or more.
             [b' ', ..] => match without_spaces(rest) {
                 [] => Credentials::Malformed,
                 token => Credentials::Bearer(RawToken(token)),
@@ -74,12 +76,13 @@ fn without_spaces(mut rest: &[u8]) -> &[u8] {
     rest
 }
 
-/// Another scheme; or, where that is accepted, a token alone.
+/// Returns the credentials of a value that does not begin with `Bearer`: it has another scheme, or
+/// it is a token without a scheme.
 fn without_scheme(value: &[u8], accepted: Scheme) -> Credentials<'_> {
     if !value.is_ascii() {
         return Credentials::Malformed;
     }
-    // A token has dots, and no scheme that is in use has.
+    // A token contains dots. No registered scheme does.
     let is_bare = value.contains(&b'.') && !value.iter().any(u8::is_ascii_whitespace);
     if is_bare && accepted == Scheme::BearerOrBare {
         Credentials::Bearer(RawToken(value))
@@ -109,9 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_read_as_the_rfc_has_it() {
+    fn credentials_are_read_as_rfc_6750_requires() {
         use Credentials::{Malformed, None};
-        #[expect(non_snake_case, reason = "it reads as the variant")]
+        #[expect(non_snake_case, reason = "it looks like the variant")]
         let Bearer = |token: &'static str| Credentials::Bearer(RawToken(token.as_bytes()));
 
         check(&[], None);

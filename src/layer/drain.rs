@@ -31,10 +31,7 @@ use super::protocol::Protocol;
 use super::response::{RejectedResponse, ResponseFuture};
 use crate::background::Home;
 use crate::rejection::Rejection;
-
-/// By default, this much of a body is read before the response is sent. Mail services send batches
-/// of several hundred kilobytes.
-pub(crate) const DEFAULT_LIMIT: u64 = 1024 * 1024;
+use crate::telemetry;
 
 /// This much is read while the response is on its way.
 const LIMIT_AFTER_RESPONSE: u64 = 32 * 1024 * 1024;
@@ -78,10 +75,9 @@ pub(super) fn reject<B, F>(
 ) -> ResponseFuture<F>
 where
     B: Body + Send + 'static,
-    F: 'static,
 {
     match drain(request, rejection, drains) {
-        Ok(draining) => ResponseFuture::waiting(async { Err(draining.await) }),
+        Ok(draining) => ResponseFuture::draining(draining),
         Err(response) => ResponseFuture::rejected(response),
     }
 }
@@ -95,6 +91,8 @@ pub(super) fn drain<B>(
 where
     B: Body + Send + 'static,
 {
+    // The layers reject every request here, so each rejection is logged exactly once.
+    telemetry::rejected(rejection.reason());
     let limit = rejection.drain_limit();
     let response = RejectedResponse::new(&request, rejection);
     let is_http_1 = request.version() <= Version::HTTP_11;
@@ -148,8 +146,7 @@ enum Plan {
 }
 
 fn plan<B: Body>(request: &Request<B>, limit: u64) -> Plan {
-    let is_tunnel =
-        request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
+    let is_tunnel = request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE);
     let is_grpc_call = request.version() == Version::HTTP_2
         && Protocol::from_request(request) == Protocol::Grpc("application/grpc");
     if request.body().is_end_stream() || is_tunnel || is_grpc_call || limit == 0 {
@@ -168,7 +165,7 @@ fn plan<B: Body>(request: &Request<B>, limit: u64) -> Plan {
 /// Returns the length of the body as far as it is known, or else 0.
 fn announced_length<B: Body>(request: &Request<B>) -> u64 {
     let header = request.headers().get(CONTENT_LENGTH);
-    let header = header.and_then(|value| value.to_str().ok()?.parse().ok());
+    let header = header.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     header.unwrap_or_default().max(request.body().size_hint().lower())
 }
 

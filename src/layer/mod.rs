@@ -1,4 +1,7 @@
-//! The Tower layers: *require a token*, then *require a scope*.
+//! The Tower layers [`RequireToken`](crate::RequireToken) and [`RequireScope`].
+//!
+//! `RequireToken` verifies the access token of a request, and the `RequireScope` layers inside it
+//! require scopes of that token.
 //!
 //! ```
 //! use axum::{Router, routing::{get, post}};
@@ -14,24 +17,29 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A refusal is a response, never an error of the service: [`Rejection`](crate::Rejection) says
-//! which one, and is found in the response's extensions. See
-//! [Where the layers go](crate::docs::layers) for every way to place them.
+//! A rejection is a response, never an error of the service. The response's extensions contain the
+//! [`Rejection`](crate::Rejection). See [Where the layers go](crate::docs::layers) for every way to
+//! place the layers.
+//!
+//! This module contains the types that the layers return. Most applications never name them.
 
 mod bearer;
+mod drain;
 mod protocol;
-mod require_scope;
-mod require_token;
+// The two layers are exported at the crate root only.
+pub(crate) mod require_scope;
+pub(crate) mod require_token;
 mod response;
 
-pub use require_scope::{RequireScope, RequireScopeService};
-pub use require_token::{RequireToken, RequireTokenService};
+pub use require_scope::RequireScopeService;
+pub use require_token::RequireTokenService;
 pub use response::{ResponseBody, ResponseFuture};
 
 #[cfg(feature = "tonic")]
 pub(crate) use bearer::{Credentials, Scheme, credentials};
 #[cfg(feature = "axum")]
 pub(crate) use protocol::Protocol;
+pub(crate) use require_scope::RequireScope;
 pub(crate) use require_token::LayerMarker;
 #[cfg(feature = "axum")]
 pub(crate) use response::response as rejection_response;

@@ -1,23 +1,23 @@
-//! In which form a request is refused: as HTTP, or as gRPC.
+//! The protocol in which a request is rejected: HTTP or gRPC.
 
 use http::header::CONTENT_TYPE;
 use http::{Method, Request};
 
-/// The form of a refusal.
+/// The form of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// HTTP 200 and a gRPC status in the headers, under this content type.
+    /// HTTP 200, with this content type and a gRPC status in the headers.
     Grpc(&'static str),
-    /// A status and a body.
+    /// An HTTP status and a body.
     Http,
-    /// A status, and no body: the answer to HEAD.
+    /// An HTTP status and no body: the response to HEAD.
     HttpHead,
 }
 
 impl Protocol {
-    /// Only what is a gRPC call beyond doubt is answered as one: to everybody else, a 200 would
-    /// say that the request was let through.
-    pub(super) fn of<B>(request: &Request<B>) -> Self {
+    /// Returns the protocol of a request. Only a request that is certainly a gRPC call gets the
+    /// gRPC form: any other client would read its HTTP 200 as success.
+    pub(super) fn from_request<B>(request: &Request<B>) -> Self {
         match *request.method() {
             Method::HEAD => Self::HttpHead,
             Method::POST => grpc_content_type(request).map_or(Self::Http, Self::Grpc),
@@ -26,7 +26,8 @@ impl Protocol {
     }
 }
 
-/// The content type to answer with, which for gRPC-Web is that of Envoy and of tonic-web.
+/// Returns the content type of the response. For gRPC-Web it is the one that Envoy and tonic-web
+/// send.
 fn grpc_content_type<B>(request: &Request<B>) -> Option<&'static str> {
     let mut values = request.headers().get_all(CONTENT_TYPE).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
@@ -53,11 +54,15 @@ mod tests {
         for content_type in content_types {
             request = request.header(CONTENT_TYPE, *content_type);
         }
-        assert_eq!(Protocol::of(&request.body(()).unwrap()), expected, "{content_types:?}");
+        assert_eq!(
+            Protocol::from_request(&request.body(()).unwrap()),
+            expected,
+            "{content_types:?}"
+        );
     }
 
     #[test]
-    fn only_a_post_with_a_grpc_media_type_is_grpc() {
+    fn only_post_with_grpc_media_type_is_grpc() {
         use Protocol::{Grpc, Http, HttpHead};
 
         let web = Grpc("application/grpc-web+proto");

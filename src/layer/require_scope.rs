@@ -1,83 +1,92 @@
-//! The layer that lets only requests through whose token has a scope.
+//! The layer that requires a scope.
 
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Extensions, Request, Response};
+use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::LayerMarker;
-use super::response::{RejectedResponse, ResponseBody, ResponseFuture};
+use super::drain::{self, Drains};
+use super::response::{ResponseBody, ResponseFuture};
 use crate::rejection::Rejection;
 use crate::scope::Requirement;
 use crate::telemetry;
 use crate::verify::AccessToken;
 
-/// Lets a request through if its token has a scope. Goes inside a
-/// [`RequireToken`](crate::RequireToken); without one around it, every request is answered
-/// with 500.
+/// Requires a scope of each request's token.
 ///
-/// A scope is asked for literally: `activity/*` is met by the scope of that very name, as in API
-/// Gateway, and by nothing else. See the [module docs](crate::layer) for an example.
+/// It goes inside a [`RequireToken`](crate::RequireToken). If no `RequireToken` is around it, it
+/// rejects every request with status 500.
+///
+/// Scopes are compared exactly, as in API Gateway: only the scope `activity/*` satisfies the
+/// requirement `activity/*`, and `activity/read` does not. See the [module docs](crate::layer) for
+/// an example.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RequireScope {
     requirement: Arc<Requirement>,
+    drains: Drains,
 }
 
 impl RequireScope {
-    /// Asks for this scope.
+    /// Requires this scope.
     ///
     /// # Panics
     ///
-    /// When the text is not one scope; `"…".parse::<Scope>()` tells beforehand.
+    /// Panics if the text is not exactly one scope. To check a text that is not a literal, parse it
+    /// as a [`Scope`](crate::Scope).
     #[track_caller]
     pub fn new(scope: &str) -> Self {
         Self::of(Requirement::literal(Requirement::all_of([scope])))
     }
 
-    /// Asks for at least one of these scopes, as API Gateway does where a method names several.
+    /// Requires at least one of these scopes, as API Gateway does if a method lists several.
     ///
     /// # Panics
     ///
-    /// When there are none, or a text is not one scope.
+    /// Panics if the list is empty, or if a text is not exactly one scope.
     #[track_caller]
     pub fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
         Self::of(Requirement::literal(Requirement::any_of(scopes)))
     }
 
-    /// Asks for all of these scopes.
+    /// Requires all of these scopes.
     ///
     /// # Panics
     ///
-    /// When there are none, or a text is not one scope.
+    /// Panics if the list is empty, or if a text is not exactly one scope.
     #[track_caller]
     pub fn all_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
         Self::of(Requirement::literal(Requirement::all_of(scopes)))
     }
 
-    /// Asks for any scope of this resource server: `any_of_resource_server("activity")` is met by `activity/read`
-    /// and by `activity/*`, not by `activity/admin/read`, whose resource server is
-    /// `activity/admin`.
+    /// Requires any scope of this resource server.
+    ///
+    /// `activity/read` and `activity/*` satisfy `any_of_resource_server("activity")`.
+    /// `activity/admin/read` does not: its resource server is `activity/admin`.
     ///
     /// # Panics
     ///
-    /// When the text can not be the identifier of a resource server.
+    /// Panics if the text cannot be the identifier of a resource server.
     #[track_caller]
     pub fn any_of_resource_server(resource_server: &str) -> Self {
         Self::of(Requirement::literal(Requirement::any_of_resource_server(resource_server)))
     }
 
-    /// Whether a token has what is asked for: where no layer can see what decides, such as the
-    /// method behind an interceptor. The refusal has the realm `api` and the usual body, and is not
-    /// logged.
+    /// Checks whether a token has the required scopes.
+    ///
+    /// It is for code that decides which scopes are required after the layers ran, such as a gRPC
+    /// method behind an interceptor. The rejection has the realm `api` and the default body, and it
+    /// is not logged.
     ///
     /// # Errors
     ///
-    /// When it has not.
-    pub fn check(&self, token: &AccessToken) -> Result<(), Rejection> {
+    /// Returns an error if the token does not have the required scopes.
+    pub fn authorize(&self, token: &AccessToken) -> Result<(), Rejection> {
         if self.requirement.is_met_by(token.scopes()) {
             return Ok(());
         }
@@ -85,7 +94,7 @@ impl RequireScope {
     }
 
     pub(crate) fn of(requirement: Requirement) -> Self {
-        Self { requirement: Arc::new(requirement) }
+        Self { requirement: Arc::new(requirement), drains: Drains::default() }
     }
 }
 
@@ -93,29 +102,33 @@ impl<S> Layer<S> for RequireScope {
     type Service = RequireScopeService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequireScopeService { inner, requirement: Arc::clone(&self.requirement) }
+        let requirement = Arc::clone(&self.requirement);
+        RequireScopeService { inner, requirement, drains: self.drains.clone() }
     }
 }
 
-/// The service of [`RequireScope`].
+/// Applies a [`RequireScope`](crate::RequireScope) to an inner service.
 #[derive(Clone)]
 #[must_use]
 pub struct RequireScopeService<S> {
     inner: S,
     requirement: Arc<Requirement>,
+    drains: Drains,
 }
 
 impl<S> RequireScopeService<S> {
-    fn check(&self, extensions: &Extensions) -> Result<(), Rejection> {
-        let settings = || extensions.get::<LayerMarker>().map(|guarded| Arc::clone(&guarded.0));
+    /// Checks the token that `RequireToken` left in the extensions. See [`LayerMarker`] for the
+    /// meaning of the two extensions.
+    fn authorize(&self, extensions: &Extensions) -> Result<(), Rejection> {
+        let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.0));
         match extensions.get::<AccessToken>() {
             Some(token) if self.requirement.is_met_by(token.scopes()) => Ok(()),
             Some(_) => {
-                let asked = Arc::clone(&self.requirement);
-                Err(Rejection::insufficient_scope(asked, settings().unwrap_or_default()))
+                let required = Arc::clone(&self.requirement);
+                Err(Rejection::insufficient_scope(required, config().unwrap_or_default()))
             }
-            None => Err(match settings() {
-                Some(settings) => Rejection::missing_token(settings),
+            None => Err(match config() {
+                Some(config) => Rejection::missing_token(config),
                 None => {
                     telemetry::no_require_token("RequireScope");
                     Rejection::internal()
@@ -137,6 +150,7 @@ impl<S: fmt::Debug> fmt::Debug for RequireScopeService<S> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RequireScopeService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ReqBody: Body + Send + 'static,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -147,9 +161,9 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        match self.check(request.extensions()) {
+        match self.authorize(request.extensions()) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(rejection) => ResponseFuture::rejected(RejectedResponse::new(&request, rejection)),
+            Err(rejection) => drain::reject(request, rejection, &self.drains),
         }
     }
 }

@@ -1,15 +1,17 @@
-//! The layer that lets only requests with a good token through.
+//! The layer that requires a valid access token.
 
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::bearer::{Credentials, Scheme, credentials};
-use super::response::{RejectedResponse, ResponseBody, ResponseFuture};
+use super::drain::{self, Drains};
+use super::response::{ResponseBody, ResponseFuture};
 use crate::error::VerifyError;
 use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
 use crate::resource_metadata::ResourceMetadata;
@@ -18,8 +20,7 @@ use crate::telemetry;
 use crate::verifier::Verifier;
 use crate::verify::AccessToken;
 
-/// Lets a request through if it has a good access token, and puts that [`AccessToken`] into the
-/// request's extensions.
+/// Requires a valid access token, and puts that [`AccessToken`] into the request's extensions.
 ///
 /// See the [module docs](crate::layer) for an example.
 #[derive(Clone, Debug)]
@@ -31,11 +32,14 @@ pub struct RequireToken {
 #[derive(Clone, Debug)]
 struct LayerConfig {
     verifier: Verifier,
-    settings: Arc<RejectionConfig>,
-    has_default_settings: bool,
+    rejection_config: Arc<RejectionConfig>,
+    /// Whether nothing in `rejection_config` was set. Then a request with a token gets no
+    /// [`LayerMarker`], see there.
+    has_default_config: bool,
     table: Option<ScopeTable>,
     scheme: Scheme,
     anonymous: Anonymous,
+    drains: Drains,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,33 +49,42 @@ enum Anonymous {
 }
 
 impl RequireToken {
-    /// Asks for a token that this verifier accepts.
+    /// Requires a token that this verifier accepts.
     pub fn new(verifier: Verifier) -> Self {
         Self {
             config: Arc::new(LayerConfig {
                 verifier,
-                settings: Arc::default(),
-                has_default_settings: true,
+                rejection_config: Arc::default(),
+                has_default_config: true,
                 table: None,
                 scheme: Scheme::Bearer,
                 anonymous: Anonymous::Reject,
+                drains: Drains::default(),
             }),
         }
     }
 
-    /// The `realm` of every challenge, also of those that [`RequireScope`](crate::RequireScope)
-    /// gives: `api` unless set.
+    /// Sets the `realm` of every challenge, including those of
+    /// [`RequireScope`](crate::RequireScope) layers inside. The default is `api`.
     ///
     /// # Panics
     ///
-    /// When the text is empty, or has a quote, a backslash, a control or a non-ASCII character.
+    /// Panics if the text is empty, or contains a quote, a backslash, a control character or a
+    /// non-ASCII character.
     #[track_caller]
     pub fn realm(mut self, realm: &str) -> Self {
-        self.settings_mut().set_realm(realm);
+        self.rejection_config_mut().set_realm(realm);
         self
     }
 
-    /// Builds the body of every refusal in this way. Status and challenge stay as they are.
+    /// Sets the function that creates the body of every rejection, including those of
+    /// [`RequireScope`](crate::RequireScope) layers inside. The default is
+    /// [`RejectionBody::json`].
+    ///
+    /// * The status and the challenge do not change.
+    /// * Responses to HEAD and gRPC responses have no body.
+    /// * A rejection with status 500 always has the default body, because no `RequireToken`
+    ///   processed its request.
     ///
     /// ```
     /// use http::HeaderValue;
@@ -79,7 +92,8 @@ impl RequireToken {
     ///
     /// # fn example(verifier: tower_cognito::Verifier) -> RequireToken {
     /// RequireToken::new(verifier).rejection_body(|rejection| {
-    ///     let text = format!("{}\n", rejection.error_description());
+    ///     let (code, description) = (rejection.error_code(), rejection.error_description());
+    ///     let text = format!("{code}: {description}\n");
     ///     RejectionBody::new(HeaderValue::from_static("text/plain"), text)
     /// })
     /// # }
@@ -88,12 +102,12 @@ impl RequireToken {
         mut self,
         body: impl Fn(&Rejection) -> RejectionBody + Send + Sync + 'static,
     ) -> Self {
-        self.settings_mut().set_body(body);
+        self.rejection_config_mut().set_body(body);
         self
     }
 
-    /// Asks for scopes by method and path: what the table does not name is refused. A second call
-    /// replaces the first.
+    /// Requires scopes by method and path. Requests that match no row are rejected. A second call
+    /// replaces the table of the first.
     ///
     /// See [`scope_table`](crate::scope_table) for an example.
     pub fn scope_table(mut self, table: ScopeTable) -> Self {
@@ -101,17 +115,24 @@ impl RequireToken {
         self
     }
 
-    /// Names this document in every challenge, so that a client finds out where to get a token.
+    /// Sets the metadata document that every challenge names, so that a client can find out where
+    /// to get a token. By default, no document is named.
     ///
     /// See [`resource_metadata`](crate::resource_metadata) for an example.
     pub fn resource_metadata(mut self, metadata: &ResourceMetadata) -> Self {
-        self.settings_mut().set_resource_metadata(metadata.url());
+        self.rejection_config_mut().set_resource_metadata(metadata.url());
         self
     }
 
-    /// Refuses in HTTP's form alone. Otherwise a gRPC call is answered with HTTP 200 and a status
-    /// of gRPC's; a gateway that requirement_for this service whether a request may pass, and hands on the
-    /// request's content type, would take that for a yes.
+    /// Rejects gRPC requests with an HTTP status, too. By default, the rejection of a gRPC request
+    /// has HTTP status 200 and a gRPC status.
+    ///
+    /// **Set this if a gateway asks this service whether a request may pass:** if the gateway
+    /// forwards the request's content type, it would read HTTP status 200 as permission.
+    ///
+    /// * It also applies to [`RequireScope`](crate::RequireScope) layers inside, and to gRPC-Web.
+    /// * A gRPC client then reports an HTTP error instead of `UNAUTHENTICATED` or
+    ///   `PERMISSION_DENIED`.
     ///
     /// ```
     /// # use tower_cognito::{RequireToken, Verifier};
@@ -120,12 +141,16 @@ impl RequireToken {
     /// # }
     /// ```
     pub fn http_rejections_only(mut self) -> Self {
-        self.settings_mut().is_http_rejections_only = true;
+        self.rejection_config_mut().set_http_rejections_only();
         self
     }
 
-    /// Takes `Authorization: <token>` without a scheme as well, as API Gateway does: for clients
-    /// that come from there.
+    /// Accepts `Authorization: <token>` without a scheme, too, as API Gateway does. By default,
+    /// only the scheme `Bearer` is accepted.
+    ///
+    /// * *Value with a dot and without white space*: it is verified as a token.
+    /// * *Any other ASCII value without the scheme `Bearer`*: it counts as no token.
+    /// * *Value with the scheme `Bearer`*: nothing changes.
     ///
     /// ```
     /// # use tower_cognito::{RequireToken, Verifier};
@@ -138,12 +163,16 @@ impl RequireToken {
         self
     }
 
-    /// Lets a request without a token through as well, without an [`AccessToken`] in its
-    /// extensions. A token that is there must still be good, and a
-    /// [`RequireScope`](crate::RequireScope) inside still requirement_for for one. With a scope table it is
-    /// the public rows alone that may go without. Another scheme than `Bearer` counts as no token,
-    /// and so does a token without a scheme; with
-    /// [`accept_bare_token`](Self::accept_bare_token), a text without a dot still does.
+    /// Allows requests without a token, too. By default, they are rejected with status 401.
+    ///
+    /// * *No token*: the request passes, without an [`AccessToken`] in its extensions.
+    /// * *Another scheme than `Bearer`*: it counts as no token. So does a token without a scheme,
+    ///   unless [`accept_bare_token`](Self::accept_bare_token) is set.
+    /// * *Invalid token, or a malformed header*: the request is rejected as usual.
+    /// * *With a [`RequireScope`](crate::RequireScope) inside*: that layer rejects a request
+    ///   without a token, with status 401.
+    /// * *With a [scope table](Self::scope_table)*: only public rows allow requests without a
+    ///   token. A token that is sent to a public row is verified; by default it is ignored.
     ///
     /// ```
     /// # use axum::{Router, routing::get};
@@ -161,10 +190,31 @@ impl RequireToken {
         self
     }
 
-    fn settings_mut(&mut self) -> &mut RejectionConfig {
+    /// Sets how many bytes of a rejected request's body are read before the response is sent. The
+    /// default is 1 MiB; 0 turns it off.
+    ///
+    /// A client that is still sending when the server closes the connection sees a broken pipe, or
+    /// a gateway answers 502, instead of the rejection. Therefore the layers, also
+    /// [`RequireScope`](crate::RequireScope) inside, read and drop the body first, for at most 2
+    /// seconds. A longer body is answered at once, and up to 32 MiB of it are read for 2 more
+    /// seconds. At most 256 bodies are read at a time for each layer. See
+    /// [What clients see](crate::docs::responses).
+    ///
+    /// ```
+    /// # use tower_cognito::{RequireToken, Verifier};
+    /// # fn example(verifier: Verifier) -> RequireToken {
+    /// RequireToken::new(verifier).drain_limit(64 * 1024)
+    /// # }
+    /// ```
+    pub fn drain_limit(mut self, bytes: u64) -> Self {
+        self.rejection_config_mut().set_drain_limit(bytes);
+        self
+    }
+
+    fn rejection_config_mut(&mut self) -> &mut RejectionConfig {
         let config = Arc::make_mut(&mut self.config);
-        config.has_default_settings = false;
-        Arc::make_mut(&mut config.settings)
+        config.has_default_config = false;
+        Arc::make_mut(&mut config.rejection_config)
     }
 }
 
@@ -176,7 +226,7 @@ impl<S> Layer<S> for RequireToken {
     }
 }
 
-/// The service of [`RequireToken`].
+/// Applies a [`RequireToken`](crate::RequireToken) to an inner service.
 #[derive(Clone)]
 #[must_use]
 pub struct RequireTokenService<S> {
@@ -196,7 +246,7 @@ impl<S: fmt::Debug> fmt::Debug for RequireTokenService<S> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RequireTokenService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-    ReqBody: Send + 'static,
+    ReqBody: Body + Send + 'static,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -207,42 +257,46 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        // Whatever stood there was not put there by this layer.
+        // Only this layer may insert these two: an outer layer could have inserted a token that
+        // this verifier does not accept.
         request.extensions_mut().remove::<AccessToken>();
         request.extensions_mut().remove::<LayerMarker>();
 
         let config = &self.config;
-        let asked = config.asked(&request);
-        let token = match config.credentials(asked, &request) {
+        let requirement = config.requirement_for(&request);
+        let token = match config.credentials(requirement, &request) {
             Credentials::Bearer(token) => token,
-            Credentials::None if config.allows_missing_token(asked) => {
-                request.extensions_mut().insert(LayerMarker(Arc::clone(&config.settings)));
+            Credentials::None if config.allows_missing_token(requirement) => {
+                request.extensions_mut().insert(config.marker());
                 return ResponseFuture::inner(self.inner.call(request));
             }
-            Credentials::None => return config.reject(&request, Rejection::missing_token),
-            Credentials::Malformed => return config.reject(&request, Rejection::invalid_request),
+            Credentials::None => return config.reject(request, Rejection::missing_token),
+            Credentials::Malformed => return config.reject(request, Rejection::invalid_request),
         };
-        let verdict = match config.verifier.cached(token.0) {
-            Some(verdict) => verdict,
+        let outcome = match config.verifier.cached(token.0) {
+            Some(outcome) => outcome,
             None => {
                 let Some(text) = token.text() else {
-                    return config.reject(&request, Rejection::invalid_request);
+                    return config.reject(request, Rejection::invalid_request);
                 };
                 match config.verifier.verify_without_wait(text) {
-                    Some(verdict) => verdict,
+                    Some(outcome) => outcome,
                     None => return self.call_later(text.to_owned(), request),
                 }
             }
         };
-        match config.admit(asked, &mut request, verdict) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(rejection) => ResponseFuture::rejected(RejectedResponse::new(&request, rejection)),
+        match config.authorize(requirement, outcome) {
+            Ok(token) => {
+                config.admit(&mut request, token);
+                ResponseFuture::inner(self.inner.call(request))
+            }
+            Err(rejection) => drain::reject(request, rejection, &config.drains),
         }
     }
 }
 
 impl<S> RequireTokenService<S> {
-    /// Waits for newer keys, and then judges the token anew.
+    /// Waits for newer keys, and then verifies the token again.
     #[cold]
     fn call_later<ReqBody, ResBody>(
         &mut self,
@@ -251,24 +305,31 @@ impl<S> RequireTokenService<S> {
     ) -> ResponseFuture<S::Future>
     where
         S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
-        ReqBody: Send + 'static,
+        ReqBody: Body + Send + 'static,
     {
-        // The service that was polled ready is the one to call; its clone is left here.
+        // Only the service that was polled ready may be called, so it moves into the future and its
+        // clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let config = Arc::clone(&self.config);
         ResponseFuture::waiting(async move {
-            let verdict = config.verifier.verify(&token).await;
-            match config.admit(config.asked(&request), &mut request, verdict) {
-                Ok(()) => Ok(inner.call(request)),
-                Err(rejection) => Err(RejectedResponse::new(&request, rejection)),
+            let outcome = config.verifier.verify(&token).await;
+            match config.authorize(config.requirement_for(&request), outcome) {
+                Ok(token) => {
+                    config.admit(&mut request, token);
+                    Ok(inner.call(request))
+                }
+                Err(rejection) => match drain::drain(request, rejection, &config.drains) {
+                    Ok(draining) => Err(draining.await),
+                    Err(response) => Err(response),
+                },
             }
         })
     }
 }
 
 impl LayerConfig {
-    fn asked<B>(&self, request: &Request<B>) -> &RouteRequirement {
+    fn requirement_for<B>(&self, request: &Request<B>) -> &RouteRequirement {
         match &self.table {
             Some(table) => table.requirement_for(request.method().as_str(), request.uri().path()),
             None => &RouteRequirement::Authenticated,
@@ -277,59 +338,86 @@ impl LayerConfig {
 
     fn credentials<'r, B>(
         &self,
-        asked: &RouteRequirement,
+        requirement: &RouteRequirement,
         request: &'r Request<B>,
     ) -> Credentials<'r> {
-        match (asked, self.anonymous) {
-            // Where nothing is asked for, nothing is looked at.
+        match (requirement, self.anonymous) {
+            // Public rows ignore the `Authorization` header.
             (RouteRequirement::Public, Anonymous::Reject) => Credentials::None,
             _ => credentials(request.headers(), self.scheme),
         }
     }
 
-    fn allows_missing_token(&self, asked: &RouteRequirement) -> bool {
+    // `credentials` and this function decide together. Without a scope table, every route is
+    // `Authenticated`. "No token" includes another scheme.
+    //
+    // | table | requirement               | anonymous | no token | malformed | token            |
+    // | ----- | ------------------------- | --------- | -------- | --------- | ---------------- |
+    // | no    | `Authenticated`           | `Reject`  | 401      | 400       | verified         |
+    // | no    | `Authenticated`           | `Allow`   | passes   | 400       | verified         |
+    // | yes   | `Public`                  | `Reject`  | passes   | passes    | ignored, passes  |
+    // | yes   | `Public`                  | `Allow`   | passes   | 400       | verified         |
+    // | yes   | `Authenticated`, `Scopes` | either    | 401      | 400       | verified         |
+    // | yes   | `NotListed`               | either    | 401      | 400       | verified         |
+    //
+    // A verified token passes if it is valid and has the scopes of `Scopes`. `NotListed` rejects a
+    // valid token with 403.
+    fn allows_missing_token(&self, requirement: &RouteRequirement) -> bool {
         let is_anonymous = self.anonymous == Anonymous::Allow && self.table.is_none();
-        is_anonymous || matches!(asked, RouteRequirement::Public)
+        is_anonymous || matches!(requirement, RouteRequirement::Public)
     }
 
-    fn reject<B, F>(
+    fn reject<B: Body + Send + 'static, F>(
         &self,
-        request: &Request<B>,
+        request: Request<B>,
         rejection: impl FnOnce(Arc<RejectionConfig>) -> Rejection,
     ) -> ResponseFuture<F> {
-        let rejection = rejection(Arc::clone(&self.settings));
-        ResponseFuture::rejected(RejectedResponse::new(request, rejection))
+        let rejection = rejection(Arc::clone(&self.rejection_config));
+        drain::reject(request, rejection, &self.drains)
     }
 
-    /// Gives the request its token, if that is good and enough.
-    fn admit<B>(
+    /// Returns the token if it is valid and satisfies the requirement of the route.
+    fn authorize(
         &self,
-        asked: &RouteRequirement,
-        request: &mut Request<B>,
-        verdict: Result<AccessToken, VerifyError>,
-    ) -> Result<(), Rejection> {
-        let settings = || Arc::clone(&self.settings);
-        match (verdict, asked) {
-            (Err(error), _) => Err(Rejection::token(error, settings())),
-            (Ok(_), RouteRequirement::NotListed) => Err(Rejection::unlisted(settings())),
+        requirement: &RouteRequirement,
+        outcome: Result<AccessToken, VerifyError>,
+    ) -> Result<AccessToken, Rejection> {
+        let config = || Arc::clone(&self.rejection_config);
+        match (outcome, requirement) {
+            (Err(error), _) => Err(Rejection::token(error, config())),
+            (Ok(_), RouteRequirement::NotListed) => Err(Rejection::unlisted(config())),
             (Ok(token), RouteRequirement::Scopes(scopes)) if !scopes.is_met_by(token.scopes()) => {
-                Err(Rejection::insufficient_scope(Arc::clone(scopes), settings()))
+                Err(Rejection::insufficient_scope(Arc::clone(scopes), config()))
             }
-            (Ok(token), _) => {
-                telemetry::admitted(&token);
-                request.extensions_mut().insert(token);
-                // An allocation for each request, so only where it tells more than its absence.
-                if !self.has_default_settings {
-                    request.extensions_mut().insert(LayerMarker(settings()));
-                }
-                Ok(())
-            }
+            (Ok(token), _) => Ok(token),
         }
+    }
+
+    /// Records the caller in the span, and inserts the token for the service inside.
+    fn admit<B>(&self, request: &mut Request<B>, token: AccessToken) {
+        telemetry::admitted(&token);
+        request.extensions_mut().insert(token);
+        if !self.has_default_config {
+            request.extensions_mut().insert(self.marker());
+        }
+    }
+
+    fn marker(&self) -> LayerMarker {
+        LayerMarker(Arc::clone(&self.rejection_config))
     }
 }
 
-/// Left in the extensions of a request that [`RequireToken`] let through, for what is inside it:
-/// how refusals look. A verified request under the default settings has none, as its
-/// [`AccessToken`] says enough.
+/// Marks a request that [`RequireToken`] let through, and tells the layers and extractors inside
+/// how rejections look. They read two extensions:
+///
+/// | `AccessToken` | `LayerMarker` | meaning |
+/// | --- | --- | --- |
+/// | yes | yes | a valid token, and a configuration that is not the default |
+/// | yes | no | a valid token, and the default configuration |
+/// | no | yes | `RequireToken` allowed the request without a token |
+/// | no | no | no `RequireToken` processed the request |
+///
+/// The second row saves one allocation for each request with a cached token. Counted with an
+/// allocator: 3 instead of 4, or 1 instead of 2 if something else is already in the extensions.
 #[derive(Clone)]
 pub(crate) struct LayerMarker(pub(crate) Arc<RejectionConfig>);

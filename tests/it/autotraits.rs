@@ -1,4 +1,4 @@
-//! Every public type can be sent and shared, and so can the futures.
+//! Every public type is `Send` and `Sync`, and the futures are `Send`.
 
 use std::convert::Infallible;
 

@@ -377,8 +377,8 @@ fn of_several_checks_all_must_agree_and_the_first_that_refuses_decides() {
 #[test]
 fn a_door_of_ones_own_refuses_as_the_layers_do() {
     let token = verified(&machine("a/b"));
-    assert!(RequireScope::new("a/b").check(&token).is_ok());
-    let rejection = RequireScope::all_of(["a/b", "c/d"]).check(&token).unwrap_err();
+    assert!(RequireScope::new("a/b").authorize(&token).is_ok());
+    let rejection = RequireScope::all_of(["a/b", "c/d"]).authorize(&token).unwrap_err();
     assert_eq!(rejection.kind(), RejectionKind::InsufficientScope);
     let challenge = rejection.challenge().unwrap();
     assert!(challenge.to_str().unwrap().ends_with(r#"scope="a/b c/d""#), "{challenge:?}");

@@ -132,16 +132,18 @@ fn variables_of_a_usual_project_do_not_stop_the_service() {
     assert_eq!(format!("{:?}", config.rules()), format!("{:?}", with(&[]).unwrap().rules()));
     // One warning names them when the verifier starts.
     let log = Log::of_this_thread();
-    let builder = config.verifier_builder().jwks_fetcher(|_| async {
-        Err::<JwksDocument, _>(RefreshError::status(503))
-    });
+    let builder = config
+        .verifier_builder()
+        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) });
     let verifier = builder.connect_lazy().unwrap();
     drop(verifier);
     let log = log.take();
     let lines = log.lines().filter(|line| line.contains("COGNITO_")).collect::<Vec<_>>();
     let [line] = lines[..] else { panic!("{log}") };
     assert!(line.contains("WARN"), "{line}");
-    for name in ["DOMAIN", "REGION", "CLIENT_ID", "CLIENT_SECRET", "IDENTITY_POOL_ID", "USER_POOL_ARN"] {
+    for name in
+        ["DOMAIN", "REGION", "CLIENT_ID", "CLIENT_SECRET", "IDENTITY_POOL_ID", "USER_POOL_ARN"]
+    {
         assert!(line.contains(&format!("COGNITO_{name}")), "{name}: {line}");
     }
     assert!(!line.contains("secret") && !line.contains("arn:"), "{line}");
@@ -198,8 +200,11 @@ fn a_name_that_resembles_a_setting_is_an_error_unless_that_setting_is_set() {
         let expected = format!("`{name}`: unknown setting, did you mean `{known}`?");
         assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
     }
-    for name in ["COGNITO_CLIENT_ID", "COGNITO_APP_CLIENT_ID", "COGNITO_CLIENTS", "COGNITO_CLIENTS_ID"] {
-        let error = Config::from_vars([("COGNITO_USER_POOL_ID", POOL), (name, CLIENT)]).unwrap_err();
+    for name in
+        ["COGNITO_CLIENT_ID", "COGNITO_APP_CLIENT_ID", "COGNITO_CLIENTS", "COGNITO_CLIENTS_ID"]
+    {
+        let error =
+            Config::from_vars([("COGNITO_USER_POOL_ID", POOL), (name, CLIENT)]).unwrap_err();
         let problems = error.problems().collect::<Vec<_>>();
         let expected = format!("`{name}`: unknown setting, did you mean `COGNITO_CLIENT_IDS`?");
         assert!(problems.contains(&&*expected), "{problems:?}");
@@ -296,7 +301,9 @@ fn nothing_is_set_and_each_required_setting_is_named() {
 #[test]
 fn a_pool_in_another_form_is_answered_with_the_variable_to_set() {
     let error = |value: &str| {
-        let [problem] = &with(&[("user_pool_id", value)]).unwrap_err()[..] else { panic!("{value}") };
+        let [problem] = &with(&[("user_pool_id", value)]).unwrap_err()[..] else {
+            panic!("{value}")
+        };
         problem.strip_prefix("`COGNITO_USER_POOL_ID`: ").unwrap().to_owned()
     };
     let id = "invalid user pool ID: ";
@@ -305,13 +312,18 @@ fn a_pool_in_another_form_is_answered_with_the_variable_to_set() {
     let emulator = "it is the ID of an emulator's pool, expected `COGNITO_ISSUER` with the issuer of \
                     the emulator";
     assert_eq!(error("local_1a2b3c"), emulator);
-    for region in ["cn-north-1", "eusc-de-east-1", "us-iso-east-1", "us-isob-east-1", "eu-isoe-west-1"] {
+    for region in
+        ["cn-north-1", "eusc-de-east-1", "us-iso-east-1", "us-isob-east-1", "eu-isoe-west-1"]
+    {
         let partition =
             "the issuers of this partition are not known, expected `COGNITO_ISSUER` instead";
         assert_eq!(error(&format!("{region}_AbCdEfGhI")), partition);
     }
     let arn = error("arn:aws:cognito-idp:us-east-1:123456789012:userpool/us-east-1_AbCdEfGhI");
-    assert!(arn.starts_with(&format!("{id}it is an ARN, expected the ID after `userpool/`")), "{arn}");
+    assert!(
+        arn.starts_with(&format!("{id}it is an ARN, expected the ID after `userpool/`")),
+        "{arn}"
+    );
     let endpoint = error("cognito-idp.us-east-1.amazonaws.com/us-east-1_AbCdEfGhI");
     let expected = format!("{id}it is an endpoint, expected the ID after the last `/`");
     assert!(endpoint.starts_with(&expected), "{endpoint}");
@@ -326,7 +338,10 @@ fn plain_http_is_for_loopback_and_for_the_host_that_is_set() {
         let usual = [("issuer", EMULATOR), ("client_ids", "any")];
         let settings = usual.iter().chain(settings).copied().collect::<Vec<_>>();
         let builder = from_vars(&settings).unwrap().verifier_builder();
-        builder.connect_lazy().map(drop).map_err(|error| error.problems().next().unwrap().to_owned())
+        builder
+            .connect_lazy()
+            .map(drop)
+            .map_err(|error| error.problems().next().unwrap().to_owned())
     };
     assert_eq!(start(&[("jwks_url", "http://127.0.0.1:9229/jwks.json")]), Ok(()));
     assert_eq!(start(&[("jwks_url", "https://cognito:9229/jwks.json")]), Ok(()));
@@ -504,7 +519,8 @@ fn a_value_of_another_type_is_a_mistake_in_a_file() {
         problem_in_file(key, "[]", "it is empty, expected a value or no such setting");
         problem_in_file(key, r#"["x",""]"#, "it has an empty item");
     }
-    let clients = "it is not a list of client IDs such as `5a1b2c3d4e5f6g7h8i9j0k1l2m`, or only `any`";
+    let clients =
+        "it is not a list of client IDs such as `5a1b2c3d4e5f6g7h8i9j0k1l2m`, or only `any`";
     problem_in_file("client_ids", r#"["any","x"]"#, clients);
     problem_in_file("client_ids", r#"["x y"]"#, clients);
     problem_in_file("client_ids", r#"["x,y"]"#, clients);
@@ -849,12 +865,10 @@ async fn required_scopes_are_enforced_by_the_layer_without_another_layer() {
         let mut request = Request::new(());
         let value = format!("Bearer {}", machine(granted).sign());
         request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
-        let stack = ServiceBuilder::new()
-            .layer(RequireToken::new(verifier))
-            .service(service);
+        let stack = ServiceBuilder::new().layer(RequireToken::new(verifier)).service(service);
         let response = stack.oneshot(request).await.unwrap();
         if let Some(rejection) = response.extensions().get::<tower_cognito::Rejection>() {
-            let named = rejection.scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
+            let named = rejection.required_scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
             assert_eq!(Some(&*named.join(" ")), scopes);
         }
         let response = response.status();

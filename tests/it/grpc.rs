@@ -1,5 +1,5 @@
-//! A real gRPC client and server over a loopback socket. The service is the health service with
-//! methods of our own, which say in the metadata of the answer whose token they found.
+//! A real gRPC client and server over a loopback socket. The service is the health service, with
+//! methods that return the client ID of the token in the metadata of the response.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ use tower_cognito::{
     ScopeTable, TestIssuer, TokenInterceptor, Verifier,
 };
 
-use super::doors::{Case, Guard, cases, good};
+use super::rejections::{Case, Guard, cases, valid_token};
 use super::support::{CLIENT, http_1, issuer, machine, verifier};
 
 /// Counts its calls.
@@ -83,7 +83,7 @@ impl Health for Who {
     }
 }
 
-/// The same methods as another service.
+/// A second service with the same methods.
 #[derive(Clone)]
 struct Feed(HealthServer<Who>);
 
@@ -107,7 +107,7 @@ impl Service<Request<tonic::body::Body>> for Feed {
     }
 }
 
-/// Serves on a port of its own.
+/// Starts a server on a free port.
 async fn listen<F>(serve: impl FnOnce(TcpIncoming) -> F) -> SocketAddr
 where
     F: Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
@@ -118,11 +118,11 @@ where
     address
 }
 
-/// What every request of a client has.
+/// The additional headers of every request of a client.
 #[derive(Clone, Default)]
 struct Sent {
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Instead of the health service.
+    /// The service that is called instead of the health service.
     service: Option<&'static str>,
 }
 
@@ -151,7 +151,7 @@ async fn channel(address: SocketAddr) -> Channel {
     endpoint.timeout(Duration::from_secs(20)).connect().await.unwrap()
 }
 
-/// The client that the unary method found, or its refusal.
+/// Calls the unary method, and returns the client ID that it found, or the rejection.
 async fn check(channel: &Channel, sent: Sent) -> Result<String, Status> {
     call(channel, sent, Method::Check).await
 }
@@ -190,7 +190,7 @@ async fn call(channel: &Channel, sent: Sent, method: Method) -> Result<String, S
 }
 
 #[track_caller]
-fn is_refused(answer: Result<String, Status>, case: &Case, name: &str) {
+fn check_rejected(answer: Result<String, Status>, case: &Case, name: &str) {
     let Case { row, .. } = case;
     let name = format!("{}, {name}", case.name);
     let status = answer.expect_err(&name);
@@ -205,33 +205,33 @@ fn is_refused(answer: Result<String, Status>, case: &Case, name: &str) {
 }
 
 #[track_caller]
-fn is(answer: Result<String, Status>, code: Code, message: &str) {
+fn check_status(answer: Result<String, Status>, code: Code, message: &str) {
     let status = answer.unwrap_err();
     assert_eq!((status.code(), status.message()), (code, message));
 }
 
-/// Both methods are refused, and never called.
-async fn refuses(address: SocketAddr, who: &Who, case: &Case, door: &str) {
+/// Checks that both methods are rejected and never called.
+async fn check_both_rejected(address: SocketAddr, who: &Who, case: &Case, server: &str) {
     let channel = channel(address).await;
     for method in [Method::Check, Method::Watch] {
         let sent = Sent::authorization(&case.authorization);
         let answer = call(&channel, sent, method).await;
-        is_refused(answer, case, &format!("{door}, {method:?}"));
+        check_rejected(answer, case, &format!("{server}, {method:?}"));
     }
-    assert_eq!(who.calls(), 0, "{}, {door}", case.name);
+    assert_eq!(who.calls(), 0, "{}, {server}", case.name);
 }
 
-/// Both methods are called with the token of the client.
-async fn passes(address: SocketAddr, who: &Who) {
+/// Checks that both methods are called with the token of the client.
+async fn check_both_pass(address: SocketAddr, who: &Who) {
     let channel = channel(address).await;
     for method in [Method::Check, Method::Watch] {
-        let answer = call(&channel, Sent::bearer(&good()), method).await;
+        let answer = call(&channel, Sent::bearer(&valid_token()), method).await;
         assert_eq!(answer.unwrap(), CLIENT, "{method:?}");
     }
     assert_eq!(who.calls(), 2);
 }
 
-/// The layers around all services.
+/// Starts a server with the layers around all services.
 async fn layered_server(who: &Who, token: Option<RequireToken>, scope: RequireScope) -> SocketAddr {
     let service = HealthServer::new(who.clone());
     let server = Server::builder();
@@ -247,7 +247,7 @@ async fn layered_server(who: &Who, token: Option<RequireToken>, scope: RequireSc
     }
 }
 
-/// The layers around one service, and another beside it.
+/// Starts a server with the layers around one service, and another service next to it.
 async fn layered_service(
     who: &Who,
     token: Option<RequireToken>,
@@ -283,24 +283,24 @@ async fn each_row_reaches_the_client_of_a_layered_server() {
         let who = Who::default();
         let (token, scope) = (case.guard.require_token(), case.guard.scope.clone());
         let address = layered_server(&who, token, scope).await;
-        refuses(address, &who, &case, "server").await;
+        check_both_rejected(address, &who, &case, "server").await;
     }
 }
 
 #[tokio::test]
-async fn each_row_reaches_the_client_of_a_layered_service_and_the_one_beside_it_is_open() {
+async fn each_row_reaches_the_client_of_a_layered_service_and_other_services_stay_open() {
     for case in cases() {
         let who = Who::default();
         let (token, scope) = (case.guard.require_token(), case.guard.scope.clone());
         let address = layered_service(&who, token, scope).await;
-        refuses(address, &who, &case, "service").await;
+        check_both_rejected(address, &who, &case, "service").await;
         let sent = Sent::authorization(&case.authorization).to(Feed::NAME);
         assert_eq!(check(&channel(address).await, sent).await.unwrap(), "nobody");
     }
 }
 
 #[tokio::test]
-async fn each_row_that_an_interceptor_has_reaches_the_client() {
+async fn each_row_of_an_interceptor_reaches_the_client() {
     let mut rows = 0;
     for case in cases() {
         let Some(interceptor) = case.guard.interceptor() else {
@@ -309,28 +309,28 @@ async fn each_row_that_an_interceptor_has_reaches_the_client() {
         rows += 1;
         let who = Who::default();
         let address = intercepted_service(&who, interceptor.clone()).await;
-        refuses(address, &who, &case, "with_interceptor").await;
+        check_both_rejected(address, &who, &case, "with_interceptor").await;
         let address = intercepted_server(&who, interceptor).await;
-        refuses(address, &who, &case, "InterceptorLayer").await;
+        check_both_rejected(address, &who, &case, "InterceptorLayer").await;
     }
     assert!(rows > 20, "{rows}");
 }
 
 #[tokio::test]
-async fn a_good_call_passes_with_its_token() {
+async fn valid_call_passes_with_its_token() {
     let guard = Guard::new(verifier());
     let (token, scope) = (guard.require_token(), guard.scope.clone());
     let who = Who::default();
-    passes(layered_server(&who, token.clone(), scope.clone()).await, &who).await;
+    check_both_pass(layered_server(&who, token.clone(), scope.clone()).await, &who).await;
     let who = Who::default();
-    passes(layered_service(&who, token, scope).await, &who).await;
+    check_both_pass(layered_service(&who, token, scope).await, &who).await;
     let interceptor = guard.interceptor().unwrap();
     let who = Who::default();
-    passes(intercepted_service(&who, interceptor.clone()).await, &who).await;
+    check_both_pass(intercepted_service(&who, interceptor.clone()).await, &who).await;
     let who = Who::default();
-    passes(intercepted_server(&who, interceptor).await, &who).await;
+    check_both_pass(intercepted_server(&who, interceptor).await, &who).await;
 
-    // No scope is asked for unless one is named.
+    // By default, no scope is required.
     let who = Who::default();
     let address = intercepted_service(&who, TokenInterceptor::new(verifier())).await;
     let sent = Sent::bearer(&machine("").sign());
@@ -338,7 +338,7 @@ async fn a_good_call_passes_with_its_token() {
 }
 
 #[tokio::test]
-async fn a_scope_table_keeps_the_health_service_public_and_asks_for_other_scopes_elsewhere() {
+async fn scope_table_keeps_health_service_public_and_requires_scopes_elsewhere() {
     let table = ScopeTable::new([
         ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
         ("GRPC /activity.v1.Feed/Check", Access::scope("activity/*")),
@@ -356,20 +356,21 @@ async fn a_scope_table_keeps_the_health_service_public_and_asks_for_other_scopes
     let scope = (Code::PermissionDenied, "a required scope is missing");
     let unlisted = (Code::PermissionDenied, "the request is not allowed with this token");
     let (health, feed, other) = ("grpc.health.v1.Health", Feed::NAME, "activity.v1.Other");
-    let (nobody, good) = (Sent::default(), Sent::bearer(&good()));
-    let (lacks, bad) = (Sent::bearer(&machine("activity/read").sign()), Sent::bearer("bad"));
+    let (nobody, valid) = (Sent::default(), Sent::bearer(&valid_token()));
+    let (no_scope, invalid_token) =
+        (Sent::bearer(&machine("activity/read").sign()), Sent::bearer("bad"));
     for (service, method, sent, expected) in [
         (health, Method::Check, &nobody, Ok("nobody")),
-        (health, Method::Watch, &bad, Ok("nobody")),
+        (health, Method::Watch, &invalid_token, Ok("nobody")),
         (feed, Method::Check, &nobody, Err(missing)),
-        (feed, Method::Check, &bad, Err(invalid)),
-        (feed, Method::Check, &lacks, Err(scope)),
-        (feed, Method::Check, &good, Ok(CLIENT)),
+        (feed, Method::Check, &invalid_token, Err(invalid)),
+        (feed, Method::Check, &no_scope, Err(scope)),
+        (feed, Method::Check, &valid, Ok(CLIENT)),
         (feed, Method::Watch, &nobody, Err(missing)),
-        (feed, Method::Watch, &lacks, Ok(CLIENT)),
+        (feed, Method::Watch, &no_scope, Ok(CLIENT)),
         (other, Method::Check, &nobody, Err(missing)),
-        (other, Method::Check, &bad, Err(invalid)),
-        (other, Method::Check, &good, Err(unlisted)),
+        (other, Method::Check, &invalid_token, Err(invalid)),
+        (other, Method::Check, &valid, Err(unlisted)),
     ] {
         let answer = call(&channel, sent.clone().to(service), method).await;
         let answer = answer.as_ref().map(|client| &**client);
@@ -379,7 +380,7 @@ async fn a_scope_table_keeps_the_health_service_public_and_asks_for_other_scopes
 }
 
 #[tokio::test]
-async fn a_client_of_a_server_that_speaks_http_only_never_sees_ok() {
+async fn client_never_sees_ok_with_http_rejections_only() {
     for case in cases() {
         let Some(token) = case.guard.require_token() else {
             continue;
@@ -391,14 +392,14 @@ async fn a_client_of_a_server_that_speaks_http_only_never_sees_ok() {
         for method in [Method::Check, Method::Watch] {
             let sent = Sent::authorization(&case.authorization);
             let status = call(&channel, sent, method).await.unwrap_err();
-            // The body is no message of gRPC's.
+            // The body is not a gRPC message.
             assert_eq!(status.code(), Code::Internal, "{}, {method:?}", case.name);
         }
         assert_eq!(who.calls(), 0, "{}", case.name);
     }
 }
 
-/// An issuer whose keys are fetched when the gate has a permit.
+/// An issuer whose fetches end when the gate has a permit.
 struct Gated {
     issuer: TestIssuer,
     verifier: Verifier,
@@ -445,7 +446,7 @@ impl Gated {
 }
 
 #[tokio::test]
-async fn the_interceptor_refuses_an_unknown_key_at_once_and_asks_for_a_fetch() {
+async fn interceptor_rejects_unknown_key_and_requests_a_fetch() {
     let mut gated = Gated::new().await;
     let interceptor = TokenInterceptor::new(gated.verifier.clone());
     let channel = channel(intercepted_service(&Who::default(), interceptor).await).await;
@@ -453,10 +454,10 @@ async fn the_interceptor_refuses_an_unknown_key_at_once_and_asks_for_a_fetch() {
     gated.issuer.rotate();
     let new = gated.token();
 
-    // The gate is shut: no fetch has ended.
+    // The gate is closed: no fetch has ended.
     for _ in 0..2 {
         let answer = check(&channel, Sent::bearer(&new)).await;
-        is(answer, Code::Unauthenticated, "invalid access token");
+        check_status(answer, Code::Unauthenticated, "invalid access token");
     }
     gated.fetch_begun().await;
     assert_eq!(check(&channel, Sent::bearer(&old)).await.unwrap(), CLIENT);
@@ -471,7 +472,7 @@ async fn the_interceptor_refuses_an_unknown_key_at_once_and_asks_for_a_fetch() {
 }
 
 #[tokio::test]
-async fn the_layer_waits_for_that_fetch_and_refuses_nobody() {
+async fn layer_waits_for_the_fetch_and_rejects_no_valid_token() {
     for in_one_service in [false, true] {
         let mut gated = Gated::new().await;
         let token = Some(RequireToken::new(gated.verifier.clone()));
@@ -500,8 +501,8 @@ async fn the_layer_waits_for_that_fetch_and_refuses_nobody() {
     }
 }
 
-/// The doors of a server with the usual keys, which ask for `activity/*`.
-async fn doors(who: &Who) -> [(&'static str, SocketAddr); 4] {
+/// Starts a server for each way to apply the verifier. All of them require `activity/*`.
+async fn servers(who: &Who) -> [(&'static str, SocketAddr); 4] {
     let guard = Guard::new(verifier());
     let (token, scope) = (guard.require_token(), guard.scope.clone());
     let interceptor = guard.interceptor().unwrap();
@@ -514,37 +515,41 @@ async fn doors(who: &Who) -> [(&'static str, SocketAddr); 4] {
 }
 
 #[tokio::test]
-async fn h014_metadata_of_another_name_is_not_read() {
+async fn h014_metadata_with_another_name_is_ignored() {
     let who = Who::default();
-    let token = format!("Bearer {}", good());
+    let token = format!("Bearer {}", valid_token());
     let binary = STANDARD.encode(&token);
-    for (door, address) in doors(&who).await {
+    for (server, address) in servers(&who).await {
         let channel = channel(address).await;
         for name in ["authorization-bin", "grpc-authorization", "x-authorization"] {
             for value in [&token, &binary] {
                 let answer = check(&channel, Sent::default().with(name, value)).await;
-                let status = answer.expect_err(door);
+                let status = answer.expect_err(server);
                 let seen = (status.code(), status.message());
-                assert_eq!(seen, (Code::Unauthenticated, "missing bearer token"), "{door}, {name}");
+                assert_eq!(
+                    seen,
+                    (Code::Unauthenticated, "missing bearer token"),
+                    "{server}, {name}"
+                );
             }
         }
-        let sent = Sent::bearer(&good()).with("authorization-bin", "QmVhcmVyIGJhZA");
-        assert_eq!(check(&channel, sent).await.expect(door), CLIENT);
+        let sent = Sent::bearer(&valid_token()).with("authorization-bin", "QmVhcmVyIGJhZA");
+        assert_eq!(check(&channel, sent).await.expect(server), CLIENT);
     }
     assert_eq!(who.calls(), 4);
 }
 
 #[tokio::test]
-async fn h013_a_forged_token_in_the_extensions_counts_nowhere() {
+async fn h013_forged_token_in_extensions_is_ignored() {
     let rules = Rules::new(issuer().user_pool(), ClientIds::any());
-    let anybody = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
-    let forged = anybody.try_verify(&issuer().machine_token("forged").sign()).unwrap();
+    let any_client = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
+    let forged = any_client.try_verify(&issuer().machine_token("forged").sign()).unwrap();
     let forge = MapRequestLayer::new(move |mut request: Request<tonic::body::Body>| {
         request.extensions_mut().insert(forged.clone());
         request
     });
     let service = || HealthServer::new(Who::default());
-    let own = || Sent::bearer(&good());
+    let own = || Sent::bearer(&valid_token());
 
     let router = Server::builder().layer(forge.clone()).add_service(service());
     let open = channel(listen(|incoming| router.serve_with_incoming(incoming)).await).await;
@@ -560,7 +565,7 @@ async fn h013_a_forged_token_in_the_extensions_counts_nowhere() {
     let router = Server::builder().layer(forge).layer(layer).add_service(service());
     let intercepted = channel(listen(|incoming| router.serve_with_incoming(incoming)).await).await;
     let answer = check(&intercepted, Sent::default()).await;
-    is(answer, Code::Unauthenticated, "missing bearer token");
+    check_status(answer, Code::Unauthenticated, "missing bearer token");
     assert_eq!(check(&intercepted, own()).await.unwrap(), CLIENT);
 }
 
@@ -583,9 +588,9 @@ impl http_body::Body for Messages {
 const MESSAGE: &[u8] = &[0; 5];
 
 #[tokio::test]
-async fn h087_a_stream_is_judged_before_its_first_message() {
+async fn h087_stream_is_authorized_before_its_first_message() {
     let who = Who::default();
-    for (calls, (door, address)) in doors(&who).await.into_iter().enumerate() {
+    for (calls, (server, address)) in servers(&who).await.into_iter().enumerate() {
         let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
         let (mut client, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -599,25 +604,25 @@ async fn h087_a_stream_is_judged_before_its_first_message() {
             (messages, request.body(Messages(body)).unwrap())
         };
 
-        let (_no_messages, refused) = request("bad");
-        let answer = timeout(Duration::from_secs(20), client.send_request(refused)).await;
-        let answer = answer.expect(door).unwrap();
-        assert_eq!(answer.status(), 200, "{door}");
-        assert_eq!(answer.headers()["grpc-status"], "16", "{door}");
-        assert!(answer.body().is_end_stream(), "{door}: trailers only");
-        assert_eq!(who.calls(), calls, "{door}");
+        let (_no_messages, rejected) = request("bad");
+        let answer = timeout(Duration::from_secs(20), client.send_request(rejected)).await;
+        let answer = answer.expect(server).unwrap();
+        assert_eq!(answer.status(), 200, "{server}");
+        assert_eq!(answer.headers()["grpc-status"], "16", "{server}");
+        assert!(answer.body().is_end_stream(), "{server}: trailers only");
+        assert_eq!(who.calls(), calls, "{server}");
 
-        let (messages, passed) = request(&good());
+        let (messages, passed) = request(&valid_token());
         messages.send(Bytes::from_static(MESSAGE)).unwrap();
         drop(messages);
         let answer = client.send_request(passed).await.unwrap();
-        assert_eq!(answer.headers()["client"], CLIENT, "{door}");
-        assert_eq!(who.calls(), calls + 1, "{door}");
+        assert_eq!(answer.headers()["client"], CLIENT, "{server}");
+        assert_eq!(who.calls(), calls + 1, "{server}");
     }
 }
 
 #[tokio::test]
-async fn h089_grpc_web_gets_its_own_form_with_the_translation_inside_or_outside() {
+async fn h089_grpc_web_gets_its_own_form_with_translation_inside_or_outside() {
     let body = std::str::from_utf8(MESSAGE).unwrap();
     for case in cases() {
         let Some(token) = case.guard.require_token() else {
@@ -631,7 +636,7 @@ async fn h089_grpc_web_gets_its_own_form_with_the_translation_inside_or_outside(
                 web_inside(token.clone(), scope.clone()).await,
             ),
             (
-                // tonic-web goes by `accept` alone, which is not sent.
+                // tonic-web only reads `accept`, which the request does not have.
                 "outside",
                 ["application/grpc-web+proto", "application/grpc-web+proto"],
                 web_outside(token.clone(), scope.clone()).await,
@@ -663,13 +668,13 @@ async fn h089_grpc_web_gets_its_own_form_with_the_translation_inside_or_outside(
 }
 
 #[tokio::test]
-async fn a_good_grpc_web_call_passes_with_the_translation_inside_or_outside() {
+async fn valid_grpc_web_call_passes_with_translation_inside_or_outside() {
     let body = std::str::from_utf8(MESSAGE).unwrap();
     let token = || RequireToken::new(verifier());
     let scope = || RequireScope::new("activity/*");
     for address in [web_inside(token(), scope()).await, web_outside(token(), scope()).await] {
         let request = web_request("application/grpc-web+proto");
-        let request = request.header(AUTHORIZATION, format!("Bearer {}", good()));
+        let request = request.header(AUTHORIZATION, format!("Bearer {}", valid_token()));
         let answer = http_1(address, request, body).await;
         assert_eq!(answer.headers()["client"], CLIENT);
         assert_eq!(answer.headers()["content-type"], "application/grpc-web+proto");
@@ -679,6 +684,7 @@ async fn a_good_grpc_web_call_passes_with_the_translation_inside_or_outside() {
     }
 }
 
+/// Starts a server that translates gRPC-Web inside the layers.
 async fn web_inside(token: RequireToken, scope: RequireScope) -> SocketAddr {
     let server = Server::builder().accept_http1(true);
     let mut server = server.layer(token).layer(scope).layer(GrpcWebLayer::new());
@@ -686,6 +692,7 @@ async fn web_inside(token: RequireToken, scope: RequireScope) -> SocketAddr {
     listen(|incoming| router.serve_with_incoming(incoming)).await
 }
 
+/// Starts a server that translates gRPC-Web outside the layers.
 async fn web_outside(token: RequireToken, scope: RequireScope) -> SocketAddr {
     let server = Server::builder().accept_http1(true);
     let mut server = server.layer(GrpcWebLayer::new()).layer(token).layer(scope);

@@ -1,5 +1,5 @@
-//! The layers as a client sees them: every row of the refusal table, and what reaches the
-//! service behind them. A number in a name is that of the hostile input.
+//! The layers as a client sees them: the rows of the rejection table, and the requests that reach
+//! the service inside. A number in a test name is the number of the hostile input.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -23,7 +23,7 @@ use tower_cognito::{
 
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
 
-/// What a client and an outer layer see of a response.
+/// The parts of a response that a client and an outer layer see.
 struct Seen {
     status: StatusCode,
     headers: HeaderMap,
@@ -57,7 +57,7 @@ where
     (seen, calls.load(Ordering::SeqCst))
 }
 
-/// Answers with the client of the token that it finds.
+/// Responds with the client ID of the token in the extensions, and counts its calls.
 #[derive(Clone, Default)]
 struct Counter {
     calls: Arc<AtomicUsize>,
@@ -153,13 +153,13 @@ fn check(seen: &Seen, calls: usize, row: &Row) {
 }
 
 #[tokio::test]
-async fn a_good_request_passes_with_its_token() {
-    let good = machine("activity/*").sign();
+async fn valid_request_passes_with_its_token() {
+    let valid = machine("activity/*").sign();
     for value in [
-        format!("Bearer {good}"),
-        format!("bearer {good}"),
-        format!("BEARER {good}"),
-        format!("BeArEr   {good}"),
+        format!("Bearer {valid}"),
+        format!("bearer {valid}"),
+        format!("BEARER {valid}"),
+        format!("BeArEr   {valid}"),
     ] {
         let (seen, calls) = send(stack(RequireToken::new(verifier())), get(&[&value])).await;
         assert_eq!((seen.status, calls), (StatusCode::OK, 1), "{value:.8}");
@@ -170,29 +170,29 @@ async fn a_good_request_passes_with_its_token() {
 }
 
 #[tokio::test]
-async fn each_row_of_the_refusal_table_is_exact() {
-    let good = machine("activity/*").sign();
+async fn each_row_of_the_rejection_table_is_exact() {
+    let valid = machine("activity/*").sign();
     let past = SystemTime::now() - Duration::from_secs(7200);
     let layer = stack(RequireToken::new(verifier()));
 
     let cases = [
         ("no header", get(&[]), MISSING),
         ("another scheme", get(&["Basic dXNlcjpwdw=="]), MISSING),
-        ("DPoP", get(&[&format!("DPoP {good}")]), MISSING),
-        ("scheme in the middle", get(&[&format!("Basic xBearer {good}")]), MISSING),
-        ("Bearer alone", get(&["Bearer"]), MALFORMED),
+        ("DPoP", get(&[&format!("DPoP {valid}")]), MISSING),
+        ("scheme in the middle", get(&[&format!("Basic xBearer {valid}")]), MISSING),
+        ("only Bearer", get(&["Bearer"]), MALFORMED),
         ("Bearer and a space", get(&["Bearer "]), MALFORMED),
-        ("a tab", get(&[&format!("Bearer\t{good}")]), MALFORMED),
-        ("two lines", get(&[&format!("Bearer {good}"), &format!("Bearer {good}")]), MALFORMED),
+        ("a tab", get(&[&format!("Bearer\t{valid}")]), MALFORMED),
+        ("two lines", get(&[&format!("Bearer {valid}"), &format!("Bearer {valid}")]), MALFORMED),
         ("garbage", bearer("garbage"), Row { reason: Some(VerifyErrorKind::Malformed), ..INVALID }),
         (
             "something after the token",
-            bearer(&format!("{good} extra")),
+            bearer(&format!("{valid} extra")),
             Row { reason: Some(VerifyErrorKind::Malformed), ..INVALID },
         ),
         (
             "two tokens in one line",
-            bearer(&format!("{good},Bearer {good}")),
+            bearer(&format!("{valid},Bearer {valid}")),
             Row { reason: Some(VerifyErrorKind::Malformed), ..INVALID },
         ),
         (
@@ -253,17 +253,17 @@ async fn each_row_of_the_refusal_table_is_exact() {
 }
 
 #[tokio::test]
-async fn the_applications_check_is_401_or_403() {
+async fn application_check_rejects_with_401_or_403() {
     let revoked = rules().with_check(|_| Err(CheckError::Revoked));
     let revoked = Verifier::builder(revoked).build_with_jwks(issuer().jwks()).unwrap();
-    let good = machine("activity/*").sign();
-    let (seen, calls) = send(stack(RequireToken::new(revoked)), bearer(&good)).await;
+    let valid = machine("activity/*").sign();
+    let (seen, calls) = send(stack(RequireToken::new(revoked)), bearer(&valid)).await;
     let row = Row { name: "revoked", reason: Some(VerifyErrorKind::Revoked), ..INVALID };
     check(&seen, calls, &row);
 
     let forbidden = rules().with_check(|_| Err(CheckError::Forbidden));
     let forbidden = Verifier::builder(forbidden).build_with_jwks(issuer().jwks()).unwrap();
-    let (seen, calls) = send(stack(RequireToken::new(forbidden)), bearer(&good)).await;
+    let (seen, calls) = send(stack(RequireToken::new(forbidden)), bearer(&valid)).await;
     let row = Row {
         name: "forbidden",
         status: 403,
@@ -276,38 +276,38 @@ async fn the_applications_check_is_401_or_403() {
 }
 
 #[tokio::test]
-async fn without_keys_it_is_503_and_says_when_to_come_back() {
+async fn missing_keys_are_503_with_retry_after() {
     let verifier = Verifier::builder(rules())
         .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
         .connect_lazy()
         .unwrap();
-    let good = machine("activity/*").sign();
+    let valid = machine("activity/*").sign();
     let layer = stack(RequireToken::new(verifier));
-    let (seen, calls) = send(layer.clone(), bearer(&good)).await;
+    let (seen, calls) = send(layer.clone(), bearer(&valid)).await;
     let row = Row {
         name: "no keys",
         status: 503,
         challenge: None,
-        body: r#"{"error":"temporarily_unavailable","error_description":"Access tokens can not be verified now"}"#,
+        body: r#"{"error":"temporarily_unavailable","error_description":"Access tokens cannot be verified now"}"#,
         kind: RejectionKind::Unavailable,
         reason: Some(VerifyErrorKind::KeysUnavailable),
     };
     check(&seen, calls, &row);
     assert_eq!(seen.header(RETRY_AFTER), Some("1"));
 
-    // Nothing is needed to see that there is no token.
+    // A missing token is rejected with 401 even without keys.
     let (seen, calls) = send(layer, get(&[])).await;
     check(&seen, calls, &MISSING);
 }
 
 #[tokio::test]
-async fn a_scope_layer_without_a_token_layer_is_500_and_says_so_in_the_log() {
+async fn scope_layer_without_token_layer_is_500_and_logs_an_error() {
     let log = Log::of_this_thread();
-    let scope_alone = ServiceBuilder::new()
+    let only_scope = ServiceBuilder::new()
         .layer(RequireScope::new("activity/*"))
         .layer(RequireScope::new("activity/*"))
         .into_inner();
-    let (seen, calls) = send(scope_alone, bearer(&machine("activity/*").sign())).await;
+    let (seen, calls) = send(only_scope, bearer(&machine("activity/*").sign())).await;
     let row = Row {
         name: "no RequireToken",
         status: 500,
@@ -336,19 +336,19 @@ async fn h088_head_has_the_headers_of_get_and_no_body() {
 }
 
 #[tokio::test]
-async fn h013_a_forged_token_in_the_extensions_is_removed() {
-    let foreign = verifier().try_verify(&machine("activity/*").sign()).unwrap();
+async fn h013_forged_token_in_extensions_is_removed() {
+    let forged = verifier().try_verify(&machine("activity/*").sign()).unwrap();
     let token = RequireToken::new(verifier());
     for layer in [token.clone(), token.allow_anonymous()] {
         let mut request = get(&[]);
-        request.extensions_mut().insert(foreign.clone());
+        request.extensions_mut().insert(forged.clone());
         let (seen, calls) = send(stack(layer), request).await;
         check(&seen, calls, &MISSING);
     }
 }
 
 #[tokio::test]
-async fn h010_the_query_is_never_searched_for_a_token() {
+async fn h010_token_in_query_is_ignored() {
     let mut request = get(&[]);
     let uri = format!("/activity?access_token={}", machine("activity/*").sign());
     *request.uri_mut() = uri.parse().unwrap();
@@ -356,7 +356,7 @@ async fn h010_the_query_is_never_searched_for_a_token() {
     check(&seen, calls, &MISSING);
 }
 
-/// `RequireToken` alone, twice, so that the type is that of [`send`].
+/// Returns two nested `RequireToken` layers, which have the type that [`send`] takes.
 fn tokens(layer: RequireToken) -> impl Layer<Counter, Service = Doubled> {
     ServiceBuilder::new().layer(layer.clone()).layer(layer).into_inner()
 }
@@ -365,7 +365,7 @@ type Doubled =
     tower_cognito::layer::RequireTokenService<tower_cognito::layer::RequireTokenService<Counter>>;
 
 #[tokio::test]
-async fn h092_anonymous_requests_pass_where_they_may_and_bad_tokens_never() {
+async fn h092_allow_anonymous_passes_missing_tokens_and_rejects_invalid_ones() {
     let anonymous = || RequireToken::new(verifier()).allow_anonymous();
     for value in [&[][..], &["Basic dXNlcjpwdw=="]] {
         let (seen, calls) = send(tokens(anonymous()), get(value)).await;
@@ -376,20 +376,20 @@ async fn h092_anonymous_requests_pass_where_they_may_and_bad_tokens_never() {
     assert_eq!(seen.body, CLIENT);
 
     let (seen, calls) = send(tokens(anonymous()), bearer("bad")).await;
-    let row = Row { name: "bad", reason: Some(VerifyErrorKind::Malformed), ..INVALID };
+    let row = Row { name: "invalid", reason: Some(VerifyErrorKind::Malformed), ..INVALID };
     check(&seen, calls, &row);
     let (seen, calls) = send(tokens(anonymous()), get(&["Bearer"])).await;
     check(&seen, calls, &MALFORMED);
 
-    // A scope is asked of somebody.
+    // A required scope needs a token.
     let (seen, calls) = send(stack(anonymous()), get(&[])).await;
     check(&seen, calls, &MISSING);
 }
 
 #[tokio::test]
-async fn what_is_set_on_require_token_holds_inside_it_too() {
+async fn require_token_settings_apply_to_scope_layer_inside() {
     let layer = RequireToken::new(verifier()).realm("orders").rejection_body(|rejection| {
-        let text = format!("{}: {}", rejection.status().as_u16(), rejection.error());
+        let text = format!("{}: {}", rejection.status().as_u16(), rejection.error_code());
         RejectionBody::new(HeaderValue::from_static("text/plain"), text)
     });
     for (request, status, challenge, body) in [
@@ -411,7 +411,7 @@ async fn what_is_set_on_require_token_holds_inside_it_too() {
 }
 
 #[tokio::test]
-async fn a_challenge_names_the_scopes_that_can_be_named() {
+async fn challenge_names_the_required_scopes() {
     for (scope, named) in [
         (RequireScope::any_of(["a/x", "a/y"]), Some("a/x a/y")),
         (RequireScope::all_of(["a/x", "a/y"]), Some("a/x a/y")),
@@ -428,7 +428,7 @@ async fn a_challenge_names_the_scopes_that_can_be_named() {
 }
 
 #[test]
-fn a_realm_that_would_break_the_challenge_panics_when_it_is_set() {
+fn realm_that_would_break_the_challenge_panics() {
     for realm in ["", "a\"b", "a\\b", "a\r\nb", "caf\u{e9}"] {
         let built = std::panic::catch_unwind(|| RequireToken::new(verifier()).realm(realm));
         assert!(built.is_err(), "{realm:?}");
@@ -437,7 +437,7 @@ fn a_realm_that_would_break_the_challenge_panics_when_it_is_set() {
 }
 
 #[tokio::test]
-async fn the_inner_services_error_and_readiness_pass_through() {
+async fn inner_error_and_readiness_pass_through() {
     #[derive(Debug, PartialEq)]
     struct Overloaded;
 
@@ -448,7 +448,7 @@ async fn the_inner_services_error_and_readiness_pass_through() {
     let service = RequireToken::new(verifier()).layer(RequireScope::new("a/b").layer(failing));
     assert_eq!(service.oneshot(request).await.err(), Some(Overloaded));
 
-    // A service that is not ready is not called, and its error is the answer of `poll_ready`.
+    // A service that is not ready is not called, and `poll_ready` returns its error.
     struct NeverReady;
     impl Service<Request<()>> for NeverReady {
         type Response = Response<()>;
@@ -473,7 +473,7 @@ async fn the_inner_services_error_and_readiness_pass_through() {
 }
 
 #[tokio::test]
-async fn the_service_that_was_polled_ready_is_the_one_that_is_called_after_a_wait() {
+async fn service_polled_ready_is_called_after_a_wait() {
     let issuer = tower_cognito::TestIssuer::new();
     let document = issuer.jwks_json();
     let published = Arc::new(std::sync::Mutex::new(document));
@@ -491,7 +491,7 @@ async fn the_service_that_was_polled_ready_is_the_one_that_is_called_after_a_wai
     issuer.rotate();
     *published.lock().unwrap() = issuer.jwks_json();
 
-    // Panics where a clone is called that was never polled ready.
+    // Panics if a clone is called that was never polled ready.
     let limited = tower::limit::ConcurrencyLimit::new(
         service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) }),
         1,
@@ -505,23 +505,23 @@ async fn the_service_that_was_polled_ready_is_the_one_that_is_called_after_a_wai
 }
 
 #[tokio::test]
-async fn h091_no_log_line_or_debug_text_holds_the_token() {
+async fn h091_logs_and_debug_output_do_not_contain_the_token() {
     let log = Log::of_this_thread();
-    let good = machine("activity/*").sign();
-    let signature = good.rsplit_once('.').unwrap().1;
+    let valid = machine("activity/*").sign();
+    let signature = valid.rsplit_once('.').unwrap().1;
     let layer = stack(RequireToken::new(verifier()));
     let expired = machine("a/b").issued_at(SystemTime::UNIX_EPOCH).sign();
     let unknown = machine("a/b").header("kid", "attacker").sign();
-    for request in [bearer(&good), bearer(&expired), bearer(&unknown), bearer("abc.def.ghi")] {
+    for request in [bearer(&valid), bearer(&expired), bearer(&unknown), bearer("abc.def.ghi")] {
         let (seen, _) = send(layer.clone(), request).await;
         if let Some(rejection) = seen.rejection {
-            tracing::info!(?rejection, %rejection, "refused");
+            tracing::info!(?rejection, %rejection, "rejected");
         }
     }
-    let token = verifier().try_verify(&good).unwrap();
+    let token = verifier().try_verify(&valid).unwrap();
     tracing::info!(?token, verifier = ?verifier(), "verified");
     let log = log.take();
-    assert!(log.contains("request refused") && log.contains("expired"), "{log}");
+    assert!(log.contains("request rejected") && log.contains("expired"), "{log}");
     for secret in [signature, "abc.def", "eyJ", "attacker"] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }

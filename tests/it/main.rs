@@ -2,11 +2,11 @@
 
 mod allocations;
 mod autotraits;
+mod axum_router;
 mod bounds;
 mod claims;
 mod config;
 mod differential;
-mod doors;
 mod errors;
 mod examples;
 mod executors;
@@ -19,10 +19,10 @@ mod layer;
 mod model;
 mod mutated_tokens;
 mod pages;
-mod placement;
 mod precedence;
 mod promises;
 mod refresh;
+mod rejections;
 mod resource_metadata;
 mod scope;
 mod scope_table;

@@ -188,7 +188,7 @@ async fn the_logged_reasons_of_a_request_are_on_the_page() {
     curl_i(app, "").await;
     let log = log.take();
     assert!(
-        log.contains("DEBUG") && log.contains(r#"request refused reason="missing_token""#),
+        log.contains("DEBUG") && log.contains(r#"request rejected reason="missing_token""#),
         "{log}"
     );
     let shown = section(OBSERVABILITY, "Reasons");
@@ -221,7 +221,7 @@ fn each_text_is_on_the_page_of_errors_and_no_other() {
         "a value has a lone surrogate or is nested too deeply",
         "an object",
         "it is the caller's source that is wrong",
-        "polling a finished future is its caller's mistake",
+        "polling a completed future is a bug in the caller",
         "settings by their names",
     ];
 

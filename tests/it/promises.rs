@@ -1292,7 +1292,7 @@ async fn p20_keys_that_never_were_are_not_too_old() {
     sleep(HOUR).await;
     assert_eq!(verifier.health(), Health::NotReady);
     let log = log.take();
-    assert!(log.contains("and there are no keys yet") && !log.contains("too old"), "{log}");
+    assert!(log.contains("there are no keys yet") && !log.contains("too old"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -1390,19 +1390,22 @@ async fn p20_what_happens_to_the_keys_is_logged_with_fields_and_without_tokens()
     assert_eq!(lines(&log, &["key added"]).len() + lines(&log, &["key removed"]).len(), 3);
     assert!(!lines(&log, &["DEBUG", "keys refreshed", &url, "keys=1"]).is_empty());
 
-    let failed = lines(&log, &[" WARN ", "key refresh failed, the keys in use stay", &url]);
+    let failed = lines(&log, &[" WARN ", "key refresh failed, the current keys stay in use", &url]);
     assert!(failed.len() > 100, "{}", failed.len());
     for (failures, line) in (1..).zip(&failed) {
-        for field in
-            ["error=the response has status 503, expected 200", "class=\"status\"", "age_s=", "retry_in_ms="]
-        {
+        for field in [
+            "error=the response has status 503, expected 200",
+            "class=\"status\"",
+            "age_s=",
+            "retry_in_ms=",
+        ] {
             assert!(line.contains(field), "{field} is not in {line}");
         }
         assert!(line.contains(&format!(" failures={failures} ")), "{line}");
     }
-    let stale = lines(&log, &["ERROR", "every token is answered with 503", &url]);
+    let stale = lines(&log, &["ERROR", "every token is rejected with status 503", &url]);
     assert!((1..=50).contains(&stale.len()), "{stale:?}");
-    let works = lines(&log, &[" INFO ", "key refresh works again", &url]);
+    let works = lines(&log, &[" INFO ", "key refresh recovered", &url]);
     assert_eq!(works.len(), 1, "{works:?}");
     assert!(works[0].contains(&format!("failures={}", failed.len())), "{works:?}");
 
@@ -1425,7 +1428,7 @@ async fn p20_that_the_budget_is_spent_is_said_at_most_once_in_half_a_minute() {
         sleep(ms(100)).await;
     }
     let log = log.take();
-    let said = lines(&log, &[" WARN ", "unknown key IDs have spent the budget"]);
+    let said = lines(&log, &[" WARN ", "the fetch budget is exhausted"]);
     // Not for the one that left another, nor for the first of the two.
     assert!((5..=6).contains(&said.len()), "{} times in 180 s", said.len());
     assert!(!log.contains("unknown-"), "what a client sent is not logged");
@@ -1447,7 +1450,7 @@ async fn p20_what_can_not_be_used_is_logged_once_and_again_when_it_comes_back() 
         }
     }
     let log = log.take();
-    assert_eq!(lines(&log, &[" WARN ", "a key of the set can not be used"]).len(), 2, "{log}");
+    assert_eq!(lines(&log, &[" WARN ", "a key in the JWK Set cannot be used"]).len(), 2, "{log}");
 }
 
 #[tokio::test(start_paused = true)]

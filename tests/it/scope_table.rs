@@ -50,7 +50,7 @@ fn insufficient(scopes: &[&str]) -> Outcome {
 fn outcome_of<B>(response: &Response<B>) -> Outcome {
     match (response.extensions().get::<Rejection>(), response.extensions().get::<Found>()) {
         (Some(rejection), None) => {
-            let scopes = rejection.scopes().iter().map(Scope::to_string).collect();
+            let scopes = rejection.required_scopes().iter().map(Scope::to_string).collect();
             Refused(response.status().as_u16(), scopes)
         }
         (None, Some(Found(client))) => Reached(client.clone()),
@@ -994,7 +994,10 @@ fn all_mistakes_come_at_once() {
             "GET /d//",
         ]
     );
-    assert!(error.to_string().starts_with("invalid configuration: scope table, `get /a`: "), "{error}");
+    assert!(
+        error.to_string().starts_with("invalid configuration: scope table, `get /a`: "),
+        "{error}"
+    );
 }
 
 #[test]
@@ -1319,7 +1322,7 @@ async fn the_row_is_that_of_the_route_which_axum_calls_or_the_request_is_refused
             let routed = called(&route(&bare, method, &uri, None).await);
             let response = route(&guarded, method, &uri, Some(&none)).await;
             assert_eq!((response.status().as_u16(), called(&response)), (403, None), "{name}");
-            let asked = response.extensions().get::<Rejection>().unwrap().scopes();
+            let asked = response.extensions().get::<Rejection>().unwrap().required_scopes();
             let asked = asked.first().map(Scope::to_string);
             match (routed, asked) {
                 (Some(row), Some(asked)) => {

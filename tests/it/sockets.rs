@@ -607,7 +607,10 @@ async fn redirects_end_there(server: &Server, verifier: &Verifier, other: &Serve
             let fault = Answer::Bytes(response(status, &location, issuer().jwks_json()));
             let before = server.requests().len();
             let error = survives(server, verifier, &name, fault).await;
-            assert_eq!(error.to_string(), format!("the response has status {}, expected 200", &status[..3]));
+            assert_eq!(
+                error.to_string(),
+                format!("the response has status {}, expected 200", &status[..3])
+            );
             let requests = server.requests().len() - before;
             assert_eq!(requests, 2, "{name}: one that was redirected, one that was not");
         }
@@ -690,7 +693,10 @@ async fn h061_statuses_other_than_200() {
         // The body is good, and does not count.
         let fault = Answer::Bytes(response(status, "", issuer().jwks_json()));
         let error = survives(&server, &verifier, status, fault).await;
-        assert_eq!(error.to_string(), format!("the response has status {}, expected 200", &status[..3]));
+        assert_eq!(
+            error.to_string(),
+            format!("the response has status {}, expected 200", &status[..3])
+        );
         assert_eq!(error.kind().as_str(), "status");
     }
 }
@@ -723,7 +729,11 @@ async fn h061_retry_after_is_clamped_and_never_a_panic() {
         let headers = format!("retry-after: {value}\r\n");
         let fault = Answer::Bytes(response(status, &headers, ""));
         let error = survives(&server, &verifier, &name, fault).await;
-        assert_eq!(error.to_string(), format!("the response has status {status}, expected 200"), "{name}");
+        assert_eq!(
+            error.to_string(),
+            format!("the response has status {status}, expected 200"),
+            "{name}"
+        );
         let log = log.take();
         let (_, logged) = log.split_once("retry_in_ms=").expect(&name);
         let digits = logged.find(|c: char| !c.is_ascii_digit()).unwrap();

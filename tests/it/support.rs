@@ -1,4 +1,4 @@
-//! What the modules share: one issuer, since making RSA keys takes time, and its usual rules.
+//! Helpers of the test modules: one issuer, because RSA keys take time to generate, and its rules.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ use tower_cognito::{
 
 pub(crate) const CLIENT: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 
-/// Never rotated.
+/// Returns the shared issuer. No test may rotate its keys.
 pub(crate) fn issuer() -> &'static TestIssuer {
     static ISSUER: LazyLock<TestIssuer> = LazyLock::new(TestIssuer::new);
     &ISSUER
@@ -44,12 +44,12 @@ pub(crate) fn initially(rules: Rules, fetched_at: SystemTime) -> Rules {
     Rules::new(pool, ClientIds::only([CLIENT]))
 }
 
-/// With the keys of [`issuer`], and no network.
+/// Returns a verifier with the keys of [`issuer`], which needs no network.
 pub(crate) fn verifier() -> Verifier {
     Verifier::builder(rules()).build_with_jwks(issuer().jwks()).unwrap()
 }
 
-/// A good token with these scopes.
+/// Returns the builder of a valid token with these scopes.
 pub(crate) fn machine(scope: &str) -> TokenBuilder {
     issuer().machine_token(CLIENT).scope(scope)
 }
@@ -66,10 +66,10 @@ impl Doors {
         Self { layer: RequireToken::new(verifier).layer(Inside), interceptor }
     }
 
-    /// Both let it through, and the service inside finds it.
+    /// Checks that both accept the token, and that the service inside finds it.
     #[track_caller]
     pub(crate) fn accept(&self, name: &str, token: &str) {
-        let Some(value) = bearer_value(token) else { panic!("{name}: no header can hold it") };
+        let Some(value) = bearer_value(token) else { panic!("{name}: not a valid header value") };
         let (response, calls) = self.send(&value);
         assert_eq!(response.status(), 200, "{name}");
         assert_eq!(calls, [true], "{name}");
@@ -77,8 +77,9 @@ impl Doors {
         assert!(passed.extensions().get::<AccessToken>().is_some(), "{name}");
     }
 
-    /// Both refuse it for this reason, and the service inside sees neither call nor token. A text
-    /// that no header can hold, or not as it is, gets no further than the header.
+    /// Checks that both reject the token for this reason, and that the service inside is not
+    /// called. A text that is not a valid header value, or that changes in a header, is skipped. An
+    /// empty text, and one that is not ASCII or has a tab, is rejected as a malformed header.
     #[track_caller]
     pub(crate) fn refuse(&self, name: &str, token: &str, reason: VerifyErrorKind) {
         let Some(value) = bearer_value(token).filter(|_| !token.starts_with(' ')) else {
@@ -103,14 +104,16 @@ impl Doors {
         };
         assert_eq!(said(response.extensions().get()), (kind, reason), "{name}");
 
-        let Err(status) = self.intercept(&value) else { panic!("{name}: the interceptor passes") };
+        let Err(status) = self.intercept(&value) else {
+            panic!("{name}: the interceptor accepts it")
+        };
         assert_eq!(status.code(), tonic::Code::Unauthenticated, "{name}");
         let source = std::error::Error::source(&status).unwrap();
         assert_eq!(said(source.downcast_ref()), (kind, reason), "{name}");
     }
 
-    /// The answer to one request, and for each call of the service inside whether it found a
-    /// token. There is nothing to wait for where the keys are fixed.
+    /// Sends one request. Returns the response, and for each call of the service inside whether it
+    /// found a token. With fixed keys, the future never waits.
     fn send(&self, value: &HeaderValue) -> (Response<ResponseBody<Empty<Bytes>>>, Vec<bool>) {
         let mut layer = self.layer.clone();
         let calls = Arc::new(Calls::default());
@@ -138,7 +141,7 @@ fn bearer_value(token: &str) -> Option<HeaderValue> {
 /// For each call, whether a token was found.
 type Calls = Mutex<Vec<bool>>;
 
-/// Notes its calls in what stands in the place of the body.
+/// Records its calls in the body of the request.
 #[derive(Clone)]
 struct Inside;
 
@@ -159,12 +162,12 @@ impl Service<Request<Arc<Calls>>> for Inside {
 }
 
 /// Returns whether jsonwebtoken can verify tokens for comparison. With every feature it has two
-/// providers and panics. To choose one here would hide it if this crate came to need one.
+/// providers and panics. Do not choose one here: that would hide the need for one in this crate.
 pub(crate) fn has_second_opinion() -> bool {
     !cfg!(feature = "everything")
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 pub(crate) async fn http_1(
     address: SocketAddr,
     request: http::request::Builder,
@@ -183,13 +186,13 @@ thread_local! {
     static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The events of the thread that refreshes the keys of all tests in real time.
+/// The events of the thread that refreshes the keys of all tests that run in real time.
 static REFRESHES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// What the thread that made it logs from then on, at every level. One subscriber serves the
-/// whole process: a callsite that another thread saw first must not stay silent.
+/// Captures the log of the thread that created it, at every level. One subscriber serves the whole
+/// process, because `tracing` caches for the process whether a callsite is enabled.
 pub(crate) struct Log {
-    /// The URL whose refreshes belong to it, and how many events there were before.
+    /// The URL whose refreshes are also captured, and the number of earlier events.
     refreshes: Option<(String, usize)>,
 }
 
@@ -207,7 +210,8 @@ impl Log {
         Self { refreshes: None }
     }
 
-    /// And what the background thread logs of the keys at this URL, which no other test has.
+    /// Captures also the events of the background thread for the keys at this URL, which no other
+    /// test uses.
     pub(crate) fn of_this_thread_and_keys_at(url: &str) -> Self {
         Self::of_this_thread();
         Self { refreshes: Some((url.to_owned(), REFRESHES.lock().unwrap().len())) }
@@ -230,7 +234,7 @@ struct ThreadLog;
 impl io::Write for ThreadLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if std::thread::current().name() == Some("tower-cognito") {
-            // One event, whole: each is written at once.
+            // Each event is written by one call, so this is one whole event.
             REFRESHES.lock().unwrap().push(String::from_utf8(bytes.to_vec()).unwrap());
         } else {
             LOG.with_borrow_mut(|log| log.extend_from_slice(bytes));

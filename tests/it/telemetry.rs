@@ -1,4 +1,5 @@
-//! What is counted, timed and logged, under which names; and that no part of a token is in it.
+//! The names and values of metrics, log events and span fields, and that none of them contains a
+//! part of a token.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -24,8 +25,8 @@ use tracing::{Instrument, Span};
 use super::promises::{Fake, Reply, keys, ms, new_set, old_set, paused_runtime, s, unknown};
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
 
-/// What was measured since the last look, by name and labels. A counter as its number, a gauge as
-/// its value, a histogram as the number of its samples.
+/// The metrics since the last call of `take`, by name and labels: the count of a counter, the value
+/// of a gauge, and the number of samples of a histogram.
 struct Metrics(Snapshotter);
 
 impl Metrics {
@@ -49,7 +50,7 @@ impl Metrics {
         values.collect()
     }
 
-    /// Exactly these counters and histograms have moved, and by so much.
+    /// Checks that exactly these counters and histograms have changed, and by these amounts.
     #[track_caller]
     fn moved(&self, expected: &[(&str, f64)]) {
         let moved = self
@@ -61,7 +62,7 @@ impl Metrics {
     }
 }
 
-/// Runs all of it on this thread, where its measurements are its own.
+/// Runs the test on this thread, so that it records only its own measurements.
 fn measured<F: Future>(test: impl FnOnce(Metrics) -> F) -> F::Output {
     let recorder = DebuggingRecorder::new();
     let metrics = Metrics(recorder.snapshotter());
@@ -72,7 +73,7 @@ const ACCEPTED: &str = "cognito_verifications_total{result=accepted,reason=none}
 const HITS: &str = "cognito_token_cache_hits_total{}";
 const DURATION: &str = "cognito_verify_duration_seconds{}";
 
-fn refused(reason: &str) -> String {
+fn rejected(reason: &str) -> String {
     format!("cognito_verifications_total{{result=refused,reason={reason}}}")
 }
 
@@ -123,51 +124,54 @@ fn past() -> SystemTime {
     SystemTime::now() - Duration::from_secs(7200)
 }
 
-/// One token for each reason that a token alone can give, under [`strict`].
-fn refusable() -> Vec<(VerifyErrorKind, String)> {
+/// Returns a token for each reason that depends only on the token, for the rules of [`strict`].
+fn rejectable() -> Vec<(VerifyErrorKind, String)> {
     use VerifyErrorKind as Kind;
 
-    let good = || machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]);
-    let swapped = good().sign();
+    let valid = || machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]);
+    let swapped = valid().sign();
     let (signed, _) = swapped.rsplit_once('.').unwrap();
-    let other = good().sign();
+    let other = valid().sign();
     let (_, signature) = other.rsplit_once('.').unwrap();
     vec![
         (Kind::BadSignature, format!("{signed}.{signature}")),
-        (Kind::Expired, good().issued_at(past()).sign()),
-        (Kind::Forbidden, good().claim("cognito:groups", ["x"]).sign()),
-        (Kind::InvalidClaim, good().without_claim("sub").sign()),
-        (Kind::InvalidHeader, good().header("crit", ["x"]).sign()),
+        (Kind::Expired, valid().issued_at(past()).sign()),
+        (Kind::Forbidden, valid().claim("cognito:groups", ["x"]).sign()),
+        (Kind::InvalidClaim, valid().without_claim("sub").sign()),
+        (Kind::InvalidHeader, valid().header("crit", ["x"]).sign()),
         (Kind::Malformed, "abc.def.ghi".to_owned()),
-        (Kind::NotYetValid, good().claim("nbf", 9_999_999_999_u64).sign()),
-        (Kind::Revoked, good().claim("jti", "revoked").sign()),
-        (Kind::SenderConstrained, good().claim("cnf", BTreeMap::<String, u8>::new()).sign()),
+        (Kind::NotYetValid, valid().claim("nbf", 9_999_999_999_u64).sign()),
+        (Kind::Revoked, valid().claim("jti", "revoked").sign()),
+        (Kind::SenderConstrained, valid().claim("cnf", BTreeMap::<String, u8>::new()).sign()),
         (Kind::TooLarge, "a".repeat(16 * 1024 + 1)),
-        (Kind::UnknownIssuer, good().claim("iss", "https://x").sign()),
-        (Kind::UnknownKey, good().header("kid", "attacker").sign()),
-        (Kind::UnsupportedAlgorithm, good().header("alg", "none").sign()),
-        (Kind::WrongAudience, good().claim("aud", "https://b").sign()),
-        (Kind::WrongClient, good().claim("client_id", "another").sign()),
-        (Kind::WrongTokenUse, good().claim("token_use", "id").sign()),
+        (Kind::UnknownIssuer, valid().claim("iss", "https://x").sign()),
+        (Kind::UnknownKey, valid().header("kid", "attacker").sign()),
+        (Kind::UnsupportedAlgorithm, valid().header("alg", "none").sign()),
+        (Kind::WrongAudience, valid().claim("aud", "https://b").sign()),
+        (Kind::WrongClient, valid().claim("client_id", "another").sign()),
+        (Kind::WrongTokenUse, valid().claim("token_use", "id").sign()),
     ]
 }
 
 fn strict() -> Verifier {
-    let rules = rules().with_audience("https://a").with_groups(["g"]).with_check(|token| match token.jwt_id() {
-        Some("revoked") => Err(CheckError::Revoked),
-        _ => Ok(()),
-    });
+    let rules =
+        rules().with_audience("https://a").with_groups(["g"]).with_check(|token| {
+            match token.jwt_id() {
+                Some("revoked") => Err(CheckError::Revoked),
+                _ => Ok(()),
+            }
+        });
     Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap()
 }
 
 #[test]
-fn each_verdict_is_counted_and_timed_once_at_every_door() {
+fn each_verification_is_counted_and_timed_once() {
     measured(async |metrics| {
         let verifier = strict();
         let layer = RequireToken::new(verifier.clone());
         let mut interceptor = TokenInterceptor::new(verifier.clone());
-        for (kind, token) in refusable() {
-            let expected = refused(kind.as_str());
+        for (kind, token) in rejectable() {
+            let expected = rejected(kind.as_str());
             assert_eq!(verifier.try_verify(&token).unwrap_err().kind(), kind);
             metrics.moved(&[(&expected, 1.0), (DURATION, 1.0)]);
             assert_eq!(verifier.verify(&token).await.unwrap_err().kind(), kind);
@@ -177,21 +181,21 @@ fn each_verdict_is_counted_and_timed_once_at_every_door() {
             assert!(!call(&mut interceptor, Some(&format!("Bearer {token}"))), "{kind:?}");
             metrics.moved(&[(&expected, 1.0), (DURATION, 1.0)]);
         }
-        let good = machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]).sign();
-        assert!(verifier.try_verify(&good).is_ok());
+        let valid = machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]).sign();
+        assert!(verifier.try_verify(&valid).is_ok());
         metrics.moved(&[(ACCEPTED, 1.0), (DURATION, 1.0)]);
-        // From now on it is remembered, and there is nothing to time.
-        assert!(verifier.verify(&good).await.is_ok());
+        // From here on the token is cached, and no duration is recorded.
+        assert!(verifier.verify(&valid).await.is_ok());
         metrics.moved(&[(ACCEPTED, 1.0), (HITS, 1.0)]);
-        assert_eq!(send(&layer, bearer(&good)).await, 200);
+        assert_eq!(send(&layer, bearer(&valid)).await, 200);
         metrics.moved(&[(ACCEPTED, 1.0), (HITS, 1.0)]);
-        assert!(call(&mut interceptor, Some(&format!("Bearer {good}"))));
+        assert!(call(&mut interceptor, Some(&format!("Bearer {valid}"))));
         metrics.moved(&[(ACCEPTED, 1.0), (HITS, 1.0)]);
         for _ in 0..10 {
-            let _ = verifier.try_verify(&good);
+            let _ = verifier.try_verify(&valid);
         }
         metrics.moved(&[(ACCEPTED, 10.0), (HITS, 10.0)]);
-        // Where there is no token, none is judged.
+        // Without a token, nothing is verified.
         assert_eq!(send(&layer, request(None)).await, 401);
         assert_eq!(send(&layer, request(Some("Bearer"))).await, 400);
         assert!(!call(&mut interceptor, None));
@@ -200,17 +204,17 @@ fn each_verdict_is_counted_and_timed_once_at_every_door() {
 }
 
 #[test]
-fn without_keys_the_verdict_is_counted_as_such() {
+fn verification_without_keys_is_counted_as_keys_unavailable() {
     measured(async |metrics| {
         let fake = Fake::new(Reply::Hang);
         let verifier = fake.builder().connect_lazy().unwrap();
         assert_eq!(send(&RequireToken::new(verifier), bearer(&keys().old_token)).await, 503);
-        metrics.moved(&[(&refused("keys_unavailable"), 1.0), (DURATION, 1.0)]);
+        metrics.moved(&[(&rejected("keys_unavailable"), 1.0), (DURATION, 1.0)]);
     });
 }
 
 #[test]
-fn a_token_that_waits_is_counted_once() {
+fn token_that_waits_is_counted_once() {
     measured(async |metrics| {
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
@@ -227,7 +231,7 @@ fn a_token_that_waits_is_counted_once() {
 }
 
 #[test]
-fn each_refresh_is_counted_by_what_came_of_it() {
+fn each_refresh_is_counted_by_its_result() {
     measured(async |metrics| {
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
@@ -257,13 +261,13 @@ fn each_refresh_is_counted_by_what_came_of_it() {
         assert!(verifier.refresh().await.is_err());
         let moved = metrics.take();
         assert!(moved[&refreshes("transport")] >= 1.0, "{moved:?}");
-        // Keys that never were have no age.
+        // Without keys there is no age.
         assert!(!moved.contains_key(&age()), "{moved:?}");
     });
 }
 
 #[test]
-fn the_age_of_the_keys_is_shown_at_each_refresh() {
+fn each_refresh_sets_the_age_of_the_keys() {
     measured(async |metrics| {
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
@@ -288,11 +292,11 @@ fn fetches_for_unknown_keys_are_counted() {
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
         let _ = metrics.take();
-        // Both that the budget has, and no third.
+        // The budget allows two fetches, and no third.
         for number in 0..2 {
             assert!(verifier.verify(&unknown(number)).await.is_err());
             metrics.moved(&[
-                (&refused("unknown_key"), 1.0),
+                (&rejected("unknown_key"), 1.0),
                 (DURATION, 1.0),
                 (&refreshes("ok"), 1.0),
                 (&on_demand("made"), 1.0),
@@ -307,12 +311,12 @@ fn fetches_for_unknown_keys_are_counted() {
         let _ = metrics.take();
         assert!(verifier.try_verify(&unknown(10)).is_err());
         sleep(ms(10)).await;
-        assert_eq!(metrics.take()[&on_demand("made")], 1.0, "the synchronous door");
+        assert_eq!(metrics.take()[&on_demand("made")], 1.0, "synchronous verification");
     });
 }
 
 #[test]
-fn a_fetch_that_the_budget_does_not_allow_is_counted_as_denied() {
+fn fetch_over_budget_is_counted_as_denied() {
     measured(async |metrics| {
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
@@ -327,7 +331,7 @@ fn a_fetch_that_the_budget_does_not_allow_is_counted_as_denied() {
 }
 
 #[test]
-fn a_fetch_that_finds_no_slot_is_counted_as_denied() {
+fn fetch_without_a_slot_is_counted_as_denied() {
     const POOLS: usize = 17;
     let issuer_of = |number: usize| format!("https://issuer.example/{number}");
     let rules_of = |number: usize| {
@@ -351,7 +355,7 @@ fn a_fetch_that_finds_no_slot_is_counted_as_denied() {
             let verifier = verifier.clone();
             waiting.spawn(async move { verifier.verify(&token).await.is_err() });
         }
-        assert!(waiting.join_all().await.into_iter().all(|is_refused| is_refused));
+        assert!(waiting.join_all().await.into_iter().all(|is_rejected| is_rejected));
         sleep(ms(10)).await;
         let moved = metrics.take();
         let sum = |result: &str| {
@@ -365,12 +369,12 @@ fn a_fetch_that_finds_no_slot_is_counted_as_denied() {
     });
 }
 
-/// The lines of a log that have all of these words.
+/// Returns the lines of a log that contain all of these words.
 fn lines<'l>(log: &'l str, words: &[&str]) -> Vec<&'l str> {
     log.lines().filter(|line| words.iter().all(|word| line.contains(word))).collect()
 }
 
-/// A span as an application declares it.
+/// Returns a span as an application declares it.
 fn span() -> Span {
     tracing::info_span!(
         "call",
@@ -380,7 +384,7 @@ fn span() -> Span {
     )
 }
 
-/// Runs this in a span, and gives the span as a log line shows it afterwards.
+/// Runs a future in a span, and returns the fields of the span as the last log line shows them.
 async fn shown(run: impl Future) -> String {
     let log = Log::of_this_thread();
     let span = span();
@@ -398,25 +402,25 @@ async fn shown(run: impl Future) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_span_of_a_request_gets_who_calls_or_why_not() {
+async fn span_of_a_request_records_the_caller_or_the_reason() {
     let user = issuer().user_token(CLIENT, "alice").claim("sub", "the-user").scope("a/b").sign();
     let admitted = format!(r#"{{cognito.client_id="{CLIENT}" cognito.sub="the-user"}}"#);
-    let refused = |reason: &str| format!(r#"{{cognito.refused="{reason}"}}"#);
+    let rejected = |reason: &str| format!(r#"{{cognito.refused="{reason}"}}"#);
     let layer = RequireToken::new(verifier());
     assert_eq!(shown(send(&layer, bearer(&user))).await, admitted);
-    assert_eq!(shown(send(&layer, request(None))).await, refused("missing_token"));
-    assert_eq!(shown(send(&layer, request(Some("Bearer")))).await, refused("invalid_request"));
-    assert_eq!(shown(send(&layer, bearer("bad"))).await, refused("malformed"));
+    assert_eq!(shown(send(&layer, request(None))).await, rejected("missing_token"));
+    assert_eq!(shown(send(&layer, request(Some("Bearer")))).await, rejected("invalid_request"));
+    assert_eq!(shown(send(&layer, bearer("bad"))).await, rejected("malformed"));
     assert_eq!(shown(send(&layer.clone().allow_anonymous(), request(None))).await, "");
 
     let table = ScopeTable::new([("GET /", Access::scope("c/d"))]).unwrap();
     let with_table = layer.clone().scope_table(table);
-    assert_eq!(shown(send(&with_table, bearer(&user))).await, refused("insufficient_scope"));
+    assert_eq!(shown(send(&with_table, bearer(&user))).await, rejected("insufficient_scope"));
     let table = ScopeTable::new([("GET /x", Access::public())]).unwrap();
     let with_table = layer.clone().scope_table(table);
-    assert_eq!(shown(send(&with_table, bearer(&user))).await, refused("not_in_scope_table"));
+    assert_eq!(shown(send(&with_table, bearer(&user))).await, rejected("not_in_scope_table"));
 
-    // Who calls is known also where a scope is missing further in.
+    // The caller is recorded even if a layer further in finds a missing scope.
     let service = service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
@@ -429,13 +433,13 @@ async fn the_span_of_a_request_gets_who_calls_or_why_not() {
 
     let interceptor = TokenInterceptor::new(verifier());
     let scoped = interceptor.clone().require_scope(RequireScope::new("c/d"));
-    let good = format!("Bearer {user}");
+    let valid = format!("Bearer {user}");
     for (interceptor, authorization, expected) in [
-        (&interceptor, Some(&*good), admitted),
-        (&interceptor, None, refused("missing_token")),
-        (&interceptor, Some("Bearer"), refused("invalid_request")),
-        (&interceptor, Some("Bearer bad"), refused("malformed")),
-        (&scoped, Some(&*good), refused("insufficient_scope")),
+        (&interceptor, Some(&*valid), admitted),
+        (&interceptor, None, rejected("missing_token")),
+        (&interceptor, Some("Bearer"), rejected("invalid_request")),
+        (&interceptor, Some("Bearer bad"), rejected("malformed")),
+        (&scoped, Some(&*valid), rejected("insufficient_scope")),
     ] {
         let mut interceptor = interceptor.clone();
         let fields = shown(async { call(&mut interceptor, authorization) }).await;
@@ -444,7 +448,7 @@ async fn the_span_of_a_request_gets_who_calls_or_why_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_span_of_a_request_that_waits_is_the_same() {
+async fn span_of_a_request_that_waits_is_the_same() {
     let fake = Fake::new(old_set());
     let layer = RequireToken::new(fake.builder().connect().await.unwrap());
     fake.answers(new_set());
@@ -456,7 +460,7 @@ async fn the_span_of_a_request_that_waits_is_the_same() {
 }
 
 #[tokio::test]
-async fn a_span_without_the_fields_stays_as_it_is() {
+async fn span_without_the_fields_is_unchanged() {
     let log = Log::of_this_thread();
     let layer = RequireToken::new(verifier());
     async {
@@ -470,25 +474,25 @@ async fn a_span_without_the_fields_stays_as_it_is() {
     assert!(log.lines().last().unwrap().contains("plain{own=1}: "), "{log}");
 }
 
-/// The one line that says why a request was refused.
+/// Returns the only log line that gives the reason of a rejection.
 async fn logged(run: impl Future) -> String {
     let log = Log::of_this_thread();
     run.await;
     let log = log.take();
-    let [line] = lines(&log, &["request refused"])[..] else { panic!("one line: {log}") };
+    let [line] = lines(&log, &["request rejected"])[..] else { panic!("one line: {log}") };
     assert!(line.contains("DEBUG"), "{line}");
     line.to_owned()
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_refusal_is_one_line_with_its_reason() {
+async fn each_rejection_is_logged_once_with_its_reason() {
     let reason = |line: &str, reason: &str| {
-        assert!(line.ends_with(&format!(r#"request refused reason="{reason}""#)), "{line}");
+        assert!(line.ends_with(&format!(r#"request rejected reason="{reason}""#)), "{line}");
     };
     let verifier = strict();
     let layer = RequireToken::new(verifier.clone());
     let interceptor = TokenInterceptor::new(verifier);
-    for (kind, token) in refusable() {
+    for (kind, token) in rejectable() {
         let line = logged(send(&layer, bearer(&token))).await;
         reason(&line, kind.as_str());
         let mut interceptor = interceptor.clone();
@@ -500,22 +504,22 @@ async fn each_refusal_is_one_line_with_its_reason() {
     reason(&logged(send(&layer, request(Some("Basic x")))).await, "missing_token");
     reason(&logged(send(&layer, request(Some("Bearer ")))).await, "invalid_request");
 
-    let good = machine("a/b").sign();
+    let valid = machine("a/b").sign();
     let layer = RequireToken::new(super::support::verifier());
     for (key, expected) in [("POST /", "not_in_scope_table"), ("GET /", "insufficient_scope")] {
         let table = ScopeTable::new([(key, Access::scope("c/d"))]).unwrap();
         let layer = layer.clone().scope_table(table);
-        reason(&logged(send(&layer, bearer(&good))).await, expected);
+        reason(&logged(send(&layer, bearer(&valid))).await, expected);
     }
     let service = service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
     let inside = RequireScope::new("c/d").layer(service);
     let guarded = layer.layer(inside.clone());
-    reason(&logged(guarded.oneshot(bearer(&good))).await, "insufficient_scope");
+    reason(&logged(guarded.oneshot(bearer(&valid))).await, "insufficient_scope");
     let anonymous = layer.clone().allow_anonymous().layer(inside.clone());
     reason(&logged(anonymous.oneshot(request(None))).await, "missing_token");
-    reason(&logged(inside.oneshot(bearer(&good))).await, "no_require_token");
+    reason(&logged(inside.oneshot(bearer(&valid))).await, "no_require_token");
 
     let mut grpc = request(None);
     *grpc.method_mut() = http::Method::POST;
@@ -528,7 +532,7 @@ async fn each_refusal_is_one_line_with_its_reason() {
 }
 
 #[tokio::test]
-async fn what_the_extractor_refuses_is_a_line_too() {
+async fn extractor_logs_its_rejection() {
     let app = axum::Router::new()
         .route("/", axum::routing::get(|_: AccessToken| async {}))
         .layer(RequireToken::new(verifier()).allow_anonymous());
@@ -541,7 +545,7 @@ async fn what_the_extractor_refuses_is_a_line_too() {
 }
 
 #[tokio::test]
-async fn a_good_request_leaves_no_line() {
+async fn valid_request_logs_nothing() {
     let log = Log::of_this_thread();
     let layer = RequireToken::new(verifier());
     assert_eq!(send(&layer, bearer(&machine("a/b").sign())).await, 200);
@@ -554,34 +558,35 @@ async fn a_good_request_leaves_no_line() {
     assert!(ours.is_empty(), "{ours:?}");
 }
 
-/// Every door sees good, bad and unknown tokens while keys come, go and fail to come.
+/// Presents valid, invalid and unknown tokens to the layer, the interceptor and the verifier, while
+/// keys are added, removed and not available.
 #[test]
 fn no_part_of_a_token_is_in_a_log_or_a_label() {
     let log = Log::of_this_thread();
-    let lasting = |scope: &str| {
+    let long_lived = |scope: &str| {
         let token = keys().issuer.machine_token(CLIENT).scope(scope);
         token.claim("exp", 9_999_999_999_u64)
     };
-    let good = lasting("a/b").sign();
-    let (signed, signature) = good.rsplit_once('.').unwrap();
-    let mut spoilt = signature.to_owned();
-    spoilt.replace_range(..2, if signature.starts_with("AA") { "BB" } else { "AA" });
+    let valid = long_lived("a/b").sign();
+    let (signed, signature) = valid.rsplit_once('.').unwrap();
+    let mut altered = signature.to_owned();
+    altered.replace_range(..2, if signature.starts_with("AA") { "BB" } else { "AA" });
     let tokens = [
         keys().old_token.clone(),
-        good.clone(),
-        lasting("c/d").sign(),
-        lasting("a/b").issued_at(SystemTime::UNIX_EPOCH).sign(),
-        lasting("a/b").claim("client_id", "someone-else").sign(),
-        lasting("a/b").claim("iss", "https://issuer.evil").sign(),
-        lasting("a/b").header("kid", "key-of-an-attacker").sign(),
-        lasting("a/b").header("alg", "alg-of-an-attacker").sign(),
-        lasting("a/b").claim("token_use", "use-of-an-attacker").sign(),
+        valid.clone(),
+        long_lived("c/d").sign(),
+        long_lived("a/b").issued_at(SystemTime::UNIX_EPOCH).sign(),
+        long_lived("a/b").claim("client_id", "someone-else").sign(),
+        long_lived("a/b").claim("iss", "https://issuer.evil").sign(),
+        long_lived("a/b").header("kid", "key-of-an-attacker").sign(),
+        long_lived("a/b").header("alg", "alg-of-an-attacker").sign(),
+        long_lived("a/b").claim("token_use", "use-of-an-attacker").sign(),
         unknown(0),
-        format!("{signed}.{spoilt}"),
-        good[..good.len() - 5].to_owned(),
-        format!("{good}.more"),
-        good.replace('.', ":"),
-        format!("{good}="),
+        format!("{signed}.{altered}"),
+        valid[..valid.len() - 5].to_owned(),
+        format!("{valid}.more"),
+        valid.replace('.', ":"),
+        format!("{valid}="),
     ];
     let labels = measured(async |metrics| {
         let fake = Fake::new(old_set());
@@ -625,20 +630,20 @@ fn no_part_of_a_token_is_in_a_log_or_a_label() {
             sleep(s(60)).await;
         }
         sleep(s(3_600)).await;
-        assert_eq!(send(&layer, bearer(&good)).await, 503);
+        assert_eq!(send(&layer, bearer(&valid)).await, 503);
         metrics.take().into_keys().collect::<Vec<_>>().join("\n")
     });
     let log = log.take();
-    for said in [
-        "request refused",
+    for event in [
+        "request rejected",
         "keys refreshed",
         "key refresh failed",
         "key added",
         "key removed",
-        "too old to be used",
-        "spent the budget",
+        "the keys are too old",
+        "the fetch budget is exhausted",
     ] {
-        assert!(log.contains(said), "{said} was not said");
+        assert!(log.contains(event), "{event} was not logged");
     }
     for counted in ["result=accepted", "reason=expired", "reason=malformed", "reason=unknown_key"] {
         assert!(labels.contains(counted), "{counted} is not in {labels}");
@@ -646,7 +651,7 @@ fn no_part_of_a_token_is_in_a_log_or_a_label() {
     for text in [&log, &labels] {
         for token in &tokens {
             for part in token.split(['.', ':', '=']).filter(|part| part.len() > 8) {
-                // In whole, and a piece from either end.
+                // The whole part, and a piece from either end.
                 for piece in
                     [part, &part[..part.len().min(20)], &part[part.len().saturating_sub(20)..]]
                 {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each file of `src`, and the files whose items it may use.
-const MAY_USE: [(&str, &[&str]); 43] = [
+const MAY_USE: [(&str, &[&str]); 45] = [
     ("base64url", &[]),
     ("claims", &["error", "json", "jwks"]),
     ("config", &["error", "layer", "scope", "user_pool", "verifier", "verify"]),
@@ -47,6 +47,8 @@ const MAY_USE: [(&str, &[&str]); 43] = [
     ("refresh/shared", &["error", "jwks"]),
     ("refresh/task", &["error", "fetch", "jwks", "schedule", "telemetry"]),
     ("rejection", &["error", "scope"]),
+    ("rejection/body", &[]),
+    ("rejection/config", &[]),
     ("resource_metadata", &["error", "scope", "url"]),
     ("schedule", &[]),
     ("scope", &["error"]),
@@ -90,7 +92,7 @@ const ONLY_IN: [(&str, &[&str]); 11] = [
 ];
 
 /// May name `http`.
-const HTTP: [&str; 11] = [
+const HTTP: [&str; 12] = [
     "extract",
     "fetch",
     "layer/bearer",
@@ -99,6 +101,7 @@ const HTTP: [&str; 11] = [
     "layer/require_token",
     "layer/response",
     "rejection",
+    "rejection/body",
     "resource_metadata",
     "test_issuer/server",
     "url",
@@ -185,6 +188,8 @@ fn unsafe_code_is_forbidden_and_no_feature_weakens_a_check() {
         "layer/require_token",
         "layer/response",
         "rejection",
+        "rejection/body",
+        "rejection/config",
         "scope",
         "scope_table",
         "token_cache",

@@ -64,7 +64,7 @@ impl Health for Scoped {
 
 fn require_scope<T>(request: &Request<T>, scope: &str) -> Result<(), Status> {
     match request.extensions().get::<AccessToken>() {
-        Some(token) => Ok(RequireScope::new(scope).check(token)?),
+        Some(token) => Ok(RequireScope::new(scope).authorize(token)?),
         None => Err(Status::internal("there is no interceptor around this service")),
     }
 }

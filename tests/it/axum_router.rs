@@ -1,5 +1,5 @@
-//! Where the layers go in an axum router, and what stays open: one test for each placement of the
-//! docs page "Where the layers go". And the same over real sockets.
+//! The layers in an axum router: one test for each placement of the docs page "Where the layers
+//! go", and the same over real sockets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ async fn ok() -> &'static str {
 }
 
 #[tokio::test]
-async fn the_last_layer_of_a_router_guards_everything_before_it_and_the_fallback() {
+async fn layer_guards_routes_before_it_and_the_fallback() {
     let app = Router::new()
         .route("/activity", post(ok).layer(RequireScope::new("activity/*")))
         .route("/item", get(ok).layer(RequireScope::new("demo-dev/read")))
@@ -56,7 +56,7 @@ async fn the_last_layer_of_a_router_guards_everything_before_it_and_the_fallback
     assert_eq!(status(&app, Method::POST, "/activity", Some(&item)).await, 403);
     assert_eq!(status(&app, Method::GET, "/item", Some(&activity)).await, 403);
     assert_eq!(status(&app, Method::POST, "/activity", None).await, 401);
-    // Whoever has no token does not learn which routes there are.
+    // A client without a token does not learn which routes exist.
     assert_eq!(status(&app, Method::GET, "/nowhere", None).await, 401);
     assert_eq!(status(&app, Method::GET, "/nowhere", Some(&item)).await, 404);
     assert_eq!(status(&app, Method::GET, "/activity", None).await, 401);
@@ -64,7 +64,7 @@ async fn the_last_layer_of_a_router_guards_everything_before_it_and_the_fallback
 }
 
 #[tokio::test]
-async fn a_route_added_after_the_layer_is_open() {
+async fn route_added_after_the_layer_is_open() {
     let app =
         Router::new().route("/item", get(ok)).layer(require_token()).route("/health", get(ok));
     assert_eq!(status(&app, Method::GET, "/item", None).await, 401);
@@ -72,7 +72,7 @@ async fn a_route_added_after_the_layer_is_open() {
 }
 
 #[tokio::test]
-async fn a_routers_route_layer_keeps_404_and_a_method_routers_keeps_405() {
+async fn route_layer_keeps_404_and_method_router_layer_keeps_405() {
     let app = Router::new().route("/item", get(ok)).route_layer(require_token());
     assert_eq!(status(&app, Method::GET, "/item", None).await, 401);
     assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope(""))).await, 200);
@@ -88,7 +88,7 @@ async fn a_routers_route_layer_keeps_404_and_a_method_routers_keeps_405() {
 }
 
 #[tokio::test]
-async fn a_method_added_after_a_method_routers_layer_is_open() {
+async fn method_added_after_a_method_router_layer_is_open() {
     let guarded = post(ok).layer(RequireScope::new("activity/*")).get(ok);
     let app = Router::new().route("/activity", guarded).layer(require_token());
     let other = with_scope("other/scope");
@@ -97,13 +97,14 @@ async fn a_method_added_after_a_method_routers_layer_is_open() {
 }
 
 #[tokio::test]
-async fn the_first_layer_of_a_service_builder_is_the_outermost() {
+async fn first_layer_of_a_service_builder_is_outermost() {
     let right = ServiceBuilder::new().layer(require_token()).layer(RequireScope::new("a/read"));
     let app = Router::new().route("/item", get(ok)).layer(right);
     assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope("a/read"))).await, 200);
     assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope("a/write"))).await, 403);
 
-    // The other way round the scope is asked before there is a token: closed, and the log says why.
+    // In the other order, the scope is checked before the token is verified: every request is
+    // rejected, and the reason is logged.
     let wrong = ServiceBuilder::new().layer(RequireScope::new("a/read")).layer(require_token());
     let app = Router::new().route("/item", get(ok)).layer(wrong);
     assert_eq!(status(&app, Method::GET, "/item", Some(&with_scope("a/read"))).await, 500);
@@ -111,7 +112,7 @@ async fn the_first_layer_of_a_service_builder_is_the_outermost() {
 }
 
 #[tokio::test]
-async fn layers_called_one_after_the_other_on_a_router_nest_the_other_way() {
+async fn last_layer_of_a_router_is_outermost() {
     let app = Router::new()
         .route("/item", get(ok))
         .layer(RequireScope::new("a/read"))
@@ -121,7 +122,7 @@ async fn layers_called_one_after_the_other_on_a_router_nest_the_other_way() {
 }
 
 #[tokio::test]
-async fn a_nested_router_is_guarded_by_its_own_layer_and_by_the_outer_one() {
+async fn nested_router_is_guarded_by_its_own_and_the_outer_layer() {
     let api = Router::new().route("/item", get(ok)).layer(require_token());
     let app = Router::new().nest("/api", api).route("/health", get(ok));
     assert_eq!(status(&app, Method::GET, "/api/item", None).await, 401);
@@ -141,7 +142,7 @@ async fn a_nested_router_is_guarded_by_its_own_layer_and_by_the_outer_one() {
 }
 
 #[tokio::test]
-async fn a_merged_router_brings_its_own_layers_and_takes_no_others() {
+async fn merged_router_keeps_only_its_own_layers() {
     let guarded = Router::new().route("/item", get(ok)).layer(require_token());
     let app = guarded.merge(Router::new().route("/health", get(ok)));
     assert_eq!(status(&app, Method::GET, "/item", None).await, 401);
@@ -149,30 +150,30 @@ async fn a_merged_router_brings_its_own_layers_and_takes_no_others() {
 }
 
 #[tokio::test]
-async fn the_extractor_fails_closed_where_no_layer_ran() {
+async fn extractor_without_a_layer_is_500() {
     async fn who(token: AccessToken) -> String {
         token.client_id().to_owned()
     }
-    async fn perhaps(token: Option<AccessToken>) -> String {
+    async fn optional(token: Option<AccessToken>) -> String {
         token.map_or("nobody".into(), |token| token.client_id().to_owned())
     }
-    let routes = || Router::new().route("/who", get(who)).route("/perhaps", get(perhaps));
-    let good = with_scope("");
+    let routes = || Router::new().route("/who", get(who)).route("/optional", get(optional));
+    let valid = with_scope("");
 
-    let forgotten = routes();
-    for path in ["/who", "/perhaps"] {
-        assert_eq!(status(&forgotten, Method::GET, path, Some(&good)).await, 500);
+    let without_layer = routes();
+    for path in ["/who", "/optional"] {
+        assert_eq!(status(&without_layer, Method::GET, path, Some(&valid)).await, 500);
     }
     let guarded = routes().layer(require_token());
-    for path in ["/who", "/perhaps"] {
-        assert_eq!(status(&guarded, Method::GET, path, Some(&good)).await, 200);
+    for path in ["/who", "/optional"] {
+        assert_eq!(status(&guarded, Method::GET, path, Some(&valid)).await, 200);
         assert_eq!(status(&guarded, Method::GET, path, None).await, 401);
     }
     let anonymous = routes().layer(require_token().realm("orders").allow_anonymous());
-    assert_eq!(status(&anonymous, Method::GET, "/perhaps", None).await, 200);
-    assert_eq!(status(&anonymous, Method::GET, "/perhaps", Some("Bearer bad")).await, 401);
+    assert_eq!(status(&anonymous, Method::GET, "/optional", None).await, 200);
+    assert_eq!(status(&anonymous, Method::GET, "/optional", Some("Bearer bad")).await, 401);
 
-    // The extractor's own refusal is that of the layers: realm, body and `Rejection`.
+    // The extractor rejects like the layers: with their realm, body and `Rejection`.
     let request = Request::builder().uri("/who").body(Body::empty()).unwrap();
     let response = anonymous.oneshot(request).await.unwrap();
     assert_eq!(response.status(), 401);
@@ -184,7 +185,7 @@ async fn the_extractor_fails_closed_where_no_layer_ran() {
 }
 
 #[tokio::test]
-async fn h088_cors_outside_answers_the_preflight_that_has_no_token() {
+async fn h088_cors_outside_answers_a_preflight_without_a_token() {
     let cors = CorsLayer::new().allow_origin(Any).allow_headers([AUTHORIZATION]);
     let app = Router::new()
         .route("/item", get(ok))
@@ -202,7 +203,7 @@ async fn h088_cors_outside_answers_the_preflight_that_has_no_token() {
 }
 
 #[tokio::test]
-async fn http_1_and_http_2_clients_see_the_same_refusals() {
+async fn http_1_and_http_2_clients_get_the_same_rejections() {
     async fn show(token: AccessToken) -> String {
         token.scopes().iter().collect::<Vec<_>>().join(" ")
     }
@@ -215,9 +216,9 @@ async fn http_1_and_http_2_clients_see_the_same_refusals() {
 
     for version in [Version::Http1, Version::Http2] {
         let mut client = Client::connect(address, version).await;
-        let (good, wrong) = (with_scope("demo-dev/read"), with_scope("demo-dev/write"));
+        let (valid, wrong) = (with_scope("demo-dev/read"), with_scope("demo-dev/write"));
         for (method, authorization, status, body) in [
-            (Method::GET, Some(good.as_str()), 200, "demo-dev/read"),
+            (Method::GET, Some(valid.as_str()), 200, "demo-dev/read"),
             (Method::GET, Some(&wrong), 403, "A required scope is missing"),
             (Method::GET, Some("Bearer bad"), 401, "The access token is invalid"),
             (Method::GET, Some("Bearer"), 400, "The Authorization header is malformed"),
@@ -233,7 +234,7 @@ async fn http_1_and_http_2_clients_see_the_same_refusals() {
 }
 
 #[tokio::test]
-async fn a_rotation_under_two_hundred_concurrent_connections_refuses_no_good_token() {
+async fn rotation_under_two_hundred_connections_rejects_no_valid_token() {
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
     let rules = Rules::new(server.issuer().user_pool(), ClientIds::only([CLIENT]));
     let verifier = Verifier::builder(rules).connect().await.unwrap();
@@ -278,7 +279,7 @@ enum Version {
     Http2,
 }
 
-/// One connection.
+/// A connection to the server.
 enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Empty<bytes::Bytes>>),
     Http2(hyper::client::conn::http2::SendRequest<Empty<bytes::Bytes>>),
@@ -329,7 +330,7 @@ impl Client {
 }
 
 #[tokio::test]
-async fn a_scope_table_around_the_whole_service_closes_what_is_added_later() {
+async fn scope_table_around_the_service_covers_routes_added_later() {
     use tower::Layer;
     use tower_cognito::{Access, ScopeTable};
 

@@ -1,7 +1,7 @@
-//! Every row of the refusal table through every door: the layers by themselves, HTTP/1.1 and
-//! HTTP/2 sockets, gRPC's form and the interceptor. A response is compared whole, with texts that
-//! are written out here; in `grpc` the same cases meet a real client. A number in a name is that
-//! of the hostile input.
+//! Every row of the rejection table by every way: the layers without a socket, HTTP/1.1 and HTTP/2
+//! sockets, the gRPC form and the interceptor. The tests compare the whole response with the texts
+//! in this file. The module `grpc` sends the same cases with a real client. A number in a test name
+//! is the number of the hostile input.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -38,12 +38,12 @@ use tower_cognito::{
 
 use super::support::{CLIENT, initially, issuer, machine, rules, verifier};
 
-/// One row, as it is on the wire.
+/// One row, as it is sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Row {
     kind: RejectionKind,
     status: u16,
-    /// By itself, and under [`Look::Marked`].
+    /// With the default settings, and with [`Look::Marked`].
     challenge: Option<[&'static str; 2]>,
     json: &'static str,
     problem: &'static str,
@@ -162,15 +162,15 @@ const UNAVAILABLE: Row = Row {
     kind: RejectionKind::Unavailable,
     status: 503,
     challenge: None,
-    json: r#"{"error":"temporarily_unavailable","error_description":"Access tokens can not be verified now"}"#,
-    problem: r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"Access tokens can not be verified now","error":"temporarily_unavailable"}"#,
-    text: "temporarily_unavailable: Access tokens can not be verified now\n",
+    json: r#"{"error":"temporarily_unavailable","error_description":"Access tokens cannot be verified now"}"#,
+    problem: r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"Access tokens cannot be verified now","error":"temporarily_unavailable"}"#,
+    text: "temporarily_unavailable: Access tokens cannot be verified now\n",
     retry_after: Some("1"),
     grpc_status: 14,
-    grpc_message: "access tokens can not be verified now",
+    grpc_message: "access tokens cannot be verified now",
     pushback: Some("1000"),
 };
-/// Nothing is set on a `RequireToken` that is not there: it looks the same always.
+/// Without a `RequireToken` there are no settings, so this row always looks the same.
 const INTERNAL: Row = Row {
     kind: RejectionKind::Internal,
     status: 500,
@@ -184,7 +184,7 @@ const INTERNAL: Row = Row {
     pushback: None,
 };
 
-/// A request, what it meets, and its row.
+/// A request, the layers around the service, and the expected row.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) guard: Guard,
@@ -194,7 +194,7 @@ pub(crate) struct Case {
     reason: Option<VerifyErrorKind>,
 }
 
-/// A `RequireScope`, and around it a `RequireToken` if there is a verifier.
+/// A `RequireScope`, with a `RequireToken` around it if there is a verifier.
 #[derive(Clone)]
 pub(crate) struct Guard {
     verifier: Option<Verifier>,
@@ -223,7 +223,7 @@ impl Guard {
         })
     }
 
-    /// Where an interceptor can say the same.
+    /// Returns the interceptor with the same requirements, if there is one.
     pub(crate) fn interceptor(&self) -> Option<TokenInterceptor> {
         let verifier = self.verifier.clone().filter(|_| self.table.is_none())?;
         Some(TokenInterceptor::new(verifier).require_scope(self.scope.clone()))
@@ -245,22 +245,22 @@ fn bearer(token: &str) -> Vec<HeaderValue> {
     lines([format!("Bearer {token}")])
 }
 
-pub(crate) fn good() -> String {
+pub(crate) fn valid_token() -> String {
     machine("activity/*").sign()
 }
 
-/// The header and the payload of a good token, and the signature of another.
-fn badly_signed() -> String {
-    let (one, other) = (good(), machine("activity/read").sign());
+/// Returns the header and the payload of a valid token with the signature of another token.
+fn with_wrong_signature() -> String {
+    let (one, other) = (valid_token(), machine("activity/read").sign());
     let (signed, _) = one.rsplit_once('.').unwrap();
     let (_, signature) = other.rsplit_once('.').unwrap();
     format!("{signed}.{signature}")
 }
 
-/// Every row, by every way into it.
+/// Returns every row, by every cause.
 pub(crate) fn cases() -> Vec<Case> {
     let past = SystemTime::now() - Duration::from_secs(7200);
-    let good = good();
+    let valid = valid_token();
     let case = |name, authorization, row| Case {
         name,
         guard: Guard::new(verifier()),
@@ -272,26 +272,26 @@ pub(crate) fn cases() -> Vec<Case> {
         reason: Some(reason),
         ..case(name, bearer(&token), row)
     };
-    let scope = |name, asked, granted, row| Case {
-        guard: Guard::scope(asked),
+    let scope = |name, required, granted, row| Case {
+        guard: Guard::scope(required),
         ..case(name, bearer(&machine(granted).sign()), row)
     };
-    let rules_say = |name, rules, row, reason| Case {
+    let with_rules = |name, rules, row, reason| Case {
         guard: Guard::of(rules),
-        ..token(name, good.clone(), row, reason)
+        ..token(name, valid.clone(), row, reason)
     };
     let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
     vec![
         case("no header", vec![], MISSING),
         case("another scheme", lines(["Basic dXNlcjpwdw=="]), MISSING),
-        case("a token without a scheme", lines([&good]), MISSING),
-        case("Bearer alone", lines(["Bearer"]), MALFORMED),
-        case("Bearer and a tab", lines([format!("Bearer\t{good}")]), MALFORMED),
-        case("two lines", [bearer(&good), bearer(&good)].concat(), MALFORMED),
+        case("a token without a scheme", lines([&valid]), MISSING),
+        case("only Bearer", lines(["Bearer"]), MALFORMED),
+        case("Bearer and a tab", lines([format!("Bearer\t{valid}")]), MALFORMED),
+        case("two lines", [bearer(&valid), bearer(&valid)].concat(), MALFORMED),
         case("opaque bytes", lines([b"Bearer \xff\xfe"]), MALFORMED),
         case("not ASCII", lines(["Bearer caf\u{e9}"]), MALFORMED),
-        token("no JWS", "garbage".to_owned(), INVALID, VerifyErrorKind::Malformed),
-        token("bad signature", badly_signed(), INVALID, VerifyErrorKind::BadSignature),
+        token("not a JWS", "garbage".to_owned(), INVALID, VerifyErrorKind::Malformed),
+        token("bad signature", with_wrong_signature(), INVALID, VerifyErrorKind::BadSignature),
         token(
             "unknown key",
             machine("activity/*").header("kid", "unknown").sign(),
@@ -329,7 +329,7 @@ pub(crate) fn cases() -> Vec<Case> {
             VerifyErrorKind::WrongTokenUse,
         ),
         token(
-            "a wrong type",
+            "a claim of the wrong type",
             machine("activity/*").claim("exp", "tomorrow").sign(),
             INVALID,
             VerifyErrorKind::InvalidClaim,
@@ -352,25 +352,25 @@ pub(crate) fn cases() -> Vec<Case> {
             EXPIRED,
             VerifyErrorKind::Expired,
         ),
-        rules_say(
+        with_rules(
             "another audience",
             rules().with_audience("https://api.example.com"),
             INVALID,
             VerifyErrorKind::WrongAudience,
         ),
-        rules_say(
+        with_rules(
             "revoked",
             rules().with_check(|_| Err(CheckError::Revoked)),
             INVALID,
             VerifyErrorKind::Revoked,
         ),
-        rules_say(
+        with_rules(
             "forbidden",
             rules().with_check(|_| Err(CheckError::Forbidden)),
             FORBIDDEN,
             VerifyErrorKind::Forbidden,
         ),
-        rules_say(
+        with_rules(
             "in no group",
             rules().with_groups(["admins"]),
             FORBIDDEN,
@@ -397,20 +397,20 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         Case {
             guard: Guard { table: Some(table), ..Guard::new(verifier()) },
-            ..case("not in the table", bearer(&good), FORBIDDEN)
+            ..case("not in the table", bearer(&valid), FORBIDDEN)
         },
         Case {
             guard: Guard::new(no_keys()),
-            ..token("no keys yet", good.clone(), UNAVAILABLE, VerifyErrorKind::KeysUnavailable)
+            ..token("no keys yet", valid.clone(), UNAVAILABLE, VerifyErrorKind::KeysUnavailable)
         },
         Case {
             guard: Guard { verifier: None, ..Guard::new(verifier()) },
-            ..case("no RequireToken", bearer(&good), INTERNAL)
+            ..case("no RequireToken", bearer(&valid), INTERNAL)
         },
     ]
 }
 
-/// What is set on `RequireToken`.
+/// The settings of the `RequireToken`.
 #[derive(Clone, Copy, Debug)]
 enum Look {
     Plain,
@@ -434,7 +434,7 @@ impl Look {
             }
             Self::Problem => layer.rejection_body(RejectionBody::problem),
             Self::Text => layer.rejection_body(|rejection| {
-                let (error, description) = (rejection.error(), rejection.error_description());
+                let (error, description) = (rejection.error_code(), rejection.error_description());
                 let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
                 RejectionBody::new(content_type, format!("{error}: {description}\n"))
             }),
@@ -458,7 +458,7 @@ impl Look {
 
 #[derive(Clone, Copy, Debug)]
 enum Transport {
-    /// No connection: the service is called.
+    /// The service is called directly, without a connection.
     Direct,
     Http1,
     Http2,
@@ -466,8 +466,8 @@ enum Transport {
 
 type App = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
 
-/// An app, and a connection to it.
-struct Door {
+/// A connection to an app.
+struct Connection {
     client: Client,
     inside: Arc<Mutex<Inside>>,
 }
@@ -478,29 +478,29 @@ enum Client {
     Http2(hyper::client::conn::http2::SendRequest<Body>),
 }
 
-/// What is seen on the other side of a connection.
+/// What the app on the other side of a connection records.
 #[derive(Default)]
 struct Inside {
-    /// For each call of the innermost service, the client of the token that it found.
+    /// For each call of the innermost service, the client ID of the token in the extensions.
     calls: Vec<Option<String>>,
-    /// Of the response, as an outer layer sees it.
+    /// The extensions of the response, as an outer layer sees them.
     extensions: Extensions,
 }
 
-/// What a request led to.
+/// The result of a request.
 struct Seen {
     status: StatusCode,
     headers: Vec<(String, String)>,
     body: Bytes,
-    /// The body was known to be over when the headers came.
+    /// Whether the client knew from the headers that there is no body.
     is_headers_only: bool,
     calls: Vec<Option<String>>,
     rejection: Option<Rejection>,
     has_token: bool,
 }
 
-impl Door {
-    /// To a `RequireToken`, if there is one, around this scope and a service that answers 200.
+impl Connection {
+    /// Connects to a service that responds with 200, inside these layers.
     async fn open(
         transport: Transport,
         token: Option<RequireToken>,
@@ -598,7 +598,7 @@ where
     BoxCloneService::new(service.map_response(|response: Response<B>| response.map(Body::new)))
 }
 
-/// Serves one connection, without a `date` header, and opens it.
+/// Starts a server for one connection, without `date` headers, and connects to it.
 async fn serve(app: App, transport: Transport) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -609,7 +609,7 @@ async fn serve(app: App, transport: Transport) -> TcpStream {
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             app.clone().oneshot(request.map(Body::new))
         });
-        // A client may end a connection as it likes.
+        // The client may close the connection at any time.
         match transport {
             Transport::Http2 => hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .auto_date_header(false)
@@ -656,12 +656,12 @@ fn post(authorization: &[HeaderValue], content_type: &str) -> Request<Body> {
     request
 }
 
-/// The form of a refusal.
+/// The form of a rejection.
 #[derive(Clone, Copy)]
 enum Form {
     Http,
     HttpHead,
-    /// Under this content type.
+    /// With this content type.
     Grpc(&'static str),
 }
 
@@ -684,7 +684,7 @@ fn check(seen: &Seen, case: &Case, look: Look, form: Form, transport: Transport)
             headers.push(("grpc-message", row.grpc_message.to_owned()));
             headers.extend(row.pushback.map(|n| ("grpc-retry-pushback-ms", n.to_owned())));
             headers.push(("grpc-status", row.grpc_status.to_string()));
-            // Where no `RequireToken` ran, nobody has said that no gateway asks.
+            // It is 500 without a `RequireToken`: `http_rejections_only` could not be set.
             (if row.status == 500 { 500 } else { 200 }, "")
         }
     };
@@ -715,15 +715,15 @@ fn check_rejection(rejection: &Rejection, case: &Case, look: Look, name: &str) {
 async fn every_case_by(transport: Transport) {
     for look in LOOKS {
         for case in cases() {
-            let mut door = Door::case(transport, look, &case).await;
-            let seen = door.send(get(&case.authorization)).await;
+            let mut connection = Connection::case(transport, look, &case).await;
+            let seen = connection.send(get(&case.authorization)).await;
             check(&seen, &case, look, Form::Http, transport);
         }
     }
 }
 
 #[tokio::test]
-async fn each_row_is_exact_by_the_layers() {
+async fn each_row_is_exact_for_layers() {
     every_case_by(Transport::Direct).await;
 }
 
@@ -738,12 +738,12 @@ async fn each_row_is_exact_over_http_2() {
 }
 
 #[tokio::test]
-async fn each_row_is_exact_in_grpcs_form_whatever_the_http_form_looks_like() {
+async fn each_row_is_exact_in_grpc_form_for_every_http_form() {
     for look in LOOKS {
         for case in cases() {
             for transport in [Transport::Direct, Transport::Http2] {
-                let mut door = Door::case(transport, look, &case).await;
-                let seen = door.send(post(&case.authorization, "application/grpc")).await;
+                let mut connection = Connection::case(transport, look, &case).await;
+                let seen = connection.send(post(&case.authorization, "application/grpc")).await;
                 check(&seen, &case, look, Form::Grpc("application/grpc"), transport);
             }
         }
@@ -751,7 +751,7 @@ async fn each_row_is_exact_in_grpcs_form_whatever_the_http_form_looks_like() {
 }
 
 #[tokio::test]
-async fn each_row_is_exact_by_the_interceptor() {
+async fn each_row_is_exact_for_interceptor() {
     let mut rows = 0;
     for case in cases() {
         let Some(interceptor) = case.guard.interceptor() else {
@@ -790,7 +790,7 @@ async fn check_intercepted(interceptor: TokenInterceptor, case: &Case) {
     let response = app.oneshot(sent).await.unwrap();
     assert_eq!(response.status(), 200, "{name}");
     metadata.push(("content-type".to_owned(), "application/grpc".to_owned()));
-    // tonic writes a space as it writes what has to be escaped.
+    // tonic percent-encodes spaces, too.
     metadata.push(("grpc-message".to_owned(), row.grpc_message.replace(' ', "%20")));
     metadata.push(("grpc-status".to_owned(), row.grpc_status.to_string()));
     metadata.sort();
@@ -799,18 +799,19 @@ async fn check_intercepted(interceptor: TokenInterceptor, case: &Case) {
 }
 
 #[tokio::test]
-async fn a_good_request_passes_every_door_with_its_token() {
+async fn valid_request_passes_every_transport_with_its_token() {
     let guard = Guard::new(verifier());
     for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
         for look in LOOKS {
             let token = guard.require_token().map(|layer| look.set(layer));
-            let mut door = Door::open(transport, token, Some(guard.scope.clone())).await;
+            let mut connection =
+                Connection::open(transport, token, Some(guard.scope.clone())).await;
             for request in [
-                get(&bearer(&good())),
-                post(&bearer(&good()), "application/json"),
-                post(&bearer(&good()), "application/grpc"),
+                get(&bearer(&valid_token())),
+                post(&bearer(&valid_token()), "application/json"),
+                post(&bearer(&valid_token()), "application/grpc"),
             ] {
-                let seen = door.send(request).await;
+                let seen = connection.send(request).await;
                 assert_eq!((seen.status, &*seen.body), (StatusCode::OK, &b"inside"[..]));
                 assert_eq!(seen.calls, [Some(CLIENT.to_owned())], "{look:?}, {transport:?}");
                 assert!(seen.rejection.is_none());
@@ -822,19 +823,19 @@ async fn a_good_request_passes_every_door_with_its_token() {
 }
 
 #[tokio::test]
-async fn head_has_every_header_of_get_and_ends_no_connection() {
+async fn head_has_every_header_of_get_and_keeps_the_connection() {
     for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
         for look in [Look::Plain, Look::Text] {
             for case in cases() {
-                let mut door = Door::case(transport, look, &case).await;
+                let mut connection = Connection::case(transport, look, &case).await;
                 let mut grpc = post(&case.authorization, "application/grpc");
                 *grpc.method_mut() = Method::HEAD;
                 for head in [request(Method::HEAD, &case.authorization), grpc] {
-                    let seen = door.send(head).await;
+                    let seen = connection.send(head).await;
                     check(&seen, &case, look, Form::HttpHead, transport);
                 }
-                // On the same connection.
-                let seen = door.send(get(&case.authorization)).await;
+                // The connection can still be used.
+                let seen = connection.send(get(&case.authorization)).await;
                 check(&seen, &case, look, Form::Http, transport);
             }
         }
@@ -842,11 +843,11 @@ async fn head_has_every_header_of_get_and_ends_no_connection() {
 }
 
 #[tokio::test]
-async fn a_grpc_web_request_is_answered_under_its_own_content_type() {
+async fn grpc_web_request_gets_its_own_content_type() {
     let cases = cases();
     for transport in [Transport::Direct, Transport::Http2] {
         for case in &cases {
-            let mut door = Door::case(transport, Look::Plain, case).await;
+            let mut connection = Connection::case(transport, Look::Plain, case).await;
             for (sent, answered) in [
                 ("application/grpc+proto", "application/grpc"),
                 ("Application/GRPC; charset=utf-8", "application/grpc"),
@@ -855,23 +856,23 @@ async fn a_grpc_web_request_is_answered_under_its_own_content_type() {
                 ("application/grpc-web-text", "application/grpc-web-text+proto"),
                 ("application/grpc-web-text+proto", "application/grpc-web-text+proto"),
             ] {
-                let seen = door.send(post(&case.authorization, sent)).await;
+                let seen = connection.send(post(&case.authorization, sent)).await;
                 check(&seen, case, Look::Plain, Form::Grpc(answered), transport);
             }
             for sent in ["application/grpcx", "application/json", "text/plain; application/grpc"] {
-                let seen = door.send(post(&case.authorization, sent)).await;
+                let seen = connection.send(post(&case.authorization, sent)).await;
                 check(&seen, case, Look::Plain, Form::Http, transport);
             }
             let mut other = post(&case.authorization, "application/grpc");
             *other.method_mut() = Method::PUT;
-            let seen = door.send(other).await;
+            let seen = connection.send(other).await;
             check(&seen, case, Look::Plain, Form::Http, transport);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_are_too_old_say_when_the_next_attempt_is() {
+async fn stale_keys_are_503_with_time_until_next_attempt() {
     let clock = SystemTime::now();
     let verifier = Verifier::builder(initially(rules(), clock - Duration::from_secs(25 * 3600)))
         .clock(move || clock)
@@ -885,24 +886,24 @@ async fn keys_that_are_too_old_say_when_the_next_attempt_is() {
     let case = Case {
         name: "too old",
         guard: Guard::new(verifier),
-        authorization: bearer(&good()),
+        authorization: bearer(&valid_token()),
         row: Row { retry_after: Some("20"), pushback: Some("20000"), ..UNAVAILABLE },
         reason: Some(VerifyErrorKind::KeysUnavailable),
     };
-    let mut door = Door::case(Transport::Direct, Look::Plain, &case).await;
-    let seen = door.send(get(&case.authorization)).await;
+    let mut connection = Connection::case(Transport::Direct, Look::Plain, &case).await;
+    let seen = connection.send(get(&case.authorization)).await;
     check(&seen, &case, Look::Plain, Form::Http, Transport::Direct);
-    let seen = door.send(post(&case.authorization, "application/grpc")).await;
+    let seen = connection.send(post(&case.authorization, "application/grpc")).await;
     check(&seen, &case, Look::Plain, Form::Grpc("application/grpc"), Transport::Direct);
     check_intercepted(case.guard.interceptor().unwrap(), &case).await;
-    // What is no full second is one.
+    // A fraction of a second is rounded up.
     tokio::time::advance(Duration::from_millis(500)).await;
-    let seen = door.send(get(&case.authorization)).await;
+    let seen = connection.send(get(&case.authorization)).await;
     check(&seen, &case, Look::Plain, Form::Http, Transport::Direct);
 }
 
 #[tokio::test]
-async fn http_only_gives_every_refusal_the_http_form() {
+async fn http_rejections_only_gives_every_rejection_the_http_form() {
     for transport in [Transport::Direct, Transport::Http2] {
         for look in [Look::Plain, Look::Marked] {
             for case in cases() {
@@ -911,9 +912,9 @@ async fn http_only_gives_every_refusal_the_http_form() {
                 };
                 let token = look.set(token.http_rejections_only());
                 let scope = Some(case.guard.scope.clone());
-                let mut door = Door::open(transport, Some(token), scope).await;
+                let mut connection = Connection::open(transport, Some(token), scope).await;
                 for content_type in ["application/grpc", "application/grpc-web-text"] {
-                    let seen = door.send(post(&case.authorization, content_type)).await;
+                    let seen = connection.send(post(&case.authorization, content_type)).await;
                     check(&seen, &case, look, Form::Http, transport);
                 }
             }
@@ -922,7 +923,7 @@ async fn http_only_gives_every_refusal_the_http_form() {
 }
 
 #[tokio::test]
-async fn http_only_holds_for_a_scope_layer_that_sees_no_token() {
+async fn http_rejections_only_applies_to_scope_layer_without_token() {
     let public = ScopeTable::new([("POST /activity", Access::public())]).unwrap();
     let case = &cases()[0];
     for token in [
@@ -930,14 +931,14 @@ async fn http_only_holds_for_a_scope_layer_that_sees_no_token() {
         RequireToken::new(verifier()).http_rejections_only().scope_table(public),
     ] {
         let scope = Some(case.guard.scope.clone());
-        let mut door = Door::open(Transport::Direct, Some(token), scope).await;
-        let seen = door.send(post(&[], "application/grpc")).await;
+        let mut connection = Connection::open(Transport::Direct, Some(token), scope).await;
+        let seen = connection.send(post(&[], "application/grpc")).await;
         check(&seen, case, Look::Plain, Form::Http, Transport::Direct);
     }
 }
 
 #[tokio::test]
-async fn the_extractor_refuses_as_the_layers_do() {
+async fn extractor_rejects_like_the_layers() {
     let find = |name| cases().into_iter().find(|case| case.name == name).unwrap();
     let (missing, internal) = (find("no header"), find("no RequireToken"));
     for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
@@ -951,21 +952,22 @@ async fn the_extractor_refuses_as_the_layers_do() {
             let guarded = look.set(RequireToken::new(verifier()).allow_anonymous());
             let guarded = bare.clone().layer(guarded);
             for (case, app) in [(&missing, guarded.clone()), (&internal, bare)] {
-                let mut door = Door::to(transport, boxed(app), Arc::clone(&inside)).await;
-                let seen = door.send(get(&case.authorization)).await;
+                let mut connection =
+                    Connection::to(transport, boxed(app), Arc::clone(&inside)).await;
+                let seen = connection.send(get(&case.authorization)).await;
                 check(&seen, case, look, Form::Http, transport);
-                let seen = door.send(request(Method::HEAD, &case.authorization)).await;
+                let seen = connection.send(request(Method::HEAD, &case.authorization)).await;
                 check(&seen, case, look, Form::HttpHead, transport);
             }
-            let mut door = Door::to(transport, boxed(guarded), inside).await;
-            let seen = door.send(get(&bearer(&good()))).await;
-            check_outcome(&seen, "good", &Passes(Some(CLIENT)));
+            let mut connection = Connection::to(transport, boxed(guarded), inside).await;
+            let seen = connection.send(get(&bearer(&valid_token()))).await;
+            check_outcome(&seen, "valid", &Passes(Some(CLIENT)));
         }
     }
 }
 
 #[tokio::test]
-async fn of_two_require_token_layers_the_inner_one_says_how_its_scope_layer_refuses() {
+async fn scope_layer_uses_settings_of_innermost_require_token() {
     let case = &cases().into_iter().find(|case| case.name == "a scope is missing").unwrap();
     let inner = RequireScope::new("activity/*");
     for look in [Look::Plain, Look::Marked, Look::Text] {
@@ -973,13 +975,14 @@ async fn of_two_require_token_layers_the_inner_one_says_how_its_scope_layer_refu
         let inside = Arc::<Mutex<Inside>>::default();
         let app = boxed(token.layer(inner.layer(Unreachable)));
         let app = boxed(RequireToken::new(verifier()).realm("outer").layer(app));
-        let mut door = Door::to(Transport::Direct, app, inside).await;
-        let seen = door.send(get(&case.authorization)).await;
+        let mut connection = Connection::to(Transport::Direct, app, inside).await;
+        let seen = connection.send(get(&case.authorization)).await;
         check(&seen, case, look, Form::Http, Transport::Direct);
     }
 }
 
-/// Passed with this client's token, or none; or is refused with this row.
+/// The request passes with the token of this client or without a token, or it is rejected with this
+/// row.
 enum Outcome {
     Passes(Option<&'static str>),
     Fails(Row),
@@ -1007,75 +1010,75 @@ fn check_outcome(seen: &Seen, name: &str, outcome: &Outcome) {
 }
 
 #[tokio::test]
-async fn a_bare_token_is_taken_where_it_is_accepted_and_nothing_else_changes() {
-    let good = good();
+async fn accept_bare_token_changes_only_bare_tokens() {
+    let valid = valid_token();
     let expired = machine("").expires_at(SystemTime::UNIX_EPOCH).sign();
     for (name, authorization, strict, lenient) in [
-        ("bare", lines([&good]), Fails(MISSING), Passes(Some(CLIENT))),
+        ("bare", lines([&valid]), Fails(MISSING), Passes(Some(CLIENT))),
         ("bare, expired", lines([&expired]), Fails(MISSING), Fails(EXPIRED)),
-        ("bare, no token", lines(["a.b.c"]), Fails(MISSING), Fails(INVALID)),
-        ("with Bearer", bearer(&good), Passes(Some(CLIENT)), Passes(Some(CLIENT))),
+        ("bare, not a token", lines(["a.b.c"]), Fails(MISSING), Fails(INVALID)),
+        ("with Bearer", bearer(&valid), Passes(Some(CLIENT)), Passes(Some(CLIENT))),
         ("no header", vec![], Fails(MISSING), Fails(MISSING)),
         ("Basic", lines(["Basic abc"]), Fails(MISSING), Fails(MISSING)),
-        ("Basic alone", lines(["Basic"]), Fails(MISSING), Fails(MISSING)),
+        ("only Basic", lines(["Basic"]), Fails(MISSING), Fails(MISSING)),
         (
             "another scheme with a token",
-            lines([format!("DPoP {good}")]),
+            lines([format!("DPoP {valid}")]),
             Fails(MISSING),
             Fails(MISSING),
         ),
-        ("bare and more", lines([format!("{good} extra")]), Fails(MISSING), Fails(MISSING)),
-        ("Bearer alone", lines(["Bearer"]), Fails(MALFORMED), Fails(MALFORMED)),
+        ("bare and more", lines([format!("{valid} extra")]), Fails(MISSING), Fails(MISSING)),
+        ("only Bearer", lines(["Bearer"]), Fails(MALFORMED), Fails(MALFORMED)),
         ("Bearer, a space", lines(["Bearer "]), Fails(MALFORMED), Fails(MALFORMED)),
-        ("two lines", lines([&good, &good]), Fails(MALFORMED), Fails(MALFORMED)),
+        ("two lines", lines([&valid, &valid]), Fails(MALFORMED), Fails(MALFORMED)),
         (
             "bare and with Bearer",
-            [lines([&good]), bearer(&good)].concat(),
+            [lines([&valid]), bearer(&valid)].concat(),
             Fails(MALFORMED),
             Fails(MALFORMED),
         ),
     ] {
         let layer = RequireToken::new(verifier());
         for (layer, outcome) in [(layer.clone(), strict), (layer.accept_bare_token(), lenient)] {
-            let mut door = Door::open(Transport::Direct, Some(layer), None).await;
-            check_outcome(&door.send(get(&authorization)).await, name, &outcome);
+            let mut connection = Connection::open(Transport::Direct, Some(layer), None).await;
+            check_outcome(&connection.send(get(&authorization)).await, name, &outcome);
         }
     }
 }
 
 #[tokio::test]
-async fn a_request_without_a_token_passes_where_it_may_and_one_with_a_bad_token_never() {
-    let (good, other) = (good(), machine("activity/read").sign());
+async fn allow_anonymous_passes_missing_tokens_and_rejects_invalid_ones() {
+    let (valid, other) = (valid_token(), machine("activity/read").sign());
     let anonymous = || RequireToken::new(verifier()).allow_anonymous();
-    for (name, layer, authorization, alone, with_scope) in [
+    for (name, layer, authorization, without_scope, with_scope) in [
         ("no header", anonymous(), vec![], Passes(None), Fails(MISSING)),
         ("Basic", anonymous(), lines(["Basic abc"]), Passes(None), Fails(MISSING)),
         (
             "another scheme with a token",
             anonymous(),
-            lines([format!("DPoP {good}")]),
+            lines([format!("DPoP {valid}")]),
             Passes(None),
             Fails(MISSING),
         ),
-        ("bare", anonymous(), lines([&good]), Passes(None), Fails(MISSING)),
+        ("bare", anonymous(), lines([&valid]), Passes(None), Fails(MISSING)),
         (
             "bare, accepted",
             anonymous().accept_bare_token(),
-            lines([&good]),
+            lines([&valid]),
             Passes(Some(CLIENT)),
             Passes(Some(CLIENT)),
         ),
         (
-            "bare, accepted and bad",
+            "bare, accepted and invalid",
             anonymous().accept_bare_token(),
             lines(["a.b.c"]),
             Fails(INVALID),
             Fails(INVALID),
         ),
-        ("good", anonymous(), bearer(&good), Passes(Some(CLIENT)), Passes(Some(CLIENT))),
-        ("lacks the scope", anonymous(), bearer(&other), Passes(Some(CLIENT)), Fails(SCOPE)),
+        ("valid", anonymous(), bearer(&valid), Passes(Some(CLIENT)), Passes(Some(CLIENT))),
+        ("no scope", anonymous(), bearer(&other), Passes(Some(CLIENT)), Fails(SCOPE)),
         ("bad", anonymous(), bearer("bad"), Fails(INVALID), Fails(INVALID)),
-        ("Bearer alone", anonymous(), lines(["Bearer"]), Fails(MALFORMED), Fails(MALFORMED)),
+        ("only Bearer", anonymous(), lines(["Bearer"]), Fails(MALFORMED), Fails(MALFORMED)),
         (
             "two lines",
             anonymous(),
@@ -1084,16 +1087,18 @@ async fn a_request_without_a_token_passes_where_it_may_and_one_with_a_bad_token_
             Fails(MALFORMED),
         ),
     ] {
-        for (scope, outcome) in [(None, alone), (Some(RequireScope::new("activity/*")), with_scope)]
+        for (scope, outcome) in
+            [(None, without_scope), (Some(RequireScope::new("activity/*")), with_scope)]
         {
-            let mut door = Door::open(Transport::Direct, Some(layer.clone()), scope).await;
-            check_outcome(&door.send(get(&authorization)).await, name, &outcome);
+            let mut connection =
+                Connection::open(Transport::Direct, Some(layer.clone()), scope).await;
+            check_outcome(&connection.send(get(&authorization)).await, name, &outcome);
         }
     }
 }
 
 #[tokio::test]
-async fn with_a_scope_table_it_is_the_public_rows_that_may_go_without_a_token() {
+async fn only_public_rows_of_scope_table_allow_missing_token() {
     let table = ScopeTable::new([
         ("GET /public", Access::public()),
         ("GET /token", Access::authenticated()),
@@ -1101,39 +1106,40 @@ async fn with_a_scope_table_it_is_the_public_rows_that_may_go_without_a_token() 
     ])
     .unwrap();
     let none = Vec::new();
-    let (good, other) = (bearer(&good()), bearer(&machine("activity/read").sign()));
-    let (bad, alone) = (bearer("bad"), lines(["Bearer"]));
+    let (valid, other) = (bearer(&valid_token()), bearer(&machine("activity/read").sign()));
+    let (invalid, malformed) = (bearer("bad"), lines(["Bearer"]));
     let client = || Passes(Some(CLIENT));
-    for (path, authorization, asked, anonymous) in [
+    for (path, authorization, required, anonymous) in [
         ("/public", &none, Passes(None), Passes(None)),
-        // Not even looked at, unless the token is optional.
-        ("/public", &good, Passes(None), client()),
-        ("/public", &bad, Passes(None), Fails(INVALID)),
-        ("/public", &alone, Passes(None), Fails(MALFORMED)),
+        // The header is ignored, except with `allow_anonymous`.
+        ("/public", &valid, Passes(None), client()),
+        ("/public", &invalid, Passes(None), Fails(INVALID)),
+        ("/public", &malformed, Passes(None), Fails(MALFORMED)),
         ("/token", &none, Fails(MISSING), Fails(MISSING)),
-        ("/token", &good, client(), client()),
-        ("/token", &bad, Fails(INVALID), Fails(INVALID)),
+        ("/token", &valid, client(), client()),
+        ("/token", &invalid, Fails(INVALID), Fails(INVALID)),
         ("/scope", &none, Fails(MISSING), Fails(MISSING)),
-        ("/scope", &good, client(), client()),
+        ("/scope", &valid, client(), client()),
         ("/scope", &other, Fails(SCOPE), Fails(SCOPE)),
-        ("/scope", &bad, Fails(INVALID), Fails(INVALID)),
+        ("/scope", &invalid, Fails(INVALID), Fails(INVALID)),
         ("/other", &none, Fails(MISSING), Fails(MISSING)),
-        ("/other", &good, Fails(FORBIDDEN), Fails(FORBIDDEN)),
-        ("/other", &bad, Fails(INVALID), Fails(INVALID)),
-        ("/other", &alone, Fails(MALFORMED), Fails(MALFORMED)),
+        ("/other", &valid, Fails(FORBIDDEN), Fails(FORBIDDEN)),
+        ("/other", &invalid, Fails(INVALID), Fails(INVALID)),
+        ("/other", &malformed, Fails(MALFORMED), Fails(MALFORMED)),
     ] {
         let layer = RequireToken::new(verifier()).scope_table(table.clone());
-        let layers = [(layer.clone(), asked), (layer.allow_anonymous(), anonymous)];
+        let layers = [(layer.clone(), required), (layer.allow_anonymous(), anonymous)];
         for (layer, outcome) in layers {
-            let mut door = Door::open(Transport::Direct, Some(layer), None).await;
+            let mut connection = Connection::open(Transport::Direct, Some(layer), None).await;
             let mut request = get(authorization);
             *request.uri_mut() = path.parse().unwrap();
-            check_outcome(&door.send(request).await, path, &outcome);
+            check_outcome(&connection.send(request).await, path, &outcome);
         }
     }
 }
 
-/// Through `RequireToken` alone, by the layers and over HTTP/1.1, and by the interceptor.
+/// Checks the outcome of `RequireToken` without a scope, directly and over HTTP/1.1, and of the
+/// interceptor.
 async fn check_everywhere(name: &str, authorization: Vec<HeaderValue>, outcome: Outcome) {
     let sent = post(&authorization, "application/grpc");
     let metadata = MetadataMap::from_headers(sent.headers().clone());
@@ -1147,131 +1153,131 @@ async fn check_everywhere(name: &str, authorization: Vec<HeaderValue>, outcome: 
             assert_eq!(status.code() as i32, row.grpc_status, "{name}");
             assert_eq!(status.message(), row.grpc_message, "{name}");
         }
-        (answer, _) => panic!("{name}: the interceptor says {answer:?}"),
+        (result, _) => panic!("{name}: the interceptor returns {result:?}"),
     }
     for transport in [Transport::Direct, Transport::Http1] {
         let token = RequireToken::new(verifier());
-        let mut door = Door::open(transport, Some(token), None).await;
-        check_outcome(&door.send(get(&authorization)).await, name, &outcome);
+        let mut connection = Connection::open(transport, Some(token), None).await;
+        check_outcome(&connection.send(get(&authorization)).await, name, &outcome);
     }
 }
 
 #[tokio::test]
-async fn h001_without_authorization_the_challenge_has_no_error() {
+async fn h001_challenge_without_authorization_has_no_error() {
     check_everywhere("none", vec![], Fails(MISSING)).await;
 }
 
 #[tokio::test]
-async fn h002_another_scheme_is_no_bearer_token() {
-    let good = good();
+async fn h002_another_scheme_counts_as_no_token() {
+    let valid = valid_token();
     for scheme in ["Basic", "DPoP", "Digest", "Negotiate", "AWS4-HMAC-SHA256", "Token"] {
-        check_everywhere(scheme, lines([format!("{scheme} {good}")]), Fails(MISSING)).await;
+        check_everywhere(scheme, lines([format!("{scheme} {valid}")]), Fails(MISSING)).await;
         check_everywhere(scheme, lines([scheme]), Fails(MISSING)).await;
     }
 }
 
 #[tokio::test]
-async fn h003_the_scheme_has_any_case() {
+async fn h003_scheme_is_case_insensitive() {
     for scheme in ["bearer", "BEARER", "BeArEr"] {
-        let value = lines([format!("{scheme} {}", good())]);
+        let value = lines([format!("{scheme} {}", valid_token())]);
         check_everywhere(scheme, value, Passes(Some(CLIENT))).await;
     }
 }
 
 #[tokio::test]
-async fn h004_bearer_without_a_token_is_malformed() {
+async fn h004_bearer_without_token_is_malformed() {
     for value in ["Bearer", "bearer", "Bearer ", "Bearer    "] {
         check_everywhere(value, lines([value]), Fails(MALFORMED)).await;
     }
 }
 
 #[tokio::test]
-async fn h005_spaces_may_be_several_and_a_tab_is_none() {
-    let good = good();
+async fn h005_accepts_several_spaces_and_rejects_a_tab() {
+    let valid = valid_token();
     for scheme in ["Bearer  ", "Bearer         "] {
-        let value = lines([format!("{scheme}{good}")]);
+        let value = lines([format!("{scheme}{valid}")]);
         check_everywhere(scheme, value, Passes(Some(CLIENT))).await;
     }
-    for value in ["Bearer \t", "Bearer a.b.c\td", &format!("Bearer\t{good}")] {
+    for value in ["Bearer \t", "Bearer a.b.c\td", &format!("Bearer\t{valid}")] {
         check_everywhere(value, lines([value]), Fails(MALFORMED)).await;
     }
-    let value = lines([format!("Bearer \t{good}")]);
+    let value = lines([format!("Bearer \t{valid}")]);
     check_everywhere("a space and a tab", value, Fails(MALFORMED)).await;
 }
 
 #[tokio::test]
-async fn h006_of_two_tokens_in_one_line_neither_is_used() {
-    let good = good();
+async fn h006_rejects_two_tokens_in_one_header() {
+    let valid = valid_token();
     for value in [
-        format!("Bearer {good} extra"),
-        format!("Bearer {good} {good}"),
-        format!("Bearer {good},Bearer {good}"),
-        format!("Bearer bad, Bearer {good}"),
+        format!("Bearer {valid} extra"),
+        format!("Bearer {valid} {valid}"),
+        format!("Bearer {valid},Bearer {valid}"),
+        format!("Bearer bad, Bearer {valid}"),
     ] {
         check_everywhere("one line", lines([value]), Fails(INVALID)).await;
     }
 }
 
 #[tokio::test]
-async fn h007_of_two_lines_neither_is_used() {
-    let good = format!("Bearer {}", good());
+async fn h007_rejects_duplicate_authorization_headers() {
+    let valid = format!("Bearer {}", valid_token());
     for values in [
-        [&*good, &good],
-        ["Bearer bad", &good],
-        [&good, "Bearer bad"],
-        ["Basic abc", &good],
-        [&good, "Basic abc"],
-        [&good, ""],
-        ["", &good],
+        [&*valid, &valid],
+        ["Bearer bad", &valid],
+        [&valid, "Bearer bad"],
+        ["Basic abc", &valid],
+        [&valid, "Basic abc"],
+        [&valid, ""],
+        ["", &valid],
     ] {
         check_everywhere("two lines", lines(values), Fails(MALFORMED)).await;
     }
 }
 
 #[tokio::test]
-async fn h008_the_scheme_is_the_first_word_and_nothing_else() {
-    let good = good();
+async fn h008_only_the_first_word_is_the_scheme() {
+    let valid = valid_token();
     for prefix in
         ["xBearer ", "Basic xBearer ", "Basic Bearer ", "Bearer: ", "Bearer=", "\"Bearer "]
     {
-        let value = lines([format!("{prefix}{good}")]);
+        let value = lines([format!("{prefix}{valid}")]);
         check_everywhere(prefix, value, Fails(MISSING)).await;
     }
 }
 
 #[tokio::test]
-async fn h009_bytes_that_are_no_ascii_are_malformed_wherever_they_stand() {
-    let good = good();
+async fn h009_non_ascii_bytes_are_malformed_at_every_position() {
+    let valid = valid_token();
     for value in [
-        [b"Bearer \x80", good.as_bytes()].concat(),
-        [b"Bearer ", good.as_bytes(), b"\xc3\xa9"].concat(),
-        [b"Bearer\xc2\xa0", good.as_bytes()].concat(),
+        [b"Bearer \x80", valid.as_bytes()].concat(),
+        [b"Bearer ", valid.as_bytes(), b"\xc3\xa9"].concat(),
+        [b"Bearer\xc2\xa0", valid.as_bytes()].concat(),
         b"\xff".to_vec(),
         "B\u{e9}arer abc".into(),
     ] {
-        check_everywhere("no ASCII", lines([value]), Fails(MALFORMED)).await;
+        check_everywhere("not ASCII", lines([value]), Fails(MALFORMED)).await;
     }
 }
 
 #[tokio::test]
-async fn h010_a_token_in_a_form_or_a_cookie_is_not_looked_for() {
-    let good = good();
+async fn h010_token_in_form_or_cookie_is_ignored() {
+    let valid = valid_token();
     for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
         let token = RequireToken::new(verifier());
-        let mut door = Door::open(transport, Some(token), None).await;
+        let mut connection = Connection::open(transport, Some(token), None).await;
         let mut request = post(&[], "application/x-www-form-urlencoded");
-        *request.body_mut() = Body::from(format!("access_token={good}"));
-        *request.uri_mut() = format!("/activity?access_token={good}").parse().unwrap();
+        *request.body_mut() = Body::from(format!("access_token={valid}"));
+        *request.uri_mut() = format!("/activity?access_token={valid}").parse().unwrap();
         for name in ["cookie", "proxy-authorization", "x-amzn-oidc-accesstoken"] {
-            request.headers_mut().insert(name, format!("Bearer {good}").parse().unwrap());
+            request.headers_mut().insert(name, format!("Bearer {valid}").parse().unwrap());
         }
-        check_outcome(&door.send(request).await, "form", &Fails(MISSING));
+        check_outcome(&connection.send(request).await, "form", &Fails(MISSING));
     }
 }
 
-/// A good token of exactly this length.
-fn of_length(length: usize) -> String {
-    // Base64 has no text of every length, so the header makes up for what the payload can not.
+/// Returns a valid token of exactly this length.
+fn token_of_length(length: usize) -> String {
+    // Base64 does not have texts of every length, so the header adds the rest.
     let padded = |header: usize, payload: usize| {
         let token = machine("activity/*").header("pad", "x".repeat(header));
         token.claim("pad", "x".repeat(payload)).sign()
@@ -1283,18 +1289,19 @@ fn of_length(length: usize) -> String {
 }
 
 #[tokio::test]
-async fn h011_a_token_of_16_kib_is_read_and_a_longer_one_is_not() {
-    check_everywhere("16 KiB", bearer(&of_length(16_384)), Passes(Some(CLIENT))).await;
-    check_everywhere("and one", bearer(&of_length(16_385)), Fails(INVALID)).await;
+async fn h011_accepts_token_of_16_kib_and_rejects_a_longer_one() {
+    check_everywhere("16 KiB", bearer(&token_of_length(16_384)), Passes(Some(CLIENT))).await;
+    check_everywhere("16 KiB and one byte", bearer(&token_of_length(16_385)), Fails(INVALID)).await;
 
-    let mut door = Door::open(Transport::Direct, Some(RequireToken::new(verifier())), None).await;
-    let seen = door.send(get(&bearer(&of_length(16_385)))).await;
+    let mut connection =
+        Connection::open(Transport::Direct, Some(RequireToken::new(verifier())), None).await;
+    let seen = connection.send(get(&bearer(&token_of_length(16_385)))).await;
     let rejection = seen.rejection.unwrap();
     assert_eq!(rejection.verify_error().unwrap().kind(), VerifyErrorKind::TooLarge);
 }
 
 #[tokio::test]
-async fn h012_400_kb_of_dots_cost_what_a_few_cost() {
+async fn h012_400_kb_of_dots_allocate_as_little_as_40_bytes() {
     let dots = |length| bearer(&".".repeat(length));
     check_everywhere("dots", dots(400_000), Fails(INVALID)).await;
 
@@ -1307,12 +1314,13 @@ async fn h012_400_kb_of_dots_cost_what_a_few_cost() {
         });
         (counted.count_total, counted.bytes_total)
     };
-    // The least of many: where another test has turned the log on, its buffers grow now and then.
+    // Take the minimum of many runs: if another test has enabled the log, its buffers grow
+    // sometimes.
     let least = |length| (0..16).map(|_| count(length)).min();
     assert_eq!(least(400_000), least(40));
 }
 
-/// Nobody gets here.
+/// A service that no request may reach.
 #[derive(Clone, Debug)]
 struct Unreachable;
 
@@ -1331,24 +1339,24 @@ impl<B> Service<Request<B>> for Unreachable {
 }
 
 #[tokio::test]
-async fn h013_a_forged_token_is_overwritten_or_removed() {
+async fn h013_forged_token_is_overwritten_or_removed() {
     let rules = Rules::new(issuer().user_pool(), ClientIds::any());
-    let anybody = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
-    let forged = anybody.try_verify(&issuer().machine_token("forged").sign()).unwrap();
+    let any_client = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
+    let forged = any_client.try_verify(&issuer().machine_token("forged").sign()).unwrap();
     let public = ScopeTable::new([("GET /activity", Access::public())]).unwrap();
     let layer = || RequireToken::new(verifier());
     for (name, layer, authorization, outcome) in [
         ("strict", layer(), vec![], Fails(MISSING)),
-        ("strict, own token", layer(), bearer(&good()), Passes(Some(CLIENT))),
+        ("strict, own token", layer(), bearer(&valid_token()), Passes(Some(CLIENT))),
         ("anonymous", layer().allow_anonymous(), vec![], Passes(None)),
-        ("anonymous, own", layer().allow_anonymous(), bearer(&good()), Passes(Some(CLIENT))),
+        ("anonymous, own", layer().allow_anonymous(), bearer(&valid_token()), Passes(Some(CLIENT))),
         ("public", layer().scope_table(public.clone()), vec![], Passes(None)),
-        ("public, own", layer().scope_table(public), bearer(&good()), Passes(None)),
+        ("public, own", layer().scope_table(public), bearer(&valid_token()), Passes(None)),
     ] {
-        let mut door = Door::open(Transport::Direct, Some(layer), None).await;
+        let mut connection = Connection::open(Transport::Direct, Some(layer), None).await;
         let mut request = get(&authorization);
         request.extensions_mut().insert(forged.clone());
-        check_outcome(&door.send(request).await, name, &outcome);
+        check_outcome(&connection.send(request).await, name, &outcome);
     }
 }
 
@@ -1361,22 +1369,22 @@ async fn h015_a_hundred_more_headers_change_nothing() {
         }
         request
     };
-    // Over HTTP/1 a hundred are all that hyper takes.
+    // Not over HTTP/1: hyper accepts at most 100 headers.
     for transport in [Transport::Direct, Transport::Http2] {
         for case in cases() {
-            let mut door = Door::case(transport, Look::Plain, &case).await;
-            let seen = door.send(more(get(&case.authorization))).await;
+            let mut connection = Connection::case(transport, Look::Plain, &case).await;
+            let seen = connection.send(more(get(&case.authorization))).await;
             check(&seen, &case, Look::Plain, Form::Http, transport);
         }
         let token = Some(RequireToken::new(verifier()));
-        let mut door = Door::open(transport, token, None).await;
-        let seen = door.send(more(get(&bearer(&good())))).await;
-        check_outcome(&seen, "good", &Passes(Some(CLIENT)));
+        let mut connection = Connection::open(transport, token, None).await;
+        let seen = connection.send(more(get(&bearer(&valid_token())))).await;
+        check_outcome(&seen, "valid", &Passes(Some(CLIENT)));
     }
 }
 
 #[tokio::test]
-async fn h086_a_pending_service_is_waited_for_and_a_refusal_takes_no_place() {
+async fn h086_waits_for_pending_service_and_rejections_take_no_slot() {
     type Never = std::future::Pending<Result<Response<Body>, Infallible>>;
     let inner = service_fn(|_: Request<Body>| -> Never { std::future::pending() });
     let app = RequireToken::new(verifier()).layer(ConcurrencyLimit::new(inner, 1));
@@ -1386,30 +1394,30 @@ async fn h086_a_pending_service_is_waited_for_and_a_refusal_takes_no_place() {
 
     let mut context = Context::from_waker(Waker::noop());
     let (mut first, mut second) = (app.clone(), app);
-    let call = first.ready().await.unwrap().call(get(&bearer(&good())));
+    let call = first.ready().await.unwrap().call(get(&bearer(&valid_token())));
     assert!(second.poll_ready(&mut context).is_pending());
     drop(call);
     assert!(second.poll_ready(&mut context).is_ready());
 }
 
 #[tokio::test]
-async fn h086_the_inner_error_passes_through_after_a_wait_for_keys() {
+async fn h086_inner_error_passes_through_after_a_wait_for_keys() {
     #[derive(Debug, PartialEq)]
     struct Overloaded;
 
     let rotation = Rotation::new();
     let verifier = rotation.verifier().await;
     let failing = service_fn(|_: Request<Body>| async { Err::<Response<Body>, _>(Overloaded) });
-    // Panics where it is called without having been polled ready.
+    // Panics if it is called without having been polled ready.
     let failing = ConcurrencyLimit::new(failing, 1);
     let app = RequireToken::new(verifier).layer(RequireScope::new("activity/*").layer(failing));
     let token = rotation.rotate();
-    let answer = app.clone().oneshot(get(&bearer(&token))).await;
-    assert_eq!(answer.err(), Some(Overloaded));
+    let result = app.clone().oneshot(get(&bearer(&token))).await;
+    assert_eq!(result.err(), Some(Overloaded));
     assert_eq!(rotation.fetches(), 2);
 }
 
-/// An issuer whose keys are fetched by a closure.
+/// An issuer whose keys a closure fetches.
 struct Rotation {
     issuer: TestIssuer,
     fetches: Arc<AtomicUsize>,
@@ -1431,7 +1439,7 @@ impl Rotation {
         Verifier::builder(rules).jwks_fetcher(fetch).connect().await.unwrap()
     }
 
-    /// A good token, by a key that nobody has seen.
+    /// Rotates the keys, and returns a valid token that the new key signed.
     fn rotate(&self) -> String {
         self.issuer.rotate();
         self.issuer.machine_token(CLIENT).scope("activity/*").sign()
@@ -1443,28 +1451,28 @@ impl Rotation {
 }
 
 #[tokio::test]
-async fn a_refusal_after_a_wait_for_keys_is_the_same() {
+async fn rejection_after_a_wait_for_keys_is_the_same() {
     let rotation = Rotation::new();
     let verifier = rotation.verifier().await;
-    let (good, client) = (rotation.rotate(), rotation.issuer.clone());
+    let (valid, client) = (rotation.rotate(), rotation.issuer.clone());
     let unknown = client.machine_token(CLIENT).header("kid", "unknown").sign();
     let other = client.machine_token("another").scope("activity/*").sign();
-    let lacks = client.machine_token(CLIENT).scope("activity/read").sign();
+    let no_scope = client.machine_token(CLIENT).scope("activity/read").sign();
     for (name, token, row, reason) in [
         ("unknown", unknown, INVALID, Some(VerifyErrorKind::UnknownKey)),
         ("client", other, INVALID, Some(VerifyErrorKind::WrongClient)),
-        ("scope", lacks, SCOPE, None),
+        ("scope", no_scope, SCOPE, None),
     ] {
         let guard = Guard::new(verifier.clone());
         let case = Case { name, guard, authorization: bearer(&token), row, reason };
-        let mut door = Door::case(Transport::Direct, Look::Marked, &case).await;
-        let seen = door.send(get(&case.authorization)).await;
+        let mut connection = Connection::case(Transport::Direct, Look::Marked, &case).await;
+        let seen = connection.send(get(&case.authorization)).await;
         check(&seen, &case, Look::Marked, Form::Http, Transport::Direct);
     }
-    assert!(verifier.try_verify(&good).is_ok());
+    assert!(verifier.try_verify(&valid).is_ok());
 }
 
-/// Whoever reads it fails.
+/// A body that panics when it is read.
 struct NeverRead;
 
 impl http_body::Body for NeverRead {
@@ -1480,16 +1488,16 @@ impl http_body::Body for NeverRead {
 }
 
 #[tokio::test]
-async fn h087_an_upload_is_refused_before_it_is_read() {
+async fn h087_upload_is_rejected_before_it_is_read() {
     for case in cases() {
-        let mut door = Door::case(Transport::Direct, Look::Plain, &case).await;
+        let mut connection = Connection::case(Transport::Direct, Look::Plain, &case).await;
         let request = request(Method::POST, &case.authorization).map(|_| Body::new(NeverRead));
-        let seen = door.send(request).await;
+        let seen = connection.send(request).await;
         check(&seen, &case, Look::Plain, Form::Http, Transport::Direct);
     }
 }
 
-/// Sends these bytes to a `RequireToken` over HTTP/1, and reads until nothing more comes.
+/// Sends these bytes to a `RequireToken` over HTTP/1, and reads until the end.
 async fn exchange(request: String) -> String {
     let app = boxed(RequireToken::new(verifier()).layer(Unreachable));
     let mut stream = serve(app, Transport::Http1).await;
@@ -1501,7 +1509,7 @@ async fn exchange(request: String) -> String {
 }
 
 #[tokio::test]
-async fn h087_over_a_socket_the_answer_comes_while_the_upload_is_under_way() {
+async fn h087_socket_gets_the_response_during_the_upload() {
     let part = "x".repeat(1_000);
     let response = exchange(format!(
         "POST /activity HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer bad\r\n\
@@ -1515,24 +1523,24 @@ async fn h087_over_a_socket_the_answer_comes_while_the_upload_is_under_way() {
 }
 
 #[tokio::test]
-async fn h088_options_and_every_other_method_need_a_token() {
+async fn h088_every_method_requires_a_token() {
     let token = RequireToken::new(verifier());
     for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
-        let mut door = Door::open(transport, Some(token.clone()), None).await;
+        let mut connection = Connection::open(transport, Some(token.clone()), None).await;
         for method in ["OPTIONS", "TRACE", "PUT", "DELETE", "PATCH", "QUERY"] {
             let mut preflight = request(method.parse().unwrap(), &[]);
             let headers = preflight.headers_mut();
             headers.insert("origin", HeaderValue::from_static("https://app.example"));
             headers.insert("access-control-request-method", HeaderValue::from_static("GET"));
-            check_outcome(&door.send(preflight).await, method, &Fails(MISSING));
-            let good = request(method.parse().unwrap(), &bearer(&good()));
-            check_outcome(&door.send(good).await, method, &Passes(Some(CLIENT)));
+            check_outcome(&connection.send(preflight).await, method, &Fails(MISSING));
+            let valid = request(method.parse().unwrap(), &bearer(&valid_token()));
+            check_outcome(&connection.send(valid).await, method, &Passes(Some(CLIENT)));
         }
     }
 }
 
 #[tokio::test]
-async fn h089_http_1_0_is_answered_in_its_own_form() {
+async fn h089_http_1_0_gets_an_http_1_0_response() {
     let response = exchange("GET /activity HTTP/1.0\r\n\r\n".to_owned()).await;
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
     let mut lines = head.split("\r\n").collect::<Vec<_>>();
@@ -1548,7 +1556,7 @@ async fn h089_http_1_0_is_answered_in_its_own_form() {
 }
 
 #[tokio::test]
-async fn h090_nothing_that_the_client_sent_comes_back() {
+async fn h090_response_contains_nothing_that_the_client_sent() {
     let mark = "MARKmark";
     let tokens = [
         mark.to_owned(),
@@ -1564,18 +1572,18 @@ async fn h090_nothing_that_the_client_sent_comes_back() {
     for look in LOOKS {
         let token = look.set(RequireToken::new(verifier()));
         let scope = Some(RequireScope::new("activity/*"));
-        let mut door = Door::open(Transport::Http1, Some(token), scope).await;
+        let mut connection = Connection::open(Transport::Http1, Some(token), scope).await;
         for token in &tokens {
             for content_type in ["text/html", "application/grpc", "application/grpc-web-text"] {
                 let mut request = post(&bearer(token), content_type);
                 *request.uri_mut() = format!("/{mark}?{mark}").parse().unwrap();
                 request.headers_mut().insert("origin", HeaderValue::from_static(mark));
-                let seen = door.send(request).await;
+                let seen = connection.send(request).await;
                 let (headers, body) = (seen.headers, String::from_utf8_lossy(&seen.body));
-                let answer = format!("{headers:?} {body}");
-                assert!(seen.rejection.is_some() && !answer.contains(mark), "{answer}");
+                let response = format!("{headers:?} {body}");
+                assert!(seen.rejection.is_some() && !response.contains(mark), "{response}");
                 for part in token.split('.').filter(|part| part.len() > 10) {
-                    assert!(!answer.contains(part), "{answer}");
+                    assert!(!response.contains(part), "{response}");
                 }
             }
         }
@@ -1583,7 +1591,7 @@ async fn h090_nothing_that_the_client_sent_comes_back() {
 }
 
 #[test]
-fn h090_what_would_break_a_challenge_is_refused_when_it_is_set() {
+fn h090_settings_that_would_break_a_challenge_are_rejected() {
     for hostile in ["a\"b", "a\\b", "a\r\nb", "caf\u{e9}", "a b", ""] {
         let resource = format!("https://api.example.com/{hostile}");
         let is_url = ResourceMetadata::new(&resource, ["https://issuer.example"]).is_ok();
@@ -1601,7 +1609,7 @@ fn h090_what_would_break_a_challenge_is_refused_when_it_is_set() {
 }
 
 #[test]
-fn an_interceptor_asks_for_every_scope_that_it_was_told_of() {
+fn interceptor_requires_every_scope() {
     let interceptor = TokenInterceptor::new(verifier())
         .require_scope(RequireScope::new("a/b"))
         .require_scope(RequireScope::any_of(["c/d", "e/f"]));
@@ -1613,14 +1621,14 @@ fn an_interceptor_asks_for_every_scope_that_it_was_told_of() {
         let mut call = tonic::Request::new(());
         let value = format!("Bearer {}", machine(scopes).sign()).parse().unwrap();
         call.metadata_mut().insert("authorization", value);
-        let answer = interceptor.clone().call(call);
-        assert_eq!(answer.err().map(|status| status.code()), code, "{scopes}");
+        let result = interceptor.clone().call(call);
+        assert_eq!(result.err().map(|status| status.code()), code, "{scopes}");
     }
 }
 
 #[tokio::test]
-async fn h091_no_debug_text_of_a_layer_or_a_refusal_holds_the_token() {
-    let token = badly_signed();
+async fn h091_debug_output_of_layers_and_rejections_does_not_contain_the_token() {
+    let token = with_wrong_signature();
     let layer =
         RequireToken::new(verifier()).realm("orders").rejection_body(RejectionBody::problem);
     let scope = RequireScope::new("activity/*");
@@ -1647,8 +1655,8 @@ async fn h091_no_debug_text_of_a_layer_or_a_refusal_holds_the_token() {
 }
 
 #[tokio::test]
-async fn h092_where_a_token_is_optional_a_bad_one_is_refused_all_the_same() {
-    let mut refused = 0;
+async fn h092_allow_anonymous_rejects_invalid_tokens() {
+    let mut rejected = 0;
     for case in cases() {
         let Some(token) = case.guard.require_token() else {
             continue;
@@ -1658,23 +1666,25 @@ async fn h092_where_a_token_is_optional_a_bad_one_is_refused_all_the_same() {
         for (content_type, form) in
             [("text/plain", Form::Http), ("application/grpc", Form::Grpc("application/grpc"))]
         {
-            let with_scope = Door::open(Transport::Direct, Some(layer.clone()), scope.clone());
+            let with_scope =
+                Connection::open(Transport::Direct, Some(layer.clone()), scope.clone());
             let seen = with_scope.await.send(post(&case.authorization, content_type)).await;
             check(&seen, &case, Look::Plain, form, Transport::Direct);
 
-            let mut alone = Door::open(Transport::Direct, Some(layer.clone()), None).await;
-            let seen = alone.send(post(&case.authorization, content_type)).await;
+            let mut without_scope =
+                Connection::open(Transport::Direct, Some(layer.clone()), None).await;
+            let seen = without_scope.send(post(&case.authorization, content_type)).await;
             match case.row.kind {
                 RejectionKind::MissingToken => check_outcome(&seen, case.name, &Passes(None)),
                 RejectionKind::InsufficientScope => {
                     check_outcome(&seen, case.name, &Passes(Some(CLIENT)));
                 }
                 _ => {
-                    refused += 1;
+                    rejected += 1;
                     check(&seen, &case, Look::Plain, form, Transport::Direct);
                 }
             }
         }
     }
-    assert!(refused > 30, "{refused}");
+    assert!(rejected > 30, "{rejected}");
 }

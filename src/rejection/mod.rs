@@ -1,32 +1,39 @@
-//! The refusal table: what a client is told, and no more.
+//! The rejection table: everything that a client is told about a rejection.
 //!
 //! | condition | status | challenge | gRPC |
 //! | --- | --- | --- | --- |
-//! | no token, or another scheme | 401 | `realm` alone | 16 |
+//! | no token, or another scheme | 401 | only `realm` | 16 |
 //! | malformed `Authorization` | 400 | `invalid_request` | 16 |
-//! | expired | 401 | `invalid_token`, "The access token expired" | 16 |
-//! | any other fault of the token | 401 | `invalid_token`, "The access token is invalid" | 16 |
-//! | a scope is missing | 403 | `insufficient_scope`, with the scopes asked for | 7 |
+//! | expired token | 401 | `invalid_token`, "The access token expired" | 16 |
+//! | token invalid for any other reason | 401 | `invalid_token`, "The access token is invalid" | 16 |
+//! | a scope is missing | 403 | `insufficient_scope`, with the required scopes | 7 |
 //! | forbidden by groups, the application's check or the scope table | 403 | `insufficient_scope` | 7 |
 //! | no current keys | 503 | none, `Retry-After` | 14 |
-//! | the layers are put together wrongly | 500 | none | 13 |
+//! | no `RequireToken` layer | 500 | none | 13 |
 //!
-//! Which rule refused a token goes to the logs: whoever could not sign one learns nothing from
-//! the answer.
+//! The rule that rejected a token is only logged: a client that cannot sign a token learns nothing
+//! from the response.
+
+mod body;
+mod config;
+
+pub use body::RejectionBody;
+pub(crate) use config::RejectionConfig;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderMap};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::error::{VerifyError, VerifyErrorKind};
 use crate::scope::{Requirement, Scope};
 
-/// Why a request was refused: found in the extensions of the response, so that a layer further
-/// out can log or count it.
+/// Describes why a request was rejected.
+///
+/// The layers put it into the extensions of the response, so that a layer further out can log or
+/// count it.
 ///
 /// ```
 /// use http::Response;
@@ -38,7 +45,7 @@ use crate::scope::{Requirement, Scope};
 ///         let exact = rejection.verify_error().map(|error| error.kind().as_str());
 ///         match rejection.kind() {
 ///             RejectionKind::Unavailable => {
-///                 eprintln!("no keys, clients come back in {:?}", rejection.retry_after());
+///                 eprintln!("no keys, clients retry in {:?}", rejection.retry_after());
 ///             }
 ///             kind => eprintln!("{} {kind:?} {exact:?}", rejection.status()),
 ///         }
@@ -50,7 +57,7 @@ use crate::scope::{Requirement, Scope};
 #[derive(Clone, Debug)]
 pub struct Rejection {
     reason: Reason,
-    settings: Arc<RejectionConfig>,
+    config: Arc<RejectionConfig>,
 }
 
 #[derive(Clone, Debug)]
@@ -59,63 +66,63 @@ enum Reason {
     Internal,
     InvalidRequest,
     MissingToken,
-    /// The scope table does not name the request.
+    /// No row of the scope table matches the request.
     Unlisted,
     Token(VerifyError),
 }
 
-/// The row of the refusal table that a [`Rejection`] stands in.
+/// Names the kinds of [`Rejection`], one for each row of the rejection table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectionKind {
     /// The access token has expired: 401.
     ExpiredToken,
-    /// The token is good, but its groups, the application's check or the scope table forbid the
+    /// The token is valid, but its groups, the application's check or the scope table forbid the
     /// request: 403.
     Forbidden,
-    /// The token lacks a scope that the route asks for: 403.
+    /// The token lacks a scope that the route requires: 403.
     InsufficientScope,
-    /// The layers are put together wrongly, which is no fault of the client: 500.
+    /// No `RequireToken` layer processed the request, which is an error of the service: 500.
     Internal,
     /// The `Authorization` header is malformed: 400.
     InvalidRequest,
-    /// The access token is not a good one: 401.
+    /// The access token is invalid for a reason other than expiry: 401.
     InvalidToken,
-    /// There is no bearer token: 401.
+    /// The request has no bearer token: 401.
     MissingToken,
-    /// There are no current keys to judge with: 503.
+    /// No current keys are available to verify the token: 503.
     Unavailable,
 }
 
 impl Rejection {
-    pub(crate) fn missing_token(settings: Arc<RejectionConfig>) -> Self {
-        Self { reason: Reason::MissingToken, settings }
+    pub(crate) fn missing_token(config: Arc<RejectionConfig>) -> Self {
+        Self { reason: Reason::MissingToken, config }
     }
 
-    pub(crate) fn invalid_request(settings: Arc<RejectionConfig>) -> Self {
-        Self { reason: Reason::InvalidRequest, settings }
+    pub(crate) fn invalid_request(config: Arc<RejectionConfig>) -> Self {
+        Self { reason: Reason::InvalidRequest, config }
     }
 
     pub(crate) fn insufficient_scope(
-        asked: Arc<Requirement>,
-        settings: Arc<RejectionConfig>,
+        required: Arc<Requirement>,
+        config: Arc<RejectionConfig>,
     ) -> Self {
-        Self { reason: Reason::InsufficientScope(asked), settings }
+        Self { reason: Reason::InsufficientScope(required), config }
     }
 
-    pub(crate) fn unlisted(settings: Arc<RejectionConfig>) -> Self {
-        Self { reason: Reason::Unlisted, settings }
+    pub(crate) fn unlisted(config: Arc<RejectionConfig>) -> Self {
+        Self { reason: Reason::Unlisted, config }
     }
 
     pub(crate) fn internal() -> Self {
-        Self { reason: Reason::Internal, settings: Arc::default() }
+        Self { reason: Reason::Internal, config: Arc::default() }
     }
 
-    pub(crate) fn token(error: VerifyError, settings: Arc<RejectionConfig>) -> Self {
-        Self { reason: Reason::Token(error), settings }
+    pub(crate) fn token(error: VerifyError, config: Arc<RejectionConfig>) -> Self {
+        Self { reason: Reason::Token(error), config }
     }
 
-    /// The row of the table.
+    /// Returns the kind of rejection.
     pub fn kind(&self) -> RejectionKind {
         match &self.reason {
             Reason::InsufficientScope(_) => RejectionKind::InsufficientScope,
@@ -133,7 +140,8 @@ impl Rejection {
         }
     }
 
-    /// Finer than [`kind`](Self::kind), for logs: never sent to a client.
+    /// Returns the reason for the log, which is finer than [`kind`](Self::kind). It is never sent
+    /// to a client.
     pub(crate) fn reason(&self) -> &'static str {
         match &self.reason {
             Reason::InsufficientScope(_) => "insufficient_scope",
@@ -145,17 +153,18 @@ impl Rejection {
         }
     }
 
-    /// The status of the response.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         self.row().status
     }
 
-    /// The value of `WWW-Authenticate` ([RFC 6750 section 3]), where there is one.
+    /// Returns the value of `WWW-Authenticate` ([RFC 6750 section 3]), or `None` for statuses 500
+    /// and 503.
     ///
     /// [RFC 6750 section 3]: https://www.rfc-editor.org/rfc/rfc6750#section-3
     pub fn challenge(&self) -> Option<HeaderValue> {
         let row = self.row();
-        let mut challenge = format!("Bearer realm=\"{}\"", self.settings.realm);
+        let mut challenge = format!("Bearer realm=\"{}\"", self.config.realm);
         match row.challenge {
             Challenge::None => return None,
             Challenge::Realm => {}
@@ -165,22 +174,24 @@ impl Rejection {
                 row.code, row.description
             )),
         }
-        let scopes = self.scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
+        let scopes = self.required_scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
         if !scopes.is_empty() {
             challenge.push_str(&format!(", scope=\"{}\"", scopes.join(" ")));
         }
-        if let Some(url) = &self.settings.resource_metadata {
+        if let Some(url) = &self.config.resource_metadata {
             challenge.push_str(&format!(", resource_metadata=\"{url}\""));
         }
-        // All of it was checked when it was set, so this can not fail; and if it did, a challenge
-        // without it would still be a right one.
+        // Every part was validated when it was set, so the conversion cannot fail. If it did, the
+        // default challenge would still be correct.
         Some(
             HeaderValue::try_from(challenge)
                 .unwrap_or(HeaderValue::from_static(r#"Bearer realm="api""#)),
         )
     }
 
-    /// When the client should try again: the value of `Retry-After`, in whole seconds.
+    /// Returns the delay before the client should retry, in whole seconds, as in `Retry-After`.
+    ///
+    /// Only [`RejectionKind::Unavailable`] has a delay.
     pub fn retry_after(&self) -> Option<Duration> {
         let Reason::Token(error) = &self.reason else {
             return None;
@@ -191,7 +202,7 @@ impl Rejection {
         })
     }
 
-    /// What the verifier said, if it came to that.
+    /// Returns the verification error, if the verifier rejected the token.
     pub fn verify_error(&self) -> Option<&VerifyError> {
         match &self.reason {
             Reason::Token(error) => Some(error),
@@ -199,43 +210,51 @@ impl Rejection {
         }
     }
 
-    /// The OAuth error code: of the challenge where it has one, and of the body.
-    pub fn error(&self) -> &'static str {
+    /// Returns the OAuth error code, as in the body, and in the challenge if it has one.
+    pub fn error_code(&self) -> &'static str {
         self.row().code
     }
 
-    /// The sentence beside the code.
+    /// Returns the description of the error for the client.
     pub fn error_description(&self) -> &'static str {
         self.row().description
     }
 
-    /// The scopes that a route asks for, where they can be named.
-    pub fn scopes(&self) -> &[Scope] {
+    /// Returns the scopes that the route requires, if the token lacks one of them.
+    ///
+    /// It is empty for every other rejection, and for a route that requires any scope of a
+    /// resource server.
+    pub fn required_scopes(&self) -> &[Scope] {
         match &self.reason {
-            Reason::InsufficientScope(asked) => asked.scopes(),
+            Reason::InsufficientScope(required) => required.scopes(),
             Reason::Token(error) => error.required_scopes(),
             _ => &[],
         }
     }
 
     pub(crate) fn body(&self) -> RejectionBody {
-        match &self.settings.body {
+        match &self.config.body {
             Some(body) => body(self),
             None => RejectionBody::json(self),
         }
     }
 
-    pub(crate) fn is_http_rejections_only(&self) -> bool {
-        self.settings.is_http_rejections_only
+    /// Returns how much of the request's body is read before the response is sent.
+    pub(crate) fn drain_limit(&self) -> u64 {
+        self.config.drain_limit
     }
 
-    /// The code and the message of the gRPC status, and the metadata beside them.
+    pub(crate) fn is_http_rejections_only(&self) -> bool {
+        self.config.is_http_rejections_only
+    }
+
+    /// Returns the code and the message of the gRPC status, and its metadata.
     pub(crate) fn grpc(&self) -> (i32, &'static str, HeaderMap) {
         let (code, message) = self.row().grpc;
         let mut metadata = HeaderMap::new();
         metadata.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(delay) = self.retry_after() {
-            // gRPC proposal A6: when a client may try again, in milliseconds.
+            // gRPC proposal A6: the delay before a retry, in milliseconds.
             let pushback = HeaderName::from_static("grpc-retry-pushback-ms");
             let milliseconds = delay.as_secs().saturating_mul(1_000);
             metadata.insert(pushback, HeaderValue::from(milliseconds));
@@ -243,7 +262,7 @@ impl Rejection {
         (code, message, metadata)
     }
 
-    #[rustfmt::skip] // it is a table
+    #[rustfmt::skip] // One row per kind is easier to compare.
     fn row(&self) -> Row {
         use Challenge::{Code, CodeAndDescription, None, Realm};
         use RejectionKind as Kind;
@@ -265,14 +284,15 @@ impl Rejection {
             Kind::MissingToken => (401, "unauthorized", Realm,
                 "A bearer access token is required", (16, "missing bearer token")),
             Kind::Unavailable => (503, "temporarily_unavailable", None,
-                "Access tokens can not be verified now", (14, "access tokens can not be verified now")),
+                "Access tokens cannot be verified now", (14, "access tokens cannot be verified now")),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Row { status, code, challenge, description, grpc }
     }
 }
 
-/// For a door of the application's own: the refusal that `RequireToken` would give.
+/// Creates the rejection that `RequireToken` gives for this error, with the realm `api`, for
+/// services that call the verifier themselves.
 impl From<VerifyError> for Rejection {
     fn from(error: VerifyError) -> Self {
         Self::token(error, Arc::default())
@@ -285,11 +305,11 @@ impl fmt::Display for Rejection {
             RejectionKind::ExpiredToken => "the access token has expired",
             RejectionKind::Forbidden => "the request is not allowed with this token",
             RejectionKind::InsufficientScope => "a required scope is missing",
-            RejectionKind::Internal => "no `RequireToken` layer ran before this",
+            RejectionKind::Internal => "no `RequireToken` layer processed the request",
             RejectionKind::InvalidRequest => "the `Authorization` header is malformed",
             RejectionKind::InvalidToken => "the access token is invalid",
-            RejectionKind::MissingToken => "there is no bearer token",
-            RejectionKind::Unavailable => "there are no current keys to verify with",
+            RejectionKind::MissingToken => "the request has no bearer token",
+            RejectionKind::Unavailable => "no current keys are available to verify the token",
         })
     }
 }
@@ -300,7 +320,7 @@ impl std::error::Error for Rejection {
     }
 }
 
-/// One row of the table.
+/// One row of the rejection table.
 struct Row {
     status: StatusCode,
     code: &'static str,
@@ -314,108 +334,4 @@ enum Challenge {
     CodeAndDescription,
     None,
     Realm,
-}
-
-/// The body of a refusal: the one thing about it that an application may choose.
-#[derive(Clone, Debug)]
-pub struct RejectionBody {
-    pub(crate) content_type: HeaderValue,
-    pub(crate) bytes: Bytes,
-}
-
-impl RejectionBody {
-    /// These bytes, of this media type.
-    pub fn new(content_type: HeaderValue, bytes: impl Into<Bytes>) -> Self {
-        Self { content_type, bytes: bytes.into() }
-    }
-
-    /// The body unless another is set: `{"error":"…","error_description":"…"}`.
-    pub fn json(rejection: &Rejection) -> Self {
-        let (error, description) = (rejection.error(), rejection.error_description());
-        let json = format!(r#"{{"error":"{error}","error_description":"{description}"}}"#);
-        Self::new(HeaderValue::from_static("application/json"), json)
-    }
-
-    /// A problem document ([RFC 9457]), with the OAuth code in the member `error`.
-    ///
-    /// ```
-    /// use tower_cognito::{RejectionBody, RequireToken};
-    ///
-    /// # fn example(verifier: tower_cognito::Verifier) -> RequireToken {
-    /// RequireToken::new(verifier).rejection_body(RejectionBody::problem)
-    /// # }
-    /// ```
-    ///
-    /// [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
-    pub fn problem(rejection: &Rejection) -> Self {
-        let status = rejection.status();
-        let title = status.canonical_reason().unwrap_or_default();
-        let (error, detail) = (rejection.error(), rejection.error_description());
-        let json = format!(
-            r#"{{"type":"about:blank","title":"{title}","status":{},"detail":"{detail}","error":"{error}"}}"#,
-            status.as_u16()
-        );
-        Self::new(HeaderValue::from_static("application/problem+json"), json)
-    }
-}
-
-/// How refusals look, set on `RequireToken` and the same for everything inside it.
-#[derive(Clone)]
-pub(crate) struct RejectionConfig {
-    realm: Box<str>,
-    resource_metadata: Option<Box<str>>,
-    body: Option<Arc<BodyHook>>,
-    /// No answer in gRPC's form, whatever the request's content type.
-    pub(crate) is_http_rejections_only: bool,
-}
-
-type BodyHook = dyn Fn(&Rejection) -> RejectionBody + Send + Sync;
-
-impl RejectionConfig {
-    /// # Panics
-    ///
-    /// When the realm has a character that RFC 9110 section 5.6.4 would have escaped.
-    #[track_caller]
-    pub(crate) fn set_realm(&mut self, realm: &str) {
-        let is_plain = |byte| matches!(byte, 0x20 | 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-        assert!(
-            !realm.is_empty() && realm.bytes().all(is_plain),
-            "invalid realm: it is empty, or has a quote, a backslash, a control or a non-ASCII \
-             character"
-        );
-        self.realm = realm.into();
-    }
-
-    /// A URL that was checked: it has no quote.
-    pub(crate) fn set_resource_metadata(&mut self, url: &str) {
-        self.resource_metadata = Some(url.into());
-    }
-
-    pub(crate) fn set_body(
-        &mut self,
-        body: impl Fn(&Rejection) -> RejectionBody + Send + Sync + 'static,
-    ) {
-        self.body = Some(Arc::new(body));
-    }
-}
-
-impl Default for RejectionConfig {
-    fn default() -> Self {
-        Self {
-            realm: "api".into(),
-            resource_metadata: None,
-            body: None,
-            is_http_rejections_only: false,
-        }
-    }
-}
-
-impl fmt::Debug for RejectionConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RejectionConfig")
-            .field("realm", &self.realm)
-            .field("resource_metadata", &self.resource_metadata)
-            .field("is_http_rejections_only", &self.is_http_rejections_only)
-            .finish_non_exhaustive()
-    }
 }
