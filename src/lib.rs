@@ -155,7 +155,7 @@ pub use jwks::Jwks;
 pub use layer::{RequireScope, RequireToken};
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use resource_metadata::ResourceMetadata;
-pub use scope::{Scope, Scopes};
+pub use scope::{Scope, Scopes, ScopesIter};
 pub use scope_table::{Access, ScopeTable};
 #[cfg(feature = "test-issuer")]
 pub use test_issuer::{TestIssuer, TestServer};

@@ -97,7 +97,7 @@ impl ResourceMetadata {
     /// When there are none, or a text is not one scope.
     #[track_caller]
     pub fn scopes<'a>(self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        let scopes = Requirement::literal(Requirement::all_of(scopes));
+        let scopes = Requirement::parse_or_panic(Requirement::all_of(scopes));
         let scopes = scopes.scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
         self.set("scopes_supported", scopes.into())
     }

@@ -10,6 +10,7 @@ use tower_service::Service;
 
 use super::LayerMarker;
 use super::response::{RejectedResponse, ResponseBody, ResponseFuture};
+use crate::error::InvalidScope;
 use crate::rejection::Rejection;
 use crate::scope::Requirement;
 use crate::telemetry;
@@ -35,7 +36,7 @@ impl RequireScope {
     /// When the text is not one scope; `"…".parse::<Scope>()` tells beforehand.
     #[track_caller]
     pub fn new(scope: &str) -> Self {
-        Self::of(Requirement::literal(Requirement::all_of([scope])))
+        Self::parse_or_panic(Requirement::all_of([scope]))
     }
 
     /// Asks for at least one of these scopes, as API Gateway does where a method names several.
@@ -45,7 +46,7 @@ impl RequireScope {
     /// When there are none, or a text is not one scope.
     #[track_caller]
     pub fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::of(Requirement::literal(Requirement::any_of(scopes)))
+        Self::parse_or_panic(Requirement::any_of(scopes))
     }
 
     /// Asks for all of these scopes.
@@ -55,7 +56,7 @@ impl RequireScope {
     /// When there are none, or a text is not one scope.
     #[track_caller]
     pub fn all_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::of(Requirement::literal(Requirement::all_of(scopes)))
+        Self::parse_or_panic(Requirement::all_of(scopes))
     }
 
     /// Asks for any scope of this resource server: `any_of_resource_server("activity")` is met by `activity/read`
@@ -67,7 +68,7 @@ impl RequireScope {
     /// When the text can not be the identifier of a resource server.
     #[track_caller]
     pub fn any_of_resource_server(resource_server: &str) -> Self {
-        Self::of(Requirement::literal(Requirement::any_of_resource_server(resource_server)))
+        Self::parse_or_panic(Requirement::any_of_resource_server(resource_server))
     }
 
     /// Whether a token has what is asked for: where no layer can see what decides, such as the
@@ -82,6 +83,12 @@ impl RequireScope {
             return Ok(());
         }
         Err(Rejection::insufficient_scope(Arc::clone(&self.requirement), Arc::default()))
+    }
+
+    /// Panics at the line that calls the public constructor if a scope is malformed.
+    #[track_caller]
+    fn parse_or_panic(parsed: Result<Requirement, InvalidScope>) -> Self {
+        Self::of(Requirement::parse_or_panic(parsed))
     }
 
     pub(crate) fn of(requirement: Requirement) -> Self {

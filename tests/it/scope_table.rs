@@ -889,21 +889,21 @@ fn a_malformed_scope_is_an_error_of_its_row() {
     let one = "; a good one looks like `activity/*`";
     for (access, expected) in [
         (Access::scope(""), "invalid scope: it is empty"),
-        (Access::scope("a b"), "invalid scope: it has a space, and each scope stands alone"),
-        (Access::any_of([]), "invalid scope: no scope is named"),
-        (Access::all_of([]), "invalid scope: no scope is named"),
+        (Access::scope("a b"), "invalid scope: it contains a space, so it is more than one scope"),
+        (Access::any_of([]), "invalid scope: the list of scopes is empty"),
+        (Access::all_of([]), "invalid scope: the list of scopes is empty"),
         (Access::any_of(["a/b", ""]), "invalid scope: it is empty"),
         (
             Access::all_of(["a/b", "c d"]),
-            "invalid scope: it has a space, and each scope stands alone",
+            "invalid scope: it contains a space, so it is more than one scope",
         ),
         (
             Access::scope("a\"b"),
-            "invalid scope: it has a quote, a backslash, a control or a non-ASCII character",
+            "invalid scope: it contains a quote, a backslash, a control character or a non-ASCII character",
         ),
         (
             Access::any_of_resource_server("caf\u{e9}"),
-            "invalid scope: it has a quote, a backslash, a control or a non-ASCII character",
+            "invalid scope: it contains a quote, a backslash, a control character or a non-ASCII character",
         ),
         (Access::any_of_resource_server(""), "invalid scope: it is empty"),
     ] {

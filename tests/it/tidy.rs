@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 40] = [
     ("layer", &["layer"]),
     ("layer/bearer", &[]),
     ("layer/protocol", &[]),
-    ("layer/require_scope", &["layer", "rejection", "scope", "telemetry", "verify"]),
+    ("layer/require_scope", &["error", "layer", "rejection", "scope", "telemetry", "verify"]),
     (
         "layer/require_token",
         &[
@@ -370,8 +370,8 @@ fn each_public_item_is_used_in_an_example_that_runs() {
 }
 
 /// Types that an application gets without writing their names.
-const NAMED_BY_NOBODY: [&str; 4] =
-    ["RequireScopeService", "RequireTokenService", "ResponseBody", "ResponseFuture"];
+const NAMED_BY_NOBODY: [&str; 5] =
+    ["RequireScopeService", "RequireTokenService", "ResponseBody", "ResponseFuture", "ScopesIter"];
 
 /// The code in the documentation, and the examples.
 fn example_code() -> String {
