@@ -153,7 +153,7 @@ impl<B> Service<Request<B>> for ResourceMetadata {
 
 fn check(url: &str) -> Result<(), InvalidUrl> {
     if url.contains('?') {
-        return Err(InvalidUrl::new("it has a query"));
+        return Err(InvalidUrl::new("it contains a query"));
     }
     check_url(url, PlainHttp::LoopbackOnly)
 }

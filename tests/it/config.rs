@@ -242,7 +242,7 @@ fn each_mistake_is_told_with_its_name_and_its_remedy() {
         (
             "jwks_url",
             "http://keys.example",
-            &format!("invalid URL: plain `http` is for loopback alone, use `https`{URL}"),
+            &format!("invalid URL: plain `http` is allowed only for loopback hosts{URL}"),
         ),
     ] {
         problem(key, value, expected);
