@@ -80,7 +80,7 @@
 //!
 //! * [Quick start](docs::start), [Scopes](docs::scopes), [Testing your service](docs::testing).
 //! * [`layer`]: the two layers; [Where the layers go](docs::layers): what each placement leaves
-//!   open; [`scope_table`]: the scopes of a whole service in one table.
+//!   open; [`ScopeTable`]: the scopes of a whole service in one table.
 //! * [What clients see](docs::responses): each refusal as `curl -i` shows it;
 //!   [Errors](docs::errors): each text, its cause, and what to do.
 //! * [`config`]: the settings from the environment or a file; [`resource_metadata`]: RFC 9728.
@@ -117,10 +117,12 @@ mod health;
 mod json;
 mod jwks;
 mod jws;
+mod path;
 mod refresh;
 mod rejection;
 mod schedule;
 mod scope;
+mod scope_table;
 mod telemetry;
 mod token_cache;
 mod url;
@@ -138,7 +140,6 @@ pub mod extract;
 pub mod interceptor;
 pub mod layer;
 pub mod resource_metadata;
-pub mod scope_table;
 #[cfg(feature = "test-issuer")]
 pub mod test_issuer;
 

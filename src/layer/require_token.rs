@@ -95,7 +95,7 @@ impl RequireToken {
     /// Asks for scopes by method and path: what the table does not name is refused. A second call
     /// replaces the first.
     ///
-    /// See [`scope_table`](crate::scope_table) for an example.
+    /// See [`ScopeTable`] for an example.
     pub fn scope_table(mut self, table: ScopeTable) -> Self {
         Arc::make_mut(&mut self.config).table = Some(table);
         self
