@@ -83,7 +83,7 @@
 //!   open; [`ScopeTable`]: the scopes of a whole service in one table.
 //! * [What clients see](docs::responses): each refusal as `curl -i` shows it;
 //!   [Errors](docs::errors): each text, its cause, and what to do.
-//! * [`config`]: the settings from the environment or a file; [`resource_metadata`]: RFC 9728.
+//! * [`config`]: the settings from the environment or a file; [`ResourceMetadata`]: RFC 9728.
 //! * [When Cognito is down](docs::outage): what happens minute by minute;
 //!   [Observability](docs::observability): logs, metrics, readiness;
 //!   [What it costs](docs::cost); [Beside others](docs::comparison).
@@ -120,6 +120,7 @@ mod jws;
 mod path;
 mod refresh;
 mod rejection;
+mod resource_metadata;
 mod schedule;
 mod scope;
 mod scope_table;
@@ -139,7 +140,6 @@ pub mod extract;
 #[cfg(feature = "tonic")]
 pub mod interceptor;
 pub mod layer;
-pub mod resource_metadata;
 #[cfg(feature = "test-issuer")]
 pub mod test_issuer;
 

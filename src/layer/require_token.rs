@@ -103,7 +103,7 @@ impl RequireToken {
 
     /// Names this document in every challenge, so that a client finds out where to get a token.
     ///
-    /// See [`resource_metadata`](crate::resource_metadata) for an example.
+    /// See [`ResourceMetadata`] for an example.
     pub fn resource_metadata(mut self, metadata: &ResourceMetadata) -> Self {
         self.settings_mut().set_resource_metadata(metadata.url());
         self
