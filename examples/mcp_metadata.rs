@@ -22,8 +22,8 @@ const CLIENT_ID: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 async fn app(resource: &str, issuer: &TestServer) -> Result<Router, Box<dyn Error>> {
     let pool = issuer.issuer().user_pool();
     let metadata = ResourceMetadata::new(resource, [pool.issuer()])?
-        .scopes(["mcp/call"])
-        .name("An MCP server");
+        .with_scopes(["mcp/call"])
+        .with_name("An MCP server");
     // The specification of MCP asks its servers to check that a token was issued for them.
     let rules = Rules::new(pool, ClientIds::only([CLIENT_ID])).with_audience(resource);
     let verifier = Verifier::builder(rules).connect().await?;

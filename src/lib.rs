@@ -80,10 +80,10 @@
 //!
 //! * [Quick start](docs::start), [Scopes](docs::scopes), [Testing your service](docs::testing).
 //! * [`layer`]: the two layers; [Where the layers go](docs::layers): what each placement leaves
-//!   open; [`scope_table`]: the scopes of a whole service in one table.
+//!   open; [`ScopeTable`]: the scopes of a whole service in one table.
 //! * [What clients see](docs::responses): each refusal as `curl -i` shows it;
 //!   [Errors](docs::errors): each text, its cause, and what to do.
-//! * [`config`]: the settings from the environment or a file; [`resource_metadata`]: RFC 9728.
+//! * [`config`]: the settings from the environment or a file; [`ResourceMetadata`]: RFC 9728.
 //! * [When Cognito is down](docs::outage): what happens minute by minute;
 //!   [Observability](docs::observability): logs, metrics, readiness;
 //!   [What it costs](docs::cost); [Beside others](docs::comparison).
@@ -118,10 +118,13 @@ mod health;
 mod json;
 mod jwks;
 mod jws;
+mod path;
 mod refresh;
 mod rejection;
+mod resource_metadata;
 mod schedule;
 mod scope;
+mod scope_table;
 mod telemetry;
 mod token_cache;
 mod url;
@@ -138,8 +141,6 @@ mod extract;
 #[cfg(feature = "tonic")]
 mod interceptor;
 pub mod layer;
-pub mod resource_metadata;
-pub mod scope_table;
 #[cfg(feature = "test-issuer")]
 pub mod test_issuer;
 
@@ -157,7 +158,7 @@ pub use layer::require_scope::RequireScope;
 pub use layer::require_token::RequireToken;
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use resource_metadata::ResourceMetadata;
-pub use scope::{Scope, Scopes};
+pub use scope::{Scope, Scopes, ScopesIter};
 pub use scope_table::{Access, ScopeTable};
 #[cfg(feature = "test-issuer")]
 pub use test_issuer::{TestIssuer, TestServer};

@@ -1,34 +1,4 @@
-//! The metadata of a protected resource ([RFC 9728]): how a client that knows only the API finds
-//! out where to get a token. Model Context Protocol clients ask for it.
-//!
-//! ```
-//! use axum::{Router, routing::post};
-//! use tower_cognito::{RequireToken, ResourceMetadata, UserPool};
-//!
-//! # fn example(verifier: tower_cognito::Verifier) -> Result<Router, Box<dyn std::error::Error>> {
-//! let pool = UserPool::new("us-east-1_Example")?;
-//! let metadata = ResourceMetadata::new("https://api.example.com/mcp", [pool.issuer()])?
-//!     .scopes(["mcp/call"])
-//!     .name("Example");
-//! assert_eq!(metadata.path(), "/.well-known/oauth-protected-resource/mcp");
-//!
-//! let app = Router::new()
-//!     .route("/mcp", post(|| async {}))
-//!     .layer(RequireToken::new(verifier).resource_metadata(&metadata))
-//!     .route_service(metadata.path(), metadata.clone()); // after the layer: anybody may read it
-//! # Ok(app)
-//! # }
-//! ```
-//!
-//! Every challenge then has `resource_metadata="…"` with the [URL](ResourceMetadata::url) of the
-//! document. It is made of what is configured, never of the `Host` header, which a client can
-//! choose.
-//!
-//! Such a service should also be built with [`Rules::with_audience`](crate::Rules::with_audience), so that
-//! a token for another resource is refused. Cognito writes an `aud` into tokens of users whose
-//! client named the resource (RFC 8707).
-//!
-//! [RFC 9728]: https://www.rfc-editor.org/rfc/rfc9728
+//! The metadata document of a protected resource (RFC 9728), as a service.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -46,8 +16,40 @@ use crate::url::{PlainHttp, check_url};
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 
-/// A protected resource and where tokens for it come from: a Tower service that answers with the
-/// document of RFC 9728. See the [module docs](crate::resource_metadata).
+/// Describes a protected resource and the issuers of its tokens.
+///
+/// It is a Tower service that answers with the metadata document of a protected resource
+/// ([RFC 9728]). From it, a client that knows only the API learns where to get a token. Model
+/// Context Protocol clients fetch it.
+///
+/// ```
+/// use axum::{Router, routing::post};
+/// use tower_cognito::{RequireToken, ResourceMetadata, UserPool};
+///
+/// # fn example(verifier: tower_cognito::Verifier) -> Result<Router, Box<dyn std::error::Error>> {
+/// let pool = UserPool::new("us-east-1_Example")?;
+/// let metadata = ResourceMetadata::new("https://api.example.com/mcp", [pool.issuer()])?
+///     .with_scopes(["mcp/call"])
+///     .with_name("Example");
+/// assert_eq!(metadata.path(), "/.well-known/oauth-protected-resource/mcp");
+///
+/// let app = Router::new()
+///     .route("/mcp", post(|| async {}))
+///     .layer(RequireToken::new(verifier).resource_metadata(&metadata))
+///     .route_service(metadata.path(), metadata.clone()); // after the layer: it needs no token
+/// # Ok(app)
+/// # }
+/// ```
+///
+/// Every challenge then contains `resource_metadata="…"` with the [URL](Self::url) of the document.
+/// The URL and the document contain only configured values, and never the `Host` header, which a
+/// client can choose.
+///
+/// Also set [`Rules::with_audience`](crate::Rules::with_audience) to the identifier of the resource, so that a
+/// token for another resource is rejected. Cognito writes `aud` into the tokens of users whose client
+/// named the resource (RFC 8707).
+///
+/// [RFC 9728]: https://www.rfc-editor.org/rfc/rfc9728
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ResourceMetadata {
@@ -57,32 +59,33 @@ pub struct ResourceMetadata {
 }
 
 impl ResourceMetadata {
-    /// The resource with this identifier, which is its URL, and the issuers of its tokens.
+    /// Creates the metadata of the resource with this URL as its identifier, and with these issuers
+    /// of its tokens.
     ///
     /// # Errors
     ///
-    /// When a text is not an absolute `https` URL (`http` for loopback alone), or holds user
-    /// information, a query or a fragment.
+    /// Returns an error if a text is not an absolute `https` URL, or if it contains user information,
+    /// a query or a fragment. Plain `http` is allowed only for loopback hosts.
     pub fn new<'a>(
         resource: &str,
         authorization_servers: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, InvalidUrl> {
-        check(resource)?;
+        check_identifier(resource)?;
         let mut servers = Vec::new();
         for server in authorization_servers {
-            check(server)?;
+            check_identifier(server)?;
             servers.push(server);
         }
         let mut document = Map::new();
         document.insert("resource".to_owned(), resource.into());
-        // RFC 9728 section 3.2: what has no values is left out.
+        // RFC 9728 section 3.2: parameters without values are left out.
         if !servers.is_empty() {
             document.insert("authorization_servers".to_owned(), servers.into());
         }
-        // A token in a query or a form is never looked for.
+        // The layers never read a token from a query or a form.
         document.insert("bearer_methods_supported".to_owned(), vec!["header"].into());
-        // RFC 9728 section 3.1: the well-known string goes between host and path, and a slash
-        // that ends the host goes away.
+        // RFC 9728 section 3.1: insert the well-known string between host and path, and remove a
+        // slash that follows the host if the path is otherwise empty.
         let path = resource.parse::<Uri>().map_or(String::new(), |uri| uri.path().to_owned());
         let origin = resource.strip_suffix(&*path).unwrap_or(resource);
         let path = format!("{WELL_KNOWN}{}", if path == "/" { "" } else { &*path });
@@ -90,29 +93,30 @@ impl ResourceMetadata {
         Ok(Self { document: Arc::new(document), url, path: path.into() })
     }
 
-    /// The scopes that a client may ask for (`scopes_supported`).
+    /// Sets the scopes that a client may request (`scopes_supported`). By default, the document does
+    /// not list them.
     ///
     /// # Panics
     ///
-    /// When there are none, or a text is not one scope.
+    /// Panics if the list is empty, or if a text is not exactly one scope.
     #[track_caller]
-    pub fn scopes<'a>(self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        let scopes = Requirement::literal(Requirement::all_of(scopes));
+    pub fn with_scopes<'a>(self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        let scopes = Requirement::parse_or_panic(Requirement::all_of(scopes));
         let scopes = scopes.scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
         self.set("scopes_supported", scopes.into())
     }
 
-    /// A name for people (`resource_name`).
-    pub fn name(self, name: &str) -> Self {
+    /// Sets a human-readable name (`resource_name`). By default, the document has none.
+    pub fn with_name(self, name: &str) -> Self {
         self.set("resource_name", name.into())
     }
 
-    /// Where clients find the document.
+    /// Returns the URL of the document.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The path of that URL: where to mount the service.
+    /// Returns the path of [`url`](Self::url). Mount the service there.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -139,7 +143,7 @@ impl<B> Service<Request<B>> for ResourceMetadata {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return ready(Ok(response));
         }
-        // Strings and lists of strings always have a JSON form.
+        // Strings and lists of strings can always be written as JSON.
         let document = serde_json::to_string(&*self.document).unwrap_or_default();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -151,9 +155,9 @@ impl<B> Service<Request<B>> for ResourceMetadata {
     }
 }
 
-fn check(url: &str) -> Result<(), InvalidUrl> {
+fn check_identifier(url: &str) -> Result<(), InvalidUrl> {
     if url.contains('?') {
-        return Err(InvalidUrl::new("it has a query"));
+        return Err(InvalidUrl::new("it contains a query"));
     }
     check_url(url, PlainHttp::LoopbackOnly)
 }

@@ -1,18 +1,18 @@
-//! Scopes, and the one rule by which a requirement is met.
+//! Scopes, and the rule that decides whether a token has the required ones.
 //!
-//! A scope is an opaque, case-sensitive text ([RFC 6749 section 3.3]). Cognito writes
-//! `{resource server identifier}/{name}`, and `*` is an ordinary name: a requirement of
-//! `activity/*` is met by the scope that is literally named `activity/*` and by nothing else,
-//! exactly as API Gateway's `authorizationScopes` has it.
+//! A scope is an opaque, case-sensitive text ([RFC 6749 section 3.3]). Cognito's scopes have the
+//! form `{resource server identifier}/{name}`, and `*` is an ordinary name: only the scope
+//! `activity/*` itself meets a requirement of `activity/*`. The `authorizationScopes` of API Gateway
+//! work in the same way.
 //!
 //! [RFC 6749 section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
 
 use std::fmt;
-use std::str::FromStr;
+use std::str::{FromStr, Split};
 
 use crate::error::InvalidScope;
 
-/// One scope, such as `activity/*`.
+/// A single scope, such as `activity/*`.
 ///
 /// ```
 /// use tower_cognito::Scope;
@@ -26,7 +26,7 @@ use crate::error::InvalidScope;
 pub struct Scope(Box<str>);
 
 impl Scope {
-    /// The scope as it stands in a token.
+    /// Returns the scope as it is written in a token.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -35,9 +35,12 @@ impl Scope {
 impl FromStr for Scope {
     type Err = InvalidScope;
 
+    /// Parses a single scope.
+    ///
     /// # Errors
     ///
-    /// When the text is empty or holds anything but `%x21 / %x23-5B / %x5D-7E`.
+    /// Returns an error if the text is empty, or contains a character other than
+    /// `%x21 / %x23-5B / %x5D-7E` (RFC 6749 section 3.3).
     fn from_str(text: &str) -> Result<Self, InvalidScope> {
         check_scope_token(text).map_err(InvalidScope::new)?;
         Ok(Self(text.into()))
@@ -50,33 +53,92 @@ impl fmt::Display for Scope {
     }
 }
 
-/// The scopes of a token, in the order in which the token names them.
+/// The scopes of a token, in the order of its `scope` claim.
+///
+/// Two values are equal if they list the same scopes in the same order.
+///
+/// ```
+/// # fn example(token: tower_cognito::AccessToken) {
+/// for scope in token.scopes() {
+///     println!("{scope}");
+/// }
+/// # }
+/// ```
 #[derive(Clone, Copy)]
 pub struct Scopes<'t> {
     text: &'t str,
 }
 
 impl<'t> Scopes<'t> {
-    /// Reads the value of a `scope` claim: pieces between U+0020, empty ones skipped.
+    /// Reads the value of a `scope` claim: scopes separated by U+0020.
     pub(crate) fn from_claim(text: &'t str) -> Self {
         Self { text }
     }
 
-    /// Whether exactly this scope is among them.
+    /// Returns `true` if the token has exactly this scope.
     pub fn contains(&self, scope: &str) -> bool {
         self.iter().any(|granted| granted == scope)
     }
 
-    /// [`contains`](Self::contains) for one scope that is known to be one, as a machine's token
-    /// often has no other.
+    /// Does the same as [`contains`](Self::contains), with a fast path for a token that has no other
+    /// scope, as is usual for a machine-to-machine client.
     #[inline]
     fn contains_scope(&self, scope: &Scope) -> bool {
         self.text == scope.as_str() || self.contains(scope.as_str())
     }
 
-    /// Each scope.
-    pub fn iter(&self) -> impl Iterator<Item = &'t str> + use<'t> {
-        self.text.split(' ').filter(|piece| !piece.is_empty())
+    /// Returns an iterator over the scopes.
+    pub fn iter(&self) -> ScopesIter<'t> {
+        ScopesIter { pieces: self.text.split(' ') }
+    }
+}
+
+impl<'t> IntoIterator for Scopes<'t> {
+    type Item = &'t str;
+    type IntoIter = ScopesIter<'t>;
+
+    fn into_iter(self) -> ScopesIter<'t> {
+        self.iter()
+    }
+}
+
+impl<'t> IntoIterator for &Scopes<'t> {
+    type Item = &'t str;
+    type IntoIter = ScopesIter<'t>;
+
+    fn into_iter(self) -> ScopesIter<'t> {
+        self.iter()
+    }
+}
+
+impl PartialEq for Scopes<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Scopes<'_> {}
+
+/// An iterator over the scopes of a token, made by [`Scopes::iter`].
+#[derive(Clone)]
+pub struct ScopesIter<'t> {
+    pieces: Split<'t, char>,
+}
+
+impl<'t> Iterator for ScopesIter<'t> {
+    type Item = &'t str;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'t str> {
+        // Several spaces in a row have empty pieces between them.
+        self.pieces.find(|piece| !piece.is_empty())
+    }
+}
+
+impl fmt::Debug for ScopesIter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Only `Scopes` itself prints the scopes of a token (SECURITY.md).
+        f.debug_struct("ScopesIter").finish_non_exhaustive()
     }
 }
 
@@ -86,7 +148,7 @@ impl fmt::Debug for Scopes<'_> {
     }
 }
 
-/// What a route asks of a token's scopes.
+/// The scopes that a route requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Requirement {
     AllOf(Box<[Scope]>),
@@ -107,35 +169,41 @@ impl Requirement {
         Ok(Self::AnyOf(parse_all(scopes)?))
     }
 
-    /// Any scope of this resource server.
+    /// Creates a requirement that every token meets.
+    pub(crate) fn empty() -> Self {
+        Self::AllOf(Box::default())
+    }
+
+    /// Creates a requirement of any scope of this resource server.
     pub(crate) fn any_of_resource_server(resource_server: &str) -> Result<Self, InvalidScope> {
         check_scope_token(resource_server).map_err(InvalidScope::new)?;
         Ok(Self::AnyOfResourceServer(resource_server.into()))
     }
 
-    /// Of literals in the caller's source.
+    /// Returns the requirement whose scopes are literals in the caller's source.
     ///
     /// # Panics
     ///
-    /// When one of them is malformed.
+    /// Panics if one of the scopes is malformed.
     #[track_caller]
     #[expect(clippy::panic, reason = "it is the caller's source that is wrong")]
-    pub(crate) fn literal(requirement: Result<Self, InvalidScope>) -> Self {
-        // Not in a closure, which would hide where the caller is.
-        match requirement {
+    pub(crate) fn parse_or_panic(parsed: Result<Self, InvalidScope>) -> Self {
+        // A closure (`unwrap_or_else`) would hide the line of the caller.
+        match parsed {
             Ok(requirement) => requirement,
-            Err(problem) => panic!("{problem}"),
+            Err(error) => panic!("{error}"),
         }
     }
 
-    /// The one rule.
+    /// Returns `true` if these scopes meet the requirement. Every scope check of the crate is made
+    /// here.
     #[inline]
     pub(crate) fn is_met_by(&self, granted: Scopes<'_>) -> bool {
         match self {
             Self::AllOf(scopes) => scopes.iter().all(|scope| granted.contains_scope(scope)),
             Self::AnyOf(scopes) => scopes.iter().any(|scope| granted.contains_scope(scope)),
-            // A resource server identifier may hold `/`, a scope name may not (AWS,
-            // ResourceServerScopeType): the name is what follows the last one.
+            // A resource server identifier may contain `/`, but a scope name may not (AWS,
+            // ResourceServerScopeType), so the name begins after the last `/`.
             Self::AnyOfResourceServer(server) => granted.iter().any(|scope| {
                 scope
                     .rsplit_once('/')
@@ -144,7 +212,8 @@ impl Requirement {
         }
     }
 
-    /// The scopes to name in a challenge, if they can be named.
+    /// Returns the scopes to list in a challenge. They are unknown if any scope of a resource server
+    /// is accepted.
     pub(crate) fn scopes(&self) -> &[Scope] {
         match self {
             Self::AllOf(scopes) | Self::AnyOf(scopes) => scopes,
@@ -155,8 +224,12 @@ impl Requirement {
 
 fn parse_all<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Box<[Scope]>, InvalidScope> {
     let scopes = scopes.into_iter().map(str::parse).collect::<Result<Box<[_]>, _>>()?;
-    // With none, `all_of` would be met by every token.
-    if scopes.is_empty() { Err(InvalidScope::new("no scope is named")) } else { Ok(scopes) }
+    // Every token would meet an empty `all_of`.
+    if scopes.is_empty() {
+        Err(InvalidScope::new("the list of scopes is empty"))
+    } else {
+        Ok(scopes)
+    }
 }
 
 fn check_scope_token(text: &str) -> Result<(), &'static str> {
@@ -164,10 +237,12 @@ fn check_scope_token(text: &str) -> Result<(), &'static str> {
         return Err("it is empty");
     }
     if text.contains(' ') {
-        return Err("it has a space, and each scope stands alone");
+        return Err("it contains a space, so it is more than one scope");
     }
     if !text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
-        return Err("it has a quote, a backslash, a control or a non-ASCII character");
+        return Err(
+            "it contains a quote, a backslash, a control character or a non-ASCII character",
+        );
     }
     Ok(())
 }

@@ -1,135 +1,170 @@
-//! The scopes of a whole service in one table, by method and path.
-//!
-//! ```
-//! use tower_cognito::{Access, RequireToken, ScopeTable};
-//!
-//! # fn example(verifier: tower_cognito::Verifier) -> Result<(), tower_cognito::ConfigError> {
-//! let table = ScopeTable::new([
-//!     ("GET  /health", Access::public()),
-//!     ("POST /activity", Access::scope("activity/*")),
-//!     ("GET  /item", Access::any_of(["item/read", "item/write"])),
-//!     ("GET  /item/{id}", Access::any_of(["item/read", "item/write"])),
-//!     ("PUT  /item/{id}", Access::scope("item/write")),
-//!     ("ANY  /admin/{*rest}", Access::all_of(["admin/use", "item/write"])),
-//!     ("GET  /me", Access::authenticated()),
-//!     ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
-//!     ("GRPC /activity.v1.Feed/Post", Access::scope("activity/*")),
-//! ])?;
-//! let layer = RequireToken::new(verifier).scope_table(table);
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! It is what the methods of an API Gateway stage say about scopes, and like there **everything
-//! that is not named is refused**: 401 without a good token, 403 with one.
-//!
-//! | in a row | means |
-//! | --- | --- |
-//! | `GET` | the method, and `HEAD` too, unless a row of its own names that |
-//! | `ANY` | every method that no other row names for this path |
-//! | `GRPC` | `POST`, which is what gRPC sends, to `/package.Service/Method` |
-//! | `/item` | this segment, byte for byte |
-//! | `/{id}` | one segment that is not empty |
-//! | `/{*rest}` | all that is left, and it is not empty |
-//!
-//! One path at most is chosen, read from the left: a segment by its name before a parameter, a
-//! parameter before a wildcard. Then its rows decide, also when none has the method: a `DELETE
-//! /item/7` is refused by the table above, and would be refused if there were a row for
-//! `ANY /{*rest}` as well.
-//!
-//! # What the table and the router must read alike
-//!
-//! Paths are compared as they were sent, percent-encoding included, as axum's router does. A path
-//! that has other segments for somebody who decodes it once is refused, whatever the table says:
-//! with `//`, a `.` or `..` segment (also before a `;`), a backslash, `%2F`, `%2E`, `%5C`, a
-//! control character, an escape that is none, or a segment that spells one named in the table with
-//! other escapes or with more behind a `;`, `%3B`, `%3F` or `%23`. What a row with a wildcard
-//! covers begins below it: `/admin` and `/admin/` are refused by a table that names
-//! `/admin/{*rest}` alone, and never fall to a `/{*rest}`.
-//!
-//! A handler that decodes twice, folds case, passes over a slash at the end, or hands the path on
-//! to a server that does, must look at it itself.
-//!
-//! The table sees the path that the layer sees, so it goes around the whole service:
-//!
-//! ```
-//! use axum::Router;
-//! use tower::Layer;
-//! use tower_cognito::{RequireToken, ScopeTable, Verifier};
-//!
-//! # async fn example(
-//! #     app: Router, listener: tokio::net::TcpListener, verifier: Verifier, table: ScopeTable,
-//! # ) -> std::io::Result<()> {
-//! let guarded = RequireToken::new(verifier).scope_table(table).layer(app);
-//! axum::serve(listener, Router::new().fallback_service(guarded)).await
-//! # }
-//! ```
-//!
-//! As the last `.layer` of the outermost router it sees the same path, but routes and a fallback
-//! that are added after it are open, as with any layer of axum's; and inside `nest`, axum has cut
-//! the prefix off. What rewrites paths, such as tower-http's `NormalizePath`, goes around the whole
-//! service too, outside of this, and never into `Router::layer`: axum has routed by then, and the
-//! table would judge another path than the one that was routed.
+//! A table of required scopes, as a tree of path segments. `path` decides which paths are ambiguous.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::error::{ConfigError, InvalidScope};
+use crate::error::{InvalidScope, ConfigError};
+use crate::path::{is_unambiguous, percent_decode, strip_path_parameters};
 use crate::scope::Requirement;
 
-/// Which scopes a request needs, by its method and path. See the
-/// [module docs](crate::scope_table).
+/// Maps the method and the path of each request to the scopes that it needs.
+///
+/// ```
+/// use tower_cognito::{Access, RequireToken, ScopeTable};
+///
+/// # fn example(verifier: tower_cognito::Verifier) -> Result<(), tower_cognito::ConfigError> {
+/// let table = ScopeTable::new([
+///     ("GET  /health", Access::public()),
+///     ("POST /activity", Access::scope("activity/*")),
+///     ("GET  /item", Access::any_of(["item/read", "item/write"])),
+///     ("GET  /item/{id}", Access::any_of(["item/read", "item/write"])),
+///     ("PUT  /item/{id}", Access::scope("item/write")),
+///     ("ANY  /admin/{*rest}", Access::all_of(["admin/use", "item/write"])),
+///     ("GET  /me", Access::authenticated()),
+///     ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
+///     ("GRPC /activity.v1.Feed/Post", Access::scope("activity/*")),
+/// ])?;
+/// let layer = RequireToken::new(verifier).scope_table(table);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A table contains the same information as the methods of an API Gateway stage. As in API Gateway,
+/// **a request that matches no row is rejected**: with 401 if it has no valid token, and with 403 if
+/// it has one.
+///
+/// # Rows
+///
+/// A row is a method, a path and the [`Access`] that it requires.
+///
+/// | in a row | matches |
+/// | --- | --- |
+/// | `GET` | `GET`, and also `HEAD` unless another row has `HEAD` and this path |
+/// | `ANY` | every method that no other row with this path matches |
+/// | `GRPC` | `POST`, the method of every gRPC call; the path must be `/package.Service/Method` |
+/// | `/item` | this segment, byte for byte |
+/// | `/{id}` | one segment, which must not be empty |
+/// | `/{*rest}` | the rest of the path, which must not be empty |
+///
+/// # Matching
+///
+/// With the table above:
+///
+/// | request | result | why |
+/// | --- | --- | --- |
+/// | `GET /item/7` | requires `item/read` or `item/write` | `{id}` matches `7` |
+/// | `GET /item/%37` | requires `item/read` or `item/write` | paths are compared as they were sent, and `{id}` matches `%37` |
+/// | `DELETE /item/7` | rejected | the path matches `/item/{id}`, and no row with this path has `DELETE` |
+/// | `GET /item/` | rejected | the second segment is empty, so neither `/item` nor `/item/{id}` matches |
+/// | `GET /admin` | rejected | `/admin/{*rest}` matches only paths below `/admin/` |
+/// | `GET /Item` | rejected | upper and lower case differ |
+/// | `GET /%69tem` | rejected | ambiguous: a server that decodes the path reads `/item` |
+/// | `GET /item;v=1` | rejected | ambiguous: a server that strips path parameters reads `/item` |
+/// | `GET /item/..%2Fadmin` | rejected | ambiguous: a server that decodes the path reads `/admin` |
+///
+/// The rule is: **only one path of the table decides about a request**. If several paths match, they
+/// are compared segment by segment from the left, and a name wins over a parameter, and a parameter
+/// over a wildcard. Only the rows with the chosen path are used, even if none of them has the
+/// method: an additional row `ANY /{*rest}` would not allow `DELETE /item/7`.
+///
+/// A wildcard row such as `/admin/{*rest}` also keeps wider wildcards away from `/admin` and
+/// `/admin/`, because routers often serve these two paths with the same handler. If your service has
+/// them, add a row for each. A parameter in the same place, as in `/{page}`, still matches `/admin`.
+///
+/// # Ambiguous paths
+///
+/// A path is rejected, even if a row is public, if a server that percent-decodes it once could read
+/// other segments than the table. Such a path contains one of these:
+///
+/// * an empty segment before the last one (`//`);
+/// * the segment `.` or `..`, also with a path parameter (`..;x`);
+/// * a backslash;
+/// * `%2F`, `%2E`, `%5C`, an escaped control character, or a `%` without two hexadecimal digits;
+/// * a segment that is not written like a segment of the table in the same place, but decodes to it,
+///   or begins with it followed by `;`, `%3B`, `%3F` or `%23`.
+///
+/// **The table cannot protect a handler that changes the path in another way.** If a handler, or a
+/// server that it forwards the path to, decodes the path twice, ignores case, or ignores a slash at
+/// the end, then it must check the path itself.
+///
+/// # Placement
+///
+/// The table uses the path that the layer receives, so apply the layer to the whole service:
+///
+/// ```
+/// use axum::Router;
+/// use tower::Layer;
+/// use tower_cognito::{RequireToken, ScopeTable, Verifier};
+///
+/// # async fn example(
+/// #     app: Router, listener: tokio::net::TcpListener, verifier: Verifier, table: ScopeTable,
+/// # ) -> std::io::Result<()> {
+/// let guarded = RequireToken::new(verifier).scope_table(table).layer(app);
+/// axum::serve(listener, Router::new().fallback_service(guarded)).await
+/// # }
+/// ```
+///
+/// * As the last `.layer` of the outermost router, the layer receives the same path. However, it
+///   does not protect routes and a fallback that are added later; this is so for every layer of an
+///   axum router.
+/// * Inside `nest`, the layer receives the path without the prefix.
+/// * Middleware that rewrites paths, such as tower-http's `NormalizePath`, must be outside this
+///   layer, around the whole service. In `Router::layer` it would run after axum has chosen the
+///   route, and the table would check a different path than the one that was routed.
 #[derive(Clone, Debug)]
 pub struct ScopeTable {
     root: Node,
 }
 
-/// What a row of a [`ScopeTable`] requirement_for for.
+/// Describes what a row of a [`ScopeTable`] requires.
+///
+/// A malformed scope is reported by [`ScopeTable::new`], together with all other problems of the
+/// table.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Access(Result<RouteRequirement, InvalidScope>);
 
 impl Access {
-    /// Nothing. A token is not even looked at, so a bad one is not refused; unless
-    /// [`allow_anonymous`](crate::RequireToken::allow_anonymous) is set, which makes the token
-    /// optional on public rows.
+    /// Allows requests without a token, and ignores a token that is sent, even an invalid one.
+    ///
+    /// With [`allow_anonymous`](crate::RequireToken::allow_anonymous), a token that is sent is
+    /// verified, and an invalid one is rejected.
     pub fn public() -> Self {
         Self(Ok(RouteRequirement::Public))
     }
 
-    /// A good token, with whatever scopes.
+    /// Requires a valid token, with any scopes or none.
     pub fn authenticated() -> Self {
         Self(Ok(RouteRequirement::Authenticated))
     }
 
-    /// This scope.
+    /// Requires a valid token with this scope.
     pub fn scope(scope: &str) -> Self {
-        Self::of(Requirement::all_of([scope]))
+        Self::from_parsed(Requirement::all_of([scope]))
     }
 
-    /// At least one of these scopes.
+    /// Requires a valid token with at least one of these scopes.
     pub fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::of(Requirement::any_of(scopes))
+        Self::from_parsed(Requirement::any_of(scopes))
     }
 
-    /// All of these scopes.
+    /// Requires a valid token with all of these scopes.
     pub fn all_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::of(Requirement::all_of(scopes))
+        Self::from_parsed(Requirement::all_of(scopes))
     }
 
-    /// Any scope of this resource server.
+    /// Requires a valid token with any scope of this resource server.
     pub fn any_of_resource_server(resource_server: &str) -> Self {
-        Self::of(Requirement::any_of_resource_server(resource_server))
+        Self::from_parsed(Requirement::any_of_resource_server(resource_server))
     }
 
-    // A mistake is kept for `ScopeTable::new`, which reports all there are.
-    fn of(requirement: Result<Requirement, InvalidScope>) -> Self {
+    // An error is kept for `ScopeTable::new`, which reports every problem of the table at once.
+    fn from_parsed(requirement: Result<Requirement, InvalidScope>) -> Self {
         Self(requirement.map(|requirement| RouteRequirement::Scopes(Arc::new(requirement))))
     }
 }
 
-/// What a request has to show.
+/// What the layer requires of a request.
 #[derive(Clone, Debug)]
 pub(crate) enum RouteRequirement {
     Public,
@@ -140,47 +175,51 @@ pub(crate) enum RouteRequirement {
 }
 
 impl ScopeTable {
-    /// A table of these rows: a method and a path, and what they ask for.
+    /// Creates a table of these rows. The order of the rows does not matter.
     ///
     /// # Errors
     ///
-    /// When a method, a path or a scope is malformed, or two rows name the same requests; lists
-    /// everything that is wrong.
+    /// Returns an error if a method, a path or a scope is malformed, or if two rows match the same
+    /// requests. The error lists every problem of the table.
     pub fn new<'a>(rows: impl IntoIterator<Item = (&'a str, Access)>) -> Result<Self, ConfigError> {
         let mut table = Self { root: Node::default() };
         let mut problems = Vec::new();
         for (key, Access(requirement)) in rows {
-            let mut problem = |what: String| problems.push(format!("scope table, `{key}`: {what}"));
-            // A row with a bad scope is added as well, so that all else about it is found too.
+            let mut report = |problem: String| {
+                problems.push(format!("scope table, `{key}`: {problem}"));
+            };
+            // Add a row with a malformed scope too, so that its other problems are also found.
             let requirement = requirement.unwrap_or_else(|error| {
-                problem(error.to_string());
+                report(error.to_string());
                 RouteRequirement::NotListed
             });
-            let added =
-                parse(key).and_then(|(method, path)| table.root.add(&path, method, requirement));
-            if let Err(what) = added {
-                problem(what);
+            let added = parse_key(key)
+                .and_then(|(method, path)| table.root.add(&path, method, requirement));
+            if let Err(problem) = added {
+                report(problem);
             }
         }
         if problems.is_empty() { Ok(table) } else { Err(ConfigError::new(problems)) }
     }
 
-    /// What this request has to show.
+    /// Returns what the request with this method and path requires.
     pub(crate) fn requirement_for(&self, method: &str, path: &str) -> &RouteRequirement {
         let rest = path.strip_prefix('/').filter(|_| is_unambiguous(path));
         match rest.map(|rest| self.root.find(Some(rest))) {
-            Some(Ok(Found::Rows(rows))) => rows.of(method).unwrap_or(&RouteRequirement::NotListed),
+            Some(Ok(Found::Rows(rows))) => {
+                rows.for_method(method).unwrap_or(&RouteRequirement::NotListed)
+            }
             _ => &RouteRequirement::NotListed,
         }
     }
 }
 
-/// What may come next in a path.
+/// A position in the paths of the table: everything that may follow the segments before it.
 #[derive(Clone, Debug, Default)]
 struct Node {
     /// The rows whose path ends here.
     rows: Rows,
-    /// By the bytes that the name stands for, so that its other spellings are found as well.
+    /// The named segments by their decoded bytes, so that other spellings are found too.
     named: BTreeMap<Box<[u8]>, Named>,
     parameter: Option<Box<Self>>,
     wildcard: Rows,
@@ -188,11 +227,12 @@ struct Node {
 
 #[derive(Clone, Debug)]
 struct Named {
+    /// The segment as it is written in the table.
     spelling: Box<str>,
     node: Node,
 }
 
-/// The rows of one path, by method.
+/// The rows with one path, by method.
 #[derive(Clone, Debug, Default)]
 struct Rows(BTreeMap<Box<str>, RouteRequirement>);
 
@@ -203,16 +243,19 @@ enum Segment<'k> {
     Wildcard,
 }
 
-/// What a table has for a path.
+/// The result of the search for a path below one node.
 enum Found<'t> {
+    /// The path is in the table.
     Rows(&'t Rows),
-    /// Nothing; and no wildcard further up shall have it either.
+    /// The path has no row, and is the root of a wildcard (`/a` or `/a/` of `/a/{*rest}`), so a
+    /// wildcard further up must not match it. See [`Node::find_end`].
     Blocked,
+    /// The path has no row, and a wildcard further up may match it.
     Nothing,
 }
 
-/// A segment of the request spells one of the table with other escapes, or with more after it that
-/// some readers cut off.
+/// A segment of the request is another spelling of a segment in the table: it decodes to the same
+/// bytes, or does so once path parameters are stripped.
 struct AmbiguousSegment;
 
 impl Node {
@@ -229,20 +272,25 @@ impl Node {
                 self.parameter.get_or_insert_default().add(rest, method, requirement)
             }
             [Segment::Named(name), rest @ ..] => {
-                let spelt = || Named { spelling: (*name).into(), node: Self::default() };
-                let named = self.named.entry(percent_decode(name).into()).or_insert_with(spelt);
+                let new = || Named { spelling: (*name).into(), node: Self::default() };
+                let named = self.named.entry(percent_decode(name).into()).or_insert_with(new);
                 if *named.spelling != **name {
-                    return Err("another row spells the same segment with other escapes".to_owned());
+                    return Err(
+                        "another row has the same segment with other percent-encoding".to_owned()
+                    );
                 }
                 named.node.add(rest, method, requirement)
             }
         }
     }
 
-    /// No deeper than the table is, and each node is looked at once at most.
+    /// Finds the rows for a path, which is `None` after its last segment.
+    ///
+    /// The recursion is at most as deep as the table, and it visits each node at most once, so a
+    /// long path cannot exhaust the stack or the processor.
     fn find(&self, path: Option<&str>) -> Result<Found<'_>, AmbiguousSegment> {
         let Some(path) = path else {
-            return Ok(self.end());
+            return Ok(self.find_end());
         };
         let (segment, rest) = match path.split_once('/') {
             Some((segment, rest)) => (segment, Some(rest)),
@@ -258,29 +306,34 @@ impl Node {
         } else if self.named.contains_key(strip_path_parameters(&name)) {
             return Err(AmbiguousSegment);
         }
-        // `/a/` ends here, too, for the router that is spoken of at `end`.
+        // The path ends with a slash. Parameters and wildcards do not match the empty segment after
+        // it, but routers may serve this path by the wildcard: block it, as `find_end` does.
         if path.is_empty() {
-            return Ok(match (found, self.wildcard.if_any()) {
+            return Ok(match (found, self.wildcard.non_empty()) {
                 (Found::Nothing, Some(_)) => Found::Blocked,
                 (found, _) => found,
             });
         }
         if let (Found::Nothing | Found::Blocked, Some(parameter)) = (&found, &self.parameter) {
             let by_parameter = parameter.find(rest)?;
+            // A path that the named segment has blocked stays blocked, unless the parameter has rows
+            // for it.
             if !matches!((&found, &by_parameter), (Found::Blocked, Found::Nothing)) {
                 found = by_parameter;
             }
         }
-        Ok(match (found, self.wildcard.if_any()) {
+        Ok(match (found, self.wildcard.non_empty()) {
             (Found::Nothing, Some(rows)) => Found::Rows(rows),
             (found, _) => found,
         })
     }
 
-    /// What there is where a path ends here. Routers that know `/a/{*rest}` often serve `/a` and
-    /// `/a/` by it, too: where no row names those, they shall not fall to a wider wildcard.
-    fn end(&self) -> Found<'_> {
-        match (self.rows.if_any(), self.wildcard.if_any()) {
+    /// Finds the rows for a path that ends at this node.
+    ///
+    /// Routers that have `/a/{*rest}` often serve `/a` and `/a/` by it too. If no row has these
+    /// paths, they are blocked, so that a wider wildcard with a weaker requirement cannot match them.
+    fn find_end(&self) -> Found<'_> {
+        match (self.rows.non_empty(), self.wildcard.non_empty()) {
             (Some(rows), _) => Found::Rows(rows),
             (None, Some(_)) => Found::Blocked,
             (None, None) => Found::Nothing,
@@ -291,28 +344,29 @@ impl Node {
 impl Rows {
     fn add(&mut self, method: &str, requirement: RouteRequirement) -> Result<(), String> {
         match self.0.insert(method.into(), requirement) {
-            Some(_) => Err("another row names the same requests".to_owned()),
+            Some(_) => Err("another row matches the same requests".to_owned()),
             None => Ok(()),
         }
     }
 
-    fn if_any(&self) -> Option<&Self> {
+    fn non_empty(&self) -> Option<&Self> {
         Some(self).filter(|rows| !rows.0.is_empty())
     }
 
-    fn of(&self, method: &str) -> Option<&RouteRequirement> {
-        let get_as_well = || self.0.get("GET").filter(|_| method == "HEAD");
-        self.0.get(method).or_else(get_as_well).or_else(|| self.0.get("ANY"))
+    fn for_method(&self, method: &str) -> Option<&RouteRequirement> {
+        let get_for_head = || self.0.get("GET").filter(|_| method == "HEAD");
+        self.0.get(method).or_else(get_for_head).or_else(|| self.0.get("ANY"))
     }
 }
 
-fn parse(key: &str) -> Result<(&str, Vec<Segment<'_>>), String> {
+/// Parses a method and a path, such as `GET /item/{id}`.
+fn parse_key(key: &str) -> Result<(&str, Vec<Segment<'_>>), String> {
     let mut words = key.split_ascii_whitespace();
     let (Some(method), Some(path), None) = (words.next(), words.next(), words.next()) else {
-        return Err("not a method and a path, as in `GET /item/{id}`".to_owned());
+        return Err("not a method and a path, such as `GET /item/{id}`".to_owned());
     };
     if !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
-        return Err("a method is written in capitals, as in `GET /item/{id}`".to_owned());
+        return Err("the method is not in capital letters, such as `GET`".to_owned());
     }
     let segments = parse_path(path)?;
     if method != "GRPC" {
@@ -321,29 +375,31 @@ fn parse(key: &str) -> Result<(&str, Vec<Segment<'_>>), String> {
     match segments.as_slice() {
         [Segment::Named(_), Segment::Wildcard] => Ok(("POST", segments)),
         [Segment::Named(_), Segment::Named(method)] if !method.is_empty() => Ok(("POST", segments)),
-        _ => Err("not a gRPC path, as in `GRPC /package.Service/Method`".to_owned()),
+        _ => Err("not a gRPC path, such as `/package.Service/Method`".to_owned()),
     }
 }
 
 fn parse_path(path: &str) -> Result<Vec<Segment<'_>>, String> {
     let Some(rest) = path.strip_prefix('/') else {
-        return Err("a path begins with `/`".to_owned());
+        return Err("the path does not begin with `/`".to_owned());
     };
-    let is_in_a_path = |byte: u8| byte.is_ascii_graphic() && !br##"?#"<>\^`|"##.contains(&byte);
-    if !path.bytes().all(is_in_a_path) || !is_unambiguous(path) {
-        return Err("no request has this path, or one that could be read in two ways".to_owned());
+    let is_allowed = |byte: u8| byte.is_ascii_graphic() && !br##"?#"<>\^`|"##.contains(&byte);
+    if !path.bytes().all(is_allowed) || !is_unambiguous(path) {
+        return Err("the path is ambiguous, or has a character that is not allowed in a URL path"
+            .to_owned());
     }
     let segments = rest.split('/').map(parse_segment).collect::<Result<Vec<_>, _>>()?;
     match segments.iter().position(|segment| *segment == Segment::Wildcard) {
         Some(at) if at.saturating_add(1) < segments.len() => {
-            Err("a `{*…}` stands at the end of a path alone".to_owned())
+            Err("`{*name}` is not at the end of the path".to_owned())
         }
         _ => Ok(segments),
     }
 }
 
 fn parse_segment(segment: &str) -> Result<Segment<'_>, String> {
-    // Other routers write a parameter as `:name` or `*name`.
+    // Other routers write a parameter as `:name` or `*name`: report these, because as
+    // names they would match only themselves.
     if !segment.contains(['{', '}']) && !segment.starts_with([':', '*']) {
         return Ok(Segment::Named(segment));
     }
@@ -354,40 +410,9 @@ fn parse_segment(segment: &str) -> Result<Segment<'_>, String> {
         None => ("", Segment::Parameter),
     };
     let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if is_name { Ok(found) } else { Err("a parameter is `{name}` or `{*name}`".to_owned()) }
-}
-
-/// Whether nobody who decodes it once could read this path as another one.
-fn is_unambiguous(path: &str) -> bool {
-    // Some cut a segment off at `;`, before they look whether it is one of these.
-    let is_odd = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
-    if path.contains("//") || path.contains('\\') || path.split('/').any(is_odd) {
-        return false;
+    if is_name {
+        Ok(found)
+    } else {
+        Err("a parameter is not a segment of the form `{name}` or `{*name}`".to_owned())
     }
-    path.split('%').skip(1).all(|escape| match decode_escape(escape) {
-        Some(byte) => !matches!(byte, b'/' | b'.' | b'\\') && !byte.is_ascii_control(),
-        None => false,
-    })
-}
-
-/// What those read who cut parameters off (servlet containers do), or read a decoded path again.
-fn strip_path_parameters(name: &[u8]) -> &[u8] {
-    name.split(|byte| b";?#".contains(byte)).next().unwrap_or_default()
-}
-
-/// The byte of the two digits after a `%`.
-fn decode_escape(digits: &str) -> Option<u8> {
-    let digits = digits.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
-    u8::from_str_radix(digits, 16).ok()
-}
-
-fn percent_decode(segment: &str) -> Cow<'_, [u8]> {
-    let mut pieces = segment.split('%');
-    let first = pieces.next().unwrap_or_default();
-    let mut bytes = Cow::Borrowed(first.as_bytes());
-    for piece in pieces {
-        bytes.to_mut().extend(decode_escape(piece));
-        bytes.to_mut().extend(piece.as_bytes().iter().skip(2));
-    }
-    bytes
 }

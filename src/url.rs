@@ -1,4 +1,4 @@
-//! Which URLs are accepted, of issuers and of all else that is configured.
+//! Which URLs are accepted as issuers and in other settings.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -6,56 +6,59 @@ use http::Uri;
 
 use crate::error::InvalidUrl;
 
-/// Where plain `http` may go.
+/// The hosts for which plain `http` is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PlainHttp {
     Anywhere,
     LoopbackOnly,
 }
 
-/// Accepts only what every URL parser reads alike, so that the host judged here is the host that
-/// the HTTP client connects to.
+/// Returns an error if the URL is invalid, or if URL parsers could read it in different ways.
+///
+/// The host that is checked here must be the host that the HTTP client connects to, although the
+/// client parses the URL with another parser.
 pub(crate) fn check_url(url: &str, plain_http: PlainHttp) -> Result<(), InvalidUrl> {
     if url.is_empty() {
         return Err(InvalidUrl::new("it is empty"));
     }
     if !url.bytes().all(|byte| byte.is_ascii_graphic() && !br#""\<>^`{|}"#.contains(&byte)) {
-        return Err(InvalidUrl::new("it has a character that a URL can not hold"));
+        return Err(InvalidUrl::new("it contains a character that is not allowed in a URL"));
     }
     if url.contains('#') {
-        return Err(InvalidUrl::new("it has a fragment"));
+        return Err(InvalidUrl::new("it contains a fragment"));
     }
     if !url.starts_with("https://") && !url.starts_with("http://") {
         return Err(InvalidUrl::new("it does not begin with `https://`"));
     }
     let Ok(uri) = url.parse::<Uri>() else {
-        return Err(InvalidUrl::new("it can not be read"));
+        return Err(InvalidUrl::new("it cannot be parsed"));
     };
     let (Some(authority), Some(host)) = (uri.authority(), uri.host()) else {
-        return Err(InvalidUrl::new("it names no host"));
+        return Err(InvalidUrl::new("it has no host"));
     };
     if authority.as_str().contains('@') {
-        return Err(InvalidUrl::new("it holds user information before `@`"));
+        return Err(InvalidUrl::new("it contains user information before `@`"));
     }
     let port = authority.as_str().strip_prefix(host).unwrap_or_default();
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
         return Err(InvalidUrl::new("its port is not a number from 1 to 65535"));
     }
     if !is_host(host) {
-        return Err(InvalidUrl::new("its host is neither a name nor an address"));
+        return Err(InvalidUrl::new("its host is neither a DNS name nor an IP address"));
     }
     if url.starts_with("http://") && plain_http == PlainHttp::LoopbackOnly && !is_loopback(host) {
-        return Err(InvalidUrl::new("plain `http` is for loopback alone, use `https`"));
+        return Err(InvalidUrl::new("plain `http` is allowed only for loopback hosts"));
     }
     Ok(())
 }
 
-/// What may be shown of an address: a query may hold a credential.
-pub(crate) fn without_query(address: &str) -> &str {
-    address.split('?').next().unwrap_or_default()
+/// Returns the URL without its query, for logs and `Debug` output: a query may contain a credential.
+pub(crate) fn without_query(url: &str) -> &str {
+    url.split('?').next().unwrap_or_default()
 }
 
-/// Whether this is `http` to the machine itself, which neither a proxy nor a certificate concerns.
+/// Returns `true` if this is plain `http` to a loopback host, which needs neither a proxy nor
+/// certificates.
 #[cfg_attr(not(feature = "reqwest"), allow(dead_code))]
 pub(crate) fn is_loopback_http(url: &str) -> bool {
     check_url(url, PlainHttp::LoopbackOnly).is_ok() && url.starts_with("http:")
@@ -80,8 +83,8 @@ fn is_host(host: &str) -> bool {
     if ipv6(host).is_some() || host.parse::<Ipv4Addr>().is_ok() {
         return true;
     }
-    // WHATWG URL parsers, such as the HTTP client's, read a host that ends in a number as an IPv4
-    // address, in spellings that others take for a name.
+    // WHATWG URL parsers, such as that of the HTTP client, read a host whose last label is a number as
+    // an IPv4 address, also in spellings such as `0x7f.1` that other parsers take for a name.
     let last_label = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
     let is_number = last_label.bytes().all(|b| b.is_ascii_digit())
         || last_label.starts_with("0x")

@@ -12,6 +12,7 @@ use tower_service::Service;
 use super::LayerMarker;
 use super::drain::{self, Drains};
 use super::response::{ResponseBody, ResponseFuture};
+use crate::error::InvalidScope;
 use crate::rejection::Rejection;
 use crate::scope::Requirement;
 use crate::telemetry;
@@ -41,7 +42,7 @@ impl RequireScope {
     /// as a [`Scope`](crate::Scope).
     #[track_caller]
     pub fn new(scope: &str) -> Self {
-        Self::of(Requirement::literal(Requirement::all_of([scope])))
+        Self::parse_or_panic(Requirement::all_of([scope]))
     }
 
     /// Requires at least one of these scopes, as API Gateway does if a method lists several.
@@ -51,7 +52,7 @@ impl RequireScope {
     /// Panics if the list is empty, or if a text is not exactly one scope.
     #[track_caller]
     pub fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::of(Requirement::literal(Requirement::any_of(scopes)))
+        Self::parse_or_panic(Requirement::any_of(scopes))
     }
 
     /// Requires all of these scopes.
@@ -61,7 +62,7 @@ impl RequireScope {
     /// Panics if the list is empty, or if a text is not exactly one scope.
     #[track_caller]
     pub fn all_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::of(Requirement::literal(Requirement::all_of(scopes)))
+        Self::parse_or_panic(Requirement::all_of(scopes))
     }
 
     /// Requires any scope of this resource server.
@@ -74,7 +75,7 @@ impl RequireScope {
     /// Panics if the text cannot be the identifier of a resource server.
     #[track_caller]
     pub fn any_of_resource_server(resource_server: &str) -> Self {
-        Self::of(Requirement::literal(Requirement::any_of_resource_server(resource_server)))
+        Self::parse_or_panic(Requirement::any_of_resource_server(resource_server))
     }
 
     /// Checks whether a token has the required scopes.
@@ -91,6 +92,12 @@ impl RequireScope {
             return Ok(());
         }
         Err(Rejection::insufficient_scope(Arc::clone(&self.requirement), Arc::default()))
+    }
+
+    /// Panics at the line that calls the public constructor if a scope is malformed.
+    #[track_caller]
+    fn parse_or_panic(parsed: Result<Requirement, InvalidScope>) -> Self {
+        Self::of(Requirement::parse_or_panic(parsed))
     }
 
     pub(crate) fn of(requirement: Requirement) -> Self {

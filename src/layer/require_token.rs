@@ -109,7 +109,7 @@ impl RequireToken {
     /// Requires scopes by method and path. Requests that match no row are rejected. A second call
     /// replaces the table of the first.
     ///
-    /// See [`scope_table`](crate::scope_table) for an example.
+    /// See [`ScopeTable`] for an example.
     pub fn scope_table(mut self, table: ScopeTable) -> Self {
         Arc::make_mut(&mut self.config).table = Some(table);
         self
@@ -118,7 +118,7 @@ impl RequireToken {
     /// Sets the metadata document that every challenge names, so that a client can find out where
     /// to get a token. By default, no document is named.
     ///
-    /// See [`resource_metadata`](crate::resource_metadata) for an example.
+    /// See [`ResourceMetadata`] for an example.
     pub fn resource_metadata(mut self, metadata: &ResourceMetadata) -> Self {
         self.rejection_config_mut().set_resource_metadata(metadata.url());
         self

@@ -118,7 +118,7 @@ impl Rules {
     /// Panics if the list is empty, or if a text is not a scope.
     #[track_caller]
     pub fn with_required_scopes<'a>(self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        self.with_requirement(Requirement::literal(Requirement::all_of(scopes)))
+        self.with_requirement(Requirement::parse_or_panic(Requirement::all_of(scopes)))
     }
 
     pub(crate) fn with_requirement(mut self, requirement: Requirement) -> Self {

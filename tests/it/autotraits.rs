@@ -31,6 +31,7 @@ fn public_types_are_send_and_sync() {
     shared::<ResponseBody<axum::body::Bytes>>();
     shared::<Scope>();
     shared::<Scopes<'static>>();
+    shared::<ScopesIter<'static>>();
     shared::<StartError>();
     shared::<TestServer>();
     shared::<TokenBuilder>();

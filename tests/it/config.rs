@@ -436,8 +436,8 @@ fn each_problem_names_the_variable_and_what_is_expected() {
         (
             "required_scopes",
             "a/b \"",
-            "invalid scope: it has a quote, a backslash, a control or a non-ASCII character; a \
-             good one looks like `activity/*`",
+            "invalid scope: it contains a quote, a backslash, a control character or a \
+             non-ASCII character; a good one looks like `activity/*`",
         ),
         ("leeway_seconds", "301", "it is not an integer from 0 to 300"),
         ("leeway_seconds", "-1", "it is not an integer from 0 to 300"),
@@ -469,7 +469,7 @@ fn each_problem_names_the_variable_and_what_is_expected() {
         (
             "jwks_url",
             "http://keys.example",
-            &format!("invalid URL: plain `http` is for loopback alone, use `https`{URL}"),
+            &format!("invalid URL: plain `http` is allowed only for loopback hosts{URL}"),
         ),
     ] {
         problem(key, value, expected);
@@ -524,8 +524,8 @@ fn a_value_of_another_type_is_a_mistake_in_a_file() {
     problem_in_file("client_ids", r#"["any","x"]"#, clients);
     problem_in_file("client_ids", r#"["x y"]"#, clients);
     problem_in_file("client_ids", r#"["x,y"]"#, clients);
-    let space = "invalid scope: it has a space, and each scope stands alone; a good one looks like \
-                 `activity/*`";
+    let space = "invalid scope: it contains a space, so it is more than one scope; a good one \
+                 looks like `activity/*`";
     problem_in_file("required_scopes", r#"["a/b c/d"]"#, space);
 }
 

@@ -1,4 +1,4 @@
-//! RFC 9728: where the document is, what it says, and that every challenge leads there.
+//! RFC 9728: the URL of the document, its content, and its URL in every challenge.
 
 use std::convert::Infallible;
 
@@ -25,13 +25,13 @@ fn metadata(resource: &str) -> ResourceMetadata {
 }
 
 #[test]
-fn the_well_known_string_goes_between_host_and_path() {
+fn well_known_string_is_inserted_between_host_and_path() {
     const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
     for (resource, origin, rest) in [
         ("https://api.example.com", "https://api.example.com", ""),
         ("https://api.example.com/", "https://api.example.com", ""),
         ("https://api.example.com/mcp", "https://api.example.com", "/mcp"),
-        // Only the slash that ends the host goes away.
+        // Only a slash that directly follows the host is removed.
         ("https://api.example.com/mcp/", "https://api.example.com", "/mcp/"),
         ("https://api.example.com/a/b", "https://api.example.com", "/a/b"),
         ("https://api.example.com/a%20b", "https://api.example.com", "/a%20b"),
@@ -45,7 +45,7 @@ fn the_well_known_string_goes_between_host_and_path() {
         ("http://[::1]:8080/", "http://[::1]:8080", ""),
         ("http://[::1]:8080/x", "http://[::1]:8080", "/x"),
         ("https://[2001:db8::1]/x", "https://[2001:db8::1]", "/x"),
-        // A path that also ends the host.
+        // The host ends with the same text as the path.
         ("https://com/com", "https://com", "/com"),
         ("https://x/x/x", "https://x", "/x/x"),
     ] {
@@ -56,28 +56,31 @@ fn the_well_known_string_goes_between_host_and_path() {
 }
 
 #[test]
-fn what_is_no_identifier_is_an_error_as_resource_and_as_server() {
+fn new_rejects_invalid_urls_of_resource_and_servers() {
     for (url, problem) in [
         ("", "it is empty"),
         ("api.example.com", "it does not begin with `https://`"),
         ("/mcp", "it does not begin with `https://`"),
         ("ftp://api.example.com", "it does not begin with `https://`"),
         ("HTTPS://api.example.com", "it does not begin with `https://`"),
-        ("http://api.example.com", "plain `http` is for loopback alone, use `https`"),
-        ("http://localhost.example.com", "plain `http` is for loopback alone, use `https`"),
-        ("http://[2001:db8::1]", "plain `http` is for loopback alone, use `https`"),
-        ("https://api.example.com?", "it has a query"),
-        ("https://api.example.com/mcp?a=b", "it has a query"),
-        ("https://api.example.com#", "it has a fragment"),
-        ("https://api.example.com/mcp#a", "it has a fragment"),
-        ("https://user@api.example.com", "it holds user information before `@`"),
-        ("http://127.0.0.1@api.example.com", "it holds user information before `@`"),
+        ("http://api.example.com", "plain `http` is allowed only for loopback hosts"),
+        ("http://localhost.example.com", "plain `http` is allowed only for loopback hosts"),
+        ("http://[2001:db8::1]", "plain `http` is allowed only for loopback hosts"),
+        ("https://api.example.com?", "it contains a query"),
+        ("https://api.example.com/mcp?a=b", "it contains a query"),
+        ("https://api.example.com#", "it contains a fragment"),
+        ("https://api.example.com/mcp#a", "it contains a fragment"),
+        ("https://user@api.example.com", "it contains user information before `@`"),
+        ("http://127.0.0.1@api.example.com", "it contains user information before `@`"),
         ("https://api.example.com:0", "its port is not a number from 1 to 65535"),
-        ("https://api.example.com/a b", "it has a character that a URL can not hold"),
-        ("https://api.example.com/\"", "it has a character that a URL can not hold"),
-        ("https://api.example.com/\r\nx", "it has a character that a URL can not hold"),
-        ("https://api.example.com/{x}", "it has a character that a URL can not hold"),
-        ("https://api.example.com/caf\u{e9}", "it has a character that a URL can not hold"),
+        ("https://api.example.com/a b", "it contains a character that is not allowed in a URL"),
+        ("https://api.example.com/\"", "it contains a character that is not allowed in a URL"),
+        ("https://api.example.com/\r\nx", "it contains a character that is not allowed in a URL"),
+        ("https://api.example.com/{x}", "it contains a character that is not allowed in a URL"),
+        (
+            "https://api.example.com/caf\u{e9}",
+            "it contains a character that is not allowed in a URL",
+        ),
     ] {
         let expected =
             format!("invalid URL: {problem}; a good one looks like `https://issuer.example/pool`");
@@ -88,7 +91,7 @@ fn what_is_no_identifier_is_an_error_as_resource_and_as_server() {
     }
 }
 
-async fn answer(service: &ResourceMetadata, method: Method) -> (u16, http::HeaderMap, String) {
+async fn response_to(service: &ResourceMetadata, method: Method) -> (u16, http::HeaderMap, String) {
     let mut request = Request::new(());
     *request.method_mut() = method;
     let mut service = service.clone();
@@ -98,7 +101,7 @@ async fn answer(service: &ResourceMetadata, method: Method) -> (u16, http::Heade
 }
 
 #[tokio::test]
-async fn the_document_says_what_was_set() {
+async fn document_contains_the_settings() {
     for (metadata, expected) in [
         (
             metadata(RESOURCE),
@@ -114,8 +117,8 @@ async fn the_document_says_what_was_set() {
                 ["https://a.example", "https://b.example/x"],
             )
             .unwrap()
-            .scopes(["mcp/call", "mcp/*"])
-            .name("Caf\u{e9} \"Example\""),
+            .with_scopes(["mcp/call", "mcp/*"])
+            .with_name("Caf\u{e9} \"Example\""),
             json!({
                 "resource": "https://api.example.com/",
                 "authorization_servers": ["https://a.example", "https://b.example/x"],
@@ -125,7 +128,11 @@ async fn the_document_says_what_was_set() {
             }),
         ),
         (
-            metadata(RESOURCE).scopes(["a/b"]).scopes(["c/d"]).name("x").name("y"),
+            metadata(RESOURCE)
+                .with_scopes(["a/b"])
+                .with_scopes(["c/d"])
+                .with_name("x")
+                .with_name("y"),
             json!({
                 "resource": RESOURCE,
                 "authorization_servers": [issuer().issuer()],
@@ -135,7 +142,7 @@ async fn the_document_says_what_was_set() {
             }),
         ),
     ] {
-        let (status, headers, body) = answer(&metadata, Method::GET).await;
+        let (status, headers, body) = response_to(&metadata, Method::GET).await;
         assert_eq!(status, 200);
         assert_eq!(headers[CONTENT_TYPE], "application/json");
         assert_eq!(headers[CONTENT_LENGTH], body.len().to_string());
@@ -143,37 +150,37 @@ async fn the_document_says_what_was_set() {
     }
 }
 
-/// RFC 9728 section 3.2: parameters with zero values are left out.
+/// RFC 9728 section 3.2: parameters without values are left out.
 #[tokio::test]
-async fn without_a_server_the_document_names_none() {
+async fn document_without_servers_omits_the_parameter() {
     let metadata = ResourceMetadata::new(RESOURCE, []).unwrap();
-    let (_, _, body) = answer(&metadata, Method::GET).await;
+    let (_, _, body) = response_to(&metadata, Method::GET).await;
     let document: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(document, json!({"resource": RESOURCE, "bearer_methods_supported": ["header"]}));
 }
 
 #[tokio::test]
-async fn a_clone_that_is_changed_leaves_the_first_as_it_was() {
+async fn changing_a_clone_keeps_the_original() {
     let first = metadata(RESOURCE);
-    let named = first.clone().name("Example");
-    let (_, _, body) = answer(&first, Method::GET).await;
+    let named = first.clone().with_name("Example");
+    let (_, _, body) = response_to(&first, Method::GET).await;
     assert!(!body.contains("resource_name"), "{body}");
-    let (_, _, body) = answer(&named, Method::GET).await;
+    let (_, _, body) = response_to(&named, Method::GET).await;
     assert!(body.contains(r#""resource_name":"Example""#), "{body}");
     assert_eq!(first.url(), named.url());
 }
 
 #[tokio::test]
-async fn it_is_read_and_nothing_else() {
+async fn service_allows_only_get_and_head() {
     let metadata = metadata(RESOURCE);
-    let (_, of_get, document) = answer(&metadata, Method::GET).await;
-    let (status, headers, body) = answer(&metadata, Method::HEAD).await;
+    let (_, of_get, document) = response_to(&metadata, Method::GET).await;
+    let (status, headers, body) = response_to(&metadata, Method::HEAD).await;
     assert_eq!((status, &*body), (200, ""));
     assert_eq!(headers, of_get, "{document}");
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "get", "FOO"] {
         let name = method;
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let (status, headers, body) = answer(&metadata, method).await;
+        let (status, headers, body) = response_to(&metadata, method).await;
         assert_eq!((status, &*body), (405, ""), "{name}");
         assert_eq!(headers[ALLOW], "GET, HEAD", "{name}");
         assert!(!headers.contains_key(CONTENT_TYPE), "{name}");
@@ -181,10 +188,10 @@ async fn it_is_read_and_nothing_else() {
 }
 
 #[test]
-fn scopes_that_are_none_panic_where_they_are_set() {
+fn with_scopes_panics_on_invalid_scopes() {
     for scopes in [&[][..], &[""], &["a b"], &["a/b", "c\"d"]] {
         let built = std::panic::catch_unwind(|| {
-            let _ = metadata(RESOURCE).scopes(scopes.iter().copied());
+            let _ = metadata(RESOURCE).with_scopes(scopes.iter().copied());
         });
         assert!(built.is_err(), "{scopes:?}");
     }
@@ -205,7 +212,7 @@ fn request(method: &str, uri: &str, authorization: Option<&str>) -> Request<Body
 }
 
 fn app(verifier: Verifier) -> Router {
-    let metadata = metadata(RESOURCE).scopes(["mcp/call"]);
+    let metadata = metadata(RESOURCE).with_scopes(["mcp/call"]);
     Router::new()
         .route("/mcp", get(|| async { "ok" }).layer(RequireScope::new("mcp/call")))
         .layer(RequireToken::new(verifier).resource_metadata(&metadata))
@@ -213,7 +220,7 @@ fn app(verifier: Verifier) -> Router {
 }
 
 #[tokio::test]
-async fn mounted_after_the_layer_it_needs_no_token() {
+async fn document_mounted_after_the_layer_needs_no_token() {
     let app = app(verifier());
     let path = "/.well-known/oauth-protected-resource/mcp";
     for authorization in [None, Some("Bearer bad"), Some("Bearer")] {
@@ -233,14 +240,14 @@ async fn mounted_after_the_layer_it_needs_no_token() {
         (post.status().as_u16(), &post.headers()[ALLOW]),
         (405, &"GET, HEAD".parse().unwrap())
     );
-    // What is before the layer is not open with it.
+    // Routes that were added before the layer stay protected.
     assert_eq!(call(&app, request("GET", "/mcp", None)).await.status(), 401);
     assert_eq!(call(&app, request("GET", &format!("{path}/x"), None)).await.status(), 401);
 }
 
 #[tokio::test]
-async fn every_challenge_leads_to_the_document() {
-    let good = format!("Bearer {}", machine("mcp/call").sign());
+async fn every_challenge_contains_the_url_of_the_document() {
+    let valid = format!("Bearer {}", machine("mcp/call").sign());
     let other = format!("Bearer {}", machine("mcp/read").sign());
     let expired = machine("mcp/call").issued_at(std::time::SystemTime::UNIX_EPOCH).sign();
     let expired = format!("Bearer {expired}");
@@ -249,10 +256,10 @@ async fn every_challenge_leads_to_the_document() {
     let revoking = Verifier::builder(rules().with_check(|_| Err(CheckError::Revoked)));
     let revoking = revoking.build_with_jwks(issuer().jwks()).unwrap();
     for (name, verifier, authorization, status, start) in [
-        ("none", verifier(), None, 401, r#"Bearer realm="api""#),
+        ("no token", verifier(), None, 401, r#"Bearer realm="api""#),
         ("another scheme", verifier(), Some("Basic x"), 401, r#"Bearer realm="api""#),
         (
-            "bad",
+            "invalid",
             verifier(),
             Some("Bearer bad"),
             401,
@@ -268,7 +275,7 @@ async fn every_challenge_leads_to_the_document() {
         (
             "revoked",
             revoking,
-            Some(&good),
+            Some(&valid),
             401,
             r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#,
         ),
@@ -282,7 +289,7 @@ async fn every_challenge_leads_to_the_document() {
         (
             "forbidden",
             forbidding,
-            Some(&good),
+            Some(&valid),
             403,
             r#"Bearer realm="api", error="insufficient_scope""#,
         ),
@@ -303,20 +310,20 @@ async fn every_challenge_leads_to_the_document() {
 }
 
 #[tokio::test]
-async fn an_outage_is_no_challenge() {
+async fn response_during_an_outage_has_no_challenge() {
     let verifier = Verifier::builder(rules())
         .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
         .connect_lazy()
         .unwrap();
-    let good = format!("Bearer {}", machine("mcp/call").sign());
-    let response = call(&app(verifier), request("GET", "/mcp", Some(&good))).await;
+    let valid = format!("Bearer {}", machine("mcp/call").sign());
+    let response = call(&app(verifier), request("GET", "/mcp", Some(&valid))).await;
     assert_eq!(response.status(), 503);
     assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
     assert!(!format!("{response:?}").contains(".well-known"), "{response:?}");
 }
 
 #[tokio::test]
-async fn the_realm_stays_beside_it_in_either_order() {
+async fn challenge_has_realm_and_url_whichever_is_set_first() {
     let metadata = metadata("https://api.example.com");
     let url = "https://api.example.com/.well-known/oauth-protected-resource";
     let layer = || RequireToken::new(verifier());
@@ -334,7 +341,7 @@ async fn the_realm_stays_beside_it_in_either_order() {
 }
 
 #[tokio::test]
-async fn what_a_client_sends_changes_nothing_of_it() {
+async fn client_headers_do_not_change_document_and_challenge() {
     let app = app(verifier());
     let plain = call(&app, request("GET", "/mcp", None)).await;
     let path = "/.well-known/oauth-protected-resource/mcp";
@@ -361,7 +368,7 @@ async fn what_a_client_sends_changes_nothing_of_it() {
 }
 
 #[tokio::test]
-async fn with_its_own_audience_a_service_takes_no_token_for_another() {
+async fn required_audience_rejects_tokens_for_other_resources() {
     let verifier = Verifier::builder(rules().with_audience(RESOURCE));
     let verifier = verifier.build_with_jwks(issuer().jwks()).unwrap();
     let metadata = metadata(RESOURCE);

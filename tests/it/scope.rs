@@ -1,5 +1,5 @@
-//! Which scopes meet which requirement, asked through the layers. A number in a name is that of the
-//! hostile input.
+//! Which scopes meet which requirement, tested through the layers. A number in a test name is that of
+//! a row in `src/docs/hostile.md`.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -15,7 +15,7 @@ use serde_json::json;
 use tower::{ServiceExt, service_fn};
 use tower_cognito::test_issuer::TokenBuilder;
 use tower_cognito::{
-    Rejection, RejectionKind, RequireScope, RequireToken, Scope, Verifier, verify,
+    Rejection, RejectionKind, RequireScope, RequireToken, Scope, Scopes, Verifier, verify,
 };
 use tower_layer::Layer;
 
@@ -27,8 +27,8 @@ fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_790_000_000)
 }
 
-/// The answer to a request with this token, from a service that wants both layers passed.
-async fn ask(layer: &RequireScope, token: &TokenBuilder) -> (StatusCode, Option<RejectionKind>) {
+/// Sends a request with this token through both layers, and returns the status and the rejection.
+async fn send(layer: &RequireScope, token: &TokenBuilder) -> (StatusCode, Option<RejectionKind>) {
     let verifier = Verifier::builder(rules()).clock(now).build_with_jwks(issuer().jwks()).unwrap();
     let inner =
         service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::new())) });
@@ -50,17 +50,17 @@ fn check_token(layer: &RequireScope, token: &TokenBuilder, is_met: bool) {
         (StatusCode::FORBIDDEN, Some(RejectionKind::InsufficientScope))
     };
     let payload = token.payload_json();
-    assert_eq!(runtime.block_on(ask(layer, token)), expected, "{layer:?}, {payload}");
+    assert_eq!(runtime.block_on(send(layer, token)), expected, "{layer:?}, {payload}");
 }
 
-/// Whether a token with this `scope` claim is let through.
+/// Checks whether a token with this `scope` claim is accepted.
 #[track_caller]
 fn check(layer: &RequireScope, granted: &str, is_met: bool) {
     check_token(layer, &machine(granted), is_met);
 }
 
 #[test]
-fn a_star_is_a_name_like_any_other() {
+fn star_is_an_ordinary_scope_name() {
     let star = RequireScope::new("activity/*");
     check(&star, "activity/*", true);
     check(&star, "activity/read activity/*", true);
@@ -71,7 +71,7 @@ fn a_star_is_a_name_like_any_other() {
     check(&star, "activity/**", false);
     check(&star, "other/*", false);
 
-    // In the other direction it expands no more.
+    // A granted star does not expand either.
     let read = RequireScope::new("activity/read");
     check(&read, "activity/read", true);
     check(&read, "activity/*", false);
@@ -81,7 +81,7 @@ fn a_star_is_a_name_like_any_other() {
 }
 
 #[test]
-fn a_scope_is_case_sensitive() {
+fn scopes_are_case_sensitive() {
     let layer = RequireScope::new("activity/Read");
     check(&layer, "activity/Read", true);
     check(&layer, "activity/read", false);
@@ -90,7 +90,7 @@ fn a_scope_is_case_sensitive() {
 }
 
 #[test]
-fn h043_a_scope_is_matched_as_a_whole() {
+fn h043_scopes_are_compared_whole() {
     let layer = RequireScope::new("a/read");
     check(&layer, "a/read", true);
     check(&layer, "b/write a/read c/x", true);
@@ -105,12 +105,12 @@ fn h043_a_scope_is_matched_as_a_whole() {
     check(&layer, "a/read,b/write", false);
     check(&layer, "\"a/read\"", false);
     check(&RequireScope::new("a/readwrite"), "a/read", false);
-    // A percent sign or an escape is read as it stands.
+    // Scopes are not percent-decoded.
     check(&layer, "a%2Fread", false);
 }
 
 #[test]
-fn h043_scopes_stand_between_single_spaces() {
+fn h043_only_spaces_separate_scopes() {
     let layer = RequireScope::new("a/read");
     check(&layer, "a/read a/read", true);
     check(&layer, " a/read", true);
@@ -124,7 +124,7 @@ fn h043_scopes_stand_between_single_spaces() {
 }
 
 #[test]
-fn h043_no_scope_meets_no_requirement() {
+fn h043_token_without_scopes_meets_no_requirement() {
     let layers = [
         RequireScope::new("a/read"),
         RequireScope::any_of(["a/read", "a/write"]),
@@ -141,18 +141,18 @@ fn h043_no_scope_meets_no_requirement() {
 }
 
 #[tokio::test]
-async fn h043_a_scope_claim_of_the_wrong_type_is_no_claim_without_scopes() {
+async fn h043_rejects_scope_claims_of_the_wrong_type_as_invalid_tokens() {
     let layer = RequireScope::new("a/read");
-    assert_eq!(ask(&layer, &machine("a/read")).await.0, StatusCode::OK);
-    let refused = (StatusCode::UNAUTHORIZED, Some(RejectionKind::InvalidToken));
+    assert_eq!(send(&layer, &machine("a/read")).await.0, StatusCode::OK);
+    let rejected = (StatusCode::UNAUTHORIZED, Some(RejectionKind::InvalidToken));
     for wrong in [json!(["a/read"]), json!({ "a/read": true }), json!(null), json!(1)] {
         let token = machine("").claim("scope", &wrong);
-        assert_eq!(ask(&layer, &token).await, refused, "{wrong}");
+        assert_eq!(send(&layer, &token).await, rejected, "{wrong}");
     }
 }
 
 #[test]
-fn any_of_wants_one() {
+fn any_of_requires_one_of_the_scopes() {
     let layer = RequireScope::any_of(["a/read", "a/write"]);
     check(&layer, "a/read", true);
     check(&layer, "a/write", true);
@@ -165,7 +165,7 @@ fn any_of_wants_one() {
 }
 
 #[test]
-fn all_of_wants_each() {
+fn all_of_requires_every_scope() {
     let layer = RequireScope::all_of(["a/read", "a/write"]);
     check(&layer, "a/read a/write", true);
     check(&layer, "a/write b/x a/read", true);
@@ -177,7 +177,7 @@ fn all_of_wants_each() {
 }
 
 #[test]
-fn any_in_wants_one_of_the_resource_server() {
+fn any_of_resource_server_requires_a_scope_of_that_server() {
     let layer = RequireScope::any_of_resource_server("activity");
     check(&layer, "activity/read", true);
     check(&layer, "activity/*", true);
@@ -194,7 +194,7 @@ fn any_in_wants_one_of_the_resource_server() {
 }
 
 #[test]
-fn any_in_splits_at_the_last_slash() {
+fn any_of_resource_server_splits_scopes_at_the_last_slash() {
     let layer = RequireScope::any_of_resource_server("activity");
     check(&layer, "activity/admin/read", false);
     check(&layer, "x/activity/read", false);
@@ -212,7 +212,7 @@ fn any_in_splits_at_the_last_slash() {
 }
 
 #[test]
-fn a_scope_of_a_resource_server_has_a_name() {
+fn any_of_resource_server_requires_a_scope_name() {
     let layer = RequireScope::any_of_resource_server("activity");
     check(&layer, "activity/read", true);
     check(&layer, "activity/", false);
@@ -223,47 +223,49 @@ fn a_scope_of_a_resource_server_has_a_name() {
 }
 
 #[test]
-fn a_text_is_one_scope_or_none() {
+fn scope_parses_only_a_single_valid_scope() {
     #[track_caller]
-    fn good(text: &str) {
+    fn check_valid(text: &str) {
         let scope: Scope = text.parse().unwrap();
         assert_eq!(scope.as_str(), text);
         assert_eq!(scope.to_string(), text);
     }
     #[track_caller]
-    fn bad(text: &str, problem: &str) {
+    fn check_invalid(text: &str, problem: &str) {
         let expected = format!("invalid scope: {problem}; a good one looks like `activity/*`");
         assert_eq!(text.parse::<Scope>().unwrap_err().to_string(), expected, "{text:?}");
     }
 
     for text in ["activity/*", "openid", "*", "/", "!", "#", "[", "]", "~", "a/b/c", "a,b", "'"] {
-        good(text);
+        check_valid(text);
     }
-    good("https://api.example.com/read?x=1&y=%20");
+    check_valid("https://api.example.com/read?x=1&y=%20");
     for byte in 0x21..=0x7e_u8 {
         let text = char::from(byte).to_string();
         assert_eq!(text.parse::<Scope>().is_ok(), !matches!(byte, b'"' | b'\\'), "{text:?}");
     }
 
-    const CHARACTER: &str = "it has a quote, a backslash, a control or a non-ASCII character";
-    const SPACE: &str = "it has a space, and each scope stands alone";
-    bad("", "it is empty");
+    const CHARACTER: &str =
+        "it contains a quote, a backslash, a control character or a non-ASCII character";
+    const SPACE: &str = "it contains a space, so it is more than one scope";
+    check_invalid("", "it is empty");
     for text in [" ", "a b", " a", "a ", "a\t b"] {
-        bad(text, SPACE);
+        check_invalid(text, SPACE);
     }
     for text in
         ["\"", "a\"b", "a\\b", "\t", "a\n", "a\0", "\u{7f}", "\u{e9}", "a\u{a0}b", "\u{ff0f}"]
     {
-        bad(text, CHARACTER);
+        check_invalid(text, CHARACTER);
     }
 }
 
 thread_local! {
-    /// Where this thread panicked, while somebody wants to know.
+    /// Where this thread panicked, while `panic_of` runs.
     static PANIC: RefCell<Option<Vec<(String, u32)>>> = const { RefCell::new(None) };
 }
 
-/// What `f` panics with, and where. The hook is the process's, so other threads keep the old one.
+/// Returns the text and the place of the panic of `f`. The hook belongs to the process, so it calls
+/// the old hook for the panics of other threads.
 fn panic_of(f: impl FnOnce()) -> (String, String, u32) {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -293,14 +295,14 @@ fn panic_of(f: impl FnOnce()) -> (String, String, u32) {
 }
 
 #[test]
-fn a_malformed_requirement_panics_at_the_callers_line() {
+fn malformed_requirement_panics_at_the_line_of_the_caller() {
     #[track_caller]
     fn check(problem: &str, build: impl FnOnce() -> (RequireScope, u32), line: u32) {
         let (text, file, at) = panic_of(|| drop(build()));
         assert!(text.contains(problem), "{text}");
         assert_eq!((&*file, at), (file!(), line), "{text}");
     }
-    /// The requirement and the expectation about it stand in one line.
+    /// Expands to one line, so that `line!()` is the same for the call and for the expectation.
     macro_rules! panics {
         ($problem:expr, $requirement:expr) => {
             check($problem, || ($requirement, line!()), line!())
@@ -308,24 +310,50 @@ fn a_malformed_requirement_panics_at_the_callers_line() {
     }
 
     panics!("it is empty", RequireScope::new(""));
-    panics!("it has a space", RequireScope::new("a/read a/write"));
-    panics!("it has a quote", RequireScope::new("a/\"read\""));
-    panics!("it has a quote", RequireScope::new("a\\b"));
+    panics!("it contains a space", RequireScope::new("a/read a/write"));
+    panics!("it contains a quote", RequireScope::new("a/\"read\""));
+    panics!("it contains a quote", RequireScope::new("a\\b"));
     panics!("non-ASCII", RequireScope::new("\u{e9}"));
-    panics!("no scope is named", RequireScope::any_of([]));
-    panics!("no scope is named", RequireScope::all_of([]));
+    panics!("the list of scopes is empty", RequireScope::any_of([]));
+    panics!("the list of scopes is empty", RequireScope::all_of([]));
     panics!("it is empty", RequireScope::any_of(["a/read", ""]));
     panics!("it is empty", RequireScope::all_of(["a/read", ""]));
-    panics!("it has a space", RequireScope::any_of(["a/read a/write"]));
-    panics!("it has a space", RequireScope::all_of(["a/read a/write"]));
+    panics!("it contains a space", RequireScope::any_of(["a/read a/write"]));
+    panics!("it contains a space", RequireScope::all_of(["a/read a/write"]));
     panics!("it is empty", RequireScope::any_of_resource_server(""));
-    panics!("it has a space", RequireScope::any_of_resource_server("a b"));
-    panics!("it has a quote", RequireScope::any_of_resource_server("a\"b"));
+    panics!("it contains a space", RequireScope::any_of_resource_server("a b"));
+    panics!("it contains a quote", RequireScope::any_of_resource_server("a\"b"));
 }
 
 #[test]
-fn scopes_are_shown_as_a_list() {
+fn scopes_debug_output_is_a_list() {
     let text = machine("activity/*  item/read").issued_at(now()).sign();
     let token = verify(&text, &issuer().jwks(), &rules(), now()).unwrap();
     assert_eq!(format!("{:?}", token.scopes()), r#"["activity/*", "item/read"]"#);
+}
+
+#[test]
+fn scopes_can_be_iterated_and_compared() {
+    fn check(granted: &str, f: impl FnOnce(Scopes<'_>)) {
+        let text = machine(granted).issued_at(now()).sign();
+        f(verify(&text, &issuer().jwks(), &rules(), now()).unwrap().scopes());
+    }
+
+    check(" a/x  b/y a/x ", |scopes| {
+        let expected = ["a/x", "b/y", "a/x"];
+        assert_eq!(scopes.iter().collect::<Vec<_>>(), expected);
+        assert_eq!((&scopes).into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(scopes.into_iter().collect::<Vec<_>>(), expected);
+        // The iterator does not show the scopes that remain.
+        assert_eq!(format!("{:?}", scopes.iter()), "ScopesIter { .. }");
+
+        check("a/x b/y a/x", |same| assert_eq!(scopes, same));
+        for other in ["", "a/x", "a/x b/y", "b/y a/x a/x", "a/x b/y a/X"] {
+            check(other, |other| assert_ne!(scopes, other));
+        }
+    });
+    check("", |none| {
+        assert_eq!(none.iter().next(), None);
+        check("   ", |spaces| assert_eq!(none, spaces));
+    });
 }

@@ -1,5 +1,5 @@
-//! Scope tables: which row a request gets, what the row asks for, and that no spelling of a
-//! request is asked for less than the route that axum calls.
+//! Scope tables: which row decides about a request, what the row requires, and that no spelling of a
+//! request needs less than the route that axum calls for it.
 
 use std::convert::Infallible;
 
@@ -20,16 +20,16 @@ use tower_cognito::{
 use super::promises::{Dice, Fake, keys, new_set, old_set};
 use super::support::{CLIENT, machine, rules, verifier};
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// The service was called, and found the token of this client.
+    /// The service was called, with the token of this client if there was one.
     Reached(Option<String>),
-    /// With this status, and these scopes in the challenge.
-    Refused(u16, Vec<String>),
+    /// The layer answered with this status, and with these scopes in the challenge.
+    Rejected(u16, Vec<String>),
 }
 
-use Outcome::{Reached, Refused};
+use Outcome::{Reached, Rejected};
 
 fn reached() -> Outcome {
     Reached(Some(CLIENT.to_owned()))
@@ -39,22 +39,22 @@ fn anonymous() -> Outcome {
     Reached(None)
 }
 
-fn refused(status: u16) -> Outcome {
-    Refused(status, Vec::new())
+fn rejected(status: u16) -> Outcome {
+    Rejected(status, Vec::new())
 }
 
 fn insufficient(scopes: &[&str]) -> Outcome {
-    Refused(403, scopes.iter().map(|scope| (*scope).to_owned()).collect())
+    Rejected(403, scopes.iter().map(|scope| (*scope).to_owned()).collect())
 }
 
 fn outcome_of<B>(response: &Response<B>) -> Outcome {
     match (response.extensions().get::<Rejection>(), response.extensions().get::<Found>()) {
         (Some(rejection), None) => {
-            let scopes = rejection.required_scopes().iter().map(Scope::to_string).collect();
-            Refused(response.status().as_u16(), scopes)
+            let scopes = rejection.scopes().iter().map(Scope::to_string).collect();
+            Rejected(response.status().as_u16(), scopes)
         }
         (None, Some(Found(client))) => Reached(client.clone()),
-        (rejection, found) => panic!("one of the two: {rejection:?} {found:?}"),
+        (rejection, found) => panic!("neither or both: {rejection:?} {found:?}"),
     }
 }
 
@@ -79,7 +79,7 @@ fn request(method: &str, uri: &str, authorization: Option<&str>) -> Request<()> 
     request.body(()).unwrap_or_else(|error| panic!("{method} {uri}: {error}"))
 }
 
-async fn ask(layer: &RequireToken, key: &str, authorization: Option<&str>) -> Outcome {
+async fn call(layer: &RequireToken, key: &str, authorization: Option<&str>) -> Outcome {
     let (method, uri) = key.split_once(' ').unwrap();
     outcome_of(&send(layer, request(method, uri, authorization)).await)
 }
@@ -92,7 +92,7 @@ fn layer<'a>(rows: impl IntoIterator<Item = (&'a str, Access)>) -> RequireToken 
     RequireToken::new(verifier()).scope_table(ScopeTable::new(rows).unwrap())
 }
 
-/// The table of the module's own page.
+/// The table of the documentation of `ScopeTable`.
 fn service() -> RequireToken {
     layer([
         ("GET  /health", Access::public()),
@@ -109,7 +109,7 @@ fn service() -> RequireToken {
 }
 
 #[tokio::test]
-async fn each_row_asks_for_what_it_says() {
+async fn each_row_requires_its_scopes() {
     let service = service();
     let both = ["item/read", "item/write"];
     let admin = ["admin/use", "item/write"];
@@ -130,22 +130,22 @@ async fn each_row_asks_for_what_it_says() {
         ("GET /admin/users", "item/write", insufficient(&admin)),
         ("GET /me", "", reached()),
         ("GET /report", "report/x", reached()),
-        ("GET /report", "report/x/y", refused(403)),
-        ("GET /report", "item/read", refused(403)),
+        ("GET /report", "report/x/y", rejected(403)),
+        ("GET /report", "item/read", rejected(403)),
         ("POST /activity.v1.Feed/Post", "activity/*", reached()),
         ("POST /activity.v1.Feed/Post", "item/read", insufficient(&["activity/*"])),
         ("GET /item?id=/health", "item/read", reached()),
     ] {
         let name = format!("{key} with `{scopes}`");
-        assert_eq!(ask(&service, key, Some(&bearer(scopes))).await, expected, "{name}");
-        assert_eq!(ask(&service, key, None).await, refused(401), "{name}, no token");
-        assert_eq!(ask(&service, key, Some("Bearer bad")).await, refused(401), "{name}, bad");
-        assert_eq!(ask(&service, key, Some("Bearer ")).await, refused(400), "{name}, malformed");
+        assert_eq!(call(&service, key, Some(&bearer(scopes))).await, expected, "{name}");
+        assert_eq!(call(&service, key, None).await, rejected(401), "{name}, no token");
+        assert_eq!(call(&service, key, Some("Bearer bad")).await, rejected(401), "{name}, invalid");
+        assert_eq!(call(&service, key, Some("Bearer ")).await, rejected(400), "{name}, malformed");
     }
 }
 
 #[tokio::test]
-async fn what_no_row_names_is_refused_whatever_the_token_may_do() {
+async fn request_without_a_row_is_rejected_whatever_its_token() {
     let service = service();
     let all = bearer("activity/* item/read item/write admin/use report/x");
     for key in [
@@ -178,10 +178,10 @@ async fn what_no_row_names_is_refused_whatever_the_token_may_do() {
         "get /item",
         "ANY /item",
     ] {
-        assert_eq!(ask(&service, key, None).await, refused(401), "{key}");
-        assert_eq!(ask(&service, key, Some("Bearer bad")).await, refused(401), "{key}");
-        assert_eq!(ask(&service, key, Some("Bearer")).await, refused(400), "{key}");
-        assert_eq!(ask(&service, key, Some(&all)).await, refused(403), "{key}");
+        assert_eq!(call(&service, key, None).await, rejected(401), "{key}");
+        assert_eq!(call(&service, key, Some("Bearer bad")).await, rejected(401), "{key}");
+        assert_eq!(call(&service, key, Some("Bearer")).await, rejected(400), "{key}");
+        assert_eq!(call(&service, key, Some(&all)).await, rejected(403), "{key}");
     }
     let response = send(&service, request("GET", "/nowhere", Some(&all))).await;
     let rejection = response.extensions().get::<Rejection>().unwrap();
@@ -191,17 +191,17 @@ async fn what_no_row_names_is_refused_whatever_the_token_may_do() {
 }
 
 #[tokio::test]
-async fn an_empty_table_lets_nothing_through() {
+async fn empty_table_rejects_every_request() {
     let nothing = layer([]);
-    let good = bearer("activity/*");
+    let valid = bearer("activity/*");
     for key in ["GET /", "GET /item", "POST /a/b/c", "OPTIONS *"] {
-        assert_eq!(ask(&nothing, key, None).await, refused(401), "{key}");
-        assert_eq!(ask(&nothing, key, Some(&good)).await, refused(403), "{key}");
+        assert_eq!(call(&nothing, key, None).await, rejected(401), "{key}");
+        assert_eq!(call(&nothing, key, Some(&valid)).await, rejected(403), "{key}");
     }
 }
 
 #[tokio::test]
-async fn a_call_by_grpc_is_refused_in_its_own_form() {
+async fn rejected_grpc_call_gets_a_grpc_response() {
     let service = service();
     for (path, authorization, status) in [
         ("/activity.v1.Feed/Post", None, "16"),
@@ -219,7 +219,7 @@ async fn a_call_by_grpc_is_refused_in_its_own_form() {
 }
 
 #[tokio::test]
-async fn an_exact_segment_beats_a_parameter_beats_a_wildcard() {
+async fn name_wins_over_parameter_wins_over_wildcard() {
     let rows = [
         "GET /{*all}",
         "GET /a/{*rest}",
@@ -247,7 +247,7 @@ async fn an_exact_segment_beats_a_parameter_beats_a_wildcard() {
         ("/a/bb", "GET /a/{x}"),
         ("/a/x/", "GET /a/{*rest}"),
         ("/a/b/x", "GET /a/b/{*rest}"),
-        // The first segment decides, not how many are exact.
+        // The leftmost difference decides, not the number of names.
         ("/a/b/c", "GET /a/b/{*rest}"),
         ("/a/x/c", "GET /a/{x}/c"),
         ("/a/x/d", "GET /a/{*rest}"),
@@ -262,33 +262,37 @@ async fn an_exact_segment_beats_a_parameter_beats_a_wildcard() {
         let number = rows.iter().position(|key| *key == row).unwrap();
         let expected = insufficient(&[&scopes[number]]);
         let key = format!("GET {path}");
-        assert_eq!(ask(&layer, &key, Some(&none)).await, expected, "{path} is {row}");
-        assert_eq!(ask(&reversed, &key, Some(&none)).await, expected, "{path}, rows reversed");
+        assert_eq!(call(&layer, &key, Some(&none)).await, expected, "{path} is {row}");
+        assert_eq!(call(&reversed, &key, Some(&none)).await, expected, "{path}, rows reversed");
     }
-    // The root of a wildcard is not for a wider one.
+    // A wider wildcard does not match the root of another wildcard.
     for path in ["/a", "/a/", "/a/b/", "/z", "/z/"] {
-        assert_eq!(ask(&layer, &format!("GET {path}"), Some(&none)).await, refused(403), "{path}");
+        assert_eq!(
+            call(&layer, &format!("GET {path}"), Some(&none)).await,
+            rejected(403),
+            "{path}"
+        );
     }
 }
 
-/// What `nest_service` and `ServeDir` answer for the root is guarded by the wildcard below it.
+/// axum's `nest_service` and tower-http's `ServeDir` also answer for the root of their paths.
 #[tokio::test]
-async fn the_root_of_a_guarded_wildcard_is_no_part_of_a_wider_public_one() {
+async fn wider_public_wildcard_does_not_match_the_root_of_a_protected_one() {
     let guarded = ["GET /admin/{*rest}", "GET /item", "GET /item/{*rest}", "GET /user/{id}"];
     let rows = guarded.map(|key| (key, Access::scope("admin/use")));
     let layer = layer(rows.into_iter().chain([("GET /{*rest}", Access::public())]));
     for path in
         ["/admin", "/admin/", "/admin/x", "/item", "/item/", "/user/7", "/admin?x", "/admin/?"]
     {
-        assert_ne!(ask(&layer, &format!("GET {path}"), None).await, anonymous(), "{path}");
+        assert_ne!(call(&layer, &format!("GET {path}"), None).await, anonymous(), "{path}");
     }
     for path in ["/adm", "/user", "/user/", "/user/7/x", "/other"] {
-        assert_eq!(ask(&layer, &format!("GET {path}"), None).await, anonymous(), "{path}");
+        assert_eq!(call(&layer, &format!("GET {path}"), None).await, anonymous(), "{path}");
     }
-    // A parameter in the same place is a row of its own.
+    // A parameter in the same place may match it: it is an explicit row.
     let named = layer_of_parameter();
-    assert_eq!(ask(&named, "GET /admin", None).await, anonymous());
-    assert_ne!(ask(&named, "GET /admin/", None).await, anonymous());
+    assert_eq!(call(&named, "GET /admin", None).await, anonymous());
+    assert_ne!(call(&named, "GET /admin/", None).await, anonymous());
 }
 
 fn layer_of_parameter() -> RequireToken {
@@ -300,7 +304,7 @@ fn layer_of_parameter() -> RequireToken {
 }
 
 #[tokio::test]
-async fn a_path_that_is_rewritten_is_judged_as_it_was_sent_where_the_table_is_outermost() {
+async fn table_inside_a_path_rewriter_checks_the_rewritten_path() {
     use tower::Layer;
 
     let app = Router::new()
@@ -311,7 +315,7 @@ async fn a_path_that_is_rewritten_is_judged_as_it_was_sent_where_the_table_is_ou
         ("GET /{*rest}", Access::scope("proxy/use")),
     ]);
     let guard = RequireToken::new(verifier()).scope_table(table.unwrap());
-    // Around the whole service, and around that what rewrites.
+    // The layer is around the whole service, and the rewriter around the layer.
     let app = tower::util::MapRequest::new(guard.layer(app), |mut request: Request<Body>| {
         let path = request.uri().path();
         let trimmed = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
@@ -324,9 +328,9 @@ async fn a_path_that_is_rewritten_is_judged_as_it_was_sent_where_the_table_is_ou
     }
 }
 
-/// A name that is spelt in another way is looked up once, however many there are.
+/// A name in another spelling is looked up once, and not compared with every name of the table.
 #[test]
-fn h012_a_long_escaped_path_costs_no_more_the_larger_the_table_is() {
+fn h012_cost_of_a_long_escaped_path_does_not_grow_with_the_table() {
     let long = format!("GET /{}", "%41".repeat(5_000));
     let cost = |names: usize| {
         let keys = (0..names).map(|name| format!("GET /name-{name}")).collect::<Vec<_>>();
@@ -334,7 +338,7 @@ fn h012_a_long_escaped_path_costs_no_more_the_larger_the_table_is() {
         let layer = layer(rows);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let counted = allocation_counter::measure(|| {
-            assert_eq!(runtime.block_on(ask(&layer, &long, None)), refused(401));
+            assert_eq!(runtime.block_on(call(&layer, &long, None)), rejected(401));
         });
         counted.bytes_total
     };
@@ -344,7 +348,7 @@ fn h012_a_long_escaped_path_costs_no_more_the_larger_the_table_is() {
 }
 
 #[tokio::test]
-async fn one_path_is_chosen_before_its_methods_are_looked_at() {
+async fn path_is_chosen_before_the_method_is_checked() {
     let layer = layer([
         ("GET /a", Access::scope("a/get")),
         ("ANY /{x}", Access::public()),
@@ -352,20 +356,20 @@ async fn one_path_is_chosen_before_its_methods_are_looked_at() {
         ("GET /p/{x}", Access::scope("p/get")),
         ("ANY /p/{*rest}", Access::public()),
     ]);
-    let good = bearer("a/get p/get");
+    let valid = bearer("a/get p/get");
     for (key, expected) in [
-        ("POST /a", refused(403)),
-        ("DELETE /p/7", refused(403)),
+        ("POST /a", rejected(403)),
+        ("DELETE /p/7", rejected(403)),
         ("GET /a", reached()),
         ("POST /b", anonymous()),
         ("POST /p/7/", anonymous()),
     ] {
-        assert_eq!(ask(&layer, key, Some(&good)).await, expected, "{key}");
+        assert_eq!(call(&layer, key, Some(&valid)).await, expected, "{key}");
     }
 }
 
 #[tokio::test]
-async fn get_covers_head_and_any_what_no_other_row_names() {
+async fn get_matches_head_and_any_matches_the_other_methods() {
     let layer = layer([
         ("GET /get", Access::scope("x/get")),
         ("GET /own", Access::scope("x/get")),
@@ -401,12 +405,12 @@ async fn get_covers_head_and_any_what_no_other_row_names() {
         ("PURGE /purge", Some("x/purge")),
         ("GET /purge", None),
     ] {
-        let expected = scope.map_or(refused(403), |scope| insufficient(&[scope]));
-        assert_eq!(ask(&layer, key, Some(&none)).await, expected, "{key}");
+        let expected = scope.map_or(rejected(403), |scope| insufficient(&[scope]));
+        assert_eq!(call(&layer, key, Some(&none)).await, expected, "{key}");
     }
 }
 
-/// Paths that some router reads in another way than axum.
+/// Paths that other routers read differently than axum.
 const AMBIGUOUS: [&str; 45] = [
     "//",
     "//admin",
@@ -456,7 +460,7 @@ const AMBIGUOUS: [&str; 45] = [
 ];
 
 #[tokio::test]
-async fn a_path_that_can_be_read_in_two_ways_is_refused_even_where_all_is_public() {
+async fn ambiguous_path_is_rejected_even_if_every_row_is_public() {
     let public = layer([
         ("ANY /", Access::public()),
         ("ANY /{*rest}", Access::public()),
@@ -466,11 +470,11 @@ async fn a_path_that_can_be_read_in_two_ways_is_refused_even_where_all_is_public
     let all = bearer("admin/use");
     for path in AMBIGUOUS {
         let key = format!("GET {path}");
-        assert_eq!(ask(&public, &key, None).await, refused(401), "{path}");
-        assert_eq!(ask(&public, &key, Some("Bearer bad")).await, refused(401), "{path}");
-        assert_eq!(ask(&public, &key, Some(&all)).await, refused(403), "{path}");
+        assert_eq!(call(&public, &key, None).await, rejected(401), "{path}");
+        assert_eq!(call(&public, &key, Some("Bearer bad")).await, rejected(401), "{path}");
+        assert_eq!(call(&public, &key, Some(&all)).await, rejected(403), "{path}");
     }
-    // These look like them, and have one reading.
+    // These paths look similar, but are unambiguous.
     for path in [
         "/",
         "/...",
@@ -487,12 +491,12 @@ async fn a_path_that_can_be_read_in_two_ways_is_refused_even_where_all_is_public
         "/public/x?y=//../%2e%2F\\%zz",
         "/?//",
     ] {
-        assert_eq!(ask(&public, &format!("GET {path}"), None).await, anonymous(), "{path}");
+        assert_eq!(call(&public, &format!("GET {path}"), None).await, anonymous(), "{path}");
     }
 }
 
 #[tokio::test]
-async fn a_segment_is_the_raw_text_and_another_spelling_of_a_named_one_is_refused() {
+async fn segments_are_compared_raw_and_other_spellings_are_rejected() {
     let layer = layer([
         ("GET /admin", Access::scope("x/admin")),
         ("GET /caf%C3%A9", Access::scope("x/cafe")),
@@ -504,24 +508,24 @@ async fn a_segment_is_the_raw_text_and_another_spelling_of_a_named_one_is_refuse
     let none = bearer("");
     for (path, expected) in [
         ("/admin", insufficient(&["x/admin"])),
-        ("/%61dmin", refused(403)),
-        ("/%61%64%6d%69%6e", refused(403)),
-        ("/%61%64%6D%69%6E", refused(403)),
-        ("/admi%6E", refused(403)),
-        ("/%61dmin/x", refused(403)),
+        ("/%61dmin", rejected(403)),
+        ("/%61%64%6d%69%6e", rejected(403)),
+        ("/%61%64%6D%69%6E", rejected(403)),
+        ("/admi%6E", rejected(403)),
+        ("/%61dmin/x", rejected(403)),
         ("/caf%C3%A9", insufficient(&["x/cafe"])),
-        ("/caf%c3%a9", refused(403)),
-        ("/caf%C3%a9", refused(403)),
-        ("/%63af%C3%A9", refused(403)),
-        ("/caf\u{e9}", refused(403)),
+        ("/caf%c3%a9", rejected(403)),
+        ("/caf%C3%a9", rejected(403)),
+        ("/%63af%C3%A9", rejected(403)),
+        ("/caf\u{e9}", rejected(403)),
         ("/a%20b/c", insufficient(&["x/space"])),
-        ("/a%20b/%63", refused(403)),
-        ("/%61%20b/c", refused(403)),
+        ("/a%20b/%63", rejected(403)),
+        ("/%61%20b/c", rejected(403)),
         ("/x/secret", insufficient(&["x/secret"])),
-        ("/x/%73ecret", refused(403)),
+        ("/x/%73ecret", rejected(403)),
         ("/%78/secret", insufficient(&["x/secret"])),
-        ("/admin/%73ecret", refused(403)),
-        // No other spelling: another text.
+        ("/admin/%73ecret", rejected(403)),
+        // These decode to another text, so they are not other spellings.
         ("/Admin", anonymous()),
         ("/%41dmin", anonymous()),
         ("/a+b", anonymous()),
@@ -529,14 +533,14 @@ async fn a_segment_is_the_raw_text_and_another_spelling_of_a_named_one_is_refuse
         ("/x/%53ecret", anonymous()),
         ("/x/y/%73ecret", anonymous()),
     ] {
-        assert_eq!(ask(&layer, &format!("GET {path}"), Some(&none)).await, expected, "{path}");
+        assert_eq!(call(&layer, &format!("GET {path}"), Some(&none)).await, expected, "{path}");
     }
 }
 
-/// Whatever is sent to a service whose `/admin` is guarded and whose rest is public: where axum's
-/// own routes lead to what is guarded, the table asks for it.
+/// Sends many spellings to a service whose `/admin` is protected and whose other paths are public. If
+/// axum routes a request to a protected handler, then the table must require its scope.
 #[tokio::test]
-async fn no_spelling_of_a_request_is_asked_for_less() {
+async fn no_spelling_of_a_request_needs_less_than_its_route() {
     let table = [
         ("GET /admin", Access::scope("admin/use")),
         ("ANY /admin/{*rest}", Access::scope("admin/use")),
@@ -600,7 +604,7 @@ async fn no_spelling_of_a_request_is_asked_for_less() {
     {
         let name = format!("{method} {path}");
         let (status, text) = body(&bare, method, path, None).await;
-        // The answer to HEAD has no body to tell it by.
+        // A response to HEAD has no body, so look at the response to GET.
         let (_, text_of_get) =
             body(&bare, if method == "HEAD" { "GET" } else { method }, path, None).await;
         let (without, seen) = body(&guarded, method, path, None).await;
@@ -619,7 +623,7 @@ async fn no_spelling_of_a_request_is_asked_for_less() {
 }
 
 #[tokio::test]
-async fn what_others_read_as_a_named_segment_falls_to_no_wider_row() {
+async fn name_with_path_parameters_does_not_match_a_wider_row() {
     let layer = layer([
         ("GET /item/export", Access::scope("item/admin")),
         ("GET /item/a;b", Access::scope("item/read")),
@@ -630,32 +634,32 @@ async fn what_others_read_as_a_named_segment_falls_to_no_wider_row() {
     for cut_off in [";", ";x", ";x=y", "%3Bx", "%3bx", "%3Fx", "%23x", ";/x"] {
         let path = format!("/item/export{cut_off}");
         assert_eq!(
-            ask(&layer, &format!("GET {path}"), Some(&reader)).await,
-            refused(403),
+            call(&layer, &format!("GET {path}"), Some(&reader)).await,
+            rejected(403),
             "{path}"
         );
     }
     for path in ["/item/a;b", "/item/7;x", "/item/exports", "/item/%3Bexport", "/x;y", "/item;x"] {
         let is_named = path == "/item;x";
-        let expected = if is_named { refused(403) } else { reached() };
-        assert_eq!(ask(&layer, &format!("GET {path}"), Some(&reader)).await, expected, "{path}");
+        let expected = if is_named { rejected(403) } else { reached() };
+        assert_eq!(call(&layer, &format!("GET {path}"), Some(&reader)).await, expected, "{path}");
     }
 }
 
 #[tokio::test]
-async fn a_target_without_a_path_is_refused() {
+async fn request_target_without_a_path_is_rejected() {
     let public = layer([("ANY /", Access::public()), ("ANY /{*rest}", Access::public())]);
-    let good = bearer("");
-    let mut authority = request("CONNECT", "/", Some(&good));
+    let valid = bearer("");
+    let mut authority = request("CONNECT", "/", Some(&valid));
     *authority.uri_mut() = Uri::from_static("example.com:443");
     assert_eq!(authority.uri().path(), "");
-    assert_eq!(outcome_of(&send(&public, authority).await), refused(403));
-    assert_eq!(ask(&public, "OPTIONS *", Some(&good)).await, refused(403));
-    assert_eq!(ask(&public, "OPTIONS *", None).await, refused(401));
+    assert_eq!(outcome_of(&send(&public, authority).await), rejected(403));
+    assert_eq!(call(&public, "OPTIONS *", Some(&valid)).await, rejected(403));
+    assert_eq!(call(&public, "OPTIONS *", None).await, rejected(401));
 }
 
 #[tokio::test]
-async fn a_public_row_does_not_look_at_the_token() {
+async fn public_row_ignores_the_authorization_header() {
     let layer = layer([("GET /health", Access::public())]);
     let down = Verifier::builder(rules())
         .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
@@ -663,11 +667,11 @@ async fn a_public_row_does_not_look_at_the_token() {
         .unwrap();
     let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
     let without_keys = RequireToken::new(down).scope_table(table);
-    let good = bearer("activity/*");
-    let forged = verifier().try_verify(good.strip_prefix("Bearer ").unwrap()).unwrap();
+    let valid = bearer("activity/*");
+    let forged = verifier().try_verify(valid.strip_prefix("Bearer ").unwrap()).unwrap();
     let unknown = format!("Bearer {}", machine("a/b").header("kid", "unknown").sign());
     for authorization in
-        [None, Some("Bearer bad"), Some("Bearer"), Some("Basic x"), Some(&*good), Some(&unknown)]
+        [None, Some("Bearer bad"), Some("Bearer"), Some("Basic x"), Some(&*valid), Some(&unknown)]
     {
         for layer in [&layer, &without_keys] {
             let mut request = request("GET", "/health", authorization);
@@ -675,13 +679,13 @@ async fn a_public_row_does_not_look_at_the_token() {
             assert_eq!(outcome_of(&send(layer, request).await), anonymous(), "{authorization:?}");
         }
     }
-    let mut request = request("GET", "/health", Some(&good));
-    request.headers_mut().append(AUTHORIZATION, good.parse().unwrap());
+    let mut request = request("GET", "/health", Some(&valid));
+    request.headers_mut().append(AUTHORIZATION, valid.parse().unwrap());
     assert_eq!(outcome_of(&send(&layer, request).await), anonymous(), "two lines");
 }
 
 #[tokio::test]
-async fn a_forged_token_is_removed_on_every_row() {
+async fn inserted_access_token_is_removed_on_every_row() {
     let layer = service();
     let token = machine("activity/* item/write admin/use").sign();
     let forged = verifier().try_verify(&token).unwrap();
@@ -689,9 +693,9 @@ async fn a_forged_token_is_removed_on_every_row() {
         let (method, path) = key.split_once(' ').unwrap();
         let mut request = request(method, path, None);
         request.extensions_mut().insert(forged.clone());
-        assert_eq!(outcome_of(&send(&layer, request).await), refused(401), "{key}");
+        assert_eq!(outcome_of(&send(&layer, request).await), rejected(401), "{key}");
     }
-    // Another's token is not the one that a row is judged by.
+    // The row is checked against the verified token, and not against the inserted one.
     let mut request = request("POST", "/activity", Some(&bearer("activity/read")));
     request.extensions_mut().insert(forged);
     let outcome = outcome_of(&send(&layer, request).await);
@@ -699,7 +703,7 @@ async fn a_forged_token_is_removed_on_every_row() {
 }
 
 #[tokio::test]
-async fn what_is_inside_a_public_row_may_still_ask_for_a_token() {
+async fn require_scope_inside_a_public_row_still_requires_a_token() {
     let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
     let layer = RequireToken::new(verifier()).scope_table(table).realm("orders");
     let service = service_fn(|_: Request<()>| async {
@@ -715,41 +719,41 @@ async fn what_is_inside_a_public_row_may_still_ask_for_a_token() {
 }
 
 #[tokio::test]
-async fn anonymous_with_a_table_makes_the_token_optional_on_public_rows_alone() {
+async fn allow_anonymous_makes_the_token_optional_only_on_public_rows() {
     let layer = service().allow_anonymous();
-    let bad = Some("Bearer bad".to_owned());
+    let invalid = Some("Bearer bad".to_owned());
     for (key, authorization, expected) in [
         ("GET /health", None, anonymous()),
         ("GET /health", Some("Basic x".to_owned()), anonymous()),
         ("GET /health", Some(bearer("")), reached()),
-        ("GET /health", bad.clone(), refused(401)),
-        ("GET /health", Some("Bearer".to_owned()), refused(400)),
+        ("GET /health", invalid.clone(), rejected(401)),
+        ("GET /health", Some("Bearer".to_owned()), rejected(400)),
         ("HEAD /health", None, anonymous()),
-        ("POST /health", None, refused(401)),
-        ("POST /health", Some(bearer("")), refused(403)),
-        ("GET /me", None, refused(401)),
-        ("GET /me", Some("Basic x".to_owned()), refused(401)),
+        ("POST /health", None, rejected(401)),
+        ("POST /health", Some(bearer("")), rejected(403)),
+        ("GET /me", None, rejected(401)),
+        ("GET /me", Some("Basic x".to_owned()), rejected(401)),
         ("GET /me", Some(bearer("")), reached()),
-        ("POST /activity", None, refused(401)),
-        ("POST /activity", bad.clone(), refused(401)),
+        ("POST /activity", None, rejected(401)),
+        ("POST /activity", invalid.clone(), rejected(401)),
         ("POST /activity", Some(bearer("activity/*")), reached()),
-        ("GET /nowhere", None, refused(401)),
-        ("GET /nowhere", bad, refused(401)),
-        ("GET /nowhere", Some(bearer("")), refused(403)),
-        ("GET //health", None, refused(401)),
-        ("GET /%68ealth", None, refused(401)),
+        ("GET /nowhere", None, rejected(401)),
+        ("GET /nowhere", invalid, rejected(401)),
+        ("GET /nowhere", Some(bearer("")), rejected(403)),
+        ("GET //health", None, rejected(401)),
+        ("GET /%68ealth", None, rejected(401)),
     ] {
-        assert_eq!(ask(&layer, key, authorization.as_deref()).await, expected, "{key}");
+        assert_eq!(call(&layer, key, authorization.as_deref()).await, expected, "{key}");
     }
-    // The order in which the two are set does not matter.
+    // The order of the two settings does not matter.
     let table = ScopeTable::new([("GET /me", Access::authenticated())]).unwrap();
     let reversed = RequireToken::new(verifier()).allow_anonymous().scope_table(table);
-    assert_eq!(ask(&reversed, "GET /me", None).await, refused(401));
-    assert_eq!(ask(&reversed, "GET /nowhere", None).await, refused(401));
+    assert_eq!(call(&reversed, "GET /me", None).await, rejected(401));
+    assert_eq!(call(&reversed, "GET /nowhere", None).await, rejected(401));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_waits_for_its_key_is_held_to_the_table_too() {
+async fn table_also_applies_to_a_request_that_waited_for_its_key() {
     let token = |scope: &str| {
         let token = keys().issuer.machine_token(CLIENT).scope(scope);
         format!("Bearer {}", token.claim("exp", 9_999_999_999_u64).sign())
@@ -759,11 +763,11 @@ async fn a_request_that_waits_for_its_key_is_held_to_the_table_too() {
         ("POST /activity", "activity/read", 2, insufficient(&["activity/*"])),
         ("GET /item", "item/write", 2, insufficient(&["item/read"])),
         ("GET /item", "", 2, insufficient(&["item/read"])),
-        ("GET /nowhere", "activity/*", 2, refused(403)),
-        ("POST //activity", "activity/*", 2, refused(403)),
-        ("GET /activity", "activity/*", 2, refused(403)),
+        ("GET /nowhere", "activity/*", 2, rejected(403)),
+        ("POST //activity", "activity/*", 2, rejected(403)),
+        ("GET /activity", "activity/*", 2, rejected(403)),
         ("GET /me", "", 2, reached()),
-        // Nobody looks at its token, so nobody fetches a key for it.
+        // The token of a request for a public row is not verified, so no key is fetched for it.
         ("GET /health", "", 1, anonymous()),
     ] {
         let fake = Fake::new(old_set());
@@ -776,7 +780,7 @@ async fn a_request_that_waits_for_its_key_is_held_to_the_table_too() {
         let layer =
             RequireToken::new(fake.builder().connect().await.unwrap()).scope_table(table.unwrap());
         fake.answers(new_set());
-        assert_eq!(ask(&layer, key, Some(&token(scope))).await, expected, "{key} `{scope}`");
+        assert_eq!(call(&layer, key, Some(&token(scope))).await, expected, "{key} `{scope}`");
         assert_eq!(fake.requests(), fetches, "{key} `{scope}`");
     }
 }
@@ -788,16 +792,17 @@ fn problem(key: &str, access: Access, expected: &str) {
     assert_eq!(error.problems().collect::<Vec<_>>(), [&*expected], "{key}");
 }
 
-const NO_KEY: &str = "not a method and a path, as in `GET /item/{id}`";
-const CAPITALS: &str = "a method is written in capitals, as in `GET /item/{id}`";
-const SLASH: &str = "a path begins with `/`";
-const UNUSABLE: &str = "no request has this path, or one that could be read in two ways";
-const PARAMETER: &str = "a parameter is `{name}` or `{*name}`";
-const AT_THE_END: &str = "a `{*…}` stands at the end of a path alone";
-const GRPC: &str = "not a gRPC path, as in `GRPC /package.Service/Method`";
+const NO_KEY: &str = "not a method and a path, such as `GET /item/{id}`";
+const CAPITALS: &str = "the method is not in capital letters, such as `GET`";
+const SLASH: &str = "the path does not begin with `/`";
+const UNUSABLE: &str =
+    "the path is ambiguous, or has a character that is not allowed in a URL path";
+const PARAMETER: &str = "a parameter is not a segment of the form `{name}` or `{*name}`";
+const AT_THE_END: &str = "`{*name}` is not at the end of the path";
+const GRPC: &str = "not a gRPC path, such as `/package.Service/Method`";
 
 #[test]
-fn a_malformed_row_is_an_error_that_says_what_is_wrong() {
+fn malformed_row_is_an_error_that_names_the_problem() {
     for (key, expected) in [
         ("", NO_KEY),
         ("GET", NO_KEY),
@@ -863,7 +868,7 @@ fn a_malformed_row_is_an_error_that_says_what_is_wrong() {
     ] {
         problem(key, Access::public(), expected);
     }
-    // They are right.
+    // These are valid.
     for key in [
         "GET /",
         "  GET \t /a  ",
@@ -880,30 +885,30 @@ fn a_malformed_row_is_an_error_that_says_what_is_wrong() {
 }
 
 #[test]
-fn the_method_of_a_grpc_path_is_not_empty() {
+fn grpc_path_with_an_empty_method_is_an_error() {
     problem("GRPC /a.B/", Access::public(), GRPC);
 }
 
 #[test]
-fn a_malformed_scope_is_an_error_of_its_row() {
+fn malformed_scope_is_an_error_of_its_row() {
     let one = "; a good one looks like `activity/*`";
     for (access, expected) in [
         (Access::scope(""), "invalid scope: it is empty"),
-        (Access::scope("a b"), "invalid scope: it has a space, and each scope stands alone"),
-        (Access::any_of([]), "invalid scope: no scope is named"),
-        (Access::all_of([]), "invalid scope: no scope is named"),
+        (Access::scope("a b"), "invalid scope: it contains a space, so it is more than one scope"),
+        (Access::any_of([]), "invalid scope: the list of scopes is empty"),
+        (Access::all_of([]), "invalid scope: the list of scopes is empty"),
         (Access::any_of(["a/b", ""]), "invalid scope: it is empty"),
         (
             Access::all_of(["a/b", "c d"]),
-            "invalid scope: it has a space, and each scope stands alone",
+            "invalid scope: it contains a space, so it is more than one scope",
         ),
         (
             Access::scope("a\"b"),
-            "invalid scope: it has a quote, a backslash, a control or a non-ASCII character",
+            "invalid scope: it contains a quote, a backslash, a control character or a non-ASCII character",
         ),
         (
             Access::any_of_resource_server("caf\u{e9}"),
-            "invalid scope: it has a quote, a backslash, a control or a non-ASCII character",
+            "invalid scope: it contains a quote, a backslash, a control character or a non-ASCII character",
         ),
         (Access::any_of_resource_server(""), "invalid scope: it is empty"),
     ] {
@@ -912,7 +917,7 @@ fn a_malformed_scope_is_an_error_of_its_row() {
 }
 
 #[test]
-fn rows_of_equal_rank_are_an_error() {
+fn rows_that_match_the_same_requests_are_an_error() {
     for (first, second) in [
         ("GET /a", "GET /a"),
         ("GET /a", " GET   /a "),
@@ -932,7 +937,7 @@ fn rows_of_equal_rank_are_an_error() {
             ("GET /other", Access::public()),
             (second, Access::public()),
         ]);
-        let expected = format!("scope table, `{second}`: another row names the same requests");
+        let expected = format!("scope table, `{second}`: another row matches the same requests");
         let error = error.unwrap_err();
         assert_eq!(error.problems().collect::<Vec<_>>(), [&*expected], "{first} {second}");
     }
@@ -940,7 +945,7 @@ fn rows_of_equal_rank_are_an_error() {
     for ((first, second), is_same) in spellings.into_iter().zip([true, false]) {
         let table = ScopeTable::new([(first, Access::public()), (second, Access::public())]);
         let expected = format!(
-            "scope table, `{second}`: another row spells the same segment with other escapes"
+            "scope table, `{second}`: another row has the same segment with other percent-encoding"
         );
         let problems = table.err().map(|error| error.problems().collect::<Vec<_>>().join(""));
         assert_eq!(problems, (!is_same).then_some(expected), "{first} {second}");
@@ -962,7 +967,7 @@ fn rows_of_equal_rank_are_an_error() {
 }
 
 #[test]
-fn all_mistakes_come_at_once() {
+fn every_problem_is_reported_at_once() {
     let error = ScopeTable::new([
         ("get /a", Access::public()),
         ("GET /a", Access::public()),
@@ -1001,7 +1006,7 @@ fn all_mistakes_come_at_once() {
 }
 
 #[test]
-fn a_row_that_is_wrong_twice_is_told_of_both() {
+fn row_with_two_problems_reports_both() {
     let error = ScopeTable::new([
         ("GET /a/../b", Access::scope("x y")),
         ("GET /c", Access::scope("x y")),
@@ -1009,21 +1014,24 @@ fn a_row_that_is_wrong_twice_is_told_of_both() {
     ]);
     let error = error.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains(UNUSABLE), "the path beside the scope: {text}");
-    assert!(text.contains("another row"), "the same requests as a row that is wrong: {text}");
+    assert!(text.contains(UNUSABLE), "the path besides the scope: {text}");
+    assert!(
+        text.contains("another row"),
+        "the same requests as a row with a malformed scope: {text}"
+    );
     assert_eq!(text.matches("invalid scope").count(), 2, "{text}");
 }
 
-/// A table as a naive reader has it.
+/// A row of a table, for a simple model of the matching rules.
 #[derive(Clone, Debug)]
 struct Row {
     method: &'static str,
     path: String,
-    asks: Asks,
+    requires: Requires,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asks {
+enum Requires {
     Nothing,
     Token,
     Scope,
@@ -1034,12 +1042,12 @@ impl Row {
         self.path[1..].split('/').collect()
     }
 
-    /// How the path names each segment of the request, the best first; `None` if it does not.
+    /// Ranks how the row matches each segment of the request (0 is best), if it matches the path.
     fn ranks(&self, path: &str, same: fn(&str, &str) -> bool) -> Option<Vec<u8>> {
-        let asked = path[1..].split('/').collect::<Vec<_>>();
+        let requested = path[1..].split('/').collect::<Vec<_>>();
         let mut ranks = Vec::new();
         for (at, segment) in self.segments().into_iter().enumerate() {
-            let rest = asked.get(at..).filter(|rest| !rest.is_empty())?;
+            let rest = requested.get(at..).filter(|rest| !rest.is_empty())?;
             if segment.starts_with("{*") {
                 ranks.push(2);
                 return (!rest.join("/").is_empty()).then_some(ranks);
@@ -1050,7 +1058,7 @@ impl Row {
                 _ => return None,
             }
         }
-        (ranks.len() == asked.len()).then_some(ranks)
+        (ranks.len() == requested.len()).then_some(ranks)
     }
 }
 
@@ -1062,8 +1070,8 @@ fn is_decoded(named: &str, segment: &str) -> bool {
     unescaped(named) == unescaped(segment)
 }
 
-/// As a servlet container reads it, and whoever takes what is decoded for a URL.
-fn is_decoded_and_cut(named: &str, segment: &str) -> bool {
+/// Compares as a servlet container does, or a server that parses the decoded path as a URL again.
+fn is_decoded_and_stripped(named: &str, segment: &str) -> bool {
     let segment = unescaped(segment);
     segment.split(|byte| b";?#".contains(byte)).next() == Some(&unescaped(named))
 }
@@ -1083,7 +1091,7 @@ fn unescaped(text: &str) -> Vec<u8> {
     found
 }
 
-/// The rows of the one path that names the request best.
+/// The rows of the path that matches the request best.
 fn best<'t>(table: &'t [Row], path: &str, same: fn(&str, &str) -> bool) -> Vec<(usize, &'t Row)> {
     let ranked = table.iter().enumerate();
     let ranked = ranked.filter_map(|row| Some((row.1.ranks(path, same)?, row)));
@@ -1116,8 +1124,8 @@ fn one_of<T: Copy>(dice: &mut Dice, items: &[T]) -> T {
     items[usize::try_from(dice.below(u64::try_from(items.len()).unwrap())).unwrap()]
 }
 
-/// Up to eight rows, no two of equal rank; where `for_axum`, none that axum could not hold beside
-/// each other.
+/// Up to eight rows, no two of which match the same requests. With `for_axum`, a router of axum can
+/// have all of them.
 fn random_table(dice: &mut Dice, for_axum: bool) -> Vec<Row> {
     let mut table = Vec::<Row>::new();
     for _ in 0..=dice.below(8) {
@@ -1135,9 +1143,10 @@ fn random_table(dice: &mut Dice, for_axum: bool) -> Vec<Row> {
             path.push_str(segment);
         }
         let method = one_of(dice, &["GET", "HEAD", "POST", "PUT", "ANY", "ANY"]);
-        let asks = one_of(dice, &[Asks::Nothing, Asks::Token, Asks::Scope, Asks::Scope]);
+        let requires =
+            one_of(dice, &[Requires::Nothing, Requires::Token, Requires::Scope, Requires::Scope]);
         let is_free = |row: &Row| row.path != path || row.method != method;
-        // matchit: a wildcard and a parameter can not stand in the same place.
+        // matchit does not allow a wildcard and a parameter in the same place.
         let dynamic = |path: &str| -> Vec<(String, bool)> {
             path.match_indices('{')
                 .map(|(at, _)| (path[..at].to_owned(), path[at..].starts_with("{*")))
@@ -1149,13 +1158,13 @@ fn random_table(dice: &mut Dice, for_axum: bool) -> Vec<Row> {
             })
         };
         if table.iter().all(is_free) && (!for_axum || table.iter().all(is_fit)) {
-            table.push(Row { method, path, asks });
+            table.push(Row { method, path, requires });
         }
     }
     table
 }
 
-/// Often one that a row names, or one beside it.
+/// A path that often matches a row, or almost matches it.
 fn random_path(dice: &mut Dice, table: &[Row]) -> String {
     let odd = [
         "%61", "%62", "a%62", "%61b", "c%20%64", "c%20d", "%c3%a9", "%C3%A9", "x", "", ".", "..",
@@ -1203,16 +1212,16 @@ fn scope_of(row: usize) -> String {
 
 fn table_of(rows: &[Row]) -> ScopeTable {
     let keys = rows.iter().map(|row| format!("{} {}", row.method, row.path)).collect::<Vec<_>>();
-    let access = rows.iter().enumerate().map(|(number, row)| match row.asks {
-        Asks::Nothing => Access::public(),
-        Asks::Token => Access::authenticated(),
-        Asks::Scope => Access::scope(&scope_of(number)),
+    let access = rows.iter().enumerate().map(|(number, row)| match row.requires {
+        Requires::Nothing => Access::public(),
+        Requires::Token => Access::authenticated(),
+        Requires::Scope => Access::scope(&scope_of(number)),
     });
     ScopeTable::new(keys.iter().map(String::as_str).zip(access)).unwrap()
 }
 
 #[tokio::test]
-async fn the_table_is_what_a_naive_reader_makes_of_its_rows() {
+async fn random_tables_agree_with_a_simple_model() {
     let verifier = verifier();
     let none = bearer("");
     let mut counts = [0; 4];
@@ -1230,31 +1239,34 @@ async fn the_table_is_what_a_naive_reader_makes_of_its_rows() {
             let decoded = by_method(&best(&rows, uri.path(), is_decoded), method);
             let has_other_spelling = rows.iter().any(|row| {
                 row.segments().iter().any(|named| {
-                    let is_other = |at| is_decoded(named, at) || is_decoded_and_cut(named, at);
+                    let is_other = |at| is_decoded(named, at) || is_decoded_and_stripped(named, at);
                     uri.path().split('/').any(|at| at != *named && is_other(at))
                 })
             });
-            let expected = |row: Option<usize>| match row.map(|row| (row, rows[row].asks)) {
-                None => refused(403),
-                Some((_, Asks::Nothing)) => anonymous(),
-                Some((_, Asks::Token)) => reached(),
-                Some((row, Asks::Scope)) => insufficient(&[&scope_of(row)]),
+            let expected = |row: Option<usize>| match row.map(|row| (row, rows[row].requires)) {
+                None => rejected(403),
+                Some((_, Requires::Nothing)) => anonymous(),
+                Some((_, Requires::Token)) => reached(),
+                Some((row, Requires::Scope)) => insufficient(&[&scope_of(row)]),
             };
             let name = format!("seed {seed}: {method} {path} of {rows:#?}");
-            let outcome = ask(&layer, &format!("{method} {path}"), Some(&none)).await;
+            let outcome = call(&layer, &format!("{method} {path}"), Some(&none)).await;
             if is_ambiguous(uri.path()) || raw != decoded {
                 counts[0] += 1;
-                assert_eq!(outcome, refused(403), "{name}");
+                assert_eq!(outcome, rejected(403), "{name}");
             } else if has_other_spelling || is_root_of_wildcard(&rows, uri.path()) {
                 counts[1] += 1;
-                assert!(outcome == refused(403) || outcome == expected(raw), "{name}: {outcome:?}");
+                assert!(
+                    outcome == rejected(403) || outcome == expected(raw),
+                    "{name}: {outcome:?}"
+                );
             } else {
                 counts[if raw.is_some() { 2 } else { 3 }] += 1;
                 assert_eq!(outcome, expected(raw), "{name}");
             }
         }
     }
-    // Every branch has been taken often.
+    // Every branch was taken often.
     assert!(counts.iter().all(|count| *count > 150), "{counts:?}");
 }
 
@@ -1301,14 +1313,14 @@ fn called<B>(response: &Response<B>) -> Option<usize> {
 }
 
 #[tokio::test]
-async fn the_row_is_that_of_the_route_which_axum_calls_or_the_request_is_refused() {
+async fn random_requests_get_the_row_of_their_axum_route_or_are_rejected() {
     let verifier = verifier();
     let none = bearer("");
-    let (mut chosen, mut refusals, mut unrouted) = (0, 0, 0);
+    let (mut chosen, mut rejections, mut unrouted) = (0, 0, 0);
     for seed in 0..1_500 {
         let mut dice = Dice(1_000_000 + seed);
         let mut rows = random_table(&mut dice, true);
-        rows.iter_mut().for_each(|row| row.asks = Asks::Scope);
+        rows.iter_mut().for_each(|row| row.requires = Requires::Scope);
         let bare = router(&rows);
         let layer = RequireToken::new(verifier.clone()).scope_table(table_of(&rows));
         let guarded = bare.clone().layer(layer);
@@ -1322,32 +1334,35 @@ async fn the_row_is_that_of_the_route_which_axum_calls_or_the_request_is_refused
             let routed = called(&route(&bare, method, &uri, None).await);
             let response = route(&guarded, method, &uri, Some(&none)).await;
             assert_eq!((response.status().as_u16(), called(&response)), (403, None), "{name}");
-            let asked = response.extensions().get::<Rejection>().unwrap().required_scopes();
-            let asked = asked.first().map(Scope::to_string);
-            match (routed, asked) {
-                (Some(row), Some(asked)) => {
+            let required = response.extensions().get::<Rejection>().unwrap().scopes();
+            let required = required.first().map(Scope::to_string);
+            match (routed, required) {
+                (Some(row), Some(required)) => {
                     chosen += 1;
-                    assert_eq!(asked, scope_of(row), "{name}");
+                    assert_eq!(required, scope_of(row), "{name}");
                 }
                 (Some(_), None) => {
-                    refusals += 1;
+                    rejections += 1;
                     let is_root = is_root_of_wildcard(&rows, uri.path());
                     let is_odd = is_ambiguous(uri.path()) || path.contains(['%', 'é', ';']);
                     assert!(is_odd || is_root, "{name}");
                 }
-                (None, asked) => {
+                (None, required) => {
                     unrouted += 1;
-                    assert_eq!(asked, None, "{name}");
+                    assert_eq!(required, None, "{name}");
                 }
             }
         }
     }
-    assert!(chosen > 1_900 && refusals > 300 && unrouted > 500, "{chosen} {refusals} {unrouted}");
+    assert!(
+        chosen > 1_900 && rejections > 300 && unrouted > 500,
+        "{chosen} {rejections} {unrouted}"
+    );
 }
 
-/// Whoever gets through to a route had what its row asks for.
+/// A request that reaches a route must meet the requirement of its row.
 #[tokio::test]
-async fn no_route_is_reached_without_what_its_row_asks_for() {
+async fn random_requests_reach_only_routes_whose_requirement_they_meet() {
     let verifier = verifier();
     let credentials = [None, Some(bearer("")), Some(bearer("row/0 row/2 row/4"))];
     let mut open = 0;
@@ -1365,15 +1380,18 @@ async fn no_route_is_reached_without_what_its_row_asks_for() {
             };
             let response = route(&app, method, &uri, credentials[number].as_deref()).await;
             let Some(row) = called(&response) else {
-                let is_refused = response.extensions().get::<Rejection>().is_some();
-                assert!(is_refused, "seed {seed}: {method} {path} got past the table to no route");
+                let is_rejected = response.extensions().get::<Rejection>().is_some();
+                assert!(
+                    is_rejected,
+                    "seed {seed}: {method} {path} passed the table but reached no route"
+                );
                 continue;
             };
             open += 1;
-            let may = match rows[row].asks {
-                Asks::Nothing => true,
-                Asks::Token => number > 0,
-                Asks::Scope => number == 2 && row % 2 == 0 && row < 6,
+            let may = match rows[row].requires {
+                Requires::Nothing => true,
+                Requires::Token => number > 0,
+                Requires::Scope => number == 2 && row % 2 == 0 && row < 6,
             };
             assert!(may, "seed {seed}: {method} {path} reached row {row} of {rows:#?}");
         }
@@ -1382,8 +1400,9 @@ async fn no_route_is_reached_without_what_its_row_asks_for() {
 }
 
 #[tokio::test]
-async fn a_deep_table_answers_a_long_path() {
-    // A parameter and a wildcard at each level, so that a reader who tries all ways would not end.
+async fn deep_table_answers_a_long_path_quickly() {
+    // There is a name, a parameter and a wildcard at each level, so a search that tried every
+    // combination would not end.
     let path = (0..200).map(|_| "/{x}").collect::<String>();
     let keys = (1..200).flat_map(|levels| {
         let start = &path[..levels * 4];
@@ -1398,7 +1417,7 @@ async fn a_deep_table_answers_a_long_path() {
     let rows = keys.iter().map(|key| (&**key, Access::authenticated()));
     let layer = layer(rows);
     let key = format!("GET {}", "/a".repeat(5_000));
-    assert_eq!(ask(&layer, &key, Some(&bearer(""))).await, reached());
+    assert_eq!(call(&layer, &key, Some(&bearer(""))).await, reached());
     let key = format!("GET {}/%61", "/x".repeat(150));
-    assert_eq!(ask(&layer, &key, Some(&bearer(""))).await, refused(403));
+    assert_eq!(call(&layer, &key, Some(&bearer(""))).await, rejected(403));
 }

@@ -25,7 +25,7 @@ const MAY_USE: [(&str, &[&str]); 45] = [
     ("layer", &["layer"]),
     ("layer/bearer", &[]),
     ("layer/protocol", &[]),
-    ("layer/require_scope", &["layer", "rejection", "scope", "telemetry", "verify"]),
+    ("layer/require_scope", &["error", "layer", "rejection", "scope", "telemetry", "verify"]),
     (
         "layer/require_token",
         &[
@@ -41,6 +41,7 @@ const MAY_USE: [(&str, &[&str]); 45] = [
     ),
     ("layer/response", &["rejection", "telemetry"]),
     ("lib", &[]),
+    ("path", &[]),
     ("refresh", &["error", "fetch", "health", "jwks", "schedule", "telemetry"]),
     ("refresh/background", &[]),
     ("refresh/file", &["error", "fetch", "jwks"]),
@@ -52,7 +53,7 @@ const MAY_USE: [(&str, &[&str]); 45] = [
     ("resource_metadata", &["error", "scope", "url"]),
     ("schedule", &[]),
     ("scope", &["error"]),
-    ("scope_table", &["error", "scope"]),
+    ("scope_table", &["error", "path", "scope"]),
     ("telemetry", &["error", "jwks", "url", "verify"]),
     ("test_issuer", &["the public API"]),
     ("token_cache", &["jwks", "verify"]),
@@ -187,6 +188,7 @@ fn unsafe_code_is_forbidden_and_no_feature_weakens_a_check() {
         "layer/require_scope",
         "layer/require_token",
         "layer/response",
+        "path",
         "rejection",
         "rejection/body",
         "rejection/config",
@@ -380,8 +382,8 @@ fn each_public_item_is_used_in_an_example_that_runs() {
 }
 
 /// Types that an application gets without writing their names.
-const NAMED_BY_NOBODY: [&str; 4] =
-    ["RequireScopeService", "RequireTokenService", "ResponseBody", "ResponseFuture"];
+const NAMED_BY_NOBODY: [&str; 5] =
+    ["RequireScopeService", "RequireTokenService", "ResponseBody", "ResponseFuture", "ScopesIter"];
 
 /// The code in the documentation, and the examples.
 fn example_code() -> String {

@@ -320,10 +320,10 @@ fn one_more_issuer_is_trusted_beside_the_others() {
     assert!(trusts(&pool, replica) && trusts(&pool, "https://another.example"));
 }
 
-type Door = fn(&str) -> Result<UserPool, InvalidUrl>;
+type Constructor = fn(&str) -> Result<UserPool, InvalidUrl>;
 
-/// Each door that takes a URL, and whether it takes a query.
-fn doors() -> [(&'static str, bool, Door); 4] {
+/// Each function that takes a URL, and whether it accepts a query.
+fn constructors() -> [(&'static str, bool, Constructor); 4] {
     [
         ("from_issuer", false, UserPool::from_issuer),
         ("jwks_url", true, |url| UserPool::new(ID).unwrap().with_jwks_url(url)),
@@ -333,8 +333,8 @@ fn doors() -> [(&'static str, bool, Door); 4] {
 }
 
 #[test]
-fn a_good_url_is_taken_at_every_door() {
-    for (door, _, open) in doors() {
+fn every_constructor_accepts_valid_urls() {
+    for (function, _, new) in constructors() {
         for url in [
             "https://issuer.example",
             "https://issuer.example/",
@@ -358,19 +358,19 @@ fn a_good_url_is_taken_at_every_door() {
             "http://[0:0:0:0:0:0:0:1]/a",
             "http://[::1]:4566/a",
         ] {
-            assert!(open(url).is_ok(), "{door}: {url}");
+            assert!(new(url).is_ok(), "{function}: {url}");
         }
     }
 }
 
 #[test]
-fn a_bad_url_is_refused_at_every_door() {
-    const AUTHORITY: &str = "its host is neither a name nor an address";
-    const CHARACTER: &str = "it has a character that a URL can not hold";
-    const FRAGMENT: &str = "it has a fragment";
+fn every_constructor_rejects_invalid_urls_with_the_reason() {
+    const AUTHORITY: &str = "its host is neither a DNS name nor an IP address";
+    const CHARACTER: &str = "it contains a character that is not allowed in a URL";
+    const FRAGMENT: &str = "it contains a fragment";
     const PORT: &str = "its port is not a number from 1 to 65535";
     const SCHEME: &str = "it does not begin with `https://`";
-    const USER: &str = "it holds user information before `@`";
+    const USER: &str = "it contains user information before `@`";
 
     let cases = [
         ("", "it is empty"),
@@ -420,24 +420,24 @@ fn a_bad_url_is_refused_at_every_door() {
         ("https://iss!er.example", AUTHORITY),
         ("https://issuer.example;a", AUTHORITY),
     ];
-    for (door, _, open) in doors() {
+    for (function, _, new) in constructors() {
         for (url, problem) in cases {
-            let error = match open(url) {
-                Ok(_) => panic!("{door}: {url:?} is taken"),
+            let error = match new(url) {
+                Ok(_) => panic!("{function}: {url:?} is accepted"),
                 Err(error) => error.to_string(),
             };
             let expected = format!(
                 "invalid URL: {problem}; a good one looks like `https://issuer.example/pool`"
             );
-            assert_eq!(error, expected, "{door}: {url:?}");
+            assert_eq!(error, expected, "{function}: {url:?}");
         }
     }
 }
 
-/// Two parsers may disagree about these; which check finds it first does not matter.
+/// Two parsers may disagree about these URLs. It does not matter which check finds them first.
 #[test]
-fn a_url_that_parsers_read_in_two_ways_is_refused_at_every_door() {
-    for (door, _, open) in doors() {
+fn every_constructor_rejects_urls_that_parsers_read_differently() {
+    for (function, _, new) in constructors() {
         for url in [
             "https://issuer.example:x",
             "https://issuer.example:+443",
@@ -472,19 +472,19 @@ fn a_url_that_parsers_read_in_two_ways_is_refused_at_every_door() {
             "https://[127.0.0.1]/",
             "https://[v1.a]/",
         ] {
-            assert!(open(url).is_err(), "{door}: {url}");
+            assert!(new(url).is_err(), "{function}: {url}");
         }
     }
 }
 
 #[test]
-fn a_query_is_for_the_address_of_the_keys_alone() {
-    for (door, takes_query, open) in doors() {
+fn only_the_jwks_url_may_have_a_query() {
+    for (function, accepts_query, new) in constructors() {
         for url in ["https://issuer.example/a?b=c", "https://issuer.example/?", "http://[::1]?a"] {
-            match open(url) {
-                Ok(_) => assert!(takes_query, "{door}: {url}"),
+            match new(url) {
+                Ok(_) => assert!(accepts_query, "{function}: {url}"),
                 Err(error) => {
-                    assert!(!takes_query, "{door}: {url}");
+                    assert!(!accepts_query, "{function}: {url}");
                     assert_eq!(
                         error.to_string(),
                         "invalid URL: an issuer has no query; a good one looks like \
@@ -510,32 +510,32 @@ const NOT_LOOPBACK: [&str; 10] = [
 ];
 
 #[test]
-fn plain_http_is_for_loopback_alone() {
-    for (door, _, open) in doors() {
+fn plain_http_is_accepted_only_for_loopback_hosts() {
+    for (function, _, new) in constructors() {
         for url in NOT_LOOPBACK {
-            let Err(error) = open(url) else {
-                assert_eq!(door, "plain http", "{url}");
+            let Err(error) = new(url) else {
+                assert_eq!(function, "plain http", "{url}");
                 continue;
             };
-            assert_ne!(door, "plain http", "{url}");
+            assert_ne!(function, "plain http", "{url}");
             assert_eq!(
                 error.to_string(),
-                "invalid URL: plain `http` is for loopback alone, use `https`; a good one looks \
+                "invalid URL: plain `http` is allowed only for loopback hosts; a good one looks \
                  like `https://issuer.example/pool`",
-                "{door}: {url}",
+                "{function}: {url}",
             );
-            assert!(open(&url.replacen("http:", "https:", 1)).is_ok(), "{door}: {url}");
+            assert!(new(&url.replacen("http:", "https:", 1)).is_ok(), "{function}: {url}");
         }
     }
 }
 
 #[tokio::test]
-async fn plain_http_anywhere_has_to_be_asked_for() {
+async fn plain_http_is_accepted_for_any_host_only_if_allowed_explicitly() {
     let named = "http://cognito.internal:9229/local_1";
     assert!(UserPool::from_issuer(named).is_err());
     let pool = UserPool::from_issuer(named).unwrap();
     assert!(trusts(&pool, named));
-    // What was asked for holds for the whole pool.
+    // The permission applies to every URL of the pool.
     let pool = pool.add_issuer("http://cognito.internal/b").unwrap();
     assert!(trusts(&pool, "http://cognito.internal/b"));
     let pool = pool.with_jwks_url("http://cognito.internal/keys").unwrap();
