@@ -293,7 +293,7 @@ fn require_scope(text: &str) -> RequireScope {
         "any_of" => RequireScope::any_of(scopes.split(' ')),
         "all_of" => RequireScope::all_of(scopes.split(' ')),
         "any_of_resource_server" => RequireScope::any_of_resource_server(scopes),
-        other => panic!("{other} is no way to require scopes"),
+        other => panic!("{other} is not a way to require scopes"),
     }
 }
 
