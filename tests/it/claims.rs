@@ -1,5 +1,5 @@
-//! Claims as the application reads them, and checks of its own. A number in a name is that of the
-//! hostile input.
+//! Claims as the application reads them, and its own checks. A number in a name is that of the hostile
+//! input.
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
@@ -29,7 +29,7 @@ fn verified(token: &TokenBuilder) -> AccessToken {
     verifier().try_verify(&token.sign()).unwrap()
 }
 
-/// The one claim `x`, as this type.
+/// The only claim `x`, as this type.
 fn claim<T: DeserializeOwned>(json: &str) -> Result<T, String> {
     let token = machine("activity/*").claim("x", json!(0));
     let payload = token.payload_json().replace(r#""x":0"#, &format!(r#""x":{json}"#));
@@ -76,7 +76,7 @@ fn is<T: DeserializeOwned + Debug + PartialEq>(json: &str, expected: T) {
 }
 
 #[test]
-fn a_claim_of_any_json_type_is_read() {
+fn claim_of_any_json_type_deserializes() {
     is("true", true);
     is("false", false);
     is("null", ());
@@ -109,7 +109,7 @@ fn a_claim_of_any_json_type_is_read() {
 }
 
 #[test]
-fn a_claim_may_be_nested_and_long() {
+fn nested_and_long_claim_deserializes() {
     let nested = format!("{}{}", "[".repeat(30), "]".repeat(30));
     let value = claim::<Value>(&nested).unwrap();
     assert_eq!(value.to_string(), nested);
@@ -118,7 +118,7 @@ fn a_claim_may_be_nested_and_long() {
 }
 
 #[test]
-fn all_claims_are_there_and_no_others() {
+fn deserialized_claims_are_those_of_the_token() {
     let token = machine("activity/*").claim("tenant", "blue");
     let expected: Value = serde_json::from_str(&token.payload_json()).unwrap();
     for token in [token.clone(), token.escaped_slashes()] {
@@ -129,7 +129,7 @@ fn all_claims_are_there_and_no_others() {
 }
 
 #[test]
-fn escaped_slashes_change_nothing_that_is_read() {
+fn escaped_slashes_do_not_change_claims() {
     let plain = issuer().user_token(CLIENT, "a/b").scope("x/y z/*").claim("x", "http://a/b");
     let plain = plain.claim("cognito:groups", ["g/h"]).claim("jti", "i/j");
     let escaped = plain.clone().escaped_slashes();
@@ -145,13 +145,13 @@ fn escaped_slashes_change_nothing_that_is_read() {
     }
 }
 
-/// The column of this text's end in a payload of one line.
+/// Returns the column of the end of this text in a payload of one line.
 fn column_after(payload: &str, text: &str) -> usize {
     payload.find(text).unwrap() + text.len()
 }
 
 #[test]
-fn an_error_says_where_and_never_what() {
+fn error_contains_a_position_and_no_value() {
     let token = machine("a/b").claim("x", "S3CR3T");
     let payload = token.payload_json();
     let token = verified(&token);
@@ -163,7 +163,7 @@ fn an_error_says_where_and_never_what() {
     let debug = format!("{error:?}");
     assert_eq!(debug, format!("InvalidClaims {{ line: 1, column: {column} }}"));
 
-    // What is missing is missed at the end.
+    // A missing claim is reported at the end of the payload.
     let error = verified(&machine("a/b")).deserialize_claims::<X<u8>>().err().unwrap();
     assert!(error.to_string().contains("line 1 column "), "{error}");
     assert!(!error.to_string().contains("missing"), "{error}");
@@ -179,7 +179,7 @@ fn an_error_says_where_and_never_what() {
             assert!(digits.is_some_and(|rest| rest.starts_with("column ")), "{error}");
         }
     }
-    // A payload may have lines.
+    // A payload may have several lines.
     let builder = machine("a/b");
     let lines = builder.payload_json().replace(',', ",\n").replacen('{', "{\"x\":\n\"S3CR3T\",", 1);
     let token = builder.sign_texts(&builder.header_json(), &lines);
@@ -196,7 +196,7 @@ fn verdict(rules: Rules, token: &TokenBuilder, expected: Option<VerifyErrorKind>
 }
 
 #[test]
-fn h044_one_group_of_those_named_is_enough() {
+fn h044_token_with_one_required_group_is_accepted() {
     let rules = || rules().with_groups(["readers", "writers"]);
     let user = || issuer().user_token(CLIENT, "alice");
     let with = |groups: Value| user().claim("cognito:groups", groups);
@@ -222,13 +222,13 @@ fn h044_one_group_of_those_named_is_enough() {
     ] {
         verdict(rules(), &token, expected);
     }
-    // Those of the last call count.
+    // The groups of the last call replace the others.
     verdict(rules().with_groups(["x"]), &with(json!(["readers"])), forbidden);
     assert!(std::panic::catch_unwind(|| rules().with_groups(Vec::<String>::new())).is_err());
 }
 
 #[test]
-fn an_audience_is_one_text_or_a_list_of_them() {
+fn audience_is_a_string_or_a_list_of_strings() {
     let rules = || rules().with_audience("https://a");
     let with = |aud: Value| machine("").claim("aud", aud);
     let wrong = Some(VerifyErrorKind::WrongAudience);
@@ -252,7 +252,7 @@ fn an_audience_is_one_text_or_a_list_of_them() {
         (with(json!(1)), invalid),
     ] {
         verdict(rules(), &token, expected);
-        // Where none is asked for, the type still counts.
+        // The type is checked even if no audience is required.
         let unasked = expected.filter(|kind| *kind == VerifyErrorKind::InvalidClaim);
         verdict(super::support::rules(), &token, unasked);
     }
@@ -281,7 +281,7 @@ async fn send(layer: &RequireToken, token: &str) -> Response<()> {
 }
 
 #[track_caller]
-fn is_refused(response: &Response<()>, status: u16, challenge: &str, kind: RejectionKind) {
+fn is_rejected(response: &Response<()>, status: u16, challenge: &str, kind: RejectionKind) {
     assert_eq!(response.status(), status);
     assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
     assert_eq!(response.extensions().get::<Rejection>().unwrap().kind(), kind);
@@ -291,7 +291,7 @@ const INVALID: &str =
     r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#;
 
 #[tokio::test]
-async fn a_token_is_refused_from_the_request_on_after_it_was_revoked() {
+async fn token_is_rejected_from_the_first_request_after_its_revocation() {
     let revoked = Revoked::default();
     let verifier = Verifier::builder(revocable(&revoked)).build_with_jwks(issuer().jwks()).unwrap();
     let layer = RequireToken::new(verifier.clone());
@@ -305,7 +305,7 @@ async fn a_token_is_refused_from_the_request_on_after_it_was_revoked() {
         revoked.write().unwrap().insert("one".to_owned());
         for _ in 0..5 {
             let response = send(&layer, &one).await;
-            is_refused(&response, 401, INVALID, RejectionKind::InvalidToken);
+            is_rejected(&response, 401, INVALID, RejectionKind::InvalidToken);
             let rejection = response.extensions().get::<Rejection>().unwrap();
             let kind = rejection.verify_error().unwrap().kind();
             assert_eq!(kind, VerifyErrorKind::Revoked);
@@ -315,11 +315,11 @@ async fn a_token_is_refused_from_the_request_on_after_it_was_revoked() {
         revoked.write().unwrap().remove("one");
     }
     let without = machine("a/b").without_claim("jti").sign();
-    is_refused(&send(&layer, &without).await, 401, INVALID, RejectionKind::InvalidToken);
+    is_rejected(&send(&layer, &without).await, 401, INVALID, RejectionKind::InvalidToken);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_that_changes_under_traffic_is_seen_by_the_next_request() {
+async fn revocation_under_traffic_is_seen_by_the_next_request() {
     let revoked = Revoked::default();
     let verifier = Verifier::builder(revocable(&revoked)).build_with_jwks(issuer().jwks()).unwrap();
     let layer = RequireToken::new(verifier);
@@ -346,7 +346,7 @@ async fn a_list_that_changes_under_traffic_is_seen_by_the_next_request() {
 }
 
 #[test]
-fn a_date_before_the_epoch_is_one() {
+fn date_before_the_epoch_is_read() {
     for seconds in [1_i64, 86_400] {
         let token = verified(&machine("").claim("iat", -seconds));
         let before = Duration::from_secs(seconds.unsigned_abs());
@@ -356,14 +356,14 @@ fn a_date_before_the_epoch_is_one() {
 }
 
 #[test]
-fn of_several_checks_all_must_agree_and_the_first_that_refuses_decides() {
-    let refuses = |id: &'static str, why: CheckError| {
+fn first_failing_check_gives_the_error() {
+    let rejects = |id: &'static str, why: CheckError| {
         move |token: &AccessToken| if token.jwt_id() == Some(id) { Err(why) } else { Ok(()) }
     };
     let rules = rules()
-        .with_check(refuses("a", CheckError::Revoked))
-        .with_check(refuses("b", CheckError::Forbidden))
-        .with_check(refuses("a", CheckError::Forbidden));
+        .with_check(rejects("a", CheckError::Revoked))
+        .with_check(rejects("b", CheckError::Forbidden))
+        .with_check(rejects("a", CheckError::Forbidden));
     let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
     let kind = |id: &str| {
         let token = machine("").claim("jti", id).sign();
@@ -375,7 +375,7 @@ fn of_several_checks_all_must_agree_and_the_first_that_refuses_decides() {
 }
 
 #[test]
-fn a_door_of_ones_own_refuses_as_the_layers_do() {
+fn application_rejects_like_the_layers() {
     let token = verified(&machine("a/b"));
     assert!(RequireScope::new("a/b").authorize(&token).is_ok());
     let rejection = RequireScope::all_of(["a/b", "c/d"]).authorize(&token).unwrap_err();
@@ -390,7 +390,7 @@ fn a_door_of_ones_own_refuses_as_the_layers_do() {
 }
 
 #[tokio::test]
-async fn what_the_check_forbids_is_403_and_what_it_is_asked_comes_last() {
+async fn forbidden_by_the_check_is_403_and_the_check_runs_last() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let rules = rules().with_groups(["staff"]).with_check(move |token| {
@@ -409,9 +409,9 @@ async fn what_the_check_forbids_is_403_and_what_it_is_asked_comes_last() {
     assert_eq!(send(&layer, &user("alice", &["staff"]).sign()).await.status(), 200);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     let response = send(&layer, &user("bob", &["staff"]).sign()).await;
-    is_refused(&response, 403, forbidden, RejectionKind::Forbidden);
+    is_rejected(&response, 403, forbidden, RejectionKind::Forbidden);
     assert_eq!(asked.load(Ordering::SeqCst), 2);
-    // Only a token that is good in every other way comes before it.
+    // The check gets only tokens that break no other rule.
     for token in [
         user("alice", &["guests"]),
         user("alice", &["staff"]).claim("client_id", "x"),
@@ -424,7 +424,7 @@ async fn what_the_check_forbids_is_403_and_what_it_is_asked_comes_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_check_is_asked_about_a_token_that_had_to_wait() {
+async fn check_runs_for_a_token_that_waited_for_its_key() {
     let revoked = Revoked::default();
     let list = Arc::clone(&revoked);
     let rules = super::promises::rules().with_check(move |token| {

@@ -1,9 +1,9 @@
-//! A second opinion on each vector: jsonwebtoken, as strict as it can be set up. Wherever it says
-//! something else, [`GAPS`] says why.
+//! A second opinion on each vector: jsonwebtoken, configured as strictly as possible. If its result
+//! differs, [`GAPS`] has the reason.
 //!
-//! What an application has to write itself is not held against it: the keys are looked up by `kid`,
-//! the claims are read as a typed struct, and `token_use`, `client_id` and groups are compared.
-//! Its clock is that of the system, so what is decided by the time alone is left out.
+//! The test does what an application would have to do: it looks the keys up by `kid`, reads the claims
+//! as a typed struct, and compares `token_use`, `client_id` and groups. jsonwebtoken uses the system
+//! clock, so vectors that only the time decides are omitted.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::support::has_second_opinion;
 use super::vectors::{PoolRules, Vector, vectors};
 
 #[derive(Deserialize)]
-#[expect(dead_code, reason = "a claim of another type is refused by being read")]
+#[expect(dead_code, reason = "reading a claim of another type is an error")]
 struct Claims {
     token_use: String,
     client_id: String,
@@ -46,7 +46,7 @@ fn is_good(token: &str, keys: &str, rules: &PoolRules) -> Option<()> {
         }
         None => validation.validate_aud = false,
     }
-    // The type of `nbf` alone; that of `exp` is seen to where it is required.
+    // Only the type of `nbf`: the type of `exp` is checked because it is required.
     validation.validate_nbf = true;
     validation.leeway = u64::MAX / 2;
     validation.validate_exp = false;
@@ -77,7 +77,7 @@ enum Gap {
     Stricter,
 }
 
-/// Where it says something else, and why, by category. A gap that is closed has to be taken out.
+/// The differences by category, with their reasons. A difference that is gone must be removed here.
 const GAPS: &[(&str, Gap, &str, &[&str])] = &[
     (
         "binding",
@@ -142,7 +142,7 @@ const GAPS: &[(&str, Gap, &str, &[&str])] = &[
     (
         "depth",
         Gap::Laxer,
-        "nesting is not limited where nobody reads",
+        "nesting of unread members is not limited",
         &[
             "arrays 33 deep",
             "arrays 128 deep",
@@ -160,7 +160,7 @@ const GAPS: &[(&str, Gap, &str, &[&str])] = &[
     (
         "duplicates",
         Gap::Laxer,
-        "a name that nobody reads may come twice",
+        "duplicate names of unread members are accepted",
         &[
             "cnf twice",
             "cnf twice, once with an escape",
@@ -180,7 +180,7 @@ const GAPS: &[(&str, Gap, &str, &[&str])] = &[
     (
         "escapes",
         Gap::Laxer,
-        "surrogates are not looked at where nobody reads",
+        "surrogates in unread members are not checked",
         &[
             "a lone surrogate, unread: a high one",
             "a lone surrogate, unread: the last high one",
@@ -252,7 +252,7 @@ const GAPS: &[(&str, Gap, &str, &[&str])] = &[
     (
         "payload",
         Gap::Laxer,
-        "UTF-8 is not checked where nobody reads",
+        "UTF-8 of unread members is not checked",
         &[
             "invalid UTF-8",
             "a surrogate in UTF-8",
@@ -267,7 +267,7 @@ const GAPS: &[(&str, Gap, &str, &[&str])] = &[
 ];
 
 #[test]
-fn jsonwebtoken_differs_where_it_is_said_to() {
+fn jsonwebtoken_differs_only_in_the_listed_cases() {
     if !has_second_opinion() {
         return;
     }
@@ -293,7 +293,7 @@ fn jsonwebtoken_differs_where_it_is_said_to() {
         if !is_stated {
             let (category, name) = (vector.category, vector.name);
             let reason = vector.reason.unwrap_or("Ok");
-            let theirs = if theirs { "accepts" } else { "refuses" };
+            let theirs = if theirs { "accepts" } else { "rejects" };
             wrong.push(format!("{category}: {name}: {reason}, and it {theirs}, said: {gap:?}"));
         }
     }

@@ -1,5 +1,5 @@
-//! Tokens that were made without this crate's code (`tests/vectors`): issuer and verifier must
-//! not share one misunderstanding.
+//! Tokens that were signed without this crate's code (`tests/vectors`), so that the test issuer and
+//! the verifier cannot share one misunderstanding.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,7 +34,7 @@ struct Vector {
 }
 
 #[test]
-fn tokens_made_without_our_code_get_their_verdicts() {
+fn tokens_signed_by_other_code_have_the_expected_results() {
     let vectors: Vectors = serde_json::from_str(FILE).unwrap();
     let keys = Jwks::from_json(vectors.jwks.to_string()).unwrap();
     let pool = UserPool::new(&vectors.user_pool_id).unwrap();
@@ -63,7 +63,7 @@ fn tokens_made_without_our_code_get_their_verdicts() {
         }
     }
     assert!(accepted >= 20, "only {accepted} tokens were accepted");
-    assert!(vectors.tokens.len() >= accepted + 40, "few tokens were refused");
+    assert!(vectors.tokens.len() >= accepted + 40, "few tokens were rejected");
 }
 
 fn seconds(time: SystemTime) -> u64 {

@@ -1,4 +1,4 @@
-//! JWK Sets: which members are used, which are left out alone, and which documents are refused.
+//! JWK Sets: which members are used, which are skipped, and which documents are rejected.
 //! A number in a name is that of the hostile input.
 
 use std::slice::from_ref;
@@ -23,17 +23,17 @@ fn keys_of(issuer: &TestIssuer) -> Vec<Value> {
     document["keys"].as_array_mut().unwrap().drain(..).collect()
 }
 
-/// The key that signs the tokens of [`good_token`].
+/// Returns the key that signs [`valid_token`].
 pub(crate) fn good_key() -> Value {
     keys_of(issuer()).swap_remove(0)
 }
 
-/// A good key that no token is signed with.
+/// Returns a usable key that signs no token.
 fn other_key() -> Value {
     keys_of(issuer()).swap_remove(1)
 }
 
-fn good_token() -> &'static str {
+fn valid_token() -> &'static str {
     static TOKEN: LazyLock<String> = LazyLock::new(|| machine("a/b").issued_at(now()).sign());
     &TOKEN
 }
@@ -56,7 +56,7 @@ fn id_of(key: &Value) -> &str {
     key["kid"].as_str().unwrap()
 }
 
-/// A key with some members set; `null` stands for a member that is taken away.
+/// Returns a key with some members set; `null` removes a member.
 fn with(key: &Value, changes: Value) -> Value {
     let mut key = key.clone();
     for (name, value) in changes.as_object().unwrap() {
@@ -69,21 +69,21 @@ fn with(key: &Value, changes: Value) -> Value {
 }
 
 fn verdict(jwks: &Jwks) -> Result<(), VerifyErrorKind> {
-    verify(good_token(), jwks, &rules(), now()).map(|_| ()).map_err(|error| error.kind())
+    verify(valid_token(), jwks, &rules(), now()).map(|_| ()).map_err(|error| error.kind())
 }
 
 fn doors(keys: &[Value]) -> Doors {
     Doors::of(Verifier::builder(rules()).clock(now).build_with_jwks(set(keys)).unwrap())
 }
 
-/// The member verifies a good token.
+/// Checks that the member verifies a valid token.
 #[track_caller]
 fn used(name: &str, key: &Value) {
     assert_eq!(verdict(&set(&[other_key(), key.clone()])), Ok(()), "{name}");
     assert_eq!(verdict(&set(from_ref(key))), Ok(()), "{name}, alone");
 }
 
-/// The member is left out, wherever it stands, and the good key beside it works on.
+/// Checks that the member is skipped at every position, and that the usable key next to it is used.
 #[track_caller]
 fn skipped_text(name: &str, member: &str) {
     let (good, other) = (good_key().to_string(), other_key().to_string());
@@ -99,7 +99,7 @@ fn skipped_text(name: &str, member: &str) {
     assert_eq!(alone.unwrap_err().to_string(), "invalid JWK Set: it has no usable key", "{name}");
 }
 
-/// A third key under an ID of its own, spoilt by these changes. Unspoilt, it is used.
+/// Checks that a third key is used, and that it is skipped with these changes.
 #[track_caller]
 fn skipped(name: &str, changes: Value) {
     let key = with(&good_key(), json!({ "kid": "third" }));
@@ -107,7 +107,7 @@ fn skipped(name: &str, changes: Value) {
     skipped_text(name, &with(&key, changes).to_string());
 }
 
-/// A number of this many bits, odd, as a JWK has it.
+/// Returns an odd number of this many bits in the encoding of a JWK.
 fn number(bits: usize) -> String {
     let mut bytes = vec![0xff; bits.div_ceil(8)];
     bytes[0] >>= (8 - bits % 8) % 8;
@@ -119,7 +119,7 @@ fn decoded(key: &Value, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn cognitos_set_is_read() {
+fn set_of_cognito_is_read() {
     let jwks = Jwks::from_json(issuer().jwks_json()).unwrap();
     let mut expected = [good_key(), other_key()].map(|key| id_of(&key).to_owned());
     expected.sort();
@@ -131,14 +131,14 @@ fn cognitos_set_is_read() {
 }
 
 #[test]
-fn debug_shows_key_ids_alone() {
+fn debug_output_contains_only_key_ids() {
     let key = good_key();
     let shown = format!("{:?}", set(from_ref(&key)));
     assert_eq!(shown, format!("{{{:?}}}", id_of(&key)));
 }
 
 #[test]
-fn a_key_is_used_with_and_without_its_hints() {
+fn key_with_or_without_optional_members_is_used() {
     let key = good_key();
     used("as Cognito has it", &key);
     used("without alg", &with(&key, json!({ "alg": null })));
@@ -150,9 +150,9 @@ fn a_key_is_used_with_and_without_its_hints() {
 }
 
 #[test]
-fn what_nobody_reads_in_a_key_is_no_matter() {
+fn unread_members_of_a_key_are_ignored() {
     let set = issuer().jwks_json();
-    // Beyond what an `f64` holds, and members that are read elsewhere.
+    // Numbers that no `f64` can represent, and members that matter elsewhere.
     for member in [
         r#""custom":1e999"#,
         r#""custom":[-1e999]"#,
@@ -167,11 +167,11 @@ fn what_nobody_reads_in_a_key_is_no_matter() {
 }
 
 #[test]
-fn h024_a_key_without_alg_verifies_rs256_alone() {
+fn h024_key_without_alg_verifies_only_rs256() {
     let key = with(&good_key(), json!({ "alg": null }));
     let (jwks, doors) = (set(from_ref(&key)), doors(from_ref(&key)));
     assert_eq!(verdict(&jwks), Ok(()));
-    doors.accept("RS256", good_token());
+    doors.accept("RS256", valid_token());
     for alg in ["RS384", "PS256", "HS256", "none"] {
         let token = machine("a/b").issued_at(now()).header("alg", alg).sign();
         let error = verify(&token, &jwks, &rules(), now()).unwrap_err();
@@ -181,7 +181,7 @@ fn h024_a_key_without_alg_verifies_rs256_alone() {
 }
 
 #[test]
-fn a_key_for_another_algorithm_is_skipped() {
+fn key_for_another_algorithm_is_skipped() {
     for alg in [
         "RS384",
         "RS512",
@@ -201,16 +201,16 @@ fn a_key_for_another_algorithm_is_skipped() {
 }
 
 #[test]
-fn h025_a_token_does_not_change_what_its_key_is_for() {
+fn h025_alg_of_a_token_does_not_override_alg_of_its_key() {
     for alg in ["RS384", "PS256", "RSA-OAEP"] {
         let members = [with(&good_key(), json!({ "alg": alg })), other_key()];
         assert_eq!(verdict(&set(&members)), Err(VerifyErrorKind::UnknownKey), "{alg}");
-        doors(&members).refuse(alg, good_token(), VerifyErrorKind::UnknownKey);
+        doors(&members).refuse(alg, valid_token(), VerifyErrorKind::UnknownKey);
     }
 }
 
 #[test]
-fn a_key_for_another_use_is_skipped() {
+fn key_for_another_use_is_skipped() {
     for key_use in ["enc", "SIG", "", "other"] {
         skipped(key_use, json!({ "use": key_use }));
     }
@@ -220,7 +220,7 @@ fn a_key_for_another_use_is_skipped() {
 }
 
 #[test]
-fn h063_a_key_of_another_type_is_skipped() {
+fn h063_key_of_another_type_is_skipped() {
     let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     let y = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
     let cases = [
@@ -242,7 +242,7 @@ fn h063_a_key_of_another_type_is_skipped() {
 }
 
 #[test]
-fn h067_a_key_with_private_members_is_skipped() {
+fn h067_key_with_private_members_is_skipped() {
     for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
         for value in [json!("AQAB"), json!(""), json!(1), json!([])] {
             skipped(&format!("{name}: {value}"), json!({ name: value }));
@@ -256,7 +256,7 @@ fn h067_a_key_with_private_members_is_skipped() {
 }
 
 #[test]
-fn a_key_without_an_id_is_skipped() {
+fn key_without_an_id_is_skipped() {
     skipped("absent", json!({ "kid": null }));
     for kid in [json!(""), json!(1), json!(true), json!(["third"]), json!({})] {
         skipped(&kid.to_string(), json!({ "kid": kid }));
@@ -271,7 +271,7 @@ fn a_key_without_an_id_is_skipped() {
 }
 
 #[test]
-fn an_escaped_id_is_the_id() {
+fn escaped_key_id_is_unescaped() {
     let key = good_key();
     let first = id_of(&key).as_bytes()[0];
     let text = key.to_string();
@@ -284,7 +284,7 @@ fn an_escaped_id_is_the_id() {
 }
 
 #[test]
-fn h054_a_modulus_has_2048_to_8192_bits() {
+fn h054_modulus_outside_2048_to_8192_bits_is_skipped() {
     for bits in [2048, 2049, 3072, 4096, 8192] {
         let key = with(&good_key(), json!({ "kid": "third", "n": number(bits) }));
         assert_eq!(ids(&set(&[key])), ["third"], "{bits}");
@@ -305,7 +305,7 @@ fn h054_a_modulus_has_2048_to_8192_bits() {
 }
 
 #[test]
-fn h054_an_exponent_is_odd_and_has_2_to_33_bits() {
+fn h054_even_small_or_huge_exponent_is_skipped() {
     let encode = |exponent: u64| {
         let bytes = exponent.to_be_bytes();
         let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(7);
@@ -327,10 +327,10 @@ fn h054_an_exponent_is_odd_and_has_2_to_33_bits() {
 }
 
 #[test]
-fn numbers_are_base64url() {
+fn number_that_is_not_base64url_is_skipped() {
     let modulus = decoded(&good_key(), "n");
     let text = URL_SAFE_NO_PAD.encode(&modulus);
-    // 256 bytes leave 4 bits of the last symbol free, and these are not zero.
+    // The last symbol of 256 bytes has 4 unused bits, and here they are not zero.
     let last = text.as_bytes()[text.len() - 1];
     let other_spelling = format!("{}{}", &text[..text.len() - 1], char::from(last + 1));
     let mut bytes = modulus.clone();
@@ -355,13 +355,13 @@ fn numbers_are_base64url() {
 }
 
 #[test]
-fn a_member_of_the_wrong_type_spoils_its_key() {
+fn key_with_a_member_of_the_wrong_type_is_skipped() {
     let named = [json!({ "RSA": null }), json!({ "RS256": null }), json!({ "sig": null })];
     for name in ["n", "e", "kty", "alg", "use", "key_ops"] {
         for value in [json!(1), json!(true), json!({}), json!([1])].iter().chain(&named) {
             skipped(&format!("{name}: {value}"), json!({ name: value }));
         }
-        // Not the same as absent.
+        // `null` is not the same as absent.
         let key = with(&good_key(), json!({ "kid": "third", name: "PLACE" })).to_string();
         skipped_text(&format!("{name}: null"), &key.replace(r#""PLACE""#, "null"));
     }
@@ -374,7 +374,7 @@ fn a_member_of_the_wrong_type_spoils_its_key() {
 }
 
 #[test]
-fn a_member_that_is_not_read_spoils_nothing() {
+fn unread_member_of_any_type_is_ignored() {
     for value in ["null", "1", "1e999", "-1e-999", r#""\u0000""#, "{}", r#"{"a":1,"a":[2]}"#] {
         for name in ["x", "x5c", "x5t", "x5u", "kTy"] {
             let key = with(&good_key(), json!({ "kid": "third", name: "PLACE" })).to_string();
@@ -386,7 +386,7 @@ fn a_member_that_is_not_read_spoils_nothing() {
 }
 
 #[test]
-fn a_member_with_a_name_twice_spoils_its_key() {
+fn key_with_a_duplicate_member_is_skipped() {
     let key = with(&good_key(), json!({ "kid": "third" })).to_string();
     for member in [
         r#""kty":"RSA""#,
@@ -403,7 +403,7 @@ fn a_member_with_a_name_twice_spoils_its_key() {
 }
 
 #[test]
-fn a_member_is_searched_for_traps() {
+fn key_with_lone_surrogate_or_deep_nesting_is_skipped() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let key = with(&good_key(), json!({ "kid": "third" })).to_string();
     let with_custom = |json: &str| key.replacen('{', &format!(r#"{{"custom":{json},"#), 1);
@@ -414,18 +414,18 @@ fn a_member_is_searched_for_traps() {
 }
 
 #[test]
-fn identical_keys_under_one_id_are_one() {
+fn identical_keys_with_one_id_are_one_key() {
     let key = good_key();
     let jwks = set(&[key.clone(), other_key(), key.clone(), key.clone()]);
     assert_eq!(jwks.key_ids().count(), 2);
     assert_eq!(verdict(&jwks), Ok(()));
-    // The numbers make the key, the hints do not.
+    // Only the numbers are compared, not the optional members.
     let bare = with(&key, json!({ "alg": null, "use": null }));
     assert_eq!(verdict(&set(&[key, bare])), Ok(()));
 }
 
 #[test]
-fn h064_different_keys_under_one_id_are_both_left_out() {
+fn h064_different_keys_with_one_id_are_skipped() {
     let (key, other) = (good_key(), other_key());
     let id = id_of(&key);
     let unknown = Err(VerifyErrorKind::UnknownKey);
@@ -446,7 +446,7 @@ fn h064_different_keys_under_one_id_are_both_left_out() {
         for members in [
             vec![key.clone(), rival.clone(), other.clone()],
             vec![rival.clone(), key.clone(), other.clone()],
-            // Once in doubt, no further member brings the ID back.
+            // Once the ID is ambiguous, no further member makes it usable.
             vec![key.clone(), rival.clone(), key.clone(), other.clone()],
             vec![rival.clone(), key.clone(), key.clone(), other.clone()],
             vec![rival.clone(), rival.clone(), key.clone(), other.clone()],
@@ -458,13 +458,13 @@ fn h064_different_keys_under_one_id_are_both_left_out() {
         let alone = Jwks::from_json(document(&[key.clone(), rival]));
         assert!(alone.is_err(), "{name}");
     }
-    // An ID in other letters is another ID.
+    // An ID in other case is another ID.
     let lower = with(&another_modulus, json!({ "kid": format!("{id}x") }));
     assert_eq!(verdict(&set(&[key, lower])), Ok(()));
 }
 
 #[test]
-fn h060_a_document_that_is_no_set_is_refused() {
+fn h060_document_that_is_not_a_set_is_rejected() {
     #[track_caller]
     fn check(document: impl AsRef<[u8]>, problem: &str) {
         let error = Jwks::from_json(&document).unwrap_err();
@@ -535,7 +535,7 @@ fn h060_a_document_that_is_no_set_is_refused() {
 }
 
 #[test]
-fn h062_a_document_has_64_kib_at_most() {
+fn h062_document_over_64_kib_is_rejected() {
     let good = issuer().jwks_json();
     let padded = |len: usize| format!("{good}{}", " ".repeat(len - good.len()));
     let jwks = Jwks::from_json(padded(MAX_DOCUMENT_LEN)).unwrap();
@@ -544,12 +544,12 @@ fn h062_a_document_has_64_kib_at_most() {
     for len in [MAX_DOCUMENT_LEN + 1, 1 << 20] {
         assert_eq!(Jwks::from_json(padded(len)).unwrap_err().to_string(), too_long, "{len}");
     }
-    // 60 KiB of one number are refused for their bits, not for their length.
+    // A number of 60 KiB is rejected because of its bits, not because of its length.
     skipped("60 KiB", json!({ "n": number(45 * 1024 * 8) }));
 }
 
 #[test]
-fn h062_a_set_has_100_keys_at_most() {
+fn h062_set_with_more_than_100_keys_is_rejected() {
     let too_many = "invalid JWK Set: it has more than 100 keys";
     for filler in [json!(null), json!({}), json!(0), other_key()] {
         let mut members = vec![filler; 99];
@@ -564,7 +564,7 @@ fn h062_a_set_has_100_keys_at_most() {
 }
 
 #[test]
-fn one_good_key_is_enough_among_odd_ones() {
+fn usable_key_among_unusable_keys_is_used() {
     let key = good_key();
     let members = [
         json!(null),

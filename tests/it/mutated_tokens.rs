@@ -1,5 +1,5 @@
-//! Every text that is one edit away from a good token is refused: by the plain function and by a
-//! verifier that remembers the good token, and at some places by the layer.
+//! Every text that is one edit away from a valid token is rejected: by the plain function, by a
+//! verifier that has cached the valid token, and at some positions by the layer.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -15,21 +15,21 @@ use tower_cognito::{RequireToken, verify};
 
 use super::vectors::{Setting, Vector, vectors};
 
-fn good() -> &'static Vector {
+fn valid() -> &'static Vector {
     let is_good =
         |vector: &&Vector| (vector.category, vector.name) == ("compact form", "three parts");
     vectors().iter().find(is_good).unwrap()
 }
 
-/// Says how many there were.
-async fn each_is_refused(texts: impl Iterator<Item = String>) -> usize {
-    let good = good();
+/// Prints how many there were.
+async fn each_is_rejected(texts: impl Iterator<Item = String>) -> usize {
+    let good = valid();
     let setting = Setting::of(good).await;
     let (rules, keys) = &setting.pools[0];
     let is_good = |text: &str| {
         let verdict = verify(text, keys, rules, good.time);
-        let remembered = setting.with_cache.try_verify(text);
-        assert_eq!(verdict.is_ok(), remembered.is_ok(), "{text}");
+        let cached = setting.with_cache.try_verify(text);
+        assert_eq!(verdict.is_ok(), cached.is_ok(), "{text}");
         verdict.is_ok()
     };
     assert!(is_good(&good.token));
@@ -42,9 +42,9 @@ async fn each_is_refused(texts: impl Iterator<Item = String>) -> usize {
     count
 }
 
-/// The token with another text for the bytes from `from` to `to`.
+/// Returns the token with another text in place of the bytes from `from` to `to`.
 fn edited(from: usize, to: usize, text: &str) -> String {
-    let token = &good().token;
+    let token = &valid().token;
     format!("{}{text}{}", &token[..from], &token[to..])
 }
 
@@ -52,63 +52,63 @@ fn ascii() -> impl Iterator<Item = char> {
     (0..128_u8).map(char::from)
 }
 
-/// Characters of two, three and four bytes. To a careless cast the second is a dot.
+/// Characters of two, three and four bytes. A careless cast turns the second into a dot.
 const WIDE: [char; 6] = ['\u{80}', '\u{12e}', '\u{7ff}', '\u{ff0e}', '\u{feff}', '\u{1f600}'];
 
 #[tokio::test]
-async fn h052_every_other_ascii_byte_at_every_place_is_refused() {
-    let token = &good().token;
+async fn h052_every_replaced_ascii_byte_is_rejected() {
+    let token = &valid().token;
     let others = token.char_indices().flat_map(|(at, own)| {
         let others = ascii().filter(move |other| *other != own);
         others.map(move |other| edited(at, at + 1, other.encode_utf8(&mut [0; 4])))
     });
-    // Every single-bit flip that leaves a text is among them.
-    assert_eq!(each_is_refused(others).await, token.len() * 127);
+    // This includes every flipped bit that leaves the text valid UTF-8.
+    assert_eq!(each_is_rejected(others).await, token.len() * 127);
 }
 
 #[tokio::test]
-async fn h052_every_cut_from_either_end_is_refused() {
-    let token = &good().token;
+async fn h052_every_truncation_at_either_end_is_rejected() {
+    let token = &valid().token;
     let ends = (0..token.len()).map(|at| token[..at].to_owned());
     let starts = (1..=token.len()).map(|at| token[at..].to_owned());
-    assert_eq!(each_is_refused(ends.chain(starts)).await, 2 * token.len());
+    assert_eq!(each_is_rejected(ends.chain(starts)).await, 2 * token.len());
 }
 
 #[tokio::test]
-async fn h052_every_insertion_of_an_ascii_byte_is_refused() {
-    let token = &good().token;
+async fn h052_every_inserted_ascii_byte_is_rejected() {
+    let token = &valid().token;
     let places = 0..=token.len();
     let longer =
         places.flat_map(|at| ascii().map(move |one| edited(at, at, one.encode_utf8(&mut [0; 4]))));
-    assert_eq!(each_is_refused(longer).await, (token.len() + 1) * 128);
+    assert_eq!(each_is_rejected(longer).await, (token.len() + 1) * 128);
 }
 
 #[tokio::test]
-async fn h052_every_insertion_of_a_wide_character_is_refused() {
-    let token = &good().token;
+async fn h052_every_inserted_non_ascii_character_is_rejected() {
+    let token = &valid().token;
     let places = 0..=token.len();
     let longer =
         places.flat_map(|at| WIDE.map(move |one| edited(at, at, one.encode_utf8(&mut [0; 4]))));
-    assert_eq!(each_is_refused(longer).await, (token.len() + 1) * WIDE.len());
+    assert_eq!(each_is_rejected(longer).await, (token.len() + 1) * WIDE.len());
 }
 
 #[tokio::test]
-async fn h052_every_deletion_repetition_and_exchange_of_characters_is_refused() {
-    let token = &good().token;
+async fn h052_every_deleted_repeated_or_swapped_character_is_rejected() {
+    let token = &valid().token;
     let deleted = (0..token.len()).map(|at| edited(at, at + 1, ""));
-    assert_eq!(each_is_refused(deleted).await, token.len());
+    assert_eq!(each_is_rejected(deleted).await, token.len());
     let twice = (0..token.len()).map(|at| edited(at, at, &token[at..=at]));
-    assert_eq!(each_is_refused(twice).await, token.len());
+    assert_eq!(each_is_rejected(twice).await, token.len());
     let exchanged = (1..token.len())
         .filter(|at| token[at - 1..*at] != token[*at..=*at])
         .map(|at| edited(at - 1, at + 1, &format!("{}{}", &token[at..=at], &token[at - 1..at])));
-    let count = each_is_refused(exchanged).await;
+    let count = each_is_rejected(exchanged).await;
     assert!(count > token.len() * 9 / 10, "{count}");
 }
 
 #[tokio::test]
-async fn h052_every_byte_that_a_header_can_hold_is_refused_at_the_layer() {
-    let good = good();
+async fn h052_every_byte_that_a_header_allows_is_rejected_by_the_layer() {
+    let good = valid();
     let verifier = Setting::of(good).await.with_cache;
     let reached = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&reached);
@@ -135,7 +135,7 @@ async fn h052_every_byte_that_a_header_can_hold_is_refused_at_the_layer() {
             let inserted = [before, &[byte], after].concat();
             let replaced = [before, &[byte], after.get(1..).unwrap_or_default()].concat();
             for text in [inserted, replaced] {
-                // RFC 6750 section 2.1: before the token there may be more than one space.
+                // RFC 6750 section 2.1: there may be several spaces before the token.
                 if text == token || text == [b" ", token].concat() {
                     continue;
                 }

@@ -1,6 +1,5 @@
-//! Tokens that were verified before: whatever is remembered, the verdict is the one that a verifier
-//! without a memory gives. The metric of hits says where a verdict came from. The numbers are those
-//! of the inputs.
+//! Cached tokens: the result is always the one that a verifier without a cache gives. The metric of
+//! hits shows where a result came from. The numbers are those of the hostile inputs.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -37,14 +36,14 @@ use super::promises::{
 };
 use super::support::{CLIENT, issuer, machine, rules};
 
-/// Where a verdict came from.
+/// Whether a result came from the cache.
 const HIT: bool = true;
 const MISS: bool = false;
 
-/// The `jti` of a token that was accepted, or why one was refused.
+/// The `jti` of an accepted token, or why a token was rejected.
 type Verdict = Result<String, Kind>;
 
-/// Every way to show a token.
+/// Every way to present a token.
 #[derive(Clone, Copy, Debug)]
 enum Door {
     TryVerify,
@@ -77,12 +76,12 @@ impl Door {
     }
 }
 
-/// The header may have any bytes.
+/// Sends the token through a layer. The header may contain any bytes.
 async fn by_layer(verifier: &Verifier, authorization: &[u8]) -> Verdict {
     let seen = Arc::<Mutex<Option<Verdict>>>::default();
-    let (passed, refused) = (Arc::clone(&seen), Arc::clone(&seen));
+    let (passed, rejected) = (Arc::clone(&seen), Arc::clone(&seen));
     let layer = RequireToken::new(verifier.clone()).rejection_body(move |rejection| {
-        *refused.lock().unwrap() = Some(Err(kind(rejection)));
+        *rejected.lock().unwrap() = Some(Err(kind(rejection)));
         RejectionBody::json(rejection)
     });
     let service = service_fn(move |request: Request<()>| {
@@ -96,7 +95,7 @@ async fn by_layer(verifier: &Verifier, authorization: &[u8]) -> Verdict {
     seen.lock().unwrap().take().unwrap()
 }
 
-/// What no reading makes a token of is refused before it comes to a verifier.
+/// A malformed header is rejected before the verifier is called.
 fn kind(rejection: &Rejection) -> Kind {
     rejection.verify_error().map_or(Kind::Malformed, VerifyError::kind)
 }
@@ -119,7 +118,7 @@ fn parts(token: &str) -> [&str; 3] {
     token.split('.').collect::<Vec<_>>().try_into().unwrap()
 }
 
-/// What comes of it, and how many verdicts were remembered ones.
+/// Returns the output, and the number of cache hits.
 async fn counted<F: Future>(future: F) -> (F::Output, u64) {
     let recorder = DebuggingRecorder::new();
     let metrics = recorder.snapshotter();
@@ -133,7 +132,7 @@ async fn counted<F: Future>(future: F) -> (F::Output, u64) {
     (output, hits.sum())
 }
 
-/// Shows the token at one door.
+/// Presents the token in one way.
 async fn check_at(
     door: Door,
     name: &str,
@@ -148,7 +147,7 @@ async fn check_at(
     assert_eq!(hits, u64::from(is_hit), "{name}, {door:?}: {verdict:?}, hits");
 }
 
-/// Shows the token once, to [`Verifier::try_verify`].
+/// Presents the token once, to [`Verifier::try_verify`].
 async fn check(
     name: &str,
     verifier: &Verifier,
@@ -159,7 +158,7 @@ async fn check(
     check_at(Door::TryVerify, name, verifier, token, expected, is_hit).await;
 }
 
-/// Shows the token at every door.
+/// Presents the token in every way.
 async fn check_everywhere(
     name: &str,
     verifier: &Verifier,
@@ -172,8 +171,8 @@ async fn check_everywhere(
     }
 }
 
-/// Shows a good token until it is remembered.
-async fn remember(name: &str, verifier: &Verifier, token: &str) {
+/// Presents a valid token until it is cached.
+async fn cache(name: &str, verifier: &Verifier, token: &str) {
     check(name, verifier, token, Ok(()), MISS).await;
     check_everywhere(name, verifier, token, Ok(()), HIT).await;
 }
@@ -188,7 +187,7 @@ fn without_token_cache(jwks: Jwks, rules: Rules, now: SystemTime) -> Verifier {
     builder.build_with_jwks(jwks).unwrap()
 }
 
-/// A time of day that a test sets.
+/// A clock that a test sets.
 #[derive(Clone)]
 struct Time(Arc<Mutex<SystemTime>>);
 
@@ -209,7 +208,7 @@ impl Time {
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Texts that are almost this token, none of them one that was signed.
+/// Returns unsigned texts that are almost this token.
 fn near_misses(token: &str) -> Vec<(String, String)> {
     let [header, payload, signature] = parts(token);
     let other = machine("activity/*").claim("sub", "another").sign();
@@ -279,10 +278,10 @@ fn text_of(part: &str) -> String {
 }
 
 #[tokio::test]
-async fn h093_what_is_almost_a_remembered_token_is_refused() {
+async fn h093_text_that_is_almost_a_cached_token_is_rejected() {
     let token = machine("activity/*").sign();
     let verifier = fixed(rules());
-    remember("first", &verifier, &token).await;
+    cache("first", &verifier, &token).await;
     let mut cases = 0;
     for (name, text) in near_misses(&token) {
         assert_ne!(text, token, "{name}");
@@ -297,10 +296,10 @@ async fn h093_what_is_almost_a_remembered_token_is_refused() {
 }
 
 #[tokio::test]
-async fn h093_each_single_bit_of_a_remembered_token_counts() {
+async fn h093_cached_token_with_one_flipped_bit_is_rejected() {
     let token = machine("activity/*").sign();
     let verifier = fixed(rules());
-    remember("first", &verifier, &token).await;
+    cache("first", &verifier, &token).await;
     let (texts, hits) = counted(async {
         let mut texts = 0;
         let mut bytes = token.clone().into_bytes();
@@ -322,15 +321,15 @@ async fn h093_each_single_bit_of_a_remembered_token_counts() {
 }
 
 #[tokio::test]
-async fn h093_each_single_bit_of_a_remembered_token_counts_in_a_header_too() {
+async fn h093_cached_token_with_one_flipped_bit_in_the_http_header_is_rejected() {
     let token = machine("activity/*").sign();
     let verifier = fixed(rules());
-    remember("first", &verifier, &token).await;
+    cache("first", &verifier, &token).await;
     let prefix = b"Bearer ".len();
     let (requests, hits) = counted(async {
         let mut requests = 0;
         let mut bytes = format!("Bearer {token}").into_bytes();
-        // Every other character, since the other test has them all.
+        // Only every other character, because the other test has them all.
         for place in (prefix..bytes.len()).step_by(2) {
             for bit in 0..8 {
                 bytes[place] ^= 1 << bit;
@@ -362,7 +361,7 @@ const EXP: u64 = 2_000_000_000;
 const NBF: u64 = EXP - 3_600;
 
 #[tokio::test]
-async fn h094_the_time_is_judged_anew_at_each_hit() {
+async fn h094_times_are_checked_again_at_each_hit() {
     let nbf = || machine("a/b").claim("nbf", NBF);
     let nanosecond = Duration::from_nanos(1);
     for leeway in [Duration::ZERO, s(60), s(300)] {
@@ -396,7 +395,7 @@ async fn h094_the_time_is_judged_anew_at_each_hit() {
             let rules = rules().with_leeway(leeway);
             let builder = Verifier::builder(rules.clone()).clock(time.clock());
             let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
-            remember(name, &verifier, &token).await;
+            cache(name, &verifier, &token).await;
             for now in times {
                 let name = format!("{name}, leeway {leeway:?}, at {now:?}");
                 time.set(now);
@@ -408,15 +407,15 @@ async fn h094_the_time_is_judged_anew_at_each_hit() {
                     Ok(())
                 };
                 check_everywhere(&name, &verifier, &token, expected, HIT).await;
-                let judged = verify(&token, &issuer().jwks(), &rules, now);
-                assert_eq!(judged.map(drop).map_err(|error| error.kind()), expected, "{name}");
+                let result = verify(&token, &issuer().jwks(), &rules, now);
+                assert_eq!(result.map(drop).map_err(|error| error.kind()), expected, "{name}");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn h094_expiry_comes_before_the_applications_check_at_a_hit_too() {
+async fn h094_expiry_is_checked_before_the_applications_check_at_a_hit() {
     let is_revoked = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&is_revoked);
     let rules = rules().with_check(move |_| match seen.load(Ordering::SeqCst) {
@@ -427,17 +426,17 @@ async fn h094_expiry_comes_before_the_applications_check_at_a_hit_too() {
     let builder = Verifier::builder(rules.clone()).clock(time.clock());
     let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
     let token = machine("a/b").claim("exp", EXP).sign();
-    remember("first", &verifier, &token).await;
+    cache("first", &verifier, &token).await;
     is_revoked.store(true, Ordering::SeqCst);
     check_everywhere("revoked", &verifier, &token, Err(Kind::Revoked), HIT).await;
     let now = UNIX_EPOCH + s(EXP);
     time.set(now);
     check_everywhere("both", &verifier, &token, Err(Kind::Expired), HIT).await;
-    let judged = verify(&token, &issuer().jwks(), &rules, now);
-    assert_eq!(judged.unwrap_err().kind(), Kind::Expired);
+    let result = verify(&token, &issuer().jwks(), &rules, now);
+    assert_eq!(result.unwrap_err().kind(), Kind::Expired);
 }
 
-/// The old key's ID with the new one's numbers.
+/// The ID of the old key with the numbers of the new key.
 fn replaced_set() -> Reply {
     let mut new: serde_json::Value = serde_json::from_str(&keys().new).unwrap();
     let old: serde_json::Value = serde_json::from_str(&keys().old).unwrap();
@@ -445,7 +444,7 @@ fn replaced_set() -> Reply {
     Reply::Set(set(&[&new.to_string(), &keys().new]))
 }
 
-/// What makes a verifier fetch.
+/// Ways to make a verifier fetch.
 #[derive(Clone, Copy, Debug)]
 enum Cause {
     Asked,
@@ -464,7 +463,7 @@ impl Cause {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h095_a_key_that_goes_takes_its_tokens_along() {
+async fn h095_removed_key_invalidates_its_cached_tokens() {
     let (old, new) = (&keys().old_token, &keys().new_token);
     for (reply, expected) in [(new_set(), Kind::UnknownKey), (replaced_set(), Kind::BadSignature)] {
         for cause in [Cause::Asked, Cause::Due, Cause::UnknownKey] {
@@ -474,16 +473,16 @@ async fn h095_a_key_that_goes_takes_its_tokens_along() {
                 let verifier = fake.builder().connect().await.unwrap();
                 let sharer = verifier.share_keys(promises::rules()).unwrap();
                 for verifier in [&verifier, &sharer] {
-                    remember(&name, verifier, old).await;
-                    remember(&name, verifier, new).await;
+                    cache(&name, verifier, old).await;
+                    cache(&name, verifier, new).await;
                 }
                 fake.answers(reply.clone());
                 cause.comes(&verifier).await;
                 for verifier in [&verifier, &sharer] {
-                    // The first look after the swap is at this door.
+                    // The first lookup after the key change is made in this way.
                     check_at(door, &name, verifier, old, Err(expected), MISS).await;
                     check_everywhere(&name, verifier, old, Err(expected), MISS).await;
-                    remember(&name, verifier, new).await;
+                    cache(&name, verifier, new).await;
                 }
             }
         }
@@ -491,26 +490,26 @@ async fn h095_a_key_that_goes_takes_its_tokens_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h095_a_key_that_comes_back_does_not_bring_its_tokens_back() {
+async fn h095_restored_key_does_not_revive_cached_tokens() {
     let old = &keys().old_token;
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
-    remember("first", &verifier, old).await;
+    cache("first", &verifier, old).await;
     fake.answers(new_set());
     verifier.refresh().await.unwrap();
-    // Not shown while its key is away, so nothing but the swap can have removed it.
+    // It is not presented while its key is missing, so only the key change can have removed it.
     fake.answers(old_set());
     verifier.refresh().await.unwrap();
-    remember("again", &verifier, old).await;
+    cache("again", &verifier, old).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn h095_the_same_keys_keep_their_tokens() {
+async fn h095_unchanged_keys_keep_cached_tokens() {
     let (old, new) = (&keys().old_token, &keys().new_token);
     let fake = Fake::new(both_sets());
     let verifier = fake.builder().connect().await.unwrap();
-    remember("old", &verifier, old).await;
-    remember("new", &verifier, new).await;
+    cache("old", &verifier, old).await;
+    cache("new", &verifier, new).await;
     let unusable = r#"{"kty":"EC","kid":"ec","crv":"P-256"}"#;
     let (old_key, new_key) = (&*keys().old, &*keys().new);
     let spaced = set(&[old_key, new_key]).replace(',', " , ");
@@ -518,7 +517,7 @@ async fn h095_the_same_keys_keep_their_tokens() {
         ("the same document", both_sets()),
         ("another order", Reply::Set(set(&[new_key, old_key]))),
         ("one twice", Reply::Set(set(&[old_key, old_key, new_key]))),
-        ("one more that can not be used", Reply::Set(set(&[old_key, unusable, new_key]))),
+        ("one more that cannot be used", Reply::Set(set(&[old_key, unusable, new_key]))),
         ("white space", Reply::Set(spaced)),
         ("an outage", Reply::Status(503)),
         ("no key set", Reply::Set("{}".to_owned())),
@@ -538,14 +537,14 @@ async fn h095_the_same_keys_keep_their_tokens() {
             check_everywhere(name, &verifier, token, Ok(()), HIT).await;
         }
     }
-    // One key more is another set: each token is verified once more.
+    // A set with one more key is another set: each token is verified again.
     fake.answers(Reply::Set(set(&[old_key, new_key, &keys().id])));
     verifier.refresh().await.unwrap();
-    remember("old, one key more", &verifier, old).await;
-    remember("new, one key more", &verifier, new).await;
+    cache("old, one key more", &verifier, old).await;
+    cache("new, one key more", &verifier, new).await;
 }
 
-/// A check of the application's that stops where it is, once, until it is told to go on.
+/// A check that blocks once, until it is released.
 struct Stop {
     rules: Rules,
     is_armed: Arc<AtomicBool>,
@@ -570,7 +569,7 @@ impl Stop {
         Self { rules, is_armed, reached, go_on }
     }
 
-    /// Shows the token on a thread of its own, and does the other thing while it is judged there.
+    /// Presents the token on another thread, and does the other thing while it is verified there.
     async fn meanwhile(
         &mut self,
         door: Door,
@@ -593,7 +592,7 @@ impl Stop {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h095_what_is_verified_while_keys_are_swapped_does_not_count_after_it() {
+async fn h095_token_verified_during_a_key_change_is_not_a_hit_afterwards() {
     let token = &keys().old_token;
     for was_known in [false, true] {
         for (reply, expected) in [
@@ -608,7 +607,7 @@ async fn h095_what_is_verified_while_keys_are_swapped_does_not_count_after_it() 
                 let builder = fake.builder_for(stop.rules.clone());
                 let verifier = builder.connect().await.unwrap();
                 if was_known {
-                    remember(&name, &verifier, token).await;
+                    cache(&name, &verifier, token).await;
                 }
                 let swap = async {
                     fake.answers(reply.clone());
@@ -624,7 +623,7 @@ async fn h095_what_is_verified_while_keys_are_swapped_does_not_count_after_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn h095_what_is_verified_while_keys_go_and_come_back_does_not_count_after_it() {
+async fn h095_token_verified_while_keys_change_twice_is_not_a_hit_afterwards() {
     let token = &keys().old_token;
     for door in Door::ALL {
         let mut stop = Stop::new();
@@ -638,12 +637,12 @@ async fn h095_what_is_verified_while_keys_go_and_come_back_does_not_count_after_
         };
         let verdict = stop.meanwhile(door, &verifier, token, swaps).await;
         assert_eq!(verdict, Ok(jti_in(token)), "{door:?}");
-        remember("there and back", &verifier, token).await;
+        cache("there and back", &verifier, token).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn h095_a_token_that_waited_for_its_key_is_remembered_with_that_key() {
+async fn h095_token_that_waited_for_its_key_is_cached_with_that_key() {
     for door in [Door::Verify, Door::Layer] {
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
@@ -659,7 +658,7 @@ async fn h095_a_token_that_waited_for_its_key_is_remembered_with_that_key() {
 }
 
 #[tokio::test]
-async fn h096_rules_share_no_verdict() {
+async fn h096_verifiers_with_different_rules_share_no_cached_result() {
     let token = machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]).sign();
     let pool = || issuer().user_pool();
     let time = Time::new(0);
@@ -679,23 +678,23 @@ async fn h096_rules_share_no_verdict() {
         ("its group", rules().with_groups(["g", "h"]), Ok(())),
         ("another group", rules().with_groups(["h"]), Err(Kind::Forbidden)),
         (
-            "a check that refuses",
+            "a check that rejects",
             rules().with_check(|_| Err(CheckError::Revoked)),
             Err(Kind::Revoked),
         ),
     ] {
-        let first = first.share_keys(Rules::new(pool(), ClientIds::any())).unwrap();
-        let second = first.share_keys(other).unwrap();
-        remember(name, &first, &token).await;
+        let first = first.with_rules(Rules::new(pool(), ClientIds::any())).unwrap();
+        let second = first.with_rules(other).unwrap();
+        cache(name, &first, &token).await;
         check(name, &second, &token, expected, MISS).await;
         check_everywhere(name, &second, &token, expected, expected.is_ok()).await;
         check_everywhere(name, &first, &token, Ok(()), HIT).await;
         check_everywhere(name, &first.clone(), &token, Ok(()), HIT).await;
     }
-    // Each judges the time by its own leeway, at a hit as well.
-    let second = first.share_keys(rules()).unwrap();
-    remember("leeway", &first, &token_that_ends).await;
-    remember("no leeway", &second, &token_that_ends).await;
+    // Each verifier uses its own leeway, at a hit as well.
+    let second = first.with_rules(rules()).unwrap();
+    cache("leeway", &first, &token_that_ends).await;
+    cache("no leeway", &second, &token_that_ends).await;
     // Claims are in whole seconds.
     time.set(exp + s(1));
     check_everywhere("leeway", &first, &token_that_ends, Ok(()), HIT).await;
@@ -703,18 +702,18 @@ async fn h096_rules_share_no_verdict() {
 }
 
 #[tokio::test]
-async fn h096_verifiers_share_no_verdict() {
+async fn h096_verifiers_share_no_cached_result() {
     let token = machine("a/b").sign();
     let (first, second) = (fixed(rules()), fixed(rules()));
-    remember("first", &first, &token).await;
-    remember("second", &second, &token).await;
-    // Other keys under the same issuer: what the first remembers is nothing to this one.
+    cache("first", &first, &token).await;
+    cache("second", &second, &token).await;
+    // Other keys under the same issuer: the cache of the first verifier does not apply to this one.
     let other = Verifier::builder(rules()).build_with_jwks(TestIssuer::new().jwks()).unwrap();
     check_everywhere("other keys", &other, &token, Err(Kind::UnknownKey), MISS).await;
     check_everywhere("first", &first, &token, Ok(()), HIT).await;
 }
 
-/// Two pools of one verifier, with the same keys but for what a test changes.
+/// Two pools of one verifier, with the same keys except for the changes of a test.
 struct Pools {
     verifier: Verifier,
     sets: Arc<[Mutex<String>; 2]>,
@@ -737,8 +736,8 @@ impl Pools {
             let rules = Rules::new(UserPool::from_issuer(POOLS[pool]).unwrap(), ClientIds::any());
             // Only one of them has leeway.
             let leeway = [Duration::ZERO, s(300)][pool];
-            let refused = if check[pool] { Ok(()) } else { Err(CheckError::Forbidden) };
-            rules.with_leeway(leeway).with_check(move |_| refused)
+            let result = if check[pool] { Ok(()) } else { Err(CheckError::Forbidden) };
+            rules.with_leeway(leeway).with_check(move |_| result)
         });
         let time = Time::new(EXP - 1_000);
         let builder =
@@ -753,18 +752,18 @@ impl Pools {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h096_two_pools_of_one_verifier_share_no_verdict() {
+async fn h096_pools_of_one_verifier_share_no_cached_result() {
     let Pools { verifier, sets, time } = Pools::new([true, true]).await;
     let [blue, green] = [Pools::token(0), Pools::token(1)];
     for token in [&blue, &green] {
-        remember("both", &verifier, token).await;
+        cache("both", &verifier, token).await;
     }
-    // Each is judged by its own pool's rules.
+    // Each token is verified under the rules of its own pool.
     time.set(UNIX_EPOCH + s(EXP));
     check_everywhere("no leeway", &verifier, &blue, Err(Kind::Expired), HIT).await;
     check_everywhere("leeway", &verifier, &green, Ok(()), HIT).await;
     time.set(UNIX_EPOCH + s(EXP - 1_000));
-    // Each counts as long as its own pool has its keys.
+    // Each cached token is used as long as its own pool has its keys.
     for (pool, gone, kept) in [(1, &green, &blue), (0, &blue, &green)] {
         *sets[pool].lock().unwrap() = set(&[&keys().old]);
         verifier.refresh().await.unwrap();
@@ -772,22 +771,22 @@ async fn h096_two_pools_of_one_verifier_share_no_verdict() {
         check_everywhere("kept", &verifier, kept, Ok(()), HIT).await;
         *sets[pool].lock().unwrap() = set(&[&keys().old, &keys().new]);
         verifier.refresh().await.unwrap();
-        remember("back", &verifier, gone).await;
+        cache("back", &verifier, gone).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn h096_one_pools_check_says_nothing_about_the_other() {
+async fn h096_check_of_one_pool_does_not_apply_to_the_other() {
     for good in [0, 1] {
         let Pools { verifier, .. } = Pools::new([good == 0, good == 1]).await;
         let bad = 1 - good;
         let name = format!("pool {good}");
-        remember(&name, &verifier, &Pools::token(good)).await;
+        cache(&name, &verifier, &Pools::token(good)).await;
         check_everywhere(&name, &verifier, &Pools::token(bad), Err(Kind::Forbidden), MISS).await;
     }
 }
 
-/// A good token of exactly this length.
+/// Returns a valid token of exactly this length.
 fn token_of_length(length: usize) -> String {
     let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
     let padded = |header: usize, payload: usize| {
@@ -808,10 +807,10 @@ fn token_of_length(length: usize) -> String {
 }
 
 #[tokio::test]
-async fn h097_a_token_over_8_kib_is_verified_each_time() {
+async fn h097_token_over_8_kib_is_verified_at_every_request() {
     let verifier = fixed(rules());
     for length in [1_200, 8_191, 8_192] {
-        remember(&length.to_string(), &verifier, &token_of_length(length)).await;
+        cache(&length.to_string(), &verifier, &token_of_length(length)).await;
     }
     for length in [8_193, 8_194, 12_000, 16_384] {
         let token = token_of_length(length);
@@ -822,7 +821,7 @@ async fn h097_a_token_over_8_kib_is_verified_each_time() {
 }
 
 #[tokio::test]
-async fn h097_a_cache_of_any_size_gives_the_same_verdicts() {
+async fn h097_cache_of_any_size_gives_the_same_results() {
     let tokens = [machine("a/b").sign(), issuer().user_token(CLIENT, "alice").sign()];
     let bad = machine("a/b").claim("client_id", "another").sign();
     for bytes in [1, 100, 1_024, 4_096, 1 << 20, usize::MAX] {
@@ -850,7 +849,7 @@ async fn h097_a_cache_of_any_size_gives_the_same_verdicts() {
 }
 
 #[tokio::test]
-async fn h098_a_refused_token_is_not_remembered() {
+async fn h098_rejected_token_is_not_cached() {
     let good = || machine("a/b").claim("aud", "https://a").claim("cognito:groups", ["g"]);
     let time = Time::new(EXP - 1_000);
     let is_revoked = Arc::new(AtomicBool::new(true));
@@ -864,14 +863,14 @@ async fn h098_a_refused_token_is_not_remembered() {
     let builder = Verifier::builder(rules).clock(time.clock());
     let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
     let early = good().claim("nbf", EXP - 900).claim("exp", EXP).sign();
-    let refused = good().claim("scope", "revoked/x").claim("exp", EXP).sign();
+    let rejected = good().claim("scope", "revoked/x").claim("exp", EXP).sign();
     let late = good().claim("exp", EXP - 1_000).sign();
     let whole = good().claim("exp", EXP).sign();
     let other = good().claim("exp", EXP).sign();
     let lasting = |token: TokenBuilder| token.claim("exp", EXP).sign();
     for (expected, token) in [
         (Kind::NotYetValid, early.clone()),
-        (Kind::Revoked, refused.clone()),
+        (Kind::Revoked, rejected.clone()),
         (Kind::Expired, late.clone()),
         (Kind::BadSignature, format!("{}.{}", whole.rsplit_once('.').unwrap().0, parts(&other)[2])),
         (Kind::Forbidden, lasting(good().claim("cognito:groups", ["x"]))),
@@ -889,17 +888,17 @@ async fn h098_a_refused_token_is_not_remembered() {
             check_everywhere(&name, &verifier, &token, Err(expected), MISS).await;
         }
     }
-    // What can change for the better is then judged as if it had never been shown.
+    // A token that becomes valid is then verified as if it had never been presented.
     time.set(UNIX_EPOCH + s(EXP - 900));
-    remember("its time has come", &verifier, &early).await;
+    cache("its time has come", &verifier, &early).await;
     is_revoked.store(false, Ordering::SeqCst);
-    remember("no longer revoked", &verifier, &refused).await;
+    cache("no longer revoked", &verifier, &rejected).await;
     time.set(UNIX_EPOCH + s(EXP - 1_001));
-    remember("not expired yet", &verifier, &late).await;
+    cache("not expired yet", &verifier, &late).await;
 }
 
 #[tokio::test]
-async fn h098_the_applications_check_runs_once_at_every_hit() {
+async fn h098_applications_check_runs_once_at_every_hit() {
     let (calls, answer) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::new(Ok(()))));
     let (counter, said) = (Arc::clone(&calls), Arc::clone(&answer));
     let rules = rules().with_check(move |token| {
@@ -909,7 +908,7 @@ async fn h098_the_applications_check_runs_once_at_every_hit() {
     });
     let verifier = fixed(rules);
     let token = machine("a/b").sign();
-    remember("first", &verifier, &token).await;
+    cache("first", &verifier, &token).await;
     let mut expected = 1 + Door::ALL.len();
     for (name, says, verdict) in [
         ("forbidden", Err(CheckError::Forbidden), Err(Kind::Forbidden)),
@@ -925,21 +924,21 @@ async fn h098_the_applications_check_runs_once_at_every_hit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h098_keys_that_are_too_old_count_for_no_remembered_token() {
+async fn h098_stale_keys_make_cached_tokens_unavailable() {
     for ahead in [0, 7_200] {
         let fake = Fake::new(old_set());
         let builder = || fake.builder().max_key_age(HOUR);
         let verifier = builder().connect().await.unwrap();
         let forgetful = builder().token_cache_bytes(0).connect().await.unwrap();
         let (token, name) = (&keys().old_token, format!("{ahead} s ahead"));
-        remember(&name, &verifier, token).await;
+        cache(&name, &verifier, token).await;
         fake.answers(Reply::Status(503));
         if ahead == 0 {
             sleep(HOUR - s(1)).await;
             check_everywhere("a second before", &verifier, token, Ok(()), HIT).await;
             sleep(s(1)).await;
         } else {
-            // As after a sleep of the machine: the time of day alone has gone on.
+            // As after the machine was suspended: only the time of day has advanced.
             fake.set_ahead(ahead);
         }
         check_everywhere(&name, &verifier, token, Err(Kind::KeysUnavailable), HIT).await;
@@ -948,11 +947,11 @@ async fn h098_keys_that_are_too_old_count_for_no_remembered_token() {
             let pause = verifier.try_verify(token).unwrap_err().retry_after().unwrap();
             assert!((s(1)..=s(30)).contains(&pause), "{name}: {pause:?}");
         }
-        // The same keys again, and what they have verified counts again.
+        // With the same keys again, the cached tokens are used again.
         fake.answers(old_set());
         verifier.refresh().await.unwrap();
         check_everywhere(&name, &verifier, token, Ok(()), HIT).await;
-        // Other keys instead, and it does not.
+        // With other keys, they are not.
         fake.answers(new_set());
         verifier.refresh().await.unwrap();
         check_everywhere(&name, &verifier, token, Err(Kind::UnknownKey), MISS).await;
@@ -960,21 +959,21 @@ async fn h098_keys_that_are_too_old_count_for_no_remembered_token() {
 }
 
 #[tokio::test]
-async fn h098_switched_off_nothing_is_remembered() {
+async fn h098_cache_that_is_off_caches_nothing() {
     let token = machine("a/b").sign();
     let builder = Verifier::builder(rules()).token_cache_bytes(0);
     let verifier = builder.build_with_jwks(issuer().jwks()).unwrap();
     for _ in 0..2 {
         check_everywhere("off", &verifier, &token, Ok(()), MISS).await;
-        // Who shares the keys shares the setting as well.
-        let sharer = verifier.share_keys(rules()).unwrap();
+        // A verifier that shares the keys has the same setting.
+        let sharer = verifier.with_rules(rules()).unwrap();
         check_everywhere("off for others", &sharer, &token, Ok(()), MISS).await;
         check_everywhere("off for others", &sharer, &token, Ok(()), MISS).await;
     }
 }
 
 #[test]
-fn h100_threads_get_the_claims_of_the_token_that_they_show() {
+fn h100_threads_get_the_claims_of_the_token_that_they_present() {
     const THREADS: u64 = 4;
 
     // Room for about half of them.
@@ -1024,11 +1023,11 @@ fn h100_threads_get_the_claims_of_the_token_that_they_show() {
         let threads = threads.collect::<Vec<_>>();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u64>()
     });
-    // Some were remembered, and some had to go.
+    // Some tokens were cached, and some were evicted.
     assert!((100..4_500).contains(&hits), "{hits}");
 }
 
-/// Tells the threads of a test that it is over, also if it has failed.
+/// Tells the threads of a test that it has ended, even if it has failed.
 struct Over(Arc<AtomicBool>);
 
 impl Drop for Over {
@@ -1038,7 +1037,7 @@ impl Drop for Over {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h100_after_a_swap_no_thread_gets_a_remembered_token_accepted() {
+async fn h100_after_a_key_change_no_thread_gets_a_cached_token_accepted() {
     let fake = Fake::new(both_sets());
     let verifier = fake.builder().connect().await.unwrap();
     let is_swapped = Arc::new(AtomicBool::new(false));
@@ -1051,7 +1050,7 @@ async fn h100_after_a_swap_no_thread_gets_a_remembered_token_accepted() {
         spawn_blocking(move || {
             let mut after = 0;
             while after < 50 && !is_over.load(Ordering::SeqCst) {
-                // Before the token is shown, so that it is shown after the swap.
+                // Read before the token is presented, so that it is presented after the key change.
                 let is_after = is_swapped.load(Ordering::SeqCst);
                 match verifier.try_verify(&keys().old_token).map_err(|error| error.kind()) {
                     Err(Kind::UnknownKey) => {}
@@ -1086,10 +1085,10 @@ async fn h100_after_a_swap_no_thread_gets_a_remembered_token_accepted() {
     assert!(accepted.load(Ordering::SeqCst) >= 20);
 }
 
-// The header of the first token that a key set has verified is kept, and the same one is not read
-// again. Whatever comes after it must be judged as if it had come first.
+// The header of the first token that a key set has verified is cached, and an identical one is not
+// parsed again. Every other header must have the result that it would have without the cache.
 
-/// Headers, all under a good signature of the key whose ID is given, and what is wrong with them.
+/// Returns headers of tokens with a valid signature, and their expected results.
 fn headers() -> Vec<(&'static str, String, Result<(), Kind>)> {
     let usual = machine("a/b").header_json();
     let header: serde_json::Value = serde_json::from_str(&usual).unwrap();
@@ -1161,7 +1160,7 @@ fn headers() -> Vec<(&'static str, String, Result<(), Kind>)> {
 }
 
 #[test]
-fn h093_a_header_is_judged_the_same_whatever_came_before_it() {
+fn h093_each_header_has_the_same_result_after_every_cached_header() {
     let payload = machine("a/b").payload_json();
     let cases = headers().into_iter().map(|(name, header, expected)| {
         (name, machine("a/b").sign_texts(&header, &payload), expected)
@@ -1181,10 +1180,10 @@ fn h093_a_header_is_judged_the_same_whatever_came_before_it() {
 }
 
 #[tokio::test]
-async fn h093_a_verifier_judges_a_header_the_same_whatever_came_before_it() {
+async fn h093_each_header_has_the_same_result_on_every_path() {
     let payload = machine("a/b").payload_json();
     let verifier = fixed(rules());
-    remember("usual", &verifier, &machine("a/b").sign()).await;
+    cache("usual", &verifier, &machine("a/b").sign()).await;
     for (name, header, expected) in headers() {
         let token = machine("a/b").sign_texts(&header, &payload);
         check(name, &verifier, &token, expected, MISS).await;
@@ -1193,7 +1192,7 @@ async fn h093_a_verifier_judges_a_header_the_same_whatever_came_before_it() {
 }
 
 #[test]
-fn h093_the_usual_header_under_another_signature_is_refused() {
+fn h093_cached_header_with_another_signature_is_rejected() {
     let jwks = || Jwks::from_json(set(&[&keys().old, &keys().new])).unwrap();
     let verifier = || without_token_cache(jwks(), promises::rules(), UNIX_EPOCH + s(EXP));
     let tokens = [&keys().old_token, &keys().new_token];
@@ -1221,14 +1220,14 @@ fn h093_the_usual_header_under_another_signature_is_refused() {
 }
 
 #[test]
-fn h093_a_header_that_differs_in_one_character_is_judged_as_if_it_were_first() {
+fn h093_header_that_differs_in_one_character_is_not_a_hit() {
     let verifier = || without_token_cache(issuer().jwks(), rules(), SystemTime::now());
     let token = machine("a/b").sign();
     let (fresh, used) = (verifier(), verifier());
     assert!(used.try_verify(&token).is_ok());
     let [header, payload, signature] = parts(&token);
     let mut kinds = HashSet::new();
-    let mut judge = |name: &str, header: &str| {
+    let mut compare = |name: &str, header: &str| {
         let text = format!("{header}.{payload}.{signature}");
         // It accepts none of them, so it caches no header.
         let first = fresh.try_verify(&text).unwrap_err().kind();
@@ -1240,15 +1239,15 @@ fn h093_a_header_that_differs_in_one_character_is_judged_as_if_it_were_first() {
         let (before, after) = (&header[..place], &header[place + 1..]);
         let now = header.as_bytes()[place];
         for byte in ALPHABET.iter().chain(b".=+/ ").filter(|byte| **byte != now) {
-            judge("another character", &format!("{before}{}{after}", char::from(*byte)));
+            compare("another character", &format!("{before}{}{after}", char::from(*byte)));
         }
-        judge("one less", &format!("{before}{after}"));
-        judge("one more", &format!("{before}A{}{after}", char::from(now)));
-        judge("cut off", before);
-        judge("its end", after);
+        compare("one less", &format!("{before}{after}"));
+        compare("one more", &format!("{before}A{}{after}", char::from(now)));
+        compare("cut off", before);
+        compare("its end", after);
     }
     for more in ["A", "AA", "AAA", "AAAA", "IA", "="] {
-        judge("more", &format!("{header}{more}"));
+        compare("more", &format!("{header}{more}"));
     }
     for kind in [Kind::Malformed, Kind::UnsupportedAlgorithm, Kind::InvalidHeader, Kind::UnknownKey]
     {
@@ -1280,8 +1279,8 @@ fn vectors() -> &'static Vectors {
     &VECTORS
 }
 
-/// All that a token says, or why it was refused.
-fn told(result: Result<AccessToken, VerifyError>) -> Result<String, Kind> {
+/// Describes the claims of a token, or returns why it was rejected.
+fn described(result: Result<AccessToken, VerifyError>) -> Result<String, Kind> {
     let told = |token: AccessToken| {
         let claims: Box<RawValue> = token.deserialize_claims().unwrap();
         let groups = token.groups().collect::<Vec<_>>();
@@ -1296,13 +1295,13 @@ fn told(result: Result<AccessToken, VerifyError>) -> Result<String, Kind> {
 }
 
 #[test]
-fn h093_each_vector_is_judged_the_same_whatever_came_before_it() {
+fn h093_each_vector_has_the_same_result_after_every_cached_header() {
     let Vectors { document, rules, now, tokens } = vectors();
     let fresh = || Jwks::from_json(document).unwrap();
-    let first = tokens.iter().map(|(_, token)| told(verify(token, &fresh(), rules, *now)));
+    let first = tokens.iter().map(|(_, token)| described(verify(token, &fresh(), rules, *now)));
     let first = first.collect::<Vec<_>>();
     assert!(first.iter().filter(|verdict| verdict.is_ok()).count() > 20);
-    // One of each header that is accepted, to be the usual one.
+    // One token for each accepted header, to be the cached one.
     let mut seen = HashSet::new();
     let usual = tokens.iter().zip(&first).filter(|((_, token), verdict)| {
         verdict.is_ok() && seen.insert(token.split('.').next().unwrap())
@@ -1313,22 +1312,22 @@ fn h093_each_vector_is_judged_the_same_whatever_came_before_it() {
         let verifier = without_token_cache(fresh(), rules.clone(), *now);
         assert!(verifier.try_verify(usual).is_ok(), "{usual_name}");
         for ((name, token), expected) in tokens.iter().zip(&first) {
-            let verdict = told(verifier.try_verify(token));
+            let verdict = described(verifier.try_verify(token));
             assert_eq!(&verdict, expected, "{name} after {usual_name}");
         }
     }
 }
 
 #[tokio::test]
-async fn h093_each_vector_is_judged_the_same_when_it_is_shown_again() {
+async fn h093_each_vector_has_the_same_result_when_presented_again() {
     let Vectors { document, rules, now, tokens } = vectors();
     let fresh = || Jwks::from_json(document).unwrap();
     let builder = Verifier::builder(rules.clone()).clock(|| vectors().now);
     let verifier = builder.build_with_jwks(fresh()).unwrap();
     for round in 0..3 {
         for (name, token) in tokens {
-            let (verdict, hits) = counted(async { told(verifier.try_verify(token)) }).await;
-            assert_eq!(verdict, told(verify(token, &fresh(), rules, *now)), "{name}");
+            let (verdict, hits) = counted(async { described(verifier.try_verify(token)) }).await;
+            assert_eq!(verdict, described(verify(token, &fresh(), rules, *now)), "{name}");
             let is_hit = round > 0 && verdict.is_ok() && token.len() <= 8_192;
             assert_eq!(hits, u64::from(is_hit), "{name}, round {round}");
         }
@@ -1336,7 +1335,7 @@ async fn h093_each_vector_is_judged_the_same_when_it_is_shown_again() {
 }
 
 #[test]
-fn h093_a_header_is_not_kept_before_its_signature_is_good() {
+fn h093_header_is_not_cached_before_its_signature_is_verified() {
     let verifier = without_token_cache(issuer().jwks(), rules(), SystemTime::now());
     let [one, two] = [machine("a/b").sign(), machine("a/b").sign()];
     let forged = format!("{}.{}", one.rsplit_once('.').unwrap().0, parts(&two)[2]);
@@ -1347,7 +1346,7 @@ fn h093_a_header_is_not_kept_before_its_signature_is_good() {
 }
 
 #[test]
-fn h098_a_hit_allocates_nothing() {
+fn h098_hit_allocates_nothing() {
     let time = Time::new(EXP - 1);
     let groups = (0..100).map(|number| format!("group {number}")).collect::<Vec<_>>();
     let rules =

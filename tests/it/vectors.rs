@@ -1,4 +1,4 @@
-//! Tokens on both sides of each rule (`tests/vectors/boundary.json`), at every door.
+//! Tokens on both sides of each rule (`tests/vectors/boundary.json`), on every path.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -52,7 +52,7 @@ struct Row {
     requires: Option<String>,
     verdict: String,
     reason: Option<String>,
-    /// No number where no header can hold the token.
+    /// `None` if no header can contain the token.
     status: Option<String>,
     reads: Option<Reads>,
 }
@@ -83,7 +83,7 @@ struct Reads {
     expires_at: Option<u64>,
 }
 
-/// One token, and what is to be said of it.
+/// One token, and its expected result.
 pub(super) struct Vector {
     pub(super) category: &'static str,
     pub(super) name: &'static str,
@@ -91,12 +91,12 @@ pub(super) struct Vector {
     /// Of each pool.
     pub(super) documents: Vec<String>,
     pub(super) rules: &'static [PoolRules],
-    /// The kind of the error, where the token is refused.
+    /// The kind of the error, if the token is rejected.
     pub(super) reason: Option<&'static str>,
     setting: (&'static str, &'static str),
     pub(super) time: SystemTime,
     requires: Option<&'static str>,
-    /// `None` where no header can hold the token.
+    /// `None` if no header can contain the token.
     status: Option<u16>,
     reads: Option<&'static Reads>,
 }
@@ -183,7 +183,7 @@ impl PoolRules {
     }
 }
 
-/// What a vector is judged with; those with the same keys and rules share it, cache and all.
+/// The verifiers for a vector. Vectors with the same keys and rules share them, including the cache.
 pub(super) struct Setting {
     pub(super) pools: Vec<(Rules, Jwks)>,
     clock: Arc<Mutex<SystemTime>>,
@@ -205,7 +205,7 @@ impl Setting {
         }
     }
 
-    /// The plain function knows one pool, so the one whose issuer the token names is asked.
+    /// The plain function has one pool, so this uses the pool whose issuer the token names.
     fn verify(&self, vector: &Vector) -> Result<AccessToken, VerifyErrorKind> {
         let verdicts = self.pools.iter().map(|(rules, keys)| {
             verify(&vector.token, keys, rules, vector.time).map_err(|error| error.kind())
@@ -243,7 +243,7 @@ async fn verifier(vector: &Vector, clock: &Arc<Mutex<SystemTime>>, cache: usize)
     }
 }
 
-/// How a request with the token is answered, and whether the service inside was reached.
+/// Returns the response to a request with the token, and whether the inner service was called.
 struct Answer {
     status: u16,
     challenge: Option<String>,
@@ -251,7 +251,7 @@ struct Answer {
     reached: usize,
 }
 
-/// `None` where no header can hold the token.
+/// Returns `None` if no header can contain the token.
 async fn request(vector: &Vector, verifier: &Verifier) -> Option<Answer> {
     let value = HeaderValue::try_from(format!("Bearer {}", vector.token).into_bytes()).ok()?;
     let mut request = Request::new(());
@@ -293,7 +293,7 @@ fn require_scope(text: &str) -> RequireScope {
         "any_of" => RequireScope::any_of(scopes.split(' ')),
         "all_of" => RequireScope::all_of(scopes.split(' ')),
         "any_of_resource_server" => RequireScope::any_of_resource_server(scopes),
-        other => panic!("{other} is no way to require scopes"),
+        other => panic!("{other} is not a way to require scopes"),
     }
 }
 
@@ -330,7 +330,7 @@ fn is_answered_as_stated(vector: &Vector, answer: Option<&Answer>) -> bool {
     let named = answer.challenge.as_deref().and_then(|challenge| {
         challenge.split_once("error=\"").and_then(|(_, rest)| Some(rest.split_once('"')?.0))
     });
-    // Of a token that was not read, and of one that lacks a scope, no rule says anything.
+    // There is no verification error if no token was parsed, or if only a scope is missing.
     let has_reason = answer.status == 401 || vector.reason == Some("Forbidden");
     let reason = answer.reason.map(|kind| format!("{kind:?}"));
     let stated = if has_reason { vector.reason.map(str::to_owned) } else { None };
@@ -341,7 +341,7 @@ fn is_answered_as_stated(vector: &Vector, answer: Option<&Answer>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_vector_has_its_verdict_at_every_door() {
+async fn each_vector_has_the_expected_result_on_every_path() {
     let mut settings = HashMap::new();
     let mut wrong = Vec::new();
     for vector in vectors() {
@@ -377,7 +377,7 @@ async fn each_vector_has_its_verdict_at_every_door() {
 }
 
 #[test]
-fn the_vectors_are_of_every_category_and_show_both_sides() {
+fn every_category_has_accepted_and_rejected_vectors() {
     const CATEGORIES: [&str; 25] = [
         "alg",
         "audience",
@@ -419,7 +419,7 @@ fn the_vectors_are_of_every_category_and_show_both_sides() {
     }
     let categories = vectors.iter().map(|vector| vector.category).collect::<BTreeSet<_>>();
     assert_eq!(categories, BTreeSet::from(CATEGORIES));
-    // Every refusal that a token alone can bring about; `Revoked` is the application's.
+    // Every error that a token can cause; `Revoked` needs the application's check.
     let reasons = vectors.iter().filter_map(|vector| vector.reason).collect::<BTreeSet<_>>();
     let kinds = [
         VerifyErrorKind::BadSignature,

@@ -1,7 +1,7 @@
 //! Wycheproof's JOSE vectors, from the folder that `WYCHEPROOF_DIR` names: no registry has them.
 //!
-//! Their payloads are no claims, so nothing of them is an access token. How they fare at the
-//! signature alone is tested beside the keys, in `src/jwks/wycheproof.rs`.
+//! Their payloads are not claims, so none of them is an access token. Their signatures are tested in
+//! `src/jwks/wycheproof.rs`.
 
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -19,7 +19,7 @@ struct Vector {
     keys: Vec<Value>,
 }
 
-/// Every vector of a file, with the public keys that belong to it.
+/// Returns every vector of a file with its public keys.
 fn vectors(file: &str) -> Option<Vec<Vector>> {
     let Some(folder) = std::env::var_os("WYCHEPROOF_DIR") else {
         println!("SKIPPED: WYCHEPROOF_DIR is not set");
@@ -37,7 +37,7 @@ fn vectors(file: &str) -> Option<Vec<Vector>> {
             vectors.push(Vector {
                 number: test["tcId"].as_u64().unwrap(),
                 is_jwe: test.get("jwe").is_some(),
-                // What is not compact is JSON.
+                // A vector that is not compact is JSON.
                 token: token.as_str().map_or_else(|| token.to_string(), str::to_owned),
                 keys: keys.clone(),
             });
@@ -56,14 +56,14 @@ fn verdict(token: &str, keys: &Jwks) -> Result<(), VerifyErrorKind> {
     verdict.map(|_| ()).map_err(|error| error.kind())
 }
 
-/// With the keys that belong to it, no vector is an access token. Says how many there are, and how
-/// many of them are a JWE.
-fn refused(file: &str) -> Option<(usize, usize)> {
+/// Checks that no vector is accepted with its own keys. Returns the number of vectors and the number
+/// of JWEs among them.
+fn count_rejected(file: &str) -> Option<(usize, usize)> {
     let vectors = vectors(file)?;
     for Vector { number, is_jwe, token, keys } in &vectors {
         let keys = set(keys).unwrap_or_else(|| issuer().jwks());
         let verdict = verdict(token, &keys).unwrap_err();
-        // A claim would mean that the payload was read as one.
+        // An error about a claim would mean that the payload was read as claims.
         let early = matches!(
             verdict,
             VerifyErrorKind::InvalidHeader
@@ -71,7 +71,7 @@ fn refused(file: &str) -> Option<(usize, usize)> {
                 | VerifyErrorKind::UnsupportedAlgorithm
         );
         assert!(early, "{file}, {number}: {verdict:?}");
-        // Its parts are too many, or it is JSON: no key is looked at, nothing is decrypted.
+        // It has too many parts, or it is JSON: no key is used, and nothing is decrypted.
         assert!(!is_jwe || verdict == VerifyErrorKind::Malformed, "{file}, {number}: {verdict:?}");
     }
     println!("wycheproof: {file}: {} vectors", vectors.len());
@@ -79,29 +79,29 @@ fn refused(file: &str) -> Option<(usize, usize)> {
 }
 
 #[test]
-fn h049_no_jws_is_an_access_token() {
-    let Some(counts) = refused("json_web_signature_test.json") else { return };
+fn h049_no_jws_vector_is_accepted() {
+    let Some(counts) = count_rejected("json_web_signature_test.json") else { return };
     assert_eq!(counts, (401, 0));
 }
 
 #[test]
-fn h049_no_vector_of_the_older_set_is_an_access_token() {
-    let Some(counts) = refused("json_web_crypto_test.json") else { return };
+fn h049_no_vector_of_the_older_set_is_accepted() {
+    let Some(counts) = count_rejected("json_web_crypto_test.json") else { return };
     assert_eq!(counts, (83, 34));
 }
 
 #[test]
-fn h049_no_jwe_is_an_access_token() {
-    let Some(counts) = refused("json_web_encryption_test.json") else { return };
+fn h049_no_jwe_vector_is_accepted() {
+    let Some(counts) = count_rejected("json_web_encryption_test.json") else { return };
     assert_eq!(counts, (139, 139));
 }
 
 #[test]
-fn h051_a_bad_key_is_left_out_and_the_good_one_beside_it_works() {
+fn h051_bad_key_is_skipped_and_the_valid_key_next_to_it_is_used() {
     const FILE: &str = "json_web_key_test.json";
 
     let Some(vectors) = vectors(FILE) else { return };
-    assert_eq!(refused(FILE), Some((26, 0)));
+    assert_eq!(count_rejected(FILE), Some((26, 0)));
     let good = machine("a/b").issued_at(UNIX_EPOCH).sign();
     let mut usable = Vec::new();
     for Vector { number, token, keys, .. } in vectors {
@@ -112,8 +112,8 @@ fn h051_a_bad_key_is_left_out_and_the_good_one_beside_it_works() {
         assert_eq!(verdict(&good, &mixed), Ok(()), "{number}");
         assert!(verdict(&token, &mixed).is_err(), "{number}");
     }
-    // The first is good. The second can be computed by anyone (ROCA), but is well-formed: its owner
-    // has to replace it.
+    // The first is usable. Anyone can compute the private part of the second (ROCA), but it is
+    // well-formed: its owner has to replace it.
     let expected = [(5, "kid-rsa-sign"), (7, "kid-rsa-roca-sign")];
     assert_eq!(usable, expected.map(|(number, id)| (number, id.to_owned())));
 }

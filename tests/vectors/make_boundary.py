@@ -1227,7 +1227,7 @@ def scope():
                         ("a longer server", '"my-activity/read"'), ("upper case", '"activity/Read"'),
                         ("another server", '"other/read"'), ("a name inside", '"x/activity/read"')]:
         yield unmet(name, read, value)
-    some, every, within = "any_of a/x a/y", "all_of a/x a/y", "any_in activity"
+    some, every, within = "any_of a/x a/y", "all_of a/x a/y", "any_of_resource_server activity"
     yield met("the first", some, '"a/x"', ["a/x"])
     yield met("the last", some, '"b/z a/y"', ["b/z", "a/y"])
     yield met("both", some, '"a/y a/x"', ["a/y", "a/x"])
@@ -1247,9 +1247,9 @@ def scope():
                         ("no name", '"activity/"'), ("no slash", '"activity"'), ("upper case", '"Activity/read"'),
                         ("absent", None), ("a slash alone", '"/"'), ("two slashes", '"activity//read"')]:
         yield unmet(name, within, value)
-    yield met("a server that is a URL", "any_in https://api.example.com", '"https://api.example.com/read"',
+    yield met("a server that is a URL", "any_of_resource_server https://api.example.com", '"https://api.example.com/read"',
               ["https://api.example.com/read"])
-    yield unmet("a path below a URL", "any_in https://api.example.com", '"https://api.example.com/v1/read"')
+    yield unmet("a path below a URL", "any_of_resource_server https://api.example.com", '"https://api.example.com/v1/read"')
     yield refuse("InvalidClaim", f"{literal}: an array", with_claims(scope='["activity/*"]'), requires=literal)
     yield refuse("InvalidClaim", f"{literal}: null", with_claims(scope="null"), requires=literal)
     yield refuse("InvalidClaim", f"{literal}: an object", with_claims(scope='{"activity/*":true}'), requires=literal)
