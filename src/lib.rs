@@ -158,7 +158,7 @@ pub use resource_metadata::ResourceMetadata;
 pub use scope::{Scope, Scopes};
 pub use scope_table::{Access, ScopeTable};
 #[cfg(feature = "test-issuer")]
-pub use test_issuer::{TestIssuer, TestServer};
+pub use test_issuer::{issuer::TestIssuer, server::TestServer};
 pub use user_pool::UserPool;
 pub use verifier::{Verifier, VerifierBuilder};
 pub use verify::{AccessToken, CheckError, ClientIds, Rules, verify};

@@ -1,11 +1,13 @@
-//! The one integration binary, a module for each boundary.
+//! The integration tests: one binary with a module for each part of the crate.
 
 mod allocations;
+mod architecture;
 mod autotraits;
 mod bounds;
 mod claims;
 mod config;
 mod differential;
+mod docs_in_sync;
 mod doors;
 mod errors;
 mod examples;
@@ -13,15 +15,13 @@ mod executors;
 mod faults;
 mod foreign;
 mod grpc;
-mod hostile;
 mod jwks;
 mod layer;
-mod model;
 mod neighbours;
-mod pages;
 mod placement;
 mod promises;
 mod refresh;
+mod refresh_model;
 mod resource_metadata;
 mod scope;
 mod scope_table;
@@ -29,7 +29,6 @@ mod sockets;
 mod support;
 mod telemetry;
 mod test_issuer;
-mod tidy;
 mod token_cache;
 mod user_pool;
 mod vectors;

@@ -25,10 +25,10 @@ declare -A tests=(
     [verify]='verify:: claims:: vectors:: errors:: allocations:: token_cache::'
     [jwks]='jwks:: verify:: vectors:: token_cache:: telemetry:: promises::'
     [scope]='scope:: scope_table:: vectors:: config::'
-    [rejection]='rejection:: claims:: doors:: layer:: grpc:: pages:: resource_metadata::'
+    [rejection]='rejection:: claims:: doors:: layer:: grpc:: docs_in_sync:: resource_metadata::'
     [token_cache]='token_cache:: allocations::'
     [schedule]='schedule:: refresh:: promises:: faults::'
-    [refresh]='refresh:: promises:: faults:: model:: telemetry::'
+    [refresh]='refresh:: promises:: faults:: refresh_model:: telemetry::'
 )
 
 renew=

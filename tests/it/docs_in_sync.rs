@@ -1,8 +1,9 @@
-//! The pages of `src/docs`, where they show what the crate does: they must be what it does.
+//! The documentation and the source say the same, and both are in plain English.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use axum::Router;
 use axum::routing::get;
@@ -14,7 +15,7 @@ use tower_cognito::{
 };
 
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
-use super::tidy::{files_below, is_rust, root};
+use super::architecture::{files_below, is_rust, root};
 
 const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
@@ -381,4 +382,229 @@ async fn curl_i(app: Router, authorization: &str) -> String {
         .split("\r\n")
         .filter(|line| !line.starts_with("date: ") && !line.starts_with("connection: "));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+// ---- Hostile inputs --------------------------------------------------------------------------
+
+const HOSTILE: &str = include_str!("../../src/docs/hostile.md");
+
+/// Whose row gives a reason instead of a test.
+const WITHOUT_A_TEST: usize = 77;
+
+/// The cells of each row of the first table, by its number.
+fn rows() -> Vec<(usize, Vec<&'static str>)> {
+    let cells =
+        |line: &'static str| line.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>();
+    let rows = HOSTILE.lines().filter(|line| line.starts_with("| ")).map(cells);
+    rows.filter_map(|row| Some((row[0].parse().ok()?, row))).collect()
+}
+
+/// Every test, as the page names it.
+fn tests() -> BTreeSet<String> {
+    let mut tests = BTreeSet::new();
+    let files = [files_below("tests/it"), files_below("src")].concat();
+    let unified = root().join("tests/feature_unification/lib.rs");
+    for path in files.into_iter().filter(|path| is_rust(path)).chain([unified]) {
+        let module = path.strip_prefix(root()).unwrap().with_extension("");
+        let module = module.to_str().unwrap().replace(['/', '\\'], "::");
+        let module = module.strip_prefix("tests::it::").unwrap_or(&module);
+        let module = module.strip_prefix("tests::").unwrap_or(module);
+        let text = fs::read_to_string(&path).unwrap();
+        let is_test = |line: &str| line.starts_with("#[test]") || line.contains("::test");
+        let mut is_next = false;
+        for line in text.lines().map(str::trim_start) {
+            if line.starts_with("#[") {
+                is_next |= is_test(line);
+                continue;
+            }
+            let function = line.split_once("fn ").filter(|_| is_next);
+            if let Some((_, name)) = function {
+                let name = name.split('(').next().unwrap();
+                tests.insert(format!("{module}::{name}"));
+            }
+            is_next = false;
+        }
+    }
+    assert!(tests.len() > 400, "the tests were not found: {}", tests.len());
+    tests
+}
+
+/// The numbers that a test's name begins with.
+fn numbers(test: &str) -> Vec<usize> {
+    let mut name = test.rsplit("::").next().unwrap();
+    let mut numbers = Vec::new();
+    while let Some((first, rest)) = name.split_once('_') {
+        let Some(number) = first.strip_prefix('h').filter(|digits| digits.len() == 3) else {
+            break;
+        };
+        let Ok(number) = number.parse() else { break };
+        numbers.push(number);
+        name = rest;
+    }
+    numbers
+}
+
+#[test]
+fn each_input_has_one_row() {
+    let numbers = rows().iter().map(|(number, _)| *number).collect::<Vec<_>>();
+    assert_eq!(numbers, (1..=100).collect::<Vec<_>>());
+    for (number, row) in rows() {
+        assert_eq!(row.len(), 6, "{number}");
+        assert!(!row[1].is_empty() && !row[2].is_empty(), "{number}");
+    }
+}
+
+#[test]
+fn each_row_names_its_tests_and_each_test_is_named() {
+    let tests = tests();
+    let mut expected = BTreeMap::<_, BTreeSet<_>>::new();
+    for test in &tests {
+        for number in numbers(test) {
+            expected.entry(number).or_default().insert(test.as_str());
+        }
+    }
+    assert!(expected.keys().all(|number| (1..=100).contains(number)), "{:?}", expected.keys());
+    for (number, row) in rows() {
+        let named = row[5].split('`').skip(1).step_by(2).collect::<BTreeSet<_>>();
+        for test in &named {
+            assert!(!test.contains("::") || tests.contains(*test), "{number}: no test {test}");
+        }
+        let expected = expected.remove(&number).unwrap_or_default();
+        if number == WITHOUT_A_TEST {
+            assert!(row[5].starts_with("none: ") && expected.is_empty(), "{number}");
+            continue;
+        }
+        assert!(!expected.is_empty(), "{number} has no test");
+        assert_eq!(named, expected, "{number}");
+    }
+}
+
+#[test]
+fn each_item_of_rfc_8725_is_there() {
+    let rows = rows();
+    let cells = rows.iter().flat_map(|(_, row)| row[3].split([',', ';'])).map(str::trim);
+    let others = HOSTILE.split("| RFC 8725 section ").skip(1);
+    let others = others.filter_map(|rest| rest.split(' ').next());
+    let items = cells.chain(others).collect::<BTreeSet<_>>();
+    for item in 1..=12 {
+        let item = format!("3.{item}");
+        assert!(items.contains(&*item), "{item}");
+    }
+}
+
+// ---- Plain English ---------------------------------------------------------------------------
+
+/// The files and folders whose text is checked.
+const TEXTS: [&str; 10] = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "benches",
+    "examples",
+    "fuzz",
+    "src",
+    "tests",
+    ".ci/run",
+];
+
+/// Folders below these that contain no text of this project.
+const NOT_TEXTS: [&str; 5] =
+    ["benches/results", "fuzz/artifacts", "fuzz/corpus", "fuzz/target", "tests/vectors"];
+
+/// Words that contain a word of the list and keep their spelling: stable labels, fixed output lines,
+/// and the texts of others.
+const QUOTED: [&str; 7] = [
+    "`refuse`",
+    "\"refuse {reason}",
+    "`refused`",
+    "\"refused\"",
+    "cognito.refused",
+    "connection refused",
+    "ECONNREFUSED",
+];
+
+/// Files that are not rewritten yet. A file that has none of the words any more leaves this list.
+const TO_REWRITE: [&str; 0] = [];
+
+#[test]
+fn text_is_plain_english() {
+    let words = include_str!("plain_words.txt").lines().filter(|line| !line.starts_with('#'));
+    let words = words.map(|line| line.split_once(": ").unwrap()).collect::<Vec<_>>();
+    assert!(words.len() > 40, "the words were not found");
+    let mut wrong = Vec::new();
+    let mut clean = BTreeSet::from(TO_REWRITE);
+    let mut count = 0;
+    for path in texts() {
+        count += 1;
+        let file = path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for (line, word, instead) in old_words(&text, &words) {
+            if TO_REWRITE.contains(&&*file) {
+                clean.remove(&*file);
+            } else {
+                wrong.push(format!("{file}:{line}: \"{word}\"; write {instead}"));
+            }
+        }
+    }
+    assert!(count > 200, "the texts were not found: {count}");
+    assert!(wrong.is_empty(), "see tests/it/plain_words.txt:\n{}", wrong.join("\n"));
+    assert!(clean.is_empty(), "remove these files from TO_REWRITE: {clean:#?}");
+}
+
+/// Returns the paths of all files that are checked.
+fn texts() -> Vec<PathBuf> {
+    let mut texts = Vec::new();
+    for name in TEXTS {
+        let path = root().join(name);
+        if path.is_dir() {
+            texts.extend(files_below(name));
+        } else {
+            texts.push(path);
+        }
+    }
+    texts.retain(|path| {
+        let extension = path.extension().unwrap_or_default().to_str().unwrap_or_default();
+        ["", "lua", "md", "py", "rs", "sh"].contains(&extension)
+            && !NOT_TEXTS.iter().any(|folder| path.starts_with(root().join(folder)))
+    });
+    texts.sort();
+    texts
+}
+
+/// Returns the lines on which these words begin. A phrase may continue on the next line of a comment.
+fn old_words<'w>(
+    text: &str,
+    words: &[(&'w str, &'w str)],
+) -> Vec<(usize, &'w str, &'w str)> {
+    let mut joined = String::from(" ");
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        lines.push(joined.len());
+        let line = QUOTED.iter().fold(line.to_owned(), |line, quoted| line.replace(quoted, "…"));
+        // A hyphen is part of a word, as in "stand-in"; an underscore separates the words of a name.
+        let line = line.to_lowercase().replace(|c: char| !c.is_alphanumeric() && c != '-', " ");
+        for word in line.split_whitespace() {
+            joined.push_str(word);
+            joined.push(' ');
+        }
+    }
+    let mut found = Vec::new();
+    for (word, instead) in words {
+        let spaced = format!(" {} ", word.replace('\'', " "));
+        for (at, _) in joined.match_indices(&spaced) {
+            found.push((lines.partition_point(|start| *start <= at + 1), *word, *instead));
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+#[test]
+fn old_words_are_found_across_lines_and_in_names() {
+    let words = [("can not", "cannot"), ("beside", "next to"), ("stands in", "is in")];
+    let found = |text: &str| old_words(text, &words).into_iter().map(|(line, ..)| line).collect();
+    let lines: Vec<usize> = found("a\n/// It can\n/// not be.\nfn one_beside_another() {}\n");
+    assert_eq!(lines, [2, 4]);
+    assert_eq!(found("It cannot, besides; a stand-in stands inside."), [0; 0]);
 }
