@@ -42,8 +42,7 @@ impl TestIssuer {
 
     /// Returns the pool for [`Rules::new`](crate::Rules::new).
     pub fn user_pool(&self) -> UserPool {
-        UserPool::from_issuer(&self.issuer)
-            .expect("the issuer is an https or loopback URL")
+        UserPool::from_issuer(&self.issuer).expect("the issuer is an https or loopback URL")
     }
 
     /// Returns the JWK Set that the pool publishes at present.

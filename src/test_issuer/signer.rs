@@ -14,7 +14,8 @@ pub(super) struct Signer {
 
 impl Signer {
     pub(super) fn generate() -> Self {
-        let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("the machine can generate an RSA key");
+        let pair =
+            RsaKeyPair::generate(KeySize::Rsa2048).expect("the machine can generate an RSA key");
         // Cognito's key IDs are 32 bytes in standard base64, including `/` and `+`.
         Self { key_id: STANDARD.encode(random::<32>()), pair }
     }

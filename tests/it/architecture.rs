@@ -90,9 +90,8 @@ fn cryptography_clock_and_runtime_have_one_place_each() {
     }
     assert!(wrong.is_empty(), "see ONLY_IN in tests/it/architecture.rs:\n{}", wrong.join("\n"));
     let sources = sources();
-    let with_keys = sources.iter().filter(|(name, code)| {
-        top(name) == "jwks" && code.contains("aws_lc_rs")
-    });
+    let with_keys =
+        sources.iter().filter(|(name, code)| top(name) == "jwks" && code.contains("aws_lc_rs"));
     let with_keys = with_keys.map(|(name, _)| name).collect::<Vec<_>>();
     assert_eq!(with_keys.len(), 1, "cryptography belongs in one file: {with_keys:?}");
 }
@@ -319,8 +318,7 @@ fn public_documentation_has_the_usual_form() {
         if !first.ends_with(['.', ':']) {
             complain("end the first paragraph with a full stop".to_owned());
         }
-        for (heading, beginning) in
-            [("# Errors", "Returns an error if"), ("# Panics", "Panics if")]
+        for (heading, beginning) in [("# Errors", "Returns an error if"), ("# Panics", "Panics if")]
         {
             let section = doc.split_once(&format!("{heading}\n")).map(|(_, section)| section);
             if section.is_some_and(|section| !section.trim_start().starts_with(beginning)) {

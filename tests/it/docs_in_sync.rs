@@ -14,8 +14,8 @@ use tower_cognito::{
     ResourceMetadata, Rules, Verifier,
 };
 
-use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
 use super::architecture::{files_below, is_rust, root};
+use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
 
 const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
@@ -573,10 +573,7 @@ fn texts() -> Vec<PathBuf> {
 }
 
 /// Returns the lines on which these words begin. A phrase may continue on the next line of a comment.
-fn old_words<'w>(
-    text: &str,
-    words: &[(&'w str, &'w str)],
-) -> Vec<(usize, &'w str, &'w str)> {
+fn old_words<'w>(text: &str, words: &[(&'w str, &'w str)]) -> Vec<(usize, &'w str, &'w str)> {
     let mut joined = String::from(" ");
     let mut lines = Vec::new();
     for line in text.lines() {

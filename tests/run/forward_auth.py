@@ -569,8 +569,8 @@ def check_authorizer(authorizer, good):
     problems = [
         "x-original-method is missing",
         "x-original-uri is missing",
-        "x-original-method is there twice",
-        "x-original-uri is there twice",
+        "x-original-method is repeated",
+        "x-original-uri is repeated",
     ]
     check("each of these is in the log", problems, said)
     for bad in ["", "public/x", "http://a/public/x", "/public/x#", "/public/\u00e9", "*"]:

@@ -689,7 +689,7 @@ def logs(issuer):
     call(sandbox, method="POST", path="/activity", authorization=bearer(token), body=HELLO)
     call(sandbox, authorization=bearer(token[:-4]))
     lines = [json.loads(line) for line in sandbox.log().splitlines()]
-    events = [line for line in lines if line.get("fields", {}).get("message") == "an event"]
+    events = [line for line in lines if line.get("fields", {}).get("message") == "event received"]
     clients = [line["fields"]["client"] for line in events]
     equal("the log is JSON, and has the event with its client", [CLIENT], clients)
     parts = token.split(".")
