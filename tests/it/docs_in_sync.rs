@@ -19,11 +19,11 @@ use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
 
 const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
-const REFUSALS: &str = include_str!("../../src/docs/responses.md");
+const RESPONSES: &str = include_str!("../../src/docs/responses.md");
 const OBSERVABILITY: &str = include_str!("../../src/docs/observability.md");
 
 #[tokio::test]
-async fn what_clients_see_is_what_the_page_shows() {
+async fn responses_are_as_shown_on_the_page() {
     let scoped = || get(|| async { "ok" }).layer(RequireScope::new("item/read"));
     let app = |layer: RequireToken| Router::new().route("/item", scoped()).layer(layer);
     let usual = || app(RequireToken::new(verifier()));
@@ -67,7 +67,7 @@ async fn what_clients_see_is_what_the_page_shows() {
             String::new(),
         ),
     ] {
-        let shown = section(REFUSALS, heading);
+        let shown = section(RESPONSES, heading);
         let (_, shown) = shown.split_once("```text\n").unwrap();
         let (shown, _) = shown.split_once("\n```").unwrap();
         assert_eq!(curl_i(app, &authorization).await, shown, "{heading}");
@@ -75,7 +75,7 @@ async fn what_clients_see_is_what_the_page_shows() {
 }
 
 #[tokio::test]
-async fn what_api_gateways_clients_see_here_is_on_the_page() {
+async fn responses_to_requests_of_api_gateway_clients_are_as_shown_on_the_page() {
     let app = |layer: RequireToken| Router::new().route("/item", get(|| async {})).layer(layer);
     let usual = || app(RequireToken::new(verifier()));
     let scoped = |scope: RequireScope| {
@@ -146,7 +146,7 @@ async fn what_api_gateways_clients_see_here_is_on_the_page() {
 }
 
 #[test]
-fn each_log_event_is_on_the_page_and_no_other() {
+fn log_events_are_the_rows_of_the_page() {
     let telemetry = include_str!("../../src/telemetry.rs");
     let mut texts = Vec::new();
     for (at, _) in telemetry.match_indices("tracing::") {
@@ -170,7 +170,7 @@ fn each_log_event_is_on_the_page_and_no_other() {
 }
 
 #[test]
-fn each_metric_is_on_the_page() {
+fn metrics_are_the_rows_of_the_page() {
     let telemetry = include_str!("../../src/telemetry.rs");
     let names = telemetry.split('"').filter(|text| text.starts_with("cognito_"));
     let names = names.collect::<std::collections::BTreeSet<_>>();
@@ -183,7 +183,7 @@ fn each_metric_is_on_the_page() {
 }
 
 #[tokio::test]
-async fn the_logged_reasons_of_a_request_are_on_the_page() {
+async fn logged_reasons_are_on_the_page() {
     let log = Log::of_this_thread();
     let app = Router::new().route("/item", get(|| async {})).layer(RequireToken::new(verifier()));
     curl_i(app, "").await;
@@ -213,8 +213,8 @@ async fn the_logged_reasons_of_a_request_are_on_the_page() {
 }
 
 #[test]
-fn each_text_is_on_the_page_of_errors_and_no_other() {
-    // What is no error's: of challenges and headers, of serde's errors, and of lints.
+fn error_texts_are_the_rows_of_the_page() {
+    // Literals that are not error texts: of challenges, headers, serde's errors and lints.
     const OTHERS: [&str; 8] = [
         "GET, HEAD",
         "a name",
@@ -241,7 +241,7 @@ fn each_text_is_on_the_page_of_errors_and_no_other() {
     let missing = texts.iter().filter(|text| !page.contains(&with_gaps(text)));
     assert_eq!(missing.collect::<Vec<_>>(), [""; 0], "not on the page");
 
-    // The other way round, for what stands in the column of texts.
+    // Conversely, every text in the column of the page is in the source.
     let texts = with_gaps(&texts.into_iter().collect::<Vec<_>>().join("\n"));
     let mut column = 0;
     for line in ERRORS.lines().filter(|line| line.starts_with("| ")) {
@@ -257,7 +257,7 @@ fn each_text_is_on_the_page_of_errors_and_no_other() {
 }
 
 #[test]
-fn each_path_of_where_it_runs_is_there() {
+fn paths_on_the_deployment_page_exist() {
     let page = include_str!("../../src/docs/where.md");
     let rows = page.lines().filter(|line| line.starts_with("| "));
     let named = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
@@ -271,7 +271,7 @@ fn each_path_of_where_it_runs_is_there() {
 }
 
 #[test]
-fn the_readmes_comparison_is_that_of_the_page() {
+fn readme_and_page_have_the_same_comparison() {
     let table = |text: &str| {
         let (_, table) = text.split_once("\n| Cognito's access token as it is").unwrap();
         table.split_once("\n\n").unwrap().0.to_owned()
@@ -281,7 +281,7 @@ fn the_readmes_comparison_is_that_of_the_page() {
 }
 
 #[test]
-fn each_page_that_the_readme_names_is_there() {
+fn pages_that_the_readme_links_exist() {
     let pages = include_str!("../../src/docs.rs");
     let readme = include_str!("../../README.md");
     let mut count = 0;
@@ -289,14 +289,14 @@ fn each_page_that_the_readme_names_is_there() {
         let (page, rest) = named.split_once('/').unwrap();
         assert!(pages.contains(&format!("pub mod {page} {{")), "{page}");
         assert!(rest.starts_with("index.html\n"), "{page}");
-        assert!(readme.contains(&format!("][docs-{page}]")), "{page} is defined and not used");
+        assert!(readme.contains(&format!("][docs-{page}]")), "{page} is defined but not used");
         count += 1;
     }
     assert!(count > 8, "{count}");
     assert_eq!(readme.matches("\n[docs-").count(), count);
 }
 
-/// `…` instead of what is put in.
+/// Replaces placeholders by `…`.
 fn with_gaps(text: &str) -> String {
     let mut pieces = text.split('{');
     let mut gapped = pieces.next().unwrap_or_default().to_owned();
@@ -307,7 +307,7 @@ fn with_gaps(text: &str) -> String {
     gapped
 }
 
-/// The string literals of a source, unescaped, without those of its tests.
+/// Returns the unescaped string literals of a source, except those of its tests.
 fn literals(source: &str) -> Vec<String> {
     let source = source.split("#[cfg(test)]\n").next().unwrap();
     let mut literals = Vec::new();
@@ -355,7 +355,7 @@ fn literals(source: &str) -> Vec<String> {
     literals
 }
 
-/// From this heading to the next.
+/// Returns the text from this heading to the next.
 #[track_caller]
 fn section<'p>(page: &'p str, heading: &str) -> &'p str {
     let (_, rest) =
@@ -363,7 +363,7 @@ fn section<'p>(page: &'p str, heading: &str) -> &'p str {
     rest.split("\n## ").next().unwrap()
 }
 
-/// What `curl -i` prints, but for the date.
+/// Returns the output of `curl -i`, without the `date` header.
 async fn curl_i(app: Router, authorization: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
@@ -388,10 +388,10 @@ async fn curl_i(app: Router, authorization: &str) -> String {
 
 const HOSTILE: &str = include_str!("../../src/docs/hostile.md");
 
-/// Whose row gives a reason instead of a test.
+/// The row that gives a reason instead of a test.
 const WITHOUT_A_TEST: usize = 77;
 
-/// The cells of each row of the first table, by its number.
+/// Returns the cells of each row of the first table, by its number.
 fn rows() -> Vec<(usize, Vec<&'static str>)> {
     let cells =
         |line: &'static str| line.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>();
@@ -399,7 +399,7 @@ fn rows() -> Vec<(usize, Vec<&'static str>)> {
     rows.filter_map(|row| Some((row[0].parse().ok()?, row))).collect()
 }
 
-/// Every test, as the page names it.
+/// Returns the names of all tests, as the page writes them.
 fn tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     let files = [files_below("tests/it"), files_below("src")].concat();
@@ -429,7 +429,7 @@ fn tests() -> BTreeSet<String> {
     tests
 }
 
-/// The numbers that a test's name begins with.
+/// Returns the numbers at the beginning of a test's name.
 fn numbers(test: &str) -> Vec<usize> {
     let mut name = test.rsplit("::").next().unwrap();
     let mut numbers = Vec::new();
@@ -445,7 +445,7 @@ fn numbers(test: &str) -> Vec<usize> {
 }
 
 #[test]
-fn each_input_has_one_row() {
+fn hostile_inputs_have_one_row_each() {
     let numbers = rows().iter().map(|(number, _)| *number).collect::<Vec<_>>();
     assert_eq!(numbers, (1..=100).collect::<Vec<_>>());
     for (number, row) in rows() {
@@ -455,7 +455,7 @@ fn each_input_has_one_row() {
 }
 
 #[test]
-fn each_row_names_its_tests_and_each_test_is_named() {
+fn hostile_inputs_name_exactly_their_tests() {
     let tests = tests();
     let mut expected = BTreeMap::<_, BTreeSet<_>>::new();
     for test in &tests {
@@ -480,7 +480,7 @@ fn each_row_names_its_tests_and_each_test_is_named() {
 }
 
 #[test]
-fn each_item_of_rfc_8725_is_there() {
+fn hostile_inputs_cover_every_item_of_rfc_8725() {
     let rows = rows();
     let cells = rows.iter().flat_map(|(_, row)| row[3].split([',', ';'])).map(str::trim);
     let others = HOSTILE.split("| RFC 8725 section ").skip(1);
@@ -516,7 +516,7 @@ const NOT_TEXTS: [&str; 5] =
 /// and the texts of others.
 const QUOTED: [&str; 7] = [
     "`refuse`",
-    "\"refuse {reason}",
+    "\"refuse ",
     "`refused`",
     "\"refused\"",
     "cognito.refused",
@@ -599,9 +599,9 @@ fn old_words<'w>(text: &str, words: &[(&'w str, &'w str)]) -> Vec<(usize, &'w st
 
 #[test]
 fn old_words_are_found_across_lines_and_in_names() {
-    let words = [("can not", "cannot"), ("beside", "next to"), ("stands in", "is in")];
+    let words = [("too late", "late"), ("more", "plus"), ("fire brigade", "firefighters")];
     let found = |text: &str| old_words(text, &words).into_iter().map(|(line, ..)| line).collect();
-    let lines: Vec<usize> = found("a\n/// It can\n/// not be.\nfn one_beside_another() {}\n");
+    let lines: Vec<usize> = found("a\n/// It is too\n/// late.\nfn one_more_time() {}\n");
     assert_eq!(lines, [2, 4]);
-    assert_eq!(found("It cannot, besides; a stand-in stands inside."), [0; 0]);
+    assert_eq!(found("not late, too; moreover a fire-brigade"), [0; 0]);
 }

@@ -1,4 +1,4 @@
-//! Every text that a person reads, letter for letter.
+//! The exact texts of errors.
 
 use std::error::Error;
 
@@ -14,7 +14,7 @@ fn check(error: impl Error, expected: &str) {
 }
 
 #[test]
-fn verify_errors_say_what_is_wrong_with_a_token() {
+fn verify_errors_have_a_kind_a_name_and_a_text() {
     for (kind, name, text) in [
         (
             VerifyErrorKind::BadSignature,
@@ -103,7 +103,7 @@ fn verify_errors_say_what_is_wrong_with_a_token() {
 }
 
 #[test]
-fn setting_errors_say_what_a_good_value_looks_like() {
+fn setting_errors_name_the_invalid_part() {
     check(
         UserPool::new("ap-northeast-1").unwrap_err(),
         "invalid user pool id: it has no `_` between region and name; a good one looks like \
@@ -122,7 +122,7 @@ fn setting_errors_say_what_a_good_value_looks_like() {
 }
 
 #[test]
-fn refresh_errors_keep_their_cause_in_the_source() {
+fn refresh_errors_have_their_cause_as_source() {
     let error = RefreshError::transport("connection refused");
     assert_eq!(error.source().unwrap().to_string(), "connection refused");
     assert_eq!(error.class(), "transport");
@@ -134,7 +134,7 @@ fn refresh_errors_keep_their_cause_in_the_source() {
 }
 
 #[test]
-fn all_mistakes_in_the_settings_are_reported_at_once() {
+fn reports_all_configuration_problems_together() {
     let seconds = std::time::Duration::from_secs;
     let pool = || UserPool::new("us-east-1_Example").unwrap();
     let rules = Rules::new(pool(), ClientIds::only([""; 0])).leeway(seconds(301)).audience("");
