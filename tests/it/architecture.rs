@@ -285,12 +285,15 @@ fn imports(code: &str) -> Vec<&str> {
 }
 
 /// The first words of functions' documentation, as in "Returns the claims."
-const VERBS: &str = "Accepts Adds Admits Allows Appends Builds Calls Cancels Clears Closes Connects \
-    Converts Copies Counts Creates Decodes Deserializes Disables Enables Ends Excludes Fetches Forgets \
-    Formats Generates Gives Handles Ignores Inserts Limits Loads Logs Makes Marks Opens Parses \
-    Publishes Reads Records Refreshes Rejects Releases Removes Replaces Reports Requests Requires \
-    Resolves Responds Restricts Retires Returns Rotates Sends Serves Sets Shares Shuts Signs Skips \
-    Starts Stops Stores Trusts Tries Uses Verifies Waits Wraps Writes";
+const VERBS: &str = "Accepts Adds Admits Allows Appends Applies Authorizes Builds Calls Cancels \
+    Checks Chooses Clears Closes Configures Connects Contains Converts Copies Counts Creates \
+    Decides Decodes Describes Deserializes Determines Disables Enables Ends Excludes Extracts \
+    Fetches Forgets Formats Generates Gives Handles Holds Identifies Ignores Includes Inserts \
+    Keeps Limits Lists Loads Logs Makes Maps Marks Opens Overrides Parses Prevents Protects \
+    Provides Publishes Reads Records Refreshes Rejects Releases Removes Replaces Reports \
+    Represents Requests Requires Resolves Responds Restricts Retires Returns Rotates Selects \
+    Sends Serves Sets Shares Shuts Signs Skips Starts Stops Stores Supplies Treats Tries Trusts \
+    Uses Verifies Waits Wraps Writes";
 
 /// What types' documentation may also begin with.
 const ARTICLES: &str = "A An The";

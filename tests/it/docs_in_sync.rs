@@ -526,8 +526,65 @@ const QUOTED: [&str; 9] = [
     "seen before\"",
 ];
 
-/// Files that are not rewritten yet. A file that has none of the words any more leaves this list.
-const TO_REWRITE: [&str; 0] = [];
+/// Files that are not rewritten yet. A file leaves this list when it has none of the words any more; no
+/// file is added.
+const TO_REWRITE: [&str; 55] = [
+    ".ci/run",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "benches/report.py",
+    "src/docs.rs",
+    "src/docs/api_gateway.md",
+    "src/docs/comparison.md",
+    "src/docs/cost.md",
+    "src/docs/design.md",
+    "src/docs/errors.md",
+    "src/docs/fleet.md",
+    "src/docs/hostile.md",
+    "src/docs/layers.md",
+    "src/docs/limitations.md",
+    "src/docs/migrating.md",
+    "src/docs/observability.md",
+    "src/docs/outage.md",
+    "src/docs/responses.md",
+    "src/docs/scopes.md",
+    "src/docs/start.md",
+    "src/docs/testing.md",
+    "src/docs/where.md",
+    "tests/it/allocations.rs",
+    "tests/it/bounds.rs",
+    "tests/it/claims.rs",
+    "tests/it/config.rs",
+    "tests/it/differential.rs",
+    "tests/it/docs_in_sync.rs",
+    "tests/it/doors.rs",
+    "tests/it/errors.rs",
+    "tests/it/executors.rs",
+    "tests/it/faults.rs",
+    "tests/it/foreign.rs",
+    "tests/it/grpc.rs",
+    "tests/it/jwks.rs",
+    "tests/it/layer.rs",
+    "tests/it/neighbours.rs",
+    "tests/it/placement.rs",
+    "tests/it/promises.rs",
+    "tests/it/refresh.rs",
+    "tests/it/resource_metadata.rs",
+    "tests/it/scope.rs",
+    "tests/it/scope_table.rs",
+    "tests/it/sockets.rs",
+    "tests/it/support.rs",
+    "tests/it/telemetry.rs",
+    "tests/it/token_cache.rs",
+    "tests/it/user_pool.rs",
+    "tests/it/vectors.rs",
+    "tests/it/verify.rs",
+    "tests/it/wycheproof.rs",
+    "tests/migration/lib.rs",
+    "tests/run/migrating.py",
+];
 
 #[test]
 fn text_is_plain_english() {
@@ -567,7 +624,7 @@ fn texts() -> Vec<PathBuf> {
     }
     texts.retain(|path| {
         let extension = path.extension().unwrap_or_default().to_str().unwrap_or_default();
-        ["", "lua", "md", "py", "rs", "sh"].contains(&extension)
+        ["", "conf", "lua", "md", "py", "rs", "sh", "toml", "yaml"].contains(&extension)
             && !NOT_TEXTS.iter().any(|folder| path.starts_with(root().join(folder)))
     });
     texts.sort();

@@ -457,7 +457,11 @@ impl Report {
         self.row(Row { name, value, most: None, least: Some(0.85), is_counted: false, more });
 
         let [layered] = scaling(rounds, calls, setting, [layers(&verifier).layer(Bare)]);
-        self.told("two threads, around a bare service", layered / 2.0, format!("{layered:.2} of 2"));
+        self.told(
+            "two threads, around a bare service",
+            layered / 2.0,
+            format!("{layered:.2} of 2"),
+        );
     }
 
     /// Measures the slowest of a thousand verifications while another pool's keys change every millisecond.
