@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Measures the build of this crate and of others: the number of crates, and the processor time of a clean
-# release build.
+# Measures the build of this crate and of others: the number of crates, and the processor time of a
+# clean release build.
 #
 #     benches/build.sh
 #     benches/build.sh NAME…
 #
-# It measures processor time, because other work on the machine would lengthen the elapsed time. Each
-# crate is built in an empty folder below target/, with the features that a service on axum enables.
+# It measures processor time, because other work on the machine would lengthen the elapsed time.
+# Each crate is built in an empty folder below target/, with the features that a service on axum
+# enables.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,7 +1,8 @@
-//! Runs the program in `benches/cost/` with the same arguments. It measures the cost of a verification.
+//! Runs the program in `benches/cost/` with the same arguments. It measures the cost of a
+//! verification.
 //!
-//! The program is a separate package, so that this crate is measured with an application's features and
-//! without those that the tests enable (`metrics`, tokio's `test-util`).
+//! The program is a separate package, so that this crate is measured with an application's features
+//! and without those that the tests enable (`metrics`, tokio's `test-util`).
 
 use std::process::{Command, ExitCode};
 

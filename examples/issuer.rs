@@ -2,8 +2,8 @@
 //!
 //!     cargo run --example issuer
 //!
-//! It prints its issuer and the URLs of its JWK Set and token endpoint. Then it executes the commands
-//! on its standard input, answers each with one line, and exits at the end of the input.
+//! It prints its issuer and the URLs of its JWK Set and token endpoint. Then it executes the
+//! commands on its standard input, answers each with one line, and exits at the end of the input.
 //!
 //! | command | effect |
 //! | --- | --- |

@@ -1,5 +1,6 @@
-//! A Model Context Protocol server. A client that knows only its URL learns from the rejection where
-//! to get a token (RFC 9728). The server rejects tokens that were issued for another resource.
+//! A Model Context Protocol server. A client that knows only its URL learns from the rejection
+//! where to get a token (RFC 9728). The server rejects tokens that were issued for another
+//! resource.
 //!
 //!     cargo run --example mcp_metadata
 //!
@@ -17,8 +18,8 @@ use tower_cognito::{
 
 const CLIENT_ID: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 
-/// Creates the server. `resource` is its public URL and comes from the configuration, because clients
-/// can send any `Host`.
+/// Creates the server. `resource` is its public URL and comes from the configuration, because
+/// clients can send any `Host`.
 async fn app(resource: &str, issuer: &TestServer) -> Result<Router, Box<dyn Error>> {
     let pool = issuer.issuer().user_pool();
     let metadata = ResourceMetadata::new(resource, [pool.issuer()])?
@@ -60,8 +61,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let metadata: Value = serde_json::from_str(&metadata)?;
     println!("2. {metadata}");
 
-    // A real client would now request a token for this resource (RFC 8707), and Cognito would put the
-    // resource into `aud`. Here the test issuer does so.
+    // A real client would now request a token for this resource (RFC 8707), and Cognito would put
+    // the resource into `aud`. Here the test issuer does so.
     assert_eq!(metadata["resource"], *resource);
     let token = |audience: &str| {
         let user = issuer.issuer().user_token(CLIENT_ID, "alice");

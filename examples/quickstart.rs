@@ -164,7 +164,8 @@ Press Ctrl-C to stop it."#
     );
 }
 
-/// Waits for Ctrl-C or for SIGTERM, which container platforms send. Signals count from this call on.
+/// Waits for Ctrl-C or for SIGTERM, which container platforms send. Signals count from this call
+/// on.
 #[cfg(unix)]
 fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     use signal::unix::{SignalKind, signal};

@@ -1,10 +1,10 @@
-//! Two tonic servers and a client: one server with the layer around all services and a scope for each
-//! method, the other with an interceptor around one service.
+//! Two tonic servers and a client: one server with the layer around all services and a scope for
+//! each method, the other with an interceptor around one service.
 //!
 //!     cargo run --example tonic
 //!
-//! Any generated service works. This example uses gRPC's health service, whose types come with tonic,
-//! so that it needs no generated code.
+//! Any generated service works. This example uses gRPC's health service, whose types come with
+//! tonic, so that it needs no generated code.
 
 use std::net::SocketAddr;
 use std::time::Duration;

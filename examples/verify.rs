@@ -11,9 +11,9 @@
 //!     --leeway SECONDS    the allowed difference between clocks; default 0, maximum 300
 //!     --now SECONDS       the time since 1970-01-01; default the time of this machine
 //!
-//! It prints one line for each token: `accept` and the claims as a JSON object, or `refuse`, the name
-//! of the reason, and its description. The exit code is 0 if all tokens were accepted, 1 if any was
-//! not, and 2 if the arguments are invalid.
+//! It prints one line for each token: `accept` and the claims as a JSON object, or `refuse`, the
+//! name of the reason, and its description. The exit code is 0 if all tokens were accepted, 1 if
+//! any was not, and 2 if the arguments are invalid.
 
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;

@@ -4,15 +4,15 @@
 #     fuzz/run.sh [SECONDS] [TARGET…]
 #     fuzz/run.sh --again TARGET FILE…
 #
-# The second form runs each input once, such as one that made a run fail. Besides Rust, it needs a C++
-# compiler. JOBS targets run in parallel (default 2), with the seed SEED (default 1).
+# The second form runs each input once, such as one that made a run fail. Besides Rust, it needs a
+# C++ compiler. JOBS targets run in parallel (default 2), with the seed SEED (default 1).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 all=(authorization claims jwks refresh token)
 
-# The code reports the edges that it takes to libFuzzer. It does not report comparisons: this would take
-# most of the time, and json.dict and the inputs that are read as choices work as well.
+# The code reports the edges that it takes to libFuzzer. It does not report comparisons: this would
+# take most of the time, and json.dict and the inputs that are read as choices work as well.
 flags=(
     --cfg tower_cognito_fuzz
     -Cpasses=sancov-module

@@ -20,8 +20,8 @@ pub(crate) fn pause_after_success(
     requested.mul_f64(jitter).max(MIN_INTERVAL).min(interval.mul_f64(jitter))
 }
 
-/// Returns the pause after `failures` failed fetches in a row. It is shorter while there are no keys,
-/// because every request then needs the next fetch.
+/// Returns the pause after `failures` failed fetches in a row. It is shorter while there are no
+/// keys, because every request then needs the next fetch.
 pub(crate) fn pause_after_failure(
     failures: u32,
     has_keys: bool,

@@ -3,10 +3,11 @@
 //!
 //!     COGNITO_USER_POOL_ID=… COGNITO_CLIENT_IDS=… cargo run -p forward_auth
 //!
-//! `FORWARD_AUTH` (`host:port`) sets the address to listen on; `Config` documents the other settings.
+//! `FORWARD_AUTH` (`host:port`) sets the address to listen on; `Config` documents the other
+//! settings.
 //!
-//! `/authorize` answers 204 if the request is allowed, 401 or 403 if it is rejected, 503 while there
-//! are no keys, and 500 if the gateway is misconfigured.
+//! `/authorize` answers 204 if the request is allowed, 401 or 403 if it is rejected, 503 while
+//! there are no keys, and 500 if the gateway is misconfigured.
 
 use std::convert::Infallible;
 use std::env;
@@ -155,7 +156,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Waits for Ctrl-C or for SIGTERM, which container platforms send. Signals count from this call on.
+/// Waits for Ctrl-C or for SIGTERM, which container platforms send. Signals count from this call
+/// on.
 #[cfg(unix)]
 fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     use signal::unix::{SignalKind, signal};

@@ -1,7 +1,7 @@
-//! Sends `Authorization` and `Content-Type` as bytes through the layers and checks which requests are
-//! allowed and how the others are answered. The input is a byte of settings, a byte for the required
-//! scope, and lines: the content type, then each value of `Authorization`. Control characters, which no
-//! header contains, stand for whole tokens.
+//! Sends `Authorization` and `Content-Type` as bytes through the layers and checks which requests
+//! are allowed and how the others are answered. The input is a byte of settings, a byte for the
+//! required scope, and lines: the content type, then each value of `Authorization`. Control
+//! characters, which no header contains, stand for whole tokens.
 
 #![no_main]
 

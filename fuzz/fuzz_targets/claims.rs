@@ -1,5 +1,5 @@
-//! Changes a valid token: sets, repeats and removes members of header and payload, with values of every
-//! type and spelling. tower-cognito and the reference must return the same verdict.
+//! Changes a valid token: sets, repeats and removes members of header and payload, with values of
+//! every type and spelling. tower-cognito and the reference must return the same verdict.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Parses bytes as a JWK Set; the keys must be those of the reference. Control characters, which JSON
-//! contains only as white space, stand for texts that are too long for mutations.
+//! Parses bytes as a JWK Set; the keys must be those of the reference. Control characters, which
+//! JSON contains only as white space, stand for texts that are too long for mutations.
 
 #![no_main]
 

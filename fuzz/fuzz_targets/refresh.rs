@@ -1,5 +1,6 @@
-//! Compares the refresh engine with a simple model of it, under any sequence of events. Time is paused.
-//! The result of a fetch is fixed when it begins; the model folds over the fetches that have ended.
+//! Compares the refresh engine with a simple model of it, under any sequence of events. Time is
+//! paused. The result of a fetch is fixed when it begins; the model folds over the fetches that
+//! have ended.
 
 #![no_main]
 
@@ -33,7 +34,8 @@ const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// One of three tokens: signed with the first key, with the second, or with a key that is never published.
+/// One of three tokens: signed with the first key, with the second, or with a key that is never
+/// published.
 type Token = usize;
 
 static TOKENS: LazyLock<[String; 3]> = LazyLock::new(|| {
@@ -169,7 +171,8 @@ impl World {
         Self { handles, fetches, answer, refreshes: Vec::new(), jumps, begun, ended: None }
     }
 
-    /// Returns the model at this time, a moment before and a moment after. The engine must match one of them.
+    /// Returns the model at this time, a moment before and a moment after. The engine must match
+    /// one of them.
     fn models(&self, time: Instant) -> [(Model, Instant); 3] {
         let fetches = self.fetches.lock().unwrap();
         [time, time - TICK.min(time - self.begun), time + TICK]

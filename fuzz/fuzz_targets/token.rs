@@ -1,5 +1,5 @@
-//! Verifies a text as a token; tower-cognito and the reference must return the same verdict, with a valid
-//! signature and with an invalid one.
+//! Verifies a text as a token; tower-cognito and the reference must return the same verdict, with a
+//! valid signature and with an invalid one.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Base64url without padding (RFC 4648 section 5), which encodes each byte string in exactly one way.
+//! Base64url without padding (RFC 4648 section 5), which encodes each byte string in exactly one
+//! way.
 
 use std::array;
 use std::sync::LazyLock;

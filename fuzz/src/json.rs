@@ -1,5 +1,5 @@
-//! A strict parser of JSON (RFC 8259). It keeps everything that a verifier must see: duplicate members,
-//! the text of numbers, lone surrogates.
+//! A strict parser of JSON (RFC 8259). It keeps everything that a verifier must see: duplicate
+//! members, the text of numbers, lone surrogates.
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {

@@ -1,5 +1,5 @@
-//! The reference that the fuzz targets compare tower-cognito with: slow and simple parsers of the same
-//! formats, which share no code with the crate, and the keys and rules for both.
+//! The reference that the fuzz targets compare tower-cognito with: slow and simple parsers of the
+//! same formats, which share no code with the crate, and the keys and rules for both.
 
 #![forbid(unsafe_code)]
 

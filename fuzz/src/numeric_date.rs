@@ -1,4 +1,5 @@
-//! Parses a NumericDate (RFC 7519 section 2) from the text of a JSON number and floors it to a second.
+//! Parses a NumericDate (RFC 7519 section 2) from the text of a JSON number and floors it to a
+//! second.
 
 use std::sync::LazyLock;
 

@@ -12,8 +12,8 @@ pub const KEY_IDS: [&str; 2] = ["k1", "k2"];
 /// In seconds since the epoch.
 pub const NOW: i64 = 1_700_000_000;
 
-/// The exponent of a key that accepts every signature in a build for fuzzing. All other keys reject every
-/// signature.
+/// The exponent of a key that accepts every signature in a build for fuzzing. All other keys reject
+/// every signature.
 pub const YES: &str = "Aw";
 pub const NO: &str = "AQAB";
 

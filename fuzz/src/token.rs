@@ -146,8 +146,8 @@ impl Policy {
     }
 }
 
-/// Parses a part of a token, unless its JSON is ambiguous. Only the presence of the member `is_there`
-/// matters, so its value may be anything.
+/// Parses a part of a token, unless its JSON is ambiguous. Only the presence of the member
+/// `is_there` matters, so its value may be anything.
 fn read_part(part: &str, is_there: Option<&str>) -> Option<Json> {
     let json = json::read(&String::from_utf8(base64url::decode(part)?).ok()?)?;
     let members = json::members(&json)?;

@@ -1,8 +1,9 @@
-//! An embedded stand-in for Cognito, for tests and examples. It needs no AWS account and no network.
+//! An embedded stand-in for Cognito, for tests and examples. It needs no AWS account and no
+//! network.
 //!
-//! [`TestIssuer`](crate::TestIssuer) generates keys, signs tokens with the claims of Cognito's tokens,
-//! and returns its JWK Set. [`TestServer`](crate::TestServer) serves a `TestIssuer` on a loopback port
-//! and adds a token endpoint.
+//! [`TestIssuer`](crate::TestIssuer) generates keys, signs tokens with the claims of Cognito's
+//! tokens, and returns its JWK Set. [`TestServer`](crate::TestServer) serves a `TestIssuer` on a
+//! loopback port and adds a token endpoint.
 //!
 //! ```
 //! use std::time::SystemTime;

@@ -227,9 +227,9 @@ fn grant(
     Ok(shared.issuer.machine_token(&id).scope(&scopes).sign())
 }
 
-/// Returns the scopes that Cognito would grant. Without `scope`, these are all scopes of the client.
-/// Requested scopes that no resource server defines are dropped; the others must belong to the client.
-/// The request fails if none is left.
+/// Returns the scopes that Cognito would grant. Without `scope`, these are all scopes of the
+/// client. Requested scopes that no resource server defines are dropped; the others must belong to
+/// the client. The request fails if none is left.
 fn granted_scopes(
     requested: Option<&str>,
     client: &Client,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The files and folders of `src`, in layers. A file may use only the layers above its own; the files
-/// of a folder may also use each other.
+/// The files and folders of `src`, in layers. A file may use only the layers above its own; the
+/// files of a folder may also use each other.
 const LAYERS: [&str; 11] = [
     "base64url docs error json path schedule",
     "health jws scope url",
@@ -334,8 +334,8 @@ fn public_documentation_has_the_usual_form() {
     assert!(wrong.is_empty(), "{} of {count} items:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Returns the file, line, declaration and documentation of each public item, and of the functions of
-/// public traits. Items without documentation are the compiler's business (`missing_docs`).
+/// Returns the file, line, declaration and documentation of each public item, and of the functions
+/// of public traits. Items without documentation are the compiler's business (`missing_docs`).
 fn public_documentation() -> Vec<(String, usize, String, String)> {
     let mut found = Vec::new();
     for path in files_below("src").into_iter().filter(|path| is_rust(path)) {

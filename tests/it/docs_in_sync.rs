@@ -512,8 +512,8 @@ const TEXTS: [&str; 10] = [
 const NOT_TEXTS: [&str; 5] =
     ["benches/results", "fuzz/artifacts", "fuzz/corpus", "fuzz/target", "tests/vectors"];
 
-/// Texts that keep their spelling although they contain a word of the list: stable labels, fixed output
-/// lines, names of rows in `benches/results`, and the texts of others.
+/// Texts that keep their spelling although they contain a word of the list: stable labels, fixed
+/// output lines, names of rows in `benches/results`, and the texts of others.
 const QUOTED: [&str; 9] = [
     "\"refuse ",
     "\"refused: ",
@@ -526,8 +526,8 @@ const QUOTED: [&str; 9] = [
     "seen before\"",
 ];
 
-/// Files that are not rewritten yet. A file leaves this list when it has none of the words any more; no
-/// file is added.
+/// Files that are not rewritten yet. A file leaves this list when it has none of the words any
+/// more; no file is added.
 const TO_REWRITE: [&str; 55] = [
     ".ci/run",
     "CHANGELOG.md",
@@ -631,14 +631,16 @@ fn texts() -> Vec<PathBuf> {
     texts
 }
 
-/// Returns the lines on which these words begin. A phrase may continue on the next line of a comment.
+/// Returns the lines on which these words begin. A phrase may continue on the next line of a
+/// comment.
 fn old_words<'w>(text: &str, words: &[(&'w str, &'w str)]) -> Vec<(usize, &'w str, &'w str)> {
     let mut joined = String::from(" ");
     let mut lines = Vec::new();
     for line in text.lines() {
         lines.push(joined.len());
         let line = QUOTED.iter().fold(line.to_owned(), |line, quoted| line.replace(quoted, "…"));
-        // A hyphen is part of a word, as in "stand-in"; an underscore separates the words of a name.
+        // A hyphen is part of a word, as in "stand-in"; an underscore separates the words of a
+        // name.
         let line = line.to_lowercase().replace(|c: char| !c.is_alphanumeric() && c != '-', " ");
         for word in line.split_whitespace() {
             joined.push_str(word);

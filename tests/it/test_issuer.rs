@@ -1,5 +1,5 @@
-//! The embedded issuer: jsonwebtoken accepts its tokens, and its token endpoint answers as Cognito's
-//! does.
+//! The embedded issuer: jsonwebtoken accepts its tokens, and its token endpoint answers as
+//! Cognito's does.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

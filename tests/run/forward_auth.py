@@ -496,7 +496,8 @@ def check_headers(gateway, good):
         got = gateway.passes(f"a valid token and Connection: {name}", "POST", "/activity", tricks)
         check(f"Connection: {name} takes nothing away", who, identity(got))
     answer, got = gateway.send("POST", "/activity", [bearer(good), "Connection: Authorization"])
-    # If the token does not reach the authorizer, the request is rejected, which only affects its sender.
+    # If the token does not reach the authorizer, the request is rejected, which only affects its
+    # sender.
     called = len(got) if answer.status == 200 else 1 - len(got)
     check("Connection: Authorization with a valid token", 1, called)
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Lints the CloudFormation template of examples/infrastructure and compares the names in the template and
-# its README with those in the code.
+# Lints the CloudFormation template of examples/infrastructure and compares the names in the
+# template and its README with those in the code.
 #
 #     tests/run/infrastructure.sh
 #
 # PYTHON   a Python that can create virtual environments, default `python3`
 #
-# It installs cfn-lint from PyPI into target/ if it is missing. Nothing is deployed. Exits 1 if a check
-# failed.
+# It installs cfn-lint from PyPI into target/ if it is missing. Nothing is deployed. Exits 1 if a
+# check failed.
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures the cost of authorization for a server under load: wrk calls an axum server on this machine
-# without authorization, with tower-cognito, and with two other crates.
+# Measures the cost of authorization for a server under load: wrk calls an axum server on this
+# machine without authorization, with tower-cognito, and with two other crates.
 #
 #     tests/run/load.sh
 #     tests/run/load.sh --json FILE
@@ -71,8 +71,8 @@ done
 
 ticks_per_second=$(getconf CLK_TCK)
 
-# ticks PID: prints utime + stime, see proc(5). The name of the program, in parentheses, can contain any
-# character.
+# ticks PID: prints utime + stime, see proc(5). The name of the program, in parentheses, can contain
+# any character.
 ticks() {
     local stat fields
     stat=$(<"/proc/$1/stat")

@@ -9,8 +9,8 @@
 # PYTHON                   a Python that can create virtual environments, default `python3`
 #
 # Every check prints one line, `ok - …` or `FAIL - …`; the last line counts them. Exits 1 if a check
-# failed. It installs aws-jwt-verify from npm and cfn-lint from PyPI into target/ if they are missing, and
-# Node.js from PyPI if there is no npm. Everything else runs on this machine.
+# failed. It installs aws-jwt-verify from npm and cfn-lint from PyPI into target/ if they are
+# missing, and Node.js from PyPI if there is no npm. Everything else runs on this machine.
 set -euo pipefail
 shopt -s inherit_errexit
 

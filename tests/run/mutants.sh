@@ -7,11 +7,12 @@
 #     tests/run/mutants.sh --go-on SHARD…
 #
 # A shard is a file or a folder of the source: see `shards`. The surviving changes are compared with
-# tests/mutants/SHARD.txt, where each line has a reason. --renew only prints the path of the new list, so
-# that you can add the reasons. --go-on does the same and skips the changes that an interrupted run has
-# already detected. The script tests the last commit, in a clone (TREE, by default in target/mutants/):
-# two clones can test different shards in parallel. Needs cargo-mutants, which it compiles if it is
-# missing. A change also counts as detected if the tests do not end within TIMEOUT seconds (default 300).
+# tests/mutants/SHARD.txt, where each line has a reason. --renew only prints the path of the new
+# list, so that you can add the reasons. --go-on does the same and skips the changes that an
+# interrupted run has already detected. The script tests the last commit, in a clone (TREE, by
+# default in target/mutants/): two clones can test different shards in parallel. Needs
+# cargo-mutants, which it compiles if it is missing. A change also counts as detected if the tests
+# do not end within TIMEOUT seconds (default 300).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -72,8 +73,8 @@ for shard in "${chosen[@]}"; do
     fi
 done
 
-# Keeps only these modules of the integration tests and the modules that they use, because everything
-# that is left is built again for each change.
+# Keeps only these modules of the integration tests and the modules that they use, because
+# everything that is left is built again for each change.
 keep_modules() {
     local main=$tree/tests/it/main.rs kept=("$@") module used
     git -C "$tree" checkout --quiet tests/it/main.rs

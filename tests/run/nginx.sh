@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs nginx with the forward_auth example (`auth_request`) in front of a service, sends valid and invalid
-# requests, and checks the answers and the requests that reach the service.
+# Runs nginx with the forward_auth example (`auth_request`) in front of a service, sends valid and
+# invalid requests, and checks the answers and the requests that reach the service.
 #
 #     tests/run/nginx.sh
 #
 # PYTHON   a Python 3, default `python3`; it needs no packages
 #
-# Every check prints one line, `ok - …` or `FAIL - …`; the last lines are figures. Exits 1 if a check
-# failed. All processes listen on free ports of 127.0.0.1. As root on Debian, it installs nginx
-# if it is missing.
+# Every check prints one line, `ok - …` or `FAIL - …`; the last lines are figures. Exits 1 if a
+# check failed. All processes listen on free ports of 127.0.0.1. As root on Debian, it installs
+# nginx if it is missing.
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -125,8 +125,8 @@ start() {
     pids+=("$pid")
 }
 
-# wait_for_line NAME PID PATTERN: waits for a line of the output, for at most 120 s and while the process
-# runs. The script exits without it.
+# wait_for_line NAME PID PATTERN: waits for a line of the output, for at most 120 s and while the
+# process runs. The script exits without it.
 wait_for_line() {
     local deadline=$((SECONDS + 120)) problem=
     until grep -qE "$3" "$work/$1.out"; do
@@ -170,8 +170,8 @@ ends() {
     equal "$1" "exit code 0" "exit code $code"
 }
 
-# fails_to_start WHAT [VARIABLE=VALUE…] -- PART…: checks that it exits with code 1 within 15 s, and that its
-# error contains every part.
+# fails_to_start WHAT [VARIABLE=VALUE…] -- PART…: checks that it exits with code 1 within 15 s, and
+# that its error contains every part.
 fails_to_start() {
     local what=$1 settings=() code=0
     shift
@@ -258,8 +258,8 @@ token_error() {
         "$status $(header content-type) $(json it)"
 }
 
-# raw_head URL: prints the raw answer to HEAD up to the end of the connection, because curl would ignore a
-# body.
+# raw_head URL: prints the raw answer to HEAD up to the end of the connection, because curl would
+# ignore a body.
 raw_head() {
     local address=${1#http://} socket
     local path=/${address#*/}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs twenty processes of the quickstart and one issuer. Checks how often they fetch its keys, and what
-# their clients see while it rotates keys, is slow or down, and while others send unknown key IDs.
+# Runs twenty processes of the quickstart and one issuer. Checks how often they fetch its keys, and
+# what their clients see while it rotates keys, is slow or down, and while others send unknown key
+# IDs.
 #
 #     tests/run/replicas.sh
 #

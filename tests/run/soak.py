@@ -24,8 +24,8 @@ HERE = Path(__file__).parent
 CONNECTIONS = 8
 TOKENS = 50
 INTERVAL = 10
-# The maximum time until a new key is accepted while unknown key IDs spend the budget (30 s), and until a
-# removed key is rejected (one interval); each plus 5 s for the fetch.
+# The maximum time until a new key is accepted while unknown key IDs spend the budget (30 s), and
+# until a removed key is rejected (one interval); each plus 5 s for the fetch.
 NEW_KEY_WITHIN = 35
 OLD_KEY_WITHIN = INTERVAL + 5
 # The allowed growth of the memory of the server after the first third.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the quickstart under load for a long time, with 90 % valid and 10 % hostile requests, while its
-# issuer is down, answers garbage, is slow, rotates its key and removes the old one.
+# Runs the quickstart under load for a long time, with 90 % valid and 10 % hostile requests, while
+# its issuer is down, answers garbage, is slow, rotates its key and removes the old one.
 #
 #     tests/run/soak.sh
 #
@@ -9,10 +9,10 @@
 # QUICKSTART_BIN   a built quickstart
 # ISSUER_BIN       a built issuer
 #
-# It checks each answer: status, challenge and body. The memory of the server must not grow. Every check
-# prints one line, `ok - …` or `FAIL - …`; the latencies come last. Exits 1 if a check failed. It uses the
-# quickstart because the example `axum` has its own issuer and does not listen on a port. Needs bash 4.4,
-# Python 3.9 and wrk; as root on Debian, it installs wrk if it is missing.
+# It checks each answer: status, challenge and body. The memory of the server must not grow. Every
+# check prints one line, `ok - …` or `FAIL - …`; the latencies come last. Exits 1 if a check failed.
+# It uses the quickstart because the example `axum` has its own issuer and does not listen on a
+# port. Needs bash 4.4, Python 3.9 and wrk; as root on Debian, it installs wrk if it is missing.
 set -euo pipefail
 shopt -s inherit_errexit
 

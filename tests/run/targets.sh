@@ -3,10 +3,10 @@
 #
 #     tests/run/targets.sh
 #
-# Linux on ARM and with musl: links examples/verify with zig as the C compiler and linker, and runs the
-# one for this machine. macOS and Windows: `cargo check`; for Windows, a stub replaces the C compiler,
-# because cargo checks only Rust code. Needs Python 3. Prints NOT CHECKED for a target whose standard
-# library rustup cannot download.
+# Linux on ARM and with musl: links examples/verify with zig as the C compiler and linker, and runs
+# the one for this machine. macOS and Windows: `cargo check`; for Windows, a stub replaces the C
+# compiler, because cargo checks only Rust code. Needs Python 3. Prints NOT CHECKED for a target
+# whose standard library rustup cannot download.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

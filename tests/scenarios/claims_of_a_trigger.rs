@@ -1,5 +1,6 @@
-//! A service whose pool has a pre token generation trigger that adds `tenant_id` and `entitlements`.
-//! Tokens without these claims are rejected, and handlers receive them as the service's own type.
+//! A service whose pool has a pre token generation trigger that adds `tenant_id` and
+//! `entitlements`. Tokens without these claims are rejected, and handlers receive them as the
+//! service's own type.
 
 use axum::Router;
 use axum::extract::FromRequestParts;

@@ -1,5 +1,5 @@
-//! A service in a compose file with an emulator of Cognito. The issuer is a plain http URL, its keys are
-//! at another URL, and the network is reachable only through an HTTP proxy.
+//! A service in a compose file with an emulator of Cognito. The issuer is a plain http URL, its
+//! keys are at another URL, and the network is reachable only through an HTTP proxy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

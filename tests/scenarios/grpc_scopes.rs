@@ -1,5 +1,5 @@
-//! A gRPC service whose methods `Check` and `Watch` require different scopes: once with the layer and a
-//! table, once with the interceptor and checks in the methods.
+//! A gRPC service whose methods `Check` and `Watch` require different scopes: once with the layer
+//! and a table, once with the interceptor and checks in the methods.
 
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};

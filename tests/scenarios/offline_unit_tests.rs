@@ -1,5 +1,5 @@
-//! Unit tests of a user's service, without a network and without sleeping. The test controls the clock:
-//! tokens expire, keys rotate and are retired, a scope is missing.
+//! Unit tests of a user's service, without a network and without sleeping. The test controls the
+//! clock: tokens expire, keys rotate and are retired, a scope is missing.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
-//! A shop whose front page is public and greets users who signed in by name. Invalid tokens are still
-//! rejected, so that their clients notice.
+//! A shop whose front page is public and greets users who signed in by name. Invalid tokens are
+//! still rejected, so that their clients notice.
 
 use axum::Router;
 use axum::routing::get;

@@ -1,5 +1,5 @@
-//! A service without a framework: a function with the two layers around it, on hyper's own server. The
-//! function reads the token from the request's extensions.
+//! A service without a framework: a function with the two layers around it, on hyper's own server.
+//! The function reads the token from the request's extensions.
 
 use std::convert::Infallible;
 

@@ -1,5 +1,5 @@
-//! A pod that can start while Cognito is down, answers its probes, and shuts down gracefully: requests
-//! in flight are still answered.
+//! A pod that can start while Cognito is down, answers its probes, and shuts down gracefully:
+//! requests in flight are still answered.
 
 use std::time::Duration;
 

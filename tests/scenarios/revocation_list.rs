@@ -1,5 +1,5 @@
-//! A service that can revoke access before a token expires: one token by its `jti`, or all tokens of a
-//! client that were issued before a time.
+//! A service that can revoke access before a token expires: one token by its `jti`, or all tokens
+//! of a client that were issued before a time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
@@ -33,8 +33,8 @@ impl Revoked {
         self.0.write().unwrap().clients.insert(client_id.to_owned(), moment);
     }
 
-    /// Rejects revoked tokens, tokens without `jti` or `iat`, and every token if the lists cannot be
-    /// read.
+    /// Rejects revoked tokens, tokens without `jti` or `iat`, and every token if the lists cannot
+    /// be read.
     fn check(&self, token: &AccessToken) -> Result<(), CheckError> {
         let lists = self.0.read().map_err(|_| CheckError::Revoked)?;
         let (Some(id), Some(issued_at)) = (token.jwt_id(), token.issued_at()) else {
@@ -49,8 +49,8 @@ fn rules(pool: UserPool, revoked: Revoked) -> Rules {
     Rules::new(pool, ClientIds::only(["robot", "web"])).check(move |token| revoked.check(token))
 }
 
-/// Creates a verifier from settings in the environment. A verifier from the settings fetches the keys;
-/// the returned one shares them and adds the lists to the rules.
+/// Creates a verifier from settings in the environment. A verifier from the settings fetches the
+/// keys; the returned one shares them and adds the lists to the rules.
 async fn from_settings(config: &Config, revoked: Revoked) -> Result<Verifier, StartError> {
     let verifier = config.verifier().connect().await?;
     verifier.with_rules(config.rules().clone().check(move |token| revoked.check(token)))

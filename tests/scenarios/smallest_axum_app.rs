@@ -1,5 +1,5 @@
-//! The smallest axum app: one route that requires a token. The test also plays the client, which gets
-//! a token from the token endpoint and sends it over a socket.
+//! The smallest axum app: one route that requires a token. The test also plays the client, which
+//! gets a token from the token endpoint and sends it over a socket.
 
 use axum::Router;
 use axum::body::Bytes;

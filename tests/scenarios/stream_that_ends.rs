@@ -1,5 +1,5 @@
-//! A page with server-sent events. A browser's `EventSource` cannot set a header, so the token comes in
-//! a cookie. A stream must not outlive the token that opened it.
+//! A page with server-sent events. A browser's `EventSource` cannot set a header, so the token
+//! comes in a cookie. A stream must not outlive the token that opened it.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
@@ -26,8 +26,8 @@ fn app(verifier: Verifier) -> Router {
         .layer(from_fn(token_of_cookie))
 }
 
-/// Copies the token of the cookie into the `Authorization` header, unless the request already has one.
-/// It runs before `RequireToken`, which then verifies the token.
+/// Copies the token of the cookie into the `Authorization` header, unless the request already has
+/// one. It runs before `RequireToken`, which then verifies the token.
 async fn token_of_cookie(mut request: Request, next: Next) -> Response {
     let headers = request.headers_mut();
     if !headers.contains_key(header::AUTHORIZATION) {

@@ -109,8 +109,8 @@ impl Floor {
     }
 }
 
-/// The claims that an application reads. The deserializer checks Cognito's own two claims: most crates
-/// have no earlier place for this check, and it is their cheapest one.
+/// The claims that an application reads. The deserializer checks Cognito's own two claims: most
+/// crates have no earlier place for this check, and it is their cheapest one.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Claims {
     pub sub: String,
@@ -144,8 +144,9 @@ pub fn finish<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Installs the cryptography of jsonwebtoken, which is a setting of the process. If both of its features
-/// are enabled, as for version 10 here, it panics at its first use unless one was installed.
+/// Installs the cryptography of jsonwebtoken, which is a setting of the process. If both of its
+/// features are enabled, as for version 10 here, it panics at its first use unless one was
+/// installed.
 pub fn install_providers() {
     let installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     installed.expect("nothing has used jsonwebtoken 12 before");

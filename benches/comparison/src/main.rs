@@ -1,11 +1,12 @@
-//! Measures the cost of verifying the same token with `tower-cognito` and with other crates, as ratios
-//! to a bare RSA-2048 signature check with a parsed key.
+//! Measures the cost of verifying the same token with `tower-cognito` and with other crates, as
+//! ratios to a bare RSA-2048 signature check with a parsed key.
 //!
 //!     cargo run --release -p comparison
 //!     cargo run --release -p comparison -- --json FILE
 //!
-//! The candidates run in turns in each round, and the minimum time of all rounds counts. Before, the
-//! program checks that each of them accepts the token and rejects it with a flipped signature bit.
+//! The candidates run in turns in each round, and the minimum time of all rounds counts. Before,
+//! the program checks that each of them accepts the token and rejects it with a flipped signature
+//! bit.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,12 +1,13 @@
-//! Measures the cost of a verification, as ratios to its minimum: a bare RSA-2048 signature check with a
-//! parsed key.
+//! Measures the cost of a verification, as ratios to its minimum: a bare RSA-2048 signature check
+//! with a parsed key.
 //!
 //!     cargo bench --bench cost                  # all rows; exits with 1 if a row misses its target
 //!     cargo bench --bench cost -- --counts      # few rounds; only counted rows can miss their target
 //!     cargo bench --bench cost -- --json FILE   # also writes the results for the chart
 //!
-//! To tolerate a noisy machine, the candidates run in turns in each round, and the minimum time of all
-//! rounds counts. Before, the program checks that each verifier rejects a token with a flipped bit.
+//! To tolerate a noisy machine, the candidates run in turns in each round, and the minimum time of
+//! all rounds counts. Before, the program checks that each verifier rejects a token with a flipped
+//! bit.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::convert::Infallible;
@@ -198,8 +199,8 @@ fn in_turns<const N: usize>(rounds: u32, mut timed: [Timed<'_>; N]) -> [Timed<'_
     timed
 }
 
-/// An allocator that counts only on demand. If it always counted, it would add a tenth to the time of a
-/// request.
+/// An allocator that counts only on demand. If it always counted, it would add a tenth to the time
+/// of a request.
 struct Counting;
 
 #[global_allocator]
@@ -371,7 +372,8 @@ impl Report {
         let bare_router = Router::new().route("/", get(|| async {}));
 
         let [floor, baseline, layered, axum_baseline, axum_layered] = in_turns(
-            // Use more rounds than elsewhere, because the result is a small difference of two times.
+            // Use more rounds than elsewhere, because the result is a small difference of two
+            // times.
             self.rounds * 4,
             [
                 Timed::new(20, || setting.floor()),
@@ -464,7 +466,8 @@ impl Report {
         );
     }
 
-    /// Measures the slowest of a thousand verifications while another pool's keys change every millisecond.
+    /// Measures the slowest of a thousand verifications while another pool's keys change every
+    /// millisecond.
     fn swaps(&mut self, setting: &Setting) {
         let token = &setting.token;
         let runtime =
@@ -501,8 +504,8 @@ impl Report {
                 }
             })
         };
-        // Run blocks in turns and use the least disturbed block of each side: the pauses of the machine
-        // are longer than the differences measured here.
+        // Run blocks in turns and use the least disturbed block of each side: the pauses of the
+        // machine are longer than the differences measured here.
         let mut least = [f64::MAX; 2];
         for _ in 0..self.rounds.div_ceil(5) {
             for (side, swaps) in [(0, false), (1, true)] {
@@ -564,7 +567,8 @@ fn layers(verifier: &Verifier) -> (RequireToken, RequireScope) {
     (RequireToken::new(verifier.clone()), RequireScope::new(SCOPE))
 }
 
-/// Returns how much more work two threads do than one in the same time, for each service. The ideal is 2.
+/// Returns how much more work two threads do than one in the same time, for each service. The ideal
+/// is 2.
 fn scaling<S, B, const N: usize>(
     rounds: u32,
     calls: u32,
@@ -588,12 +592,13 @@ where
         for (service, least) in services.iter().zip(&mut least) {
             for (threads, least) in (1..).zip(least) {
                 let ready = AtomicUsize::new(0);
-                // Measure from the first start to the last end, so that work that does not overlap does not
-                // count as parallel.
+                // Measure from the first start to the last end, so that work that does not overlap
+                // does not count as parallel.
                 let time = std::thread::scope(|scope| {
                     let running = (0..threads).map(|_| {
                         scope.spawn(|| {
-                            // Spin, because a barrier of the system would wake the threads one after the other.
+                            // Spin, because a barrier of the system would wake the threads one
+                            // after the other.
                             ready.fetch_add(1, Ordering::SeqCst);
                             while ready.load(Ordering::SeqCst) < threads {
                                 std::hint::spin_loop();
@@ -615,7 +620,8 @@ where
     least.map(|[one, two]| 2.0 * one.as_secs_f64() / two.as_secs_f64())
 }
 
-/// Calls a service that never waits. It is not inlined, because a server does not inline its service.
+/// Calls a service that never waits. It is not inlined, because a server does not inline its
+/// service.
 #[inline(never)]
 fn respond<S: Service<Request<Body>>>(
     service: &mut S,

@@ -104,13 +104,14 @@ fn parse(http: &HttpRequest) -> Option<Request<()>> {
         request = request.header(AUTHORIZATION, line);
     }
     let request = request.body(()).ok()?;
-    // Parsing removes a fragment or a host, and then the checked path would differ from the routed one.
+    // Parsing removes a fragment or a host, and then the checked path would differ from the routed
+    // one.
     let path = request.uri().path_and_query()?;
     (path.as_str() == http.path).then_some(request)
 }
 
-/// Returns the scope that Envoy's configuration sets for a route. It replaces the table, and clients
-/// cannot influence it.
+/// Returns the scope that Envoy's configuration sets for a route. It replaces the table, and
+/// clients cannot influence it.
 fn scope_of_route(
     extensions: &HashMap<String, String>,
 ) -> Result<Option<RequireScope>, &'static str> {
@@ -276,8 +277,8 @@ async fn report_health(
     reporter.set_service_status("", ServingStatus::NotServing).await;
 }
 
-/// Returns how long to keep serving after SIGTERM. The default is twice the interval of Envoy's health
-/// checks, so that at least one of them notices.
+/// Returns how long to keep serving after SIGTERM. The default is twice the interval of Envoy's
+/// health checks, so that at least one of them notices.
 fn drain() -> Result<Duration, String> {
     let seconds = env::var("DRAIN_SECONDS").unwrap_or_else(|_| "4".to_owned());
     match seconds.parse() {
@@ -293,7 +294,8 @@ async fn listen(variable: &str, default: &str) -> Result<TcpListener, String> {
         .map_err(|error| format!("{variable}: cannot listen on {address}: {error}"))
 }
 
-/// Waits for Ctrl-C or for SIGTERM, which container platforms send. Signals count from this call on.
+/// Waits for Ctrl-C or for SIGTERM, which container platforms send. Signals count from this call
+/// on.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;

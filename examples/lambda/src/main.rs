@@ -52,9 +52,9 @@ struct Keys {
 }
 
 impl Keys {
-    /// Returns `true` if this request should wait for a refresh. While the issuer is down, one request
-    /// in 10 seconds waits, or one in a second if there are no keys. Uses the wall clock, because the monotonic clock can stop while
-    /// the process is frozen.
+    /// Returns `true` if this request should wait for a refresh. While the issuer is down, one
+    /// request in 10 seconds waits, or one in a second if there are no keys. Uses the wall clock,
+    /// because the monotonic clock can stop while the process is frozen.
     fn are_due(&self) -> bool {
         let pause = match self.verifier.health() {
             Health::Ready => return false,

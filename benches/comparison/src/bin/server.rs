@@ -2,8 +2,9 @@
 //!
 //!     server none | cache-on | cache-off | tower-oauth2-resource-server | axum-jwt-auth
 //!
-//! Prints its URL and a token, one on each line, when it is ready, and serves until it is killed. Before,
-//! it checks that the token is answered with 200, and with 401 if a signature bit is flipped.
+//! Prints its URL and a token, one on each line, when it is ready, and serves until it is killed.
+//! Before, it checks that the token is answered with 200, and with 401 if a signature bit is
+//! flipped.
 
 use axum::Router;
 use axum::body::Body;
