@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# What a crate costs to build: how many crates it brings, and how much processor time a release
-# build from nothing takes, beside the neighbours.
+# Measures the build of this crate and of others: the number of crates, and the processor time of a
+# clean release build.
 #
 #     benches/build.sh
 #     benches/build.sh NAME…
 #
-# Processor time and not the clock, which other work on the machine would stretch. Each is built in
-# an empty folder below target/, with the features that a service on axum would turn on.
+# It measures processor time, because other work on the machine would lengthen the elapsed time.
+# Each crate is built in an empty folder below target/, with the features that a service on axum
+# enables.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -34,7 +35,7 @@ for name in "${chosen[@]}"; do
     printf '[workspace]\n[package]\nname = "costs"\nedition = "2024"\n[dependencies]\n%s = %s\n' \
         "$name" "${dependency[$name]}" >"$work/Cargo.toml"
     cargo fetch --quiet --manifest-path "$work/Cargo.toml"
-    # Without its own line and ours.
+    # `crates` counts the crate itself and the empty one here, too.
     crates=$(cargo tree --quiet --edges normal,build --prefix none --no-dedupe \
         --manifest-path "$work/Cargo.toml" | sed 's/ (.*//' | sort --unique | wc --lines)
     TIMEFORMAT='%U %S'

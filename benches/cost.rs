@@ -1,8 +1,8 @@
-//! Runs the program in `benches/cost/`, which measures what a verification costs, with the arguments
-//! given here.
+//! Runs the program in `benches/cost/` with the same arguments. It measures the cost of a
+//! verification.
 //!
-//! The program is a package of its own, so that this crate is measured with the features that an
-//! application has, and not with those that the tests turn on (`metrics`, tokio's `test-util`).
+//! The program is a separate package, so that this crate is measured with an application's features
+//! and without those that the tests enable (`metrics`, tokio's `test-util`).
 
 use std::process::{Command, ExitCode};
 

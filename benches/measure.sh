@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Measures all that the page "What it costs" tells, and writes it to benches/results/.
+# Measures everything on the page "What it costs" and writes the results to benches/results/.
 #
 #     benches/measure.sh && benches/report.py
 #
-# It takes about ten minutes, on a machine that has nothing else to do. The bench runs twice: what
-# holds once may be luck. benches/report.py makes the page's tables and its chart of the results.
+# It takes about ten minutes on an idle machine. The bench runs twice, to show how much the results
+# vary. benches/report.py generates the page's tables and chart from the results.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 results=$PWD/benches/results
@@ -26,7 +26,7 @@ cat >"$results/machine.json" <<JSON
 }
 JSON
 
-# A row that misses its target is told by the page, and is no reason to stop here.
+# Continue if a row misses its target: the page shows it.
 for run in 1 2; do
     cargo bench --quiet --bench cost -- --json "$results/cost-$run.json" ||
         [[ $results/cost-$run.json -nt $results/machine.json ]]

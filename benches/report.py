@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the tables of the page "What it costs" and its chart of what was measured.
+"""Generates the tables and the chart of the page "What it costs" from the results.
 
     benches/report.py            # after benches/measure.sh
-    benches/report.py --check    # whether page, README and chart are those of benches/results/
+    benches/report.py --check    # fails unless page, README and chart match benches/results/
 
-Only the blocks between `<!-- NAME -->` and `<!-- end -->` are written. Needs Python alone.
+It writes only the blocks between `<!-- NAME -->` and `<!-- end -->`. Needs only Python.
 """
 
 import json
@@ -19,13 +19,13 @@ PAGE = ROOT / "src" / "docs" / "cost.md"
 README = ROOT / "README.md"
 CHART = ROOT / "src" / "docs" / "cost.svg"
 
-# What AWS Fargate (Linux, x86) asks for one vCPU in us-east-1, and the hours of a month.
+# The price of one vCPU of AWS Fargate (Linux, x86) in us-east-1 per hour, and the hours of a month.
 VCPU_HOUR = 0.04048
 MONTH = 730
 
 BARE = "the bare RSA check"
 
-# In µs of processor time: less is lost in the noise of tests/run/load.sh, and the bench tells it.
+# In µs of processor time. Smaller values are noise in tests/run/load.sh; the bench measures them.
 LEAST = 1
 
 
@@ -34,14 +34,14 @@ def results(name):
 
 
 def both_runs():
-    """The rows of the bench, each with its values in both runs."""
+    """Yields the rows of the bench with their values in both runs."""
     for first, second in zip(results("cost-1"), results("cost-2"), strict=True):
         assert first["name"] == second["name"]
         yield first, (first["value"], second["value"])
 
 
 def number(value):
-    """Four digits at most after the point, and as few as tell it."""
+    """Formats a number with at most four decimals."""
     if value >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3f}" if value >= 0.1 else f"{value:.4f}"
@@ -107,7 +107,7 @@ def machine():
 
 
 def money():
-    """For 1,000 requests a second."""
+    """Returns the cost of 1,000 requests per second."""
     rows = []
     for row in results("load"):
         added = row["cpu_us_added"]
@@ -123,7 +123,7 @@ def money():
 
 
 def summary():
-    """The README's few lines."""
+    """Returns the summary in the README."""
     worse = {row["name"]: max(values) for row, values in both_runs()}
     added = {row["name"]: row["cpu_us_added"] for row in results("load")}
     seen, new = worse["token seen before"], worse["new token, cache off"]
@@ -143,7 +143,7 @@ WIDTH, LEFT, TOP, STEP, BAR = 780, 310, 62, 30, 18
 
 
 def bars():
-    """Names, ratios and kinds, the least first."""
+    """Returns names, ratios and kinds, the fastest first."""
 
     def kind(name):
         return "ours" if name.startswith("tower-cognito") else "bare" if name == BARE else "other"
@@ -160,7 +160,7 @@ def chart():
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'aria-label="Time of a verification, as a multiple of one bare RSA-2048 check" '
         f'font-family="system-ui, sans-serif" font-size="13">',
-        # Its own ground, so that it can be read on a page of any colour.
+        # It has its own background, so that it is readable on a page of any color.
         "<style>",
         ".cost-ground{fill:#ffffff;stroke:#d0d7de}.cost-text{fill:#1f2328}.cost-soft{fill:#59636e}",
         ".cost-ours{fill:#0969da}.cost-other{fill:#afb8c1}.cost-bare{fill:#59636e}",
@@ -209,12 +209,12 @@ def main():
     wanted = {file: filled(file.read_text()) for file in (PAGE, README)}
     for name in BLOCKS:
         count = sum(text.count(f"<!-- {name} -->\n") for text in wanted.values())
-        assert count == 1, f"the block {name} is there {count} times"
+        assert count == 1, f"the block {name} occurs {count} times"
     wanted[CHART] = chart()
     if sys.argv[1:] == ["--check"]:
         stale = [file for file, text in wanted.items() if not file.is_file() or file.read_text() != text]
         for file in stale:
-            print(f"{file.relative_to(ROOT)} is not made of benches/results/: run benches/report.py")
+            print(f"{file.relative_to(ROOT)} does not match benches/results/: run benches/report.py")
         sys.exit(1 if stale else 0)
     for file, text in wanted.items():
         file.write_text(text)

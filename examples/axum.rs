@@ -1,9 +1,9 @@
-//! An axum service: a scope for each route, the token in a handler, a claim of one's own, a route
-//! for readiness probes, and refusals as problem documents.
+//! An axum service with a scope for each route, the token in a handler, a custom claim, a route for
+//! readiness probes, and rejections as problem documents.
 //!
 //!     cargo run --example axum
 //!
-//! It calls itself and prints what comes back.
+//! It sends requests to itself and prints the responses.
 
 use axum::Router;
 use axum::body::Body;
@@ -26,7 +26,7 @@ fn app(verifier: Verifier) -> Router {
         .route("/item/{id}", get(item).layer(read).merge(axum::routing::put(put_item).layer(write)))
         .route("/whoami", get(whoami))
         .layer(RequireToken::new(verifier.clone()).rejection_body(RejectionBody::problem))
-        // After the layer, so it needs no token.
+        // Added after the layer, so it needs no token.
         .route("/health", get(health).with_state(verifier))
 }
 
@@ -34,12 +34,12 @@ async fn item(Path(id): Path<u32>) -> String {
     format!("item {id}")
 }
 
-/// The token as an argument: it was verified, or this would not be called.
+/// Takes the token as an argument. The handler is called only if the token was verified.
 async fn put_item(token: AccessToken, Path(id): Path<u32>) -> String {
     format!("item {id} was written by {}", token.client_id())
 }
 
-/// Claims that a pre token generation trigger has added.
+/// The claims that a pre token generation trigger adds.
 #[derive(serde::Deserialize)]
 struct TenantClaims {
     tenant: String,
@@ -50,7 +50,7 @@ async fn whoami(token: AccessToken) -> Result<String, StatusCode> {
     Ok(format!("{} of tenant {}", token.subject(), claims.tenant))
 }
 
-/// Keys that grow old are no reason to take the service out of rotation; no keys are.
+/// Reports "not ready" only if there are no keys. Old keys still verify tokens.
 async fn health(State(verifier): State<Verifier>) -> (StatusCode, String) {
     match verifier.health() {
         Health::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "no keys".to_owned()),
@@ -79,8 +79,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let writer = machine().scope("item/write").sign();
     let blocked = machine().scope("item/read").claim("sub", "blocked").sign();
     for (who, token, method, path) in [
-        ("nobody", None, "GET", "/health"),
-        ("nobody", None, "GET", "/item/7"),
+        ("anonymous", None, "GET", "/health"),
+        ("anonymous", None, "GET", "/item/7"),
         ("reader", Some(&reader), "GET", "/item/7"),
         ("reader", Some(&reader), "PUT", "/item/7"),
         ("writer", Some(&writer), "PUT", "/item/7"),
@@ -95,7 +95,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let response = app.clone().oneshot(request.body(Body::empty())?).await?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await?.to_bytes();
-        println!("{who:7} {method} {path:7} -> {status} {}", String::from_utf8_lossy(&body));
+        println!("{who:9} {method} {path:7} -> {status} {}", String::from_utf8_lossy(&body));
     }
     Ok(())
 }

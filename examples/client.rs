@@ -1,5 +1,5 @@
-//! The other side: a system that calls a protected API. It gets a token by the client credentials
-//! grant, keeps it until shortly before it ends, and shows it with every call.
+//! A system that calls a protected API. It gets a token by the client credentials grant, keeps it
+//! until shortly before it expires, and sends it with every call.
 //!
 //!     cargo run --example quickstart     # prints the four settings
 //!     CLIENT_ID=… CLIENT_SECRET=… TOKEN_ENDPOINT_URL=… API_URL=… cargo run --example client
@@ -16,17 +16,17 @@ use oauth2::{
 };
 use tokio::sync::Mutex;
 
-/// A token is not used any more this long before it ends: a request takes time, and clocks differ.
+/// Stop using a token this long before it expires: a request takes time, and clocks differ.
 const MARGIN: Duration = Duration::from_secs(60);
 
 type OAuthClient =
     BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 
-/// Where a client gets its token, and the one that it has.
+/// Fetches tokens and caches the current one.
 struct TokenSource {
     client: OAuthClient,
     http: reqwest::Client,
-    held: Mutex<Option<(String, Instant)>>,
+    cached: Mutex<Option<(String, Instant)>>,
 }
 
 impl TokenSource {
@@ -35,18 +35,18 @@ impl TokenSource {
             .set_client_secret(ClientSecret::new(secret))
             .set_token_uri(TokenUrl::new(url)?)
             .set_auth_type(AuthType::BasicAuth);
-        // RFC 9700 section 4.12: a redirect would take the secret elsewhere.
+        // A redirect would send the secret to another server (RFC 9700 section 4.12).
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(10))
             .build()?;
-        Ok(Self { client, http, held: Mutex::new(None) })
+        Ok(Self { client, http, cached: Mutex::new(None) })
     }
 
-    /// The token that is held, or a new one. Of many who call at once, one asks.
+    /// Returns the cached token, or fetches a new one. Concurrent callers share one fetch.
     async fn token(&self) -> Result<String, Box<dyn Error>> {
-        let mut held = self.held.lock().await;
-        if let Some((token, until)) = &*held
+        let mut cached = self.cached.lock().await;
+        if let Some((token, until)) = &*cached
             && Instant::now() < *until
         {
             return Ok(token.clone());
@@ -57,13 +57,13 @@ impl TokenSource {
         println!("a new token");
         let token = response.access_token().secret().clone();
         let lifetime = response.expires_in().unwrap_or_default().saturating_sub(MARGIN);
-        *held = Some((token.clone(), Instant::now() + lifetime));
+        *cached = Some((token.clone(), Instant::now() + lifetime));
         Ok(token)
     }
 
-    /// The API said that the token is not good: it was revoked, or its key withdrawn.
+    /// Drops the cached token, because the API rejected it: it may be revoked, or its key removed.
     async fn forget(&self) {
-        *self.held.lock().await = None;
+        *self.cached.lock().await = None;
     }
 }
 
@@ -100,7 +100,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let tokens = TokenSource::new(id, secret, token_url)?;
     for _ in 0..3 {
         let mut response = call(&tokens, &api_url).await?;
-        // Once: a second refusal is not about the token that was held.
+        // Retry only once. A second rejection does not depend on the cached token.
         if response.status() == reqwest::StatusCode::UNAUTHORIZED {
             tokens.forget().await;
             response = call(&tokens, &api_url).await?;

@@ -1,20 +1,20 @@
-//! The embedded stand-in for Cognito as a process of its own, for a service in any language.
+//! The embedded stand-in for Cognito as a separate process, for a service in any language.
 //!
 //!     cargo run --example issuer
 //!
-//! It prints its issuer, JWK Set and token endpoint, and then does what the lines of its standard
-//! input say, answering each with one line; it ends with them.
+//! It prints its issuer and the URLs of its JWK Set and token endpoint. Then it executes the
+//! commands on its standard input, answers each with one line, and exits at the end of the input.
 //!
-//! | line | what it does |
+//! | command | effect |
 //! | --- | --- |
-//! | `client ID SECRET SCOPE…` | adds an app client, which may ask for these scopes |
-//! | `token CLIENT {"scope":"activity/*"}` | signs a token with these claims instead of its own |
-//! | `rotate` | signs with a new key from now on |
-//! | `withdraw` | takes the keys before it out of the JWK Set |
-//! | `fault down`, `garbage`, `oversize`, `slow MILLISECONDS`, `none` | how it answers for the JWK Set |
-//! | `fetches` | how often it was asked for the JWK Set |
+//! | `client ID SECRET SCOPE…` | adds an app client that may request these scopes |
+//! | `token CLIENT {"scope":"activity/*"}` | signs a token, with these claims in place of the usual ones |
+//! | `rotate` | signs tokens with a new key from now on |
+//! | `withdraw` | removes the replaced keys from the JWK Set |
+//! | `fault down`, `garbage`, `oversize`, `slow MILLISECONDS`, `none` | sets how the JWK Set is answered |
+//! | `fetches` | prints the number of requests for the JWK Set |
 //!
-//! `ISSUER` (`host:port`) says where to listen.
+//! `ISSUER` (`host:port`) sets the address to listen on.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -31,14 +31,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::var("ISSUER").unwrap_or_else(|_| "127.0.0.1:9000".to_owned());
     let server = TestServer::bind(&address)
         .await
-        .map_err(|error| format!("ISSUER: can not listen on {address}: {error}"))?;
+        .map_err(|error| format!("ISSUER: cannot listen on {address}: {error}"))?;
     println!("COGNITO_ISSUER={}", server.issuer().issuer());
     println!("COGNITO_JWKS_URL={}/.well-known/jwks.json", server.issuer().issuer());
     println!("TOKEN_ENDPOINT_URL={}", server.token_endpoint_url());
 
-    // The runtime's other threads serve meanwhile.
+    // The runtime's other threads serve requests while this one waits for input.
     for line in io::stdin().lines() {
-        match obey(&server, line?.trim()) {
+        match execute(&server, line?.trim()) {
             Some(answer) => println!("{answer}"),
             None => println!("error: see the first lines of examples/issuer.rs"),
         }
@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn obey(server: &TestServer, line: &str) -> Option<String> {
+fn execute(server: &TestServer, line: &str) -> Option<String> {
     let done = || Some("ok".to_owned());
     let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
     match command {

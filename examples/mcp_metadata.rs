@@ -1,9 +1,10 @@
-//! What a Model Context Protocol server needs: a client that knows its URL alone finds out from
-//! the refusal where to get a token (RFC 9728), and a token for another resource is refused.
+//! A Model Context Protocol server. A client that knows only its URL learns from the rejection
+//! where to get a token (RFC 9728). The server rejects tokens that were issued for another
+//! resource.
 //!
 //!     cargo run --example mcp_metadata
 //!
-//! It plays the client as well, and prints each step.
+//! It also plays the client and prints each step.
 
 use std::error::Error;
 
@@ -17,21 +18,21 @@ use tower_cognito::{
 
 const CLIENT_ID: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 
-/// The server. `resource` is its public URL, from the configuration: what clients send as `Host`
-/// is not to be believed.
+/// Creates the server. `resource` is its public URL and comes from the configuration, because
+/// clients can send any `Host`.
 async fn app(resource: &str, issuer: &TestServer) -> Result<Router, Box<dyn Error>> {
     let pool = issuer.issuer().user_pool();
     let metadata = ResourceMetadata::new(resource, [pool.issuer()])?
         .with_scopes(["mcp/call"])
         .with_name("An MCP server");
-    // The specification of MCP asks its servers to check that a token was issued for them.
+    // MCP requires a server to check that a token was issued for it.
     let rules = Rules::new(pool, ClientIds::only([CLIENT_ID])).with_audience(resource);
     let verifier = Verifier::builder(rules).connect().await?;
 
     Ok(Router::new()
         .route("/mcp", post(call_tool).layer(RequireScope::new("mcp/call")))
         .layer(RequireToken::new(verifier).resource_metadata(&metadata))
-        // After the layer, so that anybody may read it.
+        // Added after the layer, so that it can be read without a token.
         .route_service(metadata.path(), metadata.clone()))
 }
 
@@ -47,19 +48,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = app(&resource, &issuer).await?;
     tokio::spawn(async { axum::serve(listener, app).await });
 
-    // The client begins with the URL and nothing else.
+    // The client knows only the URL.
     let http = reqwest::Client::builder().no_proxy().build()?;
-    let refused = http.post(&resource).send().await?;
-    let challenge = refused.headers()["www-authenticate"].to_str()?;
-    println!("1. {}: {challenge}", refused.status());
+    let rejected = http.post(&resource).send().await?;
+    let challenge = rejected.headers()["www-authenticate"].to_str()?;
+    println!("1. {}: {challenge}", rejected.status());
 
-    let (_, url) = challenge.split_once("resource_metadata=\"").ok_or("no metadata is named")?;
+    let (_, url) = challenge
+        .split_once("resource_metadata=\"")
+        .ok_or("the challenge has no resource_metadata")?;
     let metadata = http.get(url.trim_end_matches('"')).send().await?.text().await?;
     let metadata: Value = serde_json::from_str(&metadata)?;
     println!("2. {metadata}");
 
-    // It would now ask the authorization server, and name the resource (RFC 8707). Cognito then
-    // writes it into `aud`, as the stand-in does here.
+    // A real client would now request a token for this resource (RFC 8707), and Cognito would put
+    // the resource into `aud`. Here the test issuer does so.
     assert_eq!(metadata["resource"], *resource);
     let token = |audience: &str| {
         let user = issuer.issuer().user_token(CLIENT_ID, "alice");

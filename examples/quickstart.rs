@@ -1,11 +1,11 @@
-//! An API that only machines with the right scope can call, and the issuer of their tokens.
+//! An API that requires a scope for each route, and an issuer of tokens for it.
 //!
 //!     cargo run --example quickstart
 //!
-//! Without any setting the issuer is an embedded stand-in for Cognito. With
-//! `COGNITO_USER_POOL_ID` and `COGNITO_CLIENT_IDS` it is that real user pool; `COGNITO_ISSUER`
-//! and `COGNITO_JWKS_URL` name an emulator or another process instead. `Config` has the others.
-//! `QUICKSTART_API` and `QUICKSTART_ISSUER` (`host:port`) say where to listen.
+//! By default, the issuer is an embedded stand-in for Cognito. `COGNITO_USER_POOL_ID` and
+//! `COGNITO_CLIENT_IDS` select a real user pool; `COGNITO_ISSUER` and `COGNITO_JWKS_URL` select an
+//! emulator or another process. `Config` documents the other settings. `QUICKSTART_API` and
+//! `QUICKSTART_ISSUER` (`host:port`) set the addresses to listen on.
 
 use std::env;
 use std::error::Error;
@@ -29,7 +29,7 @@ const CLIENT_ID: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 const CLIENT_SECRET: &str = "not-a-secret-outside-this-example";
 const SCOPES: [&str; 3] = ["activity/*", "activity/read", "demo-dev/read"];
 
-/// The service. Everything below it is about running it on a machine without an AWS account.
+/// Creates the service. The rest of this file runs it on a machine without an AWS account.
 fn app(verifier: Verifier) -> Router {
     Router::new()
         .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
@@ -48,7 +48,7 @@ async fn items() -> impl IntoResponse {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // With the reason of each refusal, which a client is not told; or as `RUST_LOG` says.
+    // By default, log the reason of each rejection, which clients do not see.
     let levels = env::var("RUST_LOG").ok().and_then(|levels| levels.parse().ok());
     let levels = levels.unwrap_or_else(|| {
         let usual = Targets::new().with_default(LevelFilter::INFO);
@@ -73,7 +73,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let listener = listen("QUICKSTART_API", "127.0.0.1:8080").await?;
     let api = format!("http://{}", listener.local_addr()?);
 
-    // The issuer lives as long as the service.
+    // Keep the issuer as long as the service.
     let mut embedded = None;
     let config = match configured {
         Some(config) => config,
@@ -86,7 +86,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let verifier = config.verifier_builder().connect().await?;
     let app = app(verifier);
 
-    // Before anybody is told that it runs.
+    // Install the handler before the output says that the service runs.
     let stopped = stop_signal()?;
     match &embedded {
         Some(server) => print_how_to_call(server, &api),
@@ -94,7 +94,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
     let stopped = async {
         stopped.await;
-        // A client that keeps its request open must not keep the service.
+        // Exit after 5 seconds even if a client keeps its request open.
         tokio::spawn(async {
             tokio::time::sleep(Duration::from_secs(5)).await;
             std::process::exit(0);
@@ -112,14 +112,14 @@ async fn listen(variable: &str, default: &str) -> Result<TcpListener, String> {
     let address = env::var(variable).unwrap_or_else(|_| default.to_owned());
     TcpListener::bind(&address)
         .await
-        .map_err(|error| format!("{variable}: can not listen on {address}: {error}"))
+        .map_err(|error| format!("{variable}: cannot listen on {address}: {error}"))
 }
 
 async fn embedded_issuer() -> Result<TestServer, String> {
     let address = env::var("QUICKSTART_ISSUER").unwrap_or_else(|_| "127.0.0.1:9000".to_owned());
     let server = TestServer::bind(&address)
         .await
-        .map_err(|error| format!("QUICKSTART_ISSUER: can not listen on {address}: {error}"))?;
+        .map_err(|error| format!("QUICKSTART_ISSUER: cannot listen on {address}: {error}"))?;
     server.add_client(CLIENT_ID, CLIENT_SECRET, SCOPES);
     Ok(server)
 }
@@ -142,28 +142,29 @@ fn print_how_to_call(server: &TestServer, api: &str) {
         r#"
 Paste the lines before `ready` into another shell, and then:
 
-# A token, by the client credentials grant
+# Get a token by the client credentials grant
 ACCESS_TOKEN=$(curl --silent --url "$TOKEN_ENDPOINT_URL" --user "$CLIENT_ID:$CLIENT_SECRET" \
   --header 'Content-Type: application/x-www-form-urlencoded' \
   --data-urlencode 'grant_type=client_credentials' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
 
-# An event, which comes back
+# Send an event; the response repeats it
 curl --url "$ACTIVITY_URL" --header "Authorization: Bearer $ACCESS_TOKEN" --data '{{"message":"Hello"}}'
 
-# The items
+# Get the items
 curl --url "$API_URL" --header "Authorization: Bearer $ACCESS_TOKEN"
 
-# Refusals: no token, an expired one, an ID token, a token of another client
+# Rejected: no token, an expired token, an ID token, a token of another client
 curl --include --url "$API_URL"
 curl --include --url "$API_URL" --header "Authorization: Bearer $EXPIRED_TOKEN"
 curl --include --url "$API_URL" --header "Authorization: Bearer $ID_TOKEN"
 curl --include --url "$API_URL" --header "Authorization: Bearer $OTHER_CLIENT_TOKEN"
 
-Ctrl-C ends it."#
+Press Ctrl-C to stop it."#
     );
 }
 
-/// Ctrl-C, or SIGTERM as container platforms send it; listened for from this call on.
+/// Waits for Ctrl-C or for SIGTERM, which container platforms send. Signals count from this call
+/// on.
 #[cfg(unix)]
 fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     use signal::unix::{SignalKind, signal};

@@ -1,10 +1,10 @@
-//! A tonic server and its client: a scope for each method by the layer, which goes around the
-//! whole server, and one service behind an interceptor.
+//! Two tonic servers and a client: one server with the layer around all services and a scope for
+//! each method, the other with an interceptor around one service.
 //!
 //!     cargo run --example tonic
 //!
-//! Any generated service does. This one is gRPC's health service, whose types tonic ships, so
-//! that nothing has to be generated here.
+//! Any generated service works. This example uses gRPC's health service, whose types come with
+//! tonic, so that it needs no generated code.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl Health for Service {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         if let Some(token) = request.extensions().get::<AccessToken>() {
-            println!("         the method sees client {}", token.client_id());
+            println!("          the method sees client {}", token.client_id());
         }
         Ok(Response::new(serving()))
     }
@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let reader = machine("health/read");
     let watcher = machine("health/watch");
 
-    // The layer: it sees the method, so each may ask for another scope, or for none.
+    // The layer sees the method, so each method can require another scope, or none.
     let table = ScopeTable::new([
         ("GRPC /grpc.health.v1.Health/Check", Access::any_of_resource_server("health")),
         ("GRPC /grpc.health.v1.Health/Watch", Access::scope("health/watch")),
@@ -75,7 +75,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .add_service(HealthServer::new(Service));
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
 
-    // The interceptor: for one service of a server, where others are open.
+    // The interceptor protects one service of a server.
     let interceptor =
         TokenInterceptor::new(verifier).require_scope(RequireScope::new("health/read"));
     let (listener, intercepted) = listen().await?;
@@ -85,10 +85,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     for (name, address) in [("layer", layered), ("interceptor", intercepted)] {
         println!("{name}");
-        for (who, token) in [("nobody", ""), ("reader", &*reader), ("watcher", &*watcher)] {
+        for (who, token) in [("anonymous", ""), ("reader", &*reader), ("watcher", &*watcher)] {
             let (check, watch) = call(address, token).await?;
-            println!("{who:8} Check: {check}");
-            println!("{who:8} Watch: {watch}");
+            println!("{who:9} Check: {check}");
+            println!("{who:9} Watch: {watch}");
         }
     }
     Ok(())
@@ -100,7 +100,7 @@ async fn listen() -> Result<(TcpListener, SocketAddr), std::io::Error> {
     Ok((listener, address))
 }
 
-/// A client that shows its token with every call.
+/// Calls both methods with a token, or without one if it is empty.
 async fn call(
     address: SocketAddr,
     token: &str,

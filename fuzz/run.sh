@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Fuzzes on stable Rust: every target, or those that are named, each for some seconds.
+# Fuzzes on stable Rust: all targets or the named ones, each for some seconds.
 #
 #     fuzz/run.sh [SECONDS] [TARGET…]
 #     fuzz/run.sh --again TARGET FILE…
 #
-# The second form runs inputs once each, such as one that ended a run. Besides Rust it needs a C++
-# compiler. JOBS targets run side by side (2 unless set), from the seed SEED (1 unless set).
+# The second form runs each input once, such as one that made a run fail. Besides Rust, it needs a
+# C++ compiler. JOBS targets run in parallel (default 2), with the seed SEED (default 1).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 all=(authorization claims jwks refresh token)
 
-# What libFuzzer is told by the code: which edges are taken. Comparisons are not traced: that takes
-# more time than all else, and json.dict and the inputs that are choices do as well.
+# The code reports the edges that it takes to libFuzzer. It does not report comparisons: this would
+# take most of the time, and json.dict and the inputs that are read as choices work as well.
 flags=(
     --cfg tower_cognito_fuzz
     -Cpasses=sancov-module
@@ -23,7 +23,7 @@ flags=(
     -Ccodegen-units=1
     -Cdebug-assertions
 )
-# With a target named, the flags are not for what runs while cargo builds.
+# With an explicit target, the flags do not apply to build scripts and macros.
 host=$(rustc --version --verbose | sed -n 's/^host: //p')
 built=${CARGO_TARGET_DIR:-../target}/fuzz
 env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="${flags[*]}" CARGO_TARGET_DIR="$built" \
@@ -46,7 +46,7 @@ if ((${#targets[@]} == 0)); then
     targets=("${all[@]}")
 fi
 
-# fuzz TARGET: leaves what it says in artifacts/TARGET.log.
+# fuzz TARGET: writes its output to artifacts/TARGET.log.
 fuzz() {
     mkdir -p "corpus/$1" artifacts
     "$programs/$1" -max_total_time="$seconds" -seed="${SEED:-1}" -max_len=2048 -timeout=10 \
@@ -54,7 +54,7 @@ fuzz() {
         "corpus/$1" "seeds/$1" >"artifacts/$1.log" 2>&1
 }
 
-# The last of its figures with this name.
+# figure TARGET NAME: prints the last figure of this name in the log.
 figure() {
     grep -oE "$2[: ]+[0-9]+" "artifacts/$1.log" | tail -n 1 | grep -oE '[0-9]+$' || echo '?'
 }
@@ -95,7 +95,7 @@ if ((${#failed[@]} == 0)); then
 fi
 for target in "${failed[@]}"; do
     log=artifacts/$target.log
-    # What the panic says, and where libFuzzer left the input.
+    # Print the panic and the path of the input.
     printf '\nFAILED: %s, see fuzz/%s\n' "$target" "$log"
     grep -A 4 'panicked at\|ERROR: libFuzzer' "$log" | cut -c 1-600 | head -n 12 || true
     input=$(grep -oE "artifacts/$target-[a-z-]+-[0-9a-f]+" "$log" | tail -n 1 || true)
@@ -103,7 +103,7 @@ for target in "${failed[@]}"; do
         printf 'Again:    fuzz/run.sh --again %s %s\n' "$target" "$input"
         printf 'Smaller:  fuzz/run.sh --again %s -minimize_crash=1 -runs=100000 %s\n' \
             "$target" "$input"
-        printf 'Mended:   copy it to fuzz/seeds/%s/, where every run begins\n' "$target"
+        printf 'Fixed:    copy it to fuzz/seeds/%s/, where every run begins\n' "$target"
     fi
 done
 exit 1

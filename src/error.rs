@@ -2,7 +2,7 @@
 //!
 //! | type | who reads it |
 //! | --- | --- |
-//! | [`InvalidUserPoolId`], [`InvalidUrl`], [`InvalidScope`] | the programmer, while writing the settings |
+//! | [`InvalidUserPoolId`], [`InvalidUrl`], [`InvalidScope`](crate::InvalidScope) | the programmer, while writing the settings |
 //! | [`ConfigError`] | the operator: the settings are wrong, and a restart does not help |
 //! | [`StartError`] | the operator, when the service starts: its kind says whether to try again |
 //! | [`VerifyError`] | code that decides what to do about a token |
@@ -48,21 +48,13 @@ macro_rules! invalid {
 invalid! {
     /// A text that is not the ID of a Cognito user pool.
     InvalidUserPoolId,
-    "invalid user pool id: {}; a good one looks like `ap-northeast-1_AbCdEfGhI`"
+    "invalid user pool ID: {}; expected an ID such as `ap-northeast-1_AbCdEfGhI`"
 }
 
 invalid! {
     /// A text that can not be an issuer, the address of a JWK Set or the URL of a resource.
     InvalidUrl,
-    "invalid URL: {}; a good one looks like `https://issuer.example/pool`"
-}
-
-invalid! {
-    /// A text that is not one scope token of [RFC 6749 section 3.3].
-    ///
-    /// [RFC 6749 section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
-    InvalidScope,
-    "invalid scope: {}; a good one looks like `activity/*`"
+    "invalid URL: {}; expected a URL such as `https://issuer.example/pool`"
 }
 
 invalid! {

@@ -146,8 +146,8 @@ pub mod test_issuer;
 
 pub use config::Config;
 pub use error::{
-    ConfigError, InvalidClaims, InvalidJwks, InvalidScope, InvalidUrl, InvalidUserPoolId,
-    RefreshError, RefreshErrorKind, StartError, StartErrorKind, VerifyError, VerifyErrorKind,
+    ConfigError, InvalidClaims, InvalidJwks, InvalidUrl, InvalidUserPoolId, RefreshError,
+    RefreshErrorKind, StartError, StartErrorKind, VerifyError, VerifyErrorKind,
 };
 pub use fetch::{FetchJwks, JwksDocument};
 pub use health::{Degraded, Health};
@@ -158,10 +158,10 @@ pub use layer::require_scope::RequireScope;
 pub use layer::require_token::RequireToken;
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use resource_metadata::ResourceMetadata;
-pub use scope::{Scope, Scopes, ScopesIter};
+pub use scope::{InvalidScope, Scope, Scopes, ScopesIter};
 pub use scope_table::{Access, ScopeTable};
 #[cfg(feature = "test-issuer")]
-pub use test_issuer::{TestIssuer, TestServer};
+pub use test_issuer::{issuer::TestIssuer, server::TestServer};
 pub use user_pool::UserPool;
 pub use verifier::{Verifier, VerifierBuilder};
 pub use verify::{AccessToken, CheckError, ClientIds, Rules, verify};

@@ -1,35 +1,35 @@
-//! When to fetch: interval, backoff and the budget for key IDs that nobody has seen. Pure; time
-//! is a [`Duration`] since the task began.
+//! Decides when to fetch: refresh interval, backoff, and the budget for unknown key IDs. Pure
+//! functions; a time is a [`Duration`] since the task began.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::time::Duration;
 
-/// What an issuer's `Retry-After` may ask for.
+/// The minimum and maximum pause that an issuer's `Retry-After` can request.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// What an issuer's `Cache-Control` may shorten the interval to.
+/// The shortest interval that an issuer's `Cache-Control` can request.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The pause after a fetch that brought keys: refreshes of many processes spread out.
+/// Returns the pause after a successful fetch. Jitter spreads the fetches of many processes.
 pub(crate) fn pause_after_success(
     interval: Duration,
     max_age: Option<Duration>,
     random: &mut Random,
 ) -> Duration {
     let jitter = random.between(0.8, 1.0);
-    let asked = max_age.unwrap_or(interval).min(interval);
-    asked.mul_f64(jitter).max(MIN_INTERVAL).min(interval.mul_f64(jitter))
+    let requested = max_age.unwrap_or(interval).min(interval);
+    requested.mul_f64(jitter).max(MIN_INTERVAL).min(interval.mul_f64(jitter))
 }
 
-/// The pause after `failures` fetches in a row brought none; shorter while there are no keys at
-/// all, since every request waits for them then.
+/// Returns the pause after `failures` failed fetches in a row. It is shorter while there are no
+/// keys, because every request then needs the next fetch.
 pub(crate) fn pause_after_failure(
     failures: u32,
     has_keys: bool,
     retry_after: Option<Duration>,
     random: &mut Random,
 ) -> Duration {
-    if let Some(asked) = retry_after {
-        return asked.clamp(RETRY_AFTER.0, RETRY_AFTER.1);
+    if let Some(requested) = retry_after {
+        return requested.clamp(RETRY_AFTER.0, RETRY_AFTER.1);
     }
     let (first, cap) = if has_keys {
         (Duration::from_secs(1), Duration::from_secs(30))
@@ -40,12 +40,12 @@ pub(crate) fn pause_after_failure(
     first.saturating_mul(1 << doublings).min(cap).mul_f64(random.between(0.5, 1.0))
 }
 
-/// A token bucket for the fetches that unknown key IDs may cause: two at once, then one in 30 s.
+/// A token bucket that limits the fetches for unknown key IDs: two in a row, then one every 30 s.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
-    /// When the bucket is full again.
+    /// The time at which the bucket is full again.
     full_at: Duration,
-    /// Until when the issuer asked to be left alone.
+    /// The end of the pause that the issuer requested.
     closed_until: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Budget {
         Self { full_at: Duration::ZERO, closed_until: Duration::ZERO }
     }
 
-    /// The first moment at which a fetch may be charged.
+    /// Returns the earliest time at which a fetch can be charged.
     pub(crate) fn opens_at(&self) -> Duration {
         let has_one = Self::REFILL.saturating_mul(Self::CAPACITY - 1);
         self.full_at.saturating_sub(has_one).max(self.closed_until)
@@ -67,7 +67,7 @@ impl Budget {
         self.closed_until = time;
     }
 
-    /// Charges one fetch, if the bucket has one.
+    /// Charges one fetch. Returns `false` if the bucket is empty.
     pub(crate) fn charge(&mut self, now: Duration) -> bool {
         let is_open = self.opens_at() <= now;
         if is_open {
@@ -76,15 +76,15 @@ impl Budget {
         is_open
     }
 
-    /// Charges a fetch that is made in any case, and leaves the bucket no worse than empty.
+    /// Charges a fetch that does not depend on the budget. The bucket never gets below empty.
     pub(crate) fn charge_even_if_spent(&mut self, now: Duration) {
         let empty = now.saturating_add(Self::REFILL.saturating_mul(Self::CAPACITY));
         self.full_at = self.full_at.max(now).saturating_add(Self::REFILL).min(empty);
     }
 }
 
-/// Jitter needs to differ between processes, not to be unpredictable: each number is the hash of the
-/// one before it.
+/// A generator of jitter. Each number is the hash of the previous one: jitter must differ between
+/// processes, but need not be unpredictable.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_after_a_success_is_jittered_and_never_longer_than_asked() {
+    fn pause_after_success_is_jittered_and_at_most_the_requested_interval() {
         let mut random = Random(1);
         for _ in 0..1_000 {
             let pause = pause_after_success(s(300), None, &mut random);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn random_numbers_are_spread_over_all_that_they_may_be() {
+    fn random_numbers_cover_their_range_evenly() {
         let mut random = Random(1);
         let mut tenths = [0; 10];
         for _ in 0..10_000 {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_after_failures_doubles_up_to_its_cap() {
+    fn pause_after_failures_doubles_up_to_its_cap() {
         let mut random = Random(1);
         for (failures, has_keys, most) in [
             (1, true, s(1)),
@@ -161,13 +161,13 @@ mod tests {
     #[test]
     fn retry_after_is_honored_within_limits() {
         let mut random = Random(1);
-        for (asked, pause) in [(s(0), s(1)), (s(20), s(20)), (s(1_000_000_000_000), s(300))] {
-            assert_eq!(pause_after_failure(1, true, Some(asked), &mut random), pause);
+        for (requested, pause) in [(s(0), s(1)), (s(20), s(20)), (s(1_000_000_000_000), s(300))] {
+            assert_eq!(pause_after_failure(1, true, Some(requested), &mut random), pause);
         }
     }
 
     #[test]
-    fn the_budget_is_two_and_then_one_in_thirty_seconds() {
+    fn budget_allows_two_fetches_then_one_every_thirty_seconds() {
         let mut budget = Budget::full();
         let now = s(1_000);
         assert!(budget.charge(now));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_that_asks_for_a_pause_gets_it() {
+    fn budget_is_closed_while_the_issuer_requests_a_pause() {
         let mut budget = Budget::full();
         budget.close_until(s(1_300));
         assert!(!budget.charge(s(1_299)));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_charged_in_any_case_leaves_the_budget_empty_and_no_worse() {
+    fn unconditional_charges_never_leave_the_budget_below_empty() {
         let mut budget = Budget::full();
         for _ in 0..10 {
             budget.charge_even_if_spent(s(1_000));

@@ -7,10 +7,31 @@
 //!
 //! [RFC 6749 section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
 
+use std::error::Error;
 use std::fmt;
 use std::str::{FromStr, Split};
 
-use crate::error::InvalidScope;
+/// Describes a text that is not one scope token of [RFC 6749 section 3.3].
+///
+/// [RFC 6749 section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidScope {
+    problem: &'static str,
+}
+
+impl InvalidScope {
+    fn new(problem: &'static str) -> Self {
+        Self { problem }
+    }
+}
+
+impl fmt::Display for InvalidScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid scope: {}; expected a scope such as `activity/*`", self.problem)
+    }
+}
+
+impl Error for InvalidScope {}
 
 /// A single scope, such as `activity/*`.
 ///
@@ -167,11 +188,6 @@ impl Requirement {
         scopes: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, InvalidScope> {
         Ok(Self::AnyOf(parse_all(scopes)?))
-    }
-
-    /// Creates a requirement that every token meets.
-    pub(crate) fn empty() -> Self {
-        Self::AllOf(Box::default())
     }
 
     /// Creates a requirement of any scope of this resource server.

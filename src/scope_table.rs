@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::error::{InvalidScope, ConfigError};
+use crate::error::ConfigError;
 use crate::path::{is_unambiguous, percent_decode, strip_path_parameters};
-use crate::scope::Requirement;
+use crate::scope::{InvalidScope, Requirement};
 
 /// Maps the method and the path of each request to the scopes that it needs.
 ///

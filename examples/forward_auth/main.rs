@@ -1,12 +1,13 @@
-//! Judges requests for a gateway that asks before it hands them on: nginx by `auth_request`, Caddy
-//! by `forward_auth`. README.md beside this file shows both.
+//! Authorizes requests for a gateway that sends a subrequest for each of them: nginx with
+//! `auth_request`, Caddy with `forward_auth`. README.md in this folder shows both.
 //!
 //!     COGNITO_USER_POOL_ID=… COGNITO_CLIENT_IDS=… cargo run -p forward_auth
 //!
-//! `FORWARD_AUTH` (`host:port`) says where to listen; `Config` has the other settings.
+//! `FORWARD_AUTH` (`host:port`) sets the address to listen on; `Config` documents the other
+//! settings.
 //!
-//! `/authorize` answers 204 when the request may pass, 401 or 403 when it may not, 503 while there
-//! are no keys, and 500 when the gateway is not set up as it should be.
+//! `/authorize` answers 204 if the request is allowed, 401 or 403 if it is rejected, 503 while
+//! there are no keys, and 500 if the gateway is misconfigured.
 
 use std::convert::Infallible;
 use std::env;
@@ -25,11 +26,12 @@ use tokio::signal;
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_cognito::{Access, AccessToken, Config, RequireToken, ScopeTable, StartError};
 
-/// What the gateway says of the request that it asks about. It overwrites what the client sent.
+/// The headers in which the gateway sends the method and the URI of the client's request. It
+/// overwrites any headers of these names that the client sent.
 const METHOD: &str = "x-original-method";
 const URI: &str = "x-original-uri";
 
-/// Of the service behind the gateway; what is not named here is refused.
+/// Returns the scopes of the service behind the gateway. Requests that match no row are rejected.
 fn table() -> Result<ScopeTable, StartError> {
     ScopeTable::new([
         ("GET  /health", Access::public()),
@@ -40,7 +42,7 @@ fn table() -> Result<ScopeTable, StartError> {
     ])
 }
 
-/// The verdict on the request that this one asks about.
+/// Responds with the verdict on the client's request.
 async fn authorize<S, B>(guarded: S, request: Request) -> Response
 where
     S: Service<Request, Response = axum::http::Response<B>, Error = Infallible>,
@@ -54,43 +56,43 @@ where
         Ok(response) => response.into_response(),
         Err(never) => match never {},
     };
-    // nginx knows 401 and 403, and takes all else but 2xx for a failure of this service.
+    // nginx accepts 2xx, 401 and 403, and treats every other status as a failure of this service.
     if response.status() == StatusCode::BAD_REQUEST {
         *response.status_mut() = StatusCode::UNAUTHORIZED;
     }
     response
 }
 
-/// The same request, with the method and the URI of the one that the gateway asks about.
+/// Returns the subrequest with the method and the URI of the client's request.
 fn original(mut request: Request) -> Result<Request, StatusCode> {
-    let method = said_once(request.headers(), METHOD)?;
-    let uri = said_once(request.headers(), URI)?;
-    // What can not be read is the client's doing, and no failure of this service.
+    let method = single_value(request.headers(), METHOD)?;
+    let uri = single_value(request.headers(), URI)?;
+    // The client chose an invalid method or URI, so this is not a failure of this service.
     let method = Method::try_from(method).map_err(|_| StatusCode::FORBIDDEN)?;
-    let read = Uri::try_from(uri).map_err(|_| StatusCode::FORBIDDEN)?;
-    // The service behind gets all of it: also a fragment, which reading has cut off.
-    if read.path_and_query().is_none_or(|read| read.as_str() != uri) {
+    let parsed = Uri::try_from(uri).map_err(|_| StatusCode::FORBIDDEN)?;
+    // The service receives the whole URI, including a fragment, which the parser has removed.
+    if parsed.path_and_query().is_none_or(|parsed| parsed.as_str() != uri) {
         return Err(StatusCode::FORBIDDEN);
     }
     *request.method_mut() = method;
-    *request.uri_mut() = read;
+    *request.uri_mut() = parsed;
     Ok(request)
 }
 
-fn said_once<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, StatusCode> {
+fn single_value<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, StatusCode> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => value.to_str().map_err(|_| StatusCode::FORBIDDEN),
         (first, _) => {
-            let problem = if first.is_some() { "there twice" } else { "missing" };
-            tracing::error!("{name} is {problem}: the gateway has to set it, over the client's");
+            let problem = if first.is_some() { "repeated" } else { "missing" };
+            tracing::error!("{name} is {problem}: the gateway must set it once");
             Err(StatusCode::INTERNAL_SERVER_ERROR)
         }
     }
 }
 
-/// Says yes, and who calls. Where a row is public that is nobody, which empty headers say: the
-/// gateway overwrites with them what the client says of itself.
+/// Allows the request and names the caller in headers. On a public row without a token, the headers
+/// are empty, so that the gateway overwrites any that the client sent.
 async fn admit(request: Request) -> Result<Response, Infallible> {
     let token = request.extensions().get::<AccessToken>();
     let scopes = token.map(|token| token.scopes().iter().collect::<Vec<_>>().join(" "));
@@ -102,7 +104,7 @@ async fn admit(request: Request) -> Result<Response, Infallible> {
     let mut response = StatusCode::NO_CONTENT.into_response();
     for (name, value) in identity {
         let Ok(value) = HeaderValue::from_str(value.unwrap_or_default()) else {
-            tracing::error!("a claim of a good token can not be said in {name}");
+            tracing::error!("a claim of a valid token cannot be sent in {name}");
             return Ok(StatusCode::FORBIDDEN.into_response());
         };
         response.headers_mut().insert(name, value);
@@ -124,12 +126,12 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Box<dyn Error>> {
     if env::var_os("COGNITO_REQUIRED_SCOPES").is_some() {
-        return Err("COGNITO_REQUIRED_SCOPES: the table says which scopes are needed".into());
+        return Err("COGNITO_REQUIRED_SCOPES: the table sets the required scopes".into());
     }
-    // Without keys, the public rows are served already, and all else is 503.
+    // Until there are keys, public rows are served and all other requests are answered with 503.
     let verifier = Config::from_env()?.verifier().start()?;
     let guarded = ServiceBuilder::new()
-        // A gRPC client would be refused with 200, which the gateway takes for a yes.
+        // A gRPC rejection has status 200, which the gateway would treat as success.
         .layer(RequireToken::new(verifier).http_rejections_only().scope_table(table()?))
         .service_fn(admit);
     let app =
@@ -138,13 +140,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let address = env::var("FORWARD_AUTH").unwrap_or_else(|_| "127.0.0.1:9001".to_owned());
     let listener = TcpListener::bind(&address)
         .await
-        .map_err(|error| format!("FORWARD_AUTH: can not listen on {address}: {error}"))?;
-    // Before anybody is told that it runs.
+        .map_err(|error| format!("FORWARD_AUTH: cannot listen on {address}: {error}"))?;
+    // Install the handler before the output says that the service runs.
     let stopped = stop_signal()?;
     println!("AUTHORIZE_URL=http://{}/authorize", listener.local_addr()?);
     let stopped = async {
         stopped.await;
-        // A gateway that keeps its request open must not keep this service.
+        // Exit after 5 seconds even if a gateway keeps its request open.
         tokio::spawn(async {
             tokio::time::sleep(Duration::from_secs(5)).await;
             std::process::exit(0);
@@ -154,7 +156,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Ctrl-C, or SIGTERM as container platforms send it; listened for from this call on.
+/// Waits for Ctrl-C or for SIGTERM, which container platforms send. Signals count from this call
+/// on.
 #[cfg(unix)]
 fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     use signal::unix::{SignalKind, signal};

@@ -1,13 +1,13 @@
-//! `Authorization` and `Content-Type` as bytes, through the layers: who is let through, and what
-//! the others are told. The input is a byte of settings, one for what is asked, and lines: the
-//! content type, then each value of `Authorization`. Control characters, which no header has,
-//! stand for whole tokens.
+//! Sends `Authorization` and `Content-Type` as bytes through the layers and checks which requests
+//! are allowed and how the others are answered. The input is a byte of settings, a byte for the
+//! required scope, and lines: the content type, then each value of `Authorization`. Control
+//! characters, which no header contains, stand for whole tokens.
 
 #![no_main]
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -19,7 +19,7 @@ use libfuzzer_sys::fuzz_target;
 use tower_cognito::{AccessToken, Rejection, RequireScope, RequireToken, Verifier};
 use tower_cognito_fuzz::challenge;
 use tower_cognito_fuzz::setup::{self, CLAIMS, Case, HEADERS, YES};
-use tower_cognito_fuzz::token::{Policy, Verdict, good};
+use tower_cognito_fuzz::token::{Policy, Verdict, accepted};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -51,13 +51,13 @@ static SETTING: LazyLock<Setting> = LazyLock::new(|| {
     Setting { verifier: builder.build_with_jwks(setup::jwks(YES)).unwrap(), policy }
 });
 
-/// What the request is answered with.
+/// The expected result of a request.
 #[derive(Debug, PartialEq)]
 enum Expected {
     Anonymous,
     Passes(Verdict),
-    /// The status, the error code of the challenge, and the code of gRPC.
-    Refused(u16, Option<&'static str>, i32),
+    /// The status, the error code of the challenge, and the gRPC status code.
+    Rejected(u16, Option<&'static str>, i32),
 }
 
 #[derive(Clone, Copy)]
@@ -65,19 +65,19 @@ struct Settings {
     accepts_bare: bool,
     allows_anonymous: bool,
     is_http_rejections_only: bool,
-    asks_for_scope: bool,
+    requires_scope: bool,
     method: usize,
 }
 
 fuzz_target!(|data: &[u8]| {
-    let [settings, asked, lines @ ..] = data else {
+    let [settings, required, lines @ ..] = data else {
         return;
     };
     let settings = Settings {
         accepts_bare: settings & 1 != 0,
         allows_anonymous: settings & 2 != 0,
         is_http_rejections_only: settings & 4 != 0,
-        asks_for_scope: settings & 8 == 0,
+        requires_scope: settings & 8 == 0,
         method: usize::from(settings >> 4 & 3),
     };
     let mut text = Vec::new();
@@ -99,11 +99,11 @@ fuzz_target!(|data: &[u8]| {
         headers.append(AUTHORIZATION, value);
     }
 
-    let (scope, is_met, named) = asks(*asked);
+    let (scope, is_met, named) = requirement(*required);
     let expected = expect(&headers, settings, is_met);
     let methods = [Method::POST, Method::GET, Method::HEAD, Method::PUT];
     let method = &methods[settings.method];
-    // The second time a good token is one that was verified before.
+    // In the second round, a valid token is cached.
     for _ in 0..2 {
         let (response, reached) = send(settings, scope.clone(), method, &headers);
         let form =
@@ -114,8 +114,8 @@ fuzz_target!(|data: &[u8]| {
 
 type IsMet = fn(&[String]) -> bool;
 
-/// What the route asks for, whether scopes are enough for it, and how a challenge names it.
-fn asks(which: u8) -> (RequireScope, IsMet, Option<&'static str>) {
+/// Returns the required scopes, a function that checks them, and their text in a challenge.
+fn requirement(which: u8) -> (RequireScope, IsMet, Option<&'static str>) {
     fn has(scopes: &[String], one: &str) -> bool {
         scopes.iter().any(|scope| scope == one)
     }
@@ -140,14 +140,14 @@ fn asks(which: u8) -> (RequireScope, IsMet, Option<&'static str>) {
     }
 }
 
-/// RFC 6750 section 2.1, and what is refused of what it leaves open.
+/// Follows RFC 6750 section 2.1, and rejects the cases that it leaves open.
 fn expect(headers: &HeaderMap, settings: Settings, is_met: IsMet) -> Expected {
-    let missing = if settings.allows_anonymous && !settings.asks_for_scope {
+    let missing = if settings.allows_anonymous && !settings.requires_scope {
         Expected::Anonymous
     } else {
-        Expected::Refused(401, None, 16)
+        Expected::Rejected(401, None, 16)
     };
-    let malformed = Expected::Refused(400, Some("invalid_request"), 16);
+    let malformed = Expected::Rejected(400, Some("invalid_request"), 16);
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = match (values.next(), values.next()) {
         (None, _) => return missing,
@@ -170,16 +170,16 @@ fn expect(headers: &HeaderMap, settings: Settings, is_met: IsMet) -> Expected {
         _ => return missing,
     };
     match SETTING.policy.verdict(token) {
-        Verdict::Expired | Verdict::Refused => Expected::Refused(401, Some("invalid_token"), 16),
-        Verdict::Forbidden => Expected::Refused(403, Some("insufficient_scope"), 7),
-        Verdict::Good(claims) if settings.asks_for_scope && !is_met(&claims.scopes) => {
-            Expected::Refused(403, Some("insufficient_scope"), 7)
+        Verdict::Expired | Verdict::Rejected => Expected::Rejected(401, Some("invalid_token"), 16),
+        Verdict::Forbidden => Expected::Rejected(403, Some("insufficient_scope"), 7),
+        Verdict::Accepted(claims) if settings.requires_scope && !is_met(&claims.scopes) => {
+            Expected::Rejected(403, Some("insufficient_scope"), 7)
         }
-        good => Expected::Passes(good),
+        accepted => Expected::Passes(accepted),
     }
 }
 
-/// The content type of an answer of gRPC's, where the request is a call of its.
+/// Returns the content type of a gRPC response, if the request is a gRPC call.
 fn grpc_form(method: &Method, content_type: &[u8]) -> Option<&'static str> {
     let is_visible = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
     if method != Method::POST || !content_type.iter().all(is_visible) {
@@ -216,10 +216,10 @@ fn send(
         layer = layer.http_rejections_only();
     }
     let inner = Inner::default();
-    let mut request = Request::new(());
+    let mut request = Request::new(NoBody);
     *request.method_mut() = method.clone();
     *request.headers_mut() = headers.clone();
-    let response = if settings.asks_for_scope {
+    let response = if settings.requires_scope {
         answer(layer.layer(scope.layer(inner.clone())).call(request))
     } else {
         answer(layer.layer(inner.clone()).call(request))
@@ -234,7 +234,7 @@ where
 {
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Ok(response)) = pin!(response).poll(&mut context) else {
-        panic!("with fixed keys nothing is waited for");
+        panic!("no future waits with fixed keys");
     };
     let (parts, body) = response.into_parts();
     let mut bytes = Bytes::new();
@@ -246,11 +246,30 @@ where
     Response::from_parts(parts, bytes)
 }
 
-/// Remembers that it was reached, and with which token.
+/// A service that records whether it was called, and with which token.
 #[derive(Clone, Default)]
 struct Inner(Arc<Mutex<Reached>>);
 
-impl Service<Request<()>> for Inner {
+/// The body of every request: it has ended, so that a layer does not read it.
+struct NoBody;
+
+impl Body for NoBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+}
+
+impl Service<Request<NoBody>> for Inner {
     type Response = Response<Empty>;
     type Error = Infallible;
     type Future = Ready<Result<Response<Empty>, Infallible>>;
@@ -259,7 +278,7 @@ impl Service<Request<()>> for Inner {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<()>) -> Self::Future {
+    fn call(&mut self, request: Request<NoBody>) -> Self::Future {
         *self.0.lock().unwrap() = Some(request.extensions().get::<AccessToken>().cloned());
         ready(Ok(Response::new(Empty)))
     }
@@ -294,17 +313,17 @@ fn check(
     let headers = response.headers();
     let one = |name: &str| {
         let values = headers.get_all(name).iter().collect::<Vec<_>>();
-        assert!(values.len() <= 1, "{name} comes twice");
+        assert!(values.len() <= 1, "{name} is repeated");
         values.first().map(|value| value.to_str().unwrap())
     };
     let (status, error, code) = match (expected, &reached) {
         (Expected::Anonymous, Some(None)) => return assert!(headers.is_empty()),
         (Expected::Passes(verdict), Some(Some(token))) => {
-            assert_eq!(good(token), *verdict);
+            assert_eq!(accepted(token), *verdict);
             return assert!(headers.is_empty());
         }
-        (Expected::Refused(status, error, code), None) => (*status, *error, *code),
-        _ => panic!("expected {expected:?}, and the service was given {reached:?}"),
+        (Expected::Rejected(status, error, code), None) => (*status, *error, *code),
+        _ => panic!("expected {expected:?}, but the service received {reached:?}"),
     };
     let rejection = response.extensions().get::<Rejection>().unwrap();
     assert_eq!(rejection.status(), status);

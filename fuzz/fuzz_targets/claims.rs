@@ -1,5 +1,5 @@
-//! A good token with changes: members of header and payload set, repeated and removed, with values
-//! of every type, in every spelling. tower-cognito and the reference say the same of it.
+//! Changes a valid token: sets, repeats and removes members of header and payload, with values of
+//! every type and spelling. tower-cognito and the reference must return the same verdict.
 
 #![no_main]
 
@@ -181,7 +181,7 @@ fn value(choices: &mut Choices<'_>) -> String {
     match choices.below(16) {
         0..=9 => choices.of(&VALUES).to_owned(),
         10 | 11 => {
-            // What may be a number, and may be none.
+            // A text that may or may not be a number.
             let length = choices.below(24);
             (0..length)
                 .map(|_| choices.of(b"0123456789017000000000.eE+-"))
@@ -204,7 +204,7 @@ fn value(choices: &mut Choices<'_>) -> String {
         }
         _ if choices.below(8) > 0 => quoted("x"),
         _ => {
-            // Around the longest that is allowed, or shorter.
+            // A length near the maximum, or shorter.
             let length = 256 * choices.of(&[47, 46, 45, 7, 5, 3, 1]) + usize::from(choices.byte());
             quoted(&"a".repeat(length))
         }

@@ -1,5 +1,5 @@
-//! A JWK Set as bytes: the keys that come of it are those that the reference says. Control
-//! characters, which no JSON has but as white space, stand for what is too long for a mutation.
+//! Parses bytes as a JWK Set; the keys must be those of the reference. Control characters, which
+//! JSON contains only as white space, stand for texts that are too long for mutations.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
-//! The refresh of the keys against a plain model of it, whatever happens in whatever order. Time
-//! is paused; what a fetch will bring is settled when it begins, and the model folds over those
-//! that have ended.
+//! Compares the refresh engine with a simple model of it, under any sequence of events. Time is
+//! paused. The result of a fetch is fixed when it begins; the model folds over the fetches that
+//! have ended.
 
 #![no_main]
 
@@ -21,9 +21,9 @@ const STEPS: usize = 60;
 const INTERVAL: Duration = s(300);
 const MAX_KEY_AGE: Duration = s(900);
 const LIMIT: Duration = s(5);
-/// Health says so when a refresh is this late.
+/// Health is degraded if a refresh is later than this.
 const OVERDUE: Duration = s(7);
-/// Model and engine may see what happens in this time in either order.
+/// Model and engine may see events within this time in a different order.
 const TICK: Duration = ms(3);
 
 const fn s(seconds: u64) -> Duration {
@@ -34,7 +34,8 @@ const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// Which of the three tokens: of the first key, of the second, of one that there never is.
+/// One of three tokens: signed with the first key, with the second, or with a key that is never
+/// published.
 type Token = usize;
 
 static TOKENS: LazyLock<[String; 3]> = LazyLock::new(|| {
@@ -44,7 +45,7 @@ static TOKENS: LazyLock<[String; 3]> = LazyLock::new(|| {
     })
 });
 
-/// Whose keys a set has.
+/// The tokens whose keys are in a JWK Set.
 type Set = &'static [Token];
 
 const SETS: [Set; 3] = [&[0], &[1], &[0, 1]];
@@ -70,10 +71,10 @@ enum Answer {
     Panics,
 }
 
-/// Keys or an error; and how long they may be kept, or when to come again.
+/// The keys with their maximum age, or an error with its `Retry-After`.
 type Brought = Result<(Set, Option<Duration>), (&'static str, Option<Duration>)>;
 
-/// One fetch, as it will end unless everything is dropped before.
+/// A fetch and its result, unless all handles are dropped before it ends.
 #[derive(Clone, Copy, Debug)]
 struct Fetch {
     begun: Instant,
@@ -81,13 +82,13 @@ struct Fetch {
     brings: Brought,
 }
 
-/// What the engine ought to be, from the fetches that have ended.
+/// The expected state of the engine after the fetches that have ended.
 #[derive(Clone, Copy, Debug, Default)]
 struct Model {
     keys: Option<(Set, Instant)>,
     failing: Option<&'static str>,
     failures: u32,
-    /// What the last answer asked for.
+    /// The pause that the last answer requested.
     asked: Option<Duration>,
 }
 
@@ -106,16 +107,16 @@ impl Model {
     }
 }
 
-/// The engine, what it is asked, and how the issuer answers at the moment.
+/// The engine, its fetches, and the present behavior of the issuer.
 struct World {
     handles: Vec<Verifier>,
     fetches: Arc<Mutex<Vec<Fetch>>>,
     answer: Arc<Mutex<(Answer, Duration)>>,
     refreshes: Vec<Instant>,
-    /// When the time of day went on without the machine, and by how much.
+    /// The times at which the wall clock jumped ahead, and by how much.
     jumps: Arc<Mutex<Vec<(Instant, Duration)>>>,
     begun: Instant,
-    /// When it was shut down.
+    /// The time of the shutdown.
     ended: Option<Instant>,
 }
 
@@ -158,7 +159,7 @@ impl World {
                     }
                     Answer::Fails(None) => Err(RefreshError::status(500)),
                     Answer::Garbage => Ok(JwksDocument::new("<html>")),
-                    // With no message, and without the hook that ends the fuzzer.
+                    // Resume without a message and without the hook that ends the fuzzer.
                     Answer::Panics => std::panic::resume_unwind(Box::new(())),
                     Answer::Hangs => std::future::pending().await,
                 }
@@ -170,14 +171,15 @@ impl World {
         Self { handles, fetches, answer, refreshes: Vec::new(), jumps, begun, ended: None }
     }
 
-    /// The model at that time, a moment before and a moment after: the engine is one of them.
+    /// Returns the model at this time, a moment before and a moment after. The engine must match
+    /// one of them.
     fn models(&self, time: Instant) -> [(Model, Instant); 3] {
         let fetches = self.fetches.lock().unwrap();
         [time, time - TICK.min(time - self.begun), time + TICK]
             .map(|time| (Model::at(time, &fetches), time))
     }
 
-    /// By the clock on the wall.
+    /// Returns the age of the keys by the wall clock.
     fn age(&self, model: &Model, now: Instant) -> Option<Duration> {
         let (_, fetched) = model.keys?;
         let jumps = self.jumps.lock().unwrap();
@@ -222,8 +224,7 @@ impl World {
         }
     }
 
-    /// When the next fetch begins by itself after the last, which ended then: not before the
-    /// first, not after the second.
+    /// Returns the shortest and the longest pause between the end of a fetch and the next one.
     fn next(&self, model: &Model, ended: Instant) -> (Duration, Duration) {
         if model.failures == 0 {
             let longest = model.asked.map_or(INTERVAL, |age| age.clamp(s(60), INTERVAL));
@@ -298,11 +299,11 @@ impl World {
         self.refreshes.push(begun);
         assert!(begun.elapsed() <= LIMIT * 2 + TICK, "{:?}", begun.elapsed());
         let last = *self.fetches.lock().unwrap().last().unwrap();
-        assert!(last.begun >= begun, "a refresh is a fetch that begins after it");
+        assert!(last.begun >= begun, "a refresh must begin a new fetch");
         assert_eq!(class, last.brings.err().map(|(class, _)| class));
     }
 
-    /// Waits for a moment in which it is not in doubt whether a fetch has ended.
+    /// Waits until no fetch is about to end or has just ended.
     async fn quiet(&self) {
         let is_ending = |fetch: &Fetch| {
             let now = Instant::now();
@@ -324,7 +325,7 @@ impl World {
         self.ended.get_or_insert(now);
     }
 
-    /// What must hold after every step, and asks for nothing but what is known.
+    /// Checks what must hold after every step, without causing a fetch.
     fn check(&self) {
         let verifier = &self.handles[0];
         let models = self.models(Instant::now());
@@ -340,12 +341,12 @@ impl World {
         }
     }
 
-    /// Every fetch began when it had to, or was asked for and paid.
+    /// Checks that every fetch began on schedule, or early and within the budget.
     fn check_fetches(&self) {
         let fetches = self.fetches.lock().unwrap().clone();
         let jumps = self.jumps.lock().unwrap().clone();
         let Some(first) = fetches.first() else {
-            // It was given up, and nothing was to begin after that.
+            // The engine was shut down before its first fetch.
             assert!(self.ended.is_some());
             return;
         };
@@ -354,10 +355,13 @@ impl World {
         let mut early = Vec::new();
         for pair in fetches.windows(2) {
             let [before, fetch] = pair else { unreachable!("windows of two") };
-            assert!(fetch.begun >= before.ends, "one at a time: {before:?} {fetch:?}");
+            assert!(fetch.begun >= before.ends, "fetches overlap: {before:?} {fetch:?}");
             let pause = fetch.begun - before.ends;
             let (shortest, longest) = self.next(&model, before.ends);
-            assert!(pause <= longest + TICK, "{pause:?} and not {longest:?} after {before:?}");
+            assert!(
+                pause <= longest + TICK,
+                "pause is {pause:?}, at most {longest:?} expected, after {before:?}"
+            );
             let since = before.begun..=fetch.begun;
             let is_woken = jumps.iter().any(|(time, _)| since.contains(time));
             let is_refresh = self.refreshes.iter().any(|time| since.contains(time));
@@ -368,18 +372,18 @@ impl World {
             }
             model = model.after(fetch);
         }
-        // Two at once and one in 30 s.
+        // The budget: two fetches, then one in 30 s.
         for first in &early {
             let minute = |time: &&Instant| (*first..*first + s(60)).contains(*time);
             let asked = |time: &&Instant| (*first..*first + s(75)).contains(&(**time + s(15)));
             let paid = 4 + self.refreshes.iter().filter(asked).count();
             let count = early.iter().filter(minute).count();
-            assert!(count <= paid, "{count} fetches in a minute, {paid} were paid");
+            assert!(count <= paid, "{count} fetches in a minute, at most {paid} expected");
         }
         let last = fetches[fetches.len() - 1];
         if last.ends <= Instant::now() && self.ended.is_none() {
             let (_, longest) = self.next(&model, last.ends);
-            assert!(last.ends.elapsed() <= longest + TICK, "none since {last:?}");
+            assert!(last.ends.elapsed() <= longest + TICK, "no fetch since {last:?}");
         }
         if let Some(ended) = self.ended {
             assert!(last.begun <= ended);
@@ -422,7 +426,7 @@ fuzz_target!(|data: &[u8]| {
             world.check();
         }
         world.check_fetches();
-        // With the last handle everything ends.
+        // Dropping the last handle ends all tasks and fetches.
         world.handles.clear();
         sleep(TICK).await;
         let before = world.fetches.lock().unwrap().len();

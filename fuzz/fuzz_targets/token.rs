@@ -1,5 +1,5 @@
-//! A token as text: tower-cognito and the reference say the same of it, whether its signature is
-//! good or not.
+//! Verifies a text as a token; tower-cognito and the reference must return the same verdict, with a
+//! valid signature and with an invalid one.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Base64url without padding (RFC 4648 section 5), of which each text has one spelling.
+//! Base64url without padding (RFC 4648 section 5), which encodes each byte string in exactly one
+//! way.
 
 use std::array;
 use std::sync::LazyLock;
@@ -17,7 +18,7 @@ pub fn encode(bytes: &[u8]) -> String {
     text
 }
 
-/// The value of each symbol, where it has one.
+/// The value of each symbol.
 static VALUES: LazyLock<[Option<u8>; 256]> = LazyLock::new(|| {
     array::from_fn(|symbol| {
         let value = ALPHABET.iter().position(|known| usize::from(*known) == symbol)?;
@@ -25,7 +26,7 @@ static VALUES: LazyLock<[Option<u8>; 256]> = LazyLock::new(|| {
     })
 });
 
-/// `None` where it is not what [`encode`] would write.
+/// Decodes a text. Returns `None` unless [`encode`] would produce it.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let (mut bits, mut count) = (0_u32, 0);

@@ -1,4 +1,4 @@
-//! A challenge as RFC 9110 section 11.6.1 and RFC 6750 section 3 have it.
+//! A parser of challenges (RFC 9110 section 11.6.1, RFC 6750 section 3).
 
 #[derive(Debug)]
 pub struct Challenge {
@@ -6,7 +6,7 @@ pub struct Challenge {
     pub params: Vec<(String, String)>,
 }
 
-/// Reads a field value that is one challenge with parameters, all of them quoted strings.
+/// Parses a field value that is one challenge whose parameters are all quoted strings.
 pub fn read(value: &str) -> Option<Challenge> {
     let (scheme, mut rest) = value.split_once(' ')?;
     is_token(scheme).then_some(())?;
@@ -41,7 +41,7 @@ impl Challenge {
         self.params.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
-    /// The field value again.
+    /// Returns the field value.
     pub fn print(&self) -> String {
         let quoted = |value: &str| value.replace('\\', r"\\").replace('"', r#"\""#);
         let params =
@@ -49,7 +49,7 @@ impl Challenge {
         format!("{} {}", self.scheme, params.collect::<Vec<_>>().join(", "))
     }
 
-    /// Whether the values have the characters alone that RFC 6750 section 3 allows.
+    /// Returns `true` if the values have only the characters that RFC 6750 section 3 allows.
     pub fn is_bearer(&self) -> bool {
         let is_plain =
             |text: &str| text.bytes().all(|b| matches!(b, 0x20..=0x21 | 0x23..=0x5b | 0x5d..=0x7e));
@@ -64,7 +64,7 @@ impl Challenge {
     }
 }
 
-/// RFC 9110 section 5.6.2.
+/// Returns `true` for a `tchar` (RFC 9110 section 5.6.2).
 fn is_token(text: &str) -> bool {
     let is_symbol = |byte| b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || is_symbol(byte))

@@ -1,4 +1,4 @@
-//! An input read as choices, front to back; at its end every choice is the first.
+//! An input read as choices, from front to back. After its end every choice is the first one.
 
 pub struct Choices<'a>(pub &'a [u8]);
 
@@ -15,7 +15,7 @@ impl<'a> Choices<'a> {
         *first
     }
 
-    /// A number below the limit, which is at most 256.
+    /// Returns a number below the limit, which is at most 256.
     pub fn below(&mut self, limit: usize) -> usize {
         usize::from(self.byte()) % limit
     }

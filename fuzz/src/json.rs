@@ -1,5 +1,5 @@
-//! JSON (RFC 8259), read strictly. Nothing is lost that a verifier must see: members of the same
-//! name, the text of numbers, lone surrogates.
+//! A strict parser of JSON (RFC 8259). It keeps everything that a verifier must see: duplicate
+//! members, the text of numbers, lone surrogates.
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
@@ -8,11 +8,11 @@ pub enum Json {
     Number(String),
     Object(Vec<(Text, Json)>),
     String(Text),
-    /// An array or object within more than [`DEPTH`] others.
+    /// An array or object inside more than [`DEPTH`] others.
     TooDeep,
 }
 
-/// `None` where there is a lone surrogate, which no text can have.
+/// Returns `None` if there is a lone surrogate, which a string cannot contain.
 pub type Text = Option<String>;
 
 const DEPTH: usize = 40;
@@ -22,10 +22,10 @@ enum Open {
     Object(Vec<(Text, Json)>, Text),
 }
 
-/// Reads a text that is one value and nothing else.
+/// Parses a text that is exactly one value.
 pub fn read(text: &str) -> Option<Json> {
     let mut reader = Reader { text: text.as_bytes(), at: 0 };
-    // Not recursive: a text can nest deeper than a stack is long.
+    // Not recursive, because a text can nest deeper than the stack allows.
     let mut open = Vec::new();
     'values: loop {
         reader.skip_space();
@@ -98,7 +98,7 @@ impl Json {
         }
     }
 
-    /// How many arrays and objects are within each other.
+    /// Returns how deeply arrays and objects are nested.
     pub fn depth(&self) -> usize {
         match self {
             Self::Array(items) => 1 + items.iter().map(Self::depth).max().unwrap_or(0),
@@ -122,7 +122,7 @@ impl Json {
     }
 }
 
-/// The members of an object in which each name is a text and comes once.
+/// Returns the members of an object, or `None` if a name is repeated or is not a valid string.
 pub fn members(json: &Json) -> Option<Vec<(&str, &Json)>> {
     let Json::Object(members) = json else {
         return None;
@@ -210,7 +210,7 @@ impl Reader<'_> {
 
     fn string(&mut self) -> Option<Text> {
         self.expect(b'"')?;
-        // In UTF-16, as its escapes are.
+        // Collect UTF-16, because escapes are UTF-16.
         let mut units = Vec::new();
         let mut begin = self.at;
         loop {

@@ -1,4 +1,4 @@
-//! Which keys of a JWK Set (RFC 7517) are to be used.
+//! Determines the usable keys of a JWK Set (RFC 7517).
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ struct Key {
     exponent: Vec<u8>,
 }
 
-/// The IDs of the keys in their order; `None` where the document is to be refused.
+/// Returns the IDs of the usable keys in order, or `None` if the document must be rejected.
 pub fn key_ids(document: &[u8]) -> Option<Vec<String>> {
     if document.len() > 64 * 1024 {
         return None;
@@ -28,7 +28,7 @@ pub fn key_ids(document: &[u8]) -> Option<Vec<String>> {
     }
     let keys = keys.filter(|keys| keys.len() <= 100)?;
 
-    // Of an ID that has been seen with anything but one good key there is none.
+    // An ID is usable only if all its members are the same valid key.
     let mut by_id = BTreeMap::<String, Option<Key>>::new();
     for (id, key) in keys.iter().filter_map(read_member) {
         let first = by_id.entry(id).or_insert_with(|| key.clone());
@@ -40,7 +40,7 @@ pub fn key_ids(document: &[u8]) -> Option<Vec<String>> {
     (!ids.is_empty()).then_some(ids)
 }
 
-/// The ID of a member, and its key where that can be used.
+/// Returns the ID of a member, and its key if it is usable.
 fn read_member(member: &Json) -> Option<(String, Option<Key>)> {
     let members = json::members(member)?;
     let is_read = |name: &str| READ.contains(&name);

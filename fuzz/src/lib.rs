@@ -1,5 +1,5 @@
-//! What the fuzz targets compare tower-cognito with: slow and plain readers of the same formats,
-//! which share no code with it; and the keys and rules that they judge by.
+//! The reference that the fuzz targets compare tower-cognito with: slow and simple parsers of the
+//! same formats, which share no code with the crate, and the keys and rules for both.
 
 #![forbid(unsafe_code)]
 

@@ -1,11 +1,12 @@
-//! A NumericDate (RFC 7519 section 2) from the text of a JSON number, floored to a second.
+//! Parses a NumericDate (RFC 7519 section 2) from the text of a JSON number and floors it to a
+//! second.
 
 use std::sync::LazyLock;
 
-/// No text that is read here has as many digits.
+/// More digits than any text that is parsed here.
 const MOST_SHIFTS: u32 = 20_000;
 
-/// `None` beyond the years -9999 to 9999.
+/// Returns `None` beyond the years -9999 to 9999.
 pub fn floor(number: &str) -> Option<i64> {
     let (negative, number) = match number.strip_prefix('-') {
         Some(number) => (true, number),
@@ -15,7 +16,7 @@ pub fn floor(number: &str) -> Option<i64> {
     let (mantissa, exponent) = lower.split_once('e').unwrap_or((&lower, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let mut whole = whole.as_bytes().to_vec();
-    // Its first digit last, so that the point moves by popping and pushing.
+    // Store the first digit last, so that the decimal point moves by popping and pushing.
     let mut fraction = fraction.bytes().rev().collect::<Vec<_>>();
     if whole.iter().chain(&fraction).all(|digit| *digit == b'0') {
         return Some(0);
@@ -26,8 +27,8 @@ pub fn floor(number: &str) -> Option<i64> {
     let magnitude = if magnitude.is_empty() { 0 } else { magnitude.parse().unwrap_or(u32::MAX) };
     for _ in 0..magnitude.min(MOST_SHIFTS) {
         if is_left {
-            // To the left of a whole part that is zero there is nothing but more zeros, and that
-            // there is a fraction is all that counts.
+            // To the left of a zero integer part there are only zeros, and only the presence of a
+            // fraction matters.
             let Some(digit) = whole.pop() else {
                 break;
             };
@@ -52,7 +53,7 @@ pub fn floor(number: &str) -> Option<i64> {
     (first..end).contains(&seconds).then_some(seconds)
 }
 
-/// The first second of the year -9999, and that of the year 10000.
+/// The first second of the year -9999 and of the year 10000.
 static YEARS: LazyLock<(i64, i64)> = LazyLock::new(|| {
     let is_leap = |year: &i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let days = |year: i64| if is_leap(&year) { 366 } else { 365 };

@@ -1,4 +1,4 @@
-//! The keys and the rules of every target. Nothing here is random, and no time is read.
+//! The keys and rules of all targets. They use no random numbers and no clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,12 +12,12 @@ pub const KEY_IDS: [&str; 2] = ["k1", "k2"];
 /// In seconds since the epoch.
 pub const NOW: i64 = 1_700_000_000;
 
-/// The exponent of a key that says yes to every signature in a build for fuzzing. Any other says
-/// no.
+/// The exponent of a key that accepts every signature in a build for fuzzing. All other keys reject
+/// every signature.
 pub const YES: &str = "Aw";
 pub const NO: &str = "AQAB";
 
-/// What a good token's parts are written like.
+/// The headers and claims of valid tokens.
 pub const HEADERS: [&str; 2] =
     [r#"{"kid":"k1","alg":"RS256"}"#, r#"{"alg":"RS256","typ":"JWT","kid":"k2"}"#];
 pub const CLAIMS: &str = concat!(
@@ -31,7 +31,7 @@ pub fn token(header: &str, claims: &str) -> String {
     format!("{header}.{claims}.c2ln")
 }
 
-/// An odd number of that many bits, as a JWK has it.
+/// Returns an odd number of this many bits in the encoding of a JWK.
 pub fn modulus(bits: usize, variant: u8) -> String {
     let mut bytes = vec![0x5a ^ variant; bits.div_ceil(8)];
     let unused = (8 - bits % 8) % 8;
@@ -45,7 +45,7 @@ pub fn member(key_id: &str, modulus: &str, exponent: &str) -> String {
     format!(r#"{{"kid":"{key_id}","kty":"RSA","alg":"RS256","n":"{modulus}","e":"{exponent}"}}"#)
 }
 
-/// A set of the two keys, whose exponent is their verdict on every signature.
+/// Returns a set of the two keys. The exponent decides whether they accept every signature.
 pub fn set(exponent: &str) -> String {
     let [first, second] = [(0, KEY_IDS[0]), (1, KEY_IDS[1])]
         .map(|(variant, key_id)| member(key_id, &modulus(2048, variant), exponent));
@@ -60,7 +60,7 @@ pub fn pool() -> UserPool {
     UserPool::from_issuer(ISSUERS[0]).unwrap().add_issuer(ISSUERS[1]).unwrap()
 }
 
-/// The same rules for tower-cognito and for the reference, and when to judge by them.
+/// The same rules for tower-cognito and for the reference, with the time of the check.
 pub struct Case {
     pub rules: Rules,
     pub policy: Policy,
@@ -98,7 +98,7 @@ pub fn cases() -> [Case; 3] {
             now: now + Duration::from_nanos(1),
         },
         Case {
-            // More leeway than is allowed counts as the most that is.
+            // A leeway above the maximum counts as the maximum.
             rules: Rules::new(pool(), clients)
                 .with_groups(["admins", "editors"])
                 .with_leeway(Duration::from_secs(4_000)),

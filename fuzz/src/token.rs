@@ -1,5 +1,5 @@
-//! What a verifier must say to a token, read as slowly as can be, and whether tower-cognito says
-//! the same.
+//! The reference verdict on a token, from a slow and simple verifier, and its comparison with
+//! tower-cognito.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,16 +11,16 @@ use crate::json::{self, Json};
 use crate::setup::{CLAIMS, Case, HEADERS, NO, YES, cases, jwks, token};
 use crate::{base64url, numeric_date};
 
-/// What tokens must be like.
+/// The rules for tokens.
 #[derive(Clone)]
 pub struct Policy {
     pub issuers: &'static [&'static str],
     pub key_ids: &'static [&'static str],
-    /// `None` is any.
+    /// `None` allows any client.
     pub clients: Option<&'static [&'static str]>,
     pub audience: Option<&'static str>,
     pub groups: &'static [&'static str],
-    /// In nanoseconds, as is the time.
+    /// The leeway in nanoseconds, like the time.
     pub leeway: i128,
     pub now: i128,
 }
@@ -29,9 +29,9 @@ pub struct Policy {
 pub enum Verdict {
     Expired,
     Forbidden,
-    Good(Box<Claims>),
-    /// The token itself is no good one: nobody is told why.
-    Refused,
+    Accepted(Box<Claims>),
+    /// The token is invalid, for any reason except expiry.
+    Rejected,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -45,21 +45,21 @@ pub struct Claims {
     pub jwt_id: Option<String>,
     pub expires_at: i64,
     pub issued_at: Option<i64>,
-    /// Of all claims, also those that have no meaning here.
+    /// The names of all claims, including those without a meaning here.
     pub names: BTreeSet<String>,
 }
 
 impl Policy {
-    /// The verdict on a token whose signature is good.
+    /// Returns the verdict on a token whose signature is valid.
     pub fn verdict(&self, token: &str) -> Verdict {
         self.verdict_on(self.payload(token).as_ref())
     }
 
     fn verdict_on(&self, payload: Option<&Json>) -> Verdict {
-        payload.and_then(|payload| self.judge(payload)).unwrap_or(Verdict::Refused)
+        payload.and_then(|payload| self.check_claims(payload)).unwrap_or(Verdict::Rejected)
     }
 
-    /// The payload, where the token is well formed and its header names a key of the issuer's.
+    /// Returns the payload if the token is well formed and its header names a key of the issuer.
     fn payload(&self, token: &str) -> Option<Json> {
         if token.len() > 16 * 1024 {
             return None;
@@ -89,7 +89,7 @@ impl Policy {
         self.key_ids.contains(&get("kid")?.as_str()?).then_some(payload)
     }
 
-    fn judge(&self, payload: &Json) -> Option<Verdict> {
+    fn check_claims(&self, payload: &Json) -> Option<Verdict> {
         let members = json::members(payload)?;
         let get = |name| members.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
         let text = |name| optional(get(name), |value| Some(value.as_str()?.to_owned()));
@@ -132,8 +132,8 @@ impl Policy {
         if not_before.is_some_and(|date| nanoseconds(date) > self.now + self.leeway) {
             return None;
         }
-        if let Some(asked) = self.audience {
-            audience?.iter().any(|one| one == asked).then_some(())?;
+        if let Some(required) = self.audience {
+            audience?.iter().any(|one| one == required).then_some(())?;
         }
         if get("cnf").is_some() {
             return None;
@@ -142,12 +142,12 @@ impl Policy {
         if !self.groups.is_empty() && !is_member {
             return Some(Verdict::Forbidden);
         }
-        Some(Verdict::Good(Box::new(claims)))
+        Some(Verdict::Accepted(Box::new(claims)))
     }
 }
 
-/// A part of a token, as JSON in which nothing can be read in two ways. What is asked of the member
-/// `is_there` is only whether it is, so its value may be anything.
+/// Parses a part of a token, unless its JSON is ambiguous. Only the presence of the member
+/// `is_there` matters, so its value may be anything.
 fn read_part(part: &str, is_there: Option<&str>) -> Option<Json> {
     let json = json::read(&String::from_utf8(base64url::decode(part)?).ok()?)?;
     let members = json::members(&json)?;
@@ -157,7 +157,7 @@ fn read_part(part: &str, is_there: Option<&str>) -> Option<Json> {
     members.iter().all(is_clear).then_some(json)
 }
 
-/// `None` where a member is there and is not of the type.
+/// Returns `None` if the member is present but has the wrong type.
 fn optional<T>(value: Option<&Json>, read: impl FnOnce(&Json) -> Option<T>) -> Option<Option<T>> {
     match value {
         Some(value) => read(value).map(Some),
@@ -169,7 +169,7 @@ fn nanoseconds(seconds: i64) -> i128 {
     i128::from(seconds) * 1_000_000_000
 }
 
-/// Asks tower-cognito and the reference about tokens.
+/// Compares the verdicts of tower-cognito and of the reference.
 pub struct Check {
     cases: [Case; 3],
     /// For each case, verifiers that have cached different headers.
@@ -191,22 +191,24 @@ impl Default for Check {
 }
 
 impl Check {
+    /// Compares the verdicts on a token.
+    ///
     /// # Panics
     ///
-    /// When they do not agree.
+    /// Panics if the verdicts differ.
     pub fn token(&self, token: &str) {
         let mut is_signed = false;
-        // Its form is judged in the same way in every case.
+        // The format is checked in the same way in every case.
         let payload = self.cases[0].policy.payload(token);
         for (Case { rules, policy, now }, verifiers) in self.cases.iter().zip(&self.verifiers) {
             let expected = policy.verdict_on(payload.as_ref());
             let results = verifiers.iter().map(|verifier| verifier.try_verify(token));
             for result in results.chain([verify(token, &self.yes, rules, *now)]) {
                 let verdict =
-                    result.map_or_else(|error| verdict_of(error.kind()), |token| good(&token));
+                    result.map_or_else(|error| verdict_of(error.kind()), |token| accepted(&token));
                 assert_eq!(verdict, expected, "{token}");
             }
-            is_signed |= expected != Verdict::Refused;
+            is_signed |= expected != Verdict::Rejected;
         }
         let Case { rules, now, .. } = &self.cases[0];
         let kind = verify(token, &self.no, rules, *now).unwrap_err().kind();
@@ -231,12 +233,12 @@ fn verdict_of(kind: VerifyErrorKind) -> Verdict {
         VerifyErrorKind::Forbidden => Verdict::Forbidden,
         kind => {
             assert_ne!(kind, VerifyErrorKind::BadSignature);
-            Verdict::Refused
+            Verdict::Rejected
         }
     }
 }
 
-/// What may be said to those who can not sign.
+/// Returns `true` for the errors that a token without a valid signature may cause.
 fn is_before_signature(kind: VerifyErrorKind) -> bool {
     use VerifyErrorKind::{
         BadSignature, InvalidHeader, Malformed, TooLarge, UnknownIssuer, UnknownKey,
@@ -247,10 +249,10 @@ fn is_before_signature(kind: VerifyErrorKind) -> bool {
     before.contains(&kind) || kind == UnsupportedAlgorithm
 }
 
-/// All that an accepted token tells.
-pub fn good(token: &AccessToken) -> Verdict {
+/// Returns the verdict with all data of an accepted token.
+pub fn accepted(token: &AccessToken) -> Verdict {
     let names: BTreeMap<String, IgnoredAny> = token.deserialize_claims().unwrap();
-    Verdict::Good(Box::new(Claims {
+    Verdict::Accepted(Box::new(Claims {
         issuer: token.issuer().to_owned(),
         subject: token.subject().to_owned(),
         client_id: token.client_id().to_owned(),
@@ -271,7 +273,7 @@ fn seconds(time: SystemTime) -> i64 {
     }
 }
 
-/// Mutates a token: as text, or one of its parts as what it says.
+/// Mutates a token as text, or one of its parts in decoded form.
 pub fn mutate(
     data: &mut [u8],
     size: usize,
@@ -279,7 +281,7 @@ pub fn mutate(
     seed: u32,
     mutate: impl Fn(&mut [u8], usize, usize) -> usize,
 ) -> usize {
-    // No token has a fourth part: that is the text as it stands.
+    // Tokens have no fourth part; this choice mutates the text itself.
     let part = (seed % 4) as usize;
     match mutate_part(&data[..size], part, max_size, &mutate) {
         Some(token) => {

@@ -12,9 +12,8 @@ use tower_service::Service;
 use super::LayerMarker;
 use super::drain::{self, Drains};
 use super::response::{ResponseBody, ResponseFuture};
-use crate::error::InvalidScope;
 use crate::rejection::Rejection;
-use crate::scope::Requirement;
+use crate::scope::{InvalidScope, Requirement};
 use crate::telemetry;
 use crate::verify::AccessToken;
 

@@ -1,4 +1,4 @@
-//! The issuer on a loopback port: JWK Set, discovery document and token endpoint.
+//! Serves a `TestIssuer` on a loopback port: JWK Set, discovery document and token endpoint.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,9 +20,9 @@ use http::{HeaderValue, StatusCode};
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::task::JoinHandle;
 
-use super::{POOL_ID, TestIssuer};
+use super::issuer::{POOL_ID, TestIssuer};
 
-/// A [`TestIssuer`] that answers over HTTP on this machine, until it is dropped.
+/// A [`TestIssuer`] that is served over HTTP on this machine until it is dropped.
 ///
 /// ```
 /// use tower_cognito::{ClientIds, Rules, TestServer, Verifier};
@@ -58,32 +58,34 @@ struct Client {
     scopes: Vec<String>,
 }
 
-/// What can go wrong with the JWK Set endpoint of a [`TestServer`].
+/// A fault of the JWK Set endpoint of a [`TestServer`](crate::TestServer).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Answers 503.
+    /// The endpoint answers 503.
     Down,
-    /// Answers 200 with HTML.
+    /// The endpoint answers 200 with HTML.
     Garbage,
-    /// Answers 200 with a JWK Set of more than 64 KiB.
+    /// The endpoint answers 200 with a document of more than 64 KiB.
     Oversize,
-    /// Answers rightly, after this time.
+    /// The endpoint answers correctly after this delay.
     Slow(Duration),
 }
 
 impl TestServer {
-    /// Serves a new issuer on this address; port 0 picks one.
+    /// Serves a new issuer on a loopback address.
+    ///
+    /// Port 0 selects a free port.
     ///
     /// # Errors
     ///
-    /// When the address can not be bound, or is not a loopback address: what this hands out is
-    /// for tests.
+    /// Returns an error if the address cannot be bound or is not a loopback address. Everyone who
+    /// can reach this server can get tokens.
     pub async fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
-            let problem = "a test issuer listens on a loopback address alone";
+            let problem = "a test issuer listens only on a loopback address";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
         let shared = Arc::new(Shared {
@@ -101,18 +103,19 @@ impl TestServer {
         Ok(Self { shared, address, task })
     }
 
-    /// The pool that is served.
+    /// Returns the pool that is served.
     pub fn issuer(&self) -> &TestIssuer {
         &self.shared.issuer
     }
 
-    /// Where clients get their tokens.
+    /// Returns the URL of the token endpoint.
     pub fn token_endpoint_url(&self) -> String {
         format!("http://{}/oauth2/token", self.address)
     }
 
-    /// Adds an app client that may ask for these scopes. They are the scopes of the pool's
-    /// resource servers from then on.
+    /// Adds an app client that may request these scopes.
+    ///
+    /// The pool's resource servers define these scopes from then on.
     pub fn add_client<'a>(
         &self,
         id: &str,
@@ -124,17 +127,17 @@ impl TestServer {
         locked(&self.shared.clients).insert(id.to_owned(), client);
     }
 
-    /// Answers requests for the JWK Set in this way from now on.
+    /// Sets the fault of the JWK Set endpoint. By default, there is none.
     pub fn set_fault(&self, fault: Fault) {
         *locked(&self.shared.fault) = Some(fault);
     }
 
-    /// Answers requests for the JWK Set as it should.
+    /// Clears the fault of the JWK Set endpoint.
     pub fn clear_fault(&self) {
         *locked(&self.shared.fault) = None;
     }
 
-    /// How many requests for the JWK Set there were.
+    /// Returns the number of requests for the JWK Set so far.
     pub fn jwks_requests(&self) -> u64 {
         self.shared.jwks_requests.load(Ordering::Relaxed)
     }
@@ -176,7 +179,7 @@ async fn discovery(State(shared): State<Arc<Shared>>) -> Response {
 
 type Pairs = Form<Vec<(String, String)>>;
 
-/// The client credentials grant (RFC 6749 section 4.4), as Cognito answers it.
+/// Implements the client credentials grant (RFC 6749 section 4.4) with Cognito's answers.
 async fn token(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
@@ -224,24 +227,25 @@ fn grant(
     Ok(shared.issuer.machine_token(&id).scope(&scopes).sign())
 }
 
-/// Without a `scope` the client gets all of its own. Of those it names, what no resource server
-/// defines is dropped, unless nothing is left then; what is defined must be its own.
+/// Returns the scopes that Cognito would grant. Without `scope`, these are all scopes of the
+/// client. Requested scopes that no resource server defines are dropped; the others must belong to
+/// the client. The request fails if none is left.
 fn granted_scopes(
-    asked: Option<&str>,
+    requested: Option<&str>,
     client: &Client,
     clients: &HashMap<String, Client>,
 ) -> Result<String, &'static str> {
-    let Some(asked) = asked else {
+    let Some(requested) = requested else {
         return Ok(client.scopes.join(" "));
     };
     let is_defined = |scope: &&str| {
         clients.values().any(|client| client.scopes.iter().any(|defined| defined == scope))
     };
-    let defined = asked.split(' ').filter(is_defined).collect::<Vec<_>>();
+    let defined = requested.split(' ').filter(is_defined).collect::<Vec<_>>();
     if defined.is_empty() {
         return Err("invalid_scope");
     }
-    if !defined.iter().all(|asked| client.scopes.iter().any(|own| own == asked)) {
+    if !defined.iter().all(|scope| client.scopes.iter().any(|own| own == scope)) {
         return Err("invalid_grant");
     }
     Ok(defined.join(" "))

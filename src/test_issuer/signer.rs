@@ -1,4 +1,4 @@
-//! The issuer's own RSA keys. The other place that names cryptography, and nothing of it is
+//! The RSA keys of the test issuer. Besides `jwks`, only this file uses cryptography, and it is not
 //! compiled without the feature `test-issuer`.
 
 use aws_lc_rs::rand::{self, SystemRandom};
@@ -14,8 +14,9 @@ pub(super) struct Signer {
 
 impl Signer {
     pub(super) fn generate() -> Self {
-        let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("the machine can make an RSA key");
-        // Cognito's key IDs are 32 bytes in standard base64, `/` and `+` included.
+        let pair =
+            RsaKeyPair::generate(KeySize::Rsa2048).expect("the machine can generate an RSA key");
+        // Cognito's key IDs are 32 bytes in standard base64, including `/` and `+`.
         Self { key_id: STANDARD.encode(random::<32>()), pair }
     }
 
@@ -33,7 +34,7 @@ impl Signer {
         )
     }
 
-    /// A compact JWS of these two texts, whatever they are.
+    /// Returns a compact JWS of these two texts, which need not be JSON.
     pub(super) fn sign(&self, header: &str, payload: &str) -> String {
         let encode = |part: &str| URL_SAFE_NO_PAD.encode(part);
         let signing_input = format!("{}.{}", encode(header), encode(payload));
@@ -45,7 +46,7 @@ impl Signer {
     }
 }
 
-/// A random UUID (RFC 9562 section 5.4).
+/// Returns a random UUID (RFC 9562 section 5.4).
 pub(super) fn uuid() -> String {
     let random = u128::from_be_bytes(random());
     let versioned = random & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;

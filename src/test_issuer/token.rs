@@ -1,4 +1,4 @@
-//! Tokens of Cognito's shape, and of any other that a test wants to see refused.
+//! Tokens with the claims of Cognito's tokens, and any changes that a test needs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,12 +10,14 @@ use super::signer::{Signer, uuid};
 
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// A token before it is signed: every claim can be set, removed, or given a wrong type.
+/// A token before it is signed.
+///
+/// Every claim and header member can be set, removed, or given a wrong type.
 #[derive(Clone)]
 #[must_use]
 pub struct TokenBuilder {
     signer: Arc<Signer>,
-    /// Names and JSON texts, in the order in which they are written.
+    /// Names and JSON texts, in the order in which they are serialized.
     header: Vec<(String, String)>,
     claims: Vec<(String, String)>,
     slashes: Slashes,
@@ -82,12 +84,12 @@ impl TokenBuilder {
         token.header("kid", key_id).header("alg", "RS256")
     }
 
-    /// The scopes, separated by spaces.
+    /// Sets `scope`, a list of scopes separated by spaces.
     pub fn scope(self, scopes: &str) -> Self {
         self.claim("scope", scopes)
     }
 
-    /// `iat` and `auth_time` are this time, and `exp` is an hour later.
+    /// Sets `iat` and, if present, `auth_time` to this time, and `exp` to 1 hour later.
     pub fn issued_at(self, time: SystemTime) -> Self {
         let token = self
             .claim("iat", seconds(time))
@@ -96,16 +98,18 @@ impl TokenBuilder {
         if has_auth_time { token.claim("auth_time", seconds(time)) } else { token }
     }
 
-    /// `exp` is this time.
+    /// Sets `exp`.
     pub fn expires_at(self, time: SystemTime) -> Self {
         self.claim("exp", seconds(time))
     }
 
-    /// Sets a claim to any JSON value, in the place where it stands.
+    /// Sets a claim to any JSON value.
+    ///
+    /// An existing claim keeps its place; a new one is added at Cognito's place for it.
     ///
     /// # Panics
     ///
-    /// When the value has no JSON form.
+    /// Panics if the value cannot be serialized as JSON.
     pub fn claim(mut self, name: &str, value: impl Serialize) -> Self {
         set(&mut self.claims, name, value);
         self
@@ -121,7 +125,7 @@ impl TokenBuilder {
     ///
     /// # Panics
     ///
-    /// When the value has no JSON form.
+    /// Panics if the value cannot be serialized as JSON.
     pub fn header(mut self, name: &str, value: impl Serialize) -> Self {
         set(&mut self.header, name, value);
         self
@@ -133,30 +137,32 @@ impl TokenBuilder {
         self
     }
 
-    /// Writes every `/` as `\/`, in the header too, as Cognito did until 2026 and as
-    /// some regions may still do.
+    /// Writes every `/` in header and payload as `\/`.
+    ///
+    /// Cognito did so until 2026, and some Regions may still do so.
     pub fn escaped_slashes(mut self) -> Self {
         self.slashes = Slashes::Escaped;
         self
     }
 
-    /// The token as a client would send it, signed by the key that its issuer had when this builder
-    /// was made.
+    /// Returns the signed token.
+    ///
+    /// It is signed with the key that the issuer used when this builder was created.
     pub fn sign(&self) -> String {
         self.signer.sign(&self.object(&self.header), &self.object(&self.claims))
     }
 
-    /// A token with these texts as its header and payload, JSON or not.
+    /// Returns a signed token with these texts as header and payload, which need not be JSON.
     pub fn sign_texts(&self, header: &str, payload: &str) -> String {
         self.signer.sign(header, payload)
     }
 
-    /// The JSON text of the header.
+    /// Returns the JSON text of the header.
     pub fn header_json(&self) -> String {
         self.object(&self.header)
     }
 
-    /// The JSON text of the payload.
+    /// Returns the JSON text of the payload.
     pub fn payload_json(&self) -> String {
         self.object(&self.claims)
     }
@@ -165,7 +171,7 @@ impl TokenBuilder {
         let members = members.iter().map(|(name, value)| format!("{}:{value}", json(name)));
         let object = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
         match self.slashes {
-            // A slash stands in strings alone.
+            // In JSON, a slash occurs only in strings.
             Slashes::Escaped => object.replace('/', r"\/"),
             Slashes::Plain => object,
         }
@@ -184,13 +190,13 @@ fn set(members: &mut Vec<(String, String)>, name: &str, value: impl Serialize) {
         *old = value;
         return;
     }
-    // Where Cognito writes it.
+    // Cognito's tokens have `scope` after the first two claims.
     let place = if name == "scope" { members.len().min(2) } else { members.len() };
     members.insert(place, (name.to_owned(), value));
 }
 
 fn json(value: impl Serialize) -> String {
-    serde_json::to_string(&value).expect("the value has a JSON form")
+    serde_json::to_string(&value).expect("the value can be serialized as JSON")
 }
 
 fn seconds(time: SystemTime) -> i64 {

@@ -407,7 +407,7 @@ fn each_problem_names_the_variable_and_what_is_expected() {
     const EMPTY: &str = "it is empty, expected a value or no such setting";
     const CLIENTS: &str =
         "it is not a list of client IDs such as `5a1b2c3d4e5f6g7h8i9j0k1l2m`, or only `any`";
-    const URL: &str = "; a good one looks like `https://issuer.example/pool`";
+    const URL: &str = "; expected a URL such as `https://issuer.example/pool`";
     for (key, value, expected) in [
         ("user_pool_id", "", EMPTY),
         ("user_pool_id", " \t", EMPTY),
@@ -437,7 +437,7 @@ fn each_problem_names_the_variable_and_what_is_expected() {
             "required_scopes",
             "a/b \"",
             "invalid scope: it contains a quote, a backslash, a control character or a \
-             non-ASCII character; a good one looks like `activity/*`",
+             non-ASCII character; expected a scope such as `activity/*`",
         ),
         ("leeway_seconds", "301", "it is not an integer from 0 to 300"),
         ("leeway_seconds", "-1", "it is not an integer from 0 to 300"),
@@ -462,7 +462,7 @@ fn each_problem_names_the_variable_and_what_is_expected() {
         (
             "user_pool_id",
             "us-east-1",
-            "invalid user pool id: it has no `_` between region and name; a good one looks like \
+            "invalid user pool ID: it has no `_` between region and name; expected an ID such as \
              `ap-northeast-1_AbCdEfGhI`",
         ),
         ("jwks_url", "ftp://a", &format!("invalid URL: it does not begin with `https://`{URL}")),
@@ -857,12 +857,12 @@ async fn required_scopes_are_enforced_by_the_layer_without_another_layer() {
         let settings = scopes.map(|scopes| ("required_scopes", scopes));
         let config = with(settings.as_slice()).unwrap();
         let verifier = config.verifier_builder().build_with_jwks(issuer().jwks()).unwrap();
-        let service = service_fn(|_: Request<()>| async {
+        let service = service_fn(|_: Request<super::support::NoBody>| async {
             Ok::<_, std::convert::Infallible>(Response::new(
                 http_body_util::Empty::<bytes::Bytes>::new(),
             ))
         });
-        let mut request = Request::new(());
+        let mut request = Request::new(super::support::NoBody::new());
         let value = format!("Bearer {}", machine(granted).sign());
         request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
         let stack = ServiceBuilder::new().layer(RequireToken::new(verifier)).service(service);

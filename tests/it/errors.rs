@@ -1,4 +1,4 @@
-//! Every text that a person reads, letter for letter.
+//! The exact texts of errors.
 
 use std::error::Error;
 
@@ -15,7 +15,7 @@ fn check(error: impl Error, expected: &str) {
 }
 
 #[test]
-fn verify_errors_say_what_is_wrong_with_a_token() {
+fn verify_errors_have_a_kind_a_name_and_a_text() {
     for (kind, name, text) in [
         (
             VerifyErrorKind::BadSignature,
@@ -71,10 +71,10 @@ fn verify_errors_say_what_is_wrong_with_a_token() {
 }
 
 #[test]
-fn setting_errors_say_what_a_good_value_looks_like() {
+fn setting_errors_name_the_invalid_part() {
     check(
         UserPool::new("ap-northeast-1").unwrap_err(),
-        "invalid user pool id: it has no `_` between region and name; a good one looks like \
+        "invalid user pool ID: it has no `_` between region and name; a good one looks like \
          `ap-northeast-1_AbCdEfGhI`",
     );
     check(
@@ -84,13 +84,13 @@ fn setting_errors_say_what_a_good_value_looks_like() {
     );
     check(
         "".parse::<Scope>().unwrap_err(),
-        "invalid scope: it is empty; a good one looks like `activity/*`",
+        "invalid scope: it is empty; expected a scope such as `activity/*`",
     );
     check(Jwks::from_json("{}").unwrap_err(), "invalid JWK Set: it has no member `keys`");
 }
 
 #[test]
-fn refresh_errors_keep_their_cause_in_the_source() {
+fn refresh_errors_have_their_cause_as_source() {
     let error = RefreshError::transport("connection refused");
     assert_eq!(error.source().unwrap().to_string(), "connection refused");
     assert_eq!(error.kind().as_str(), "transport");
@@ -102,7 +102,7 @@ fn refresh_errors_keep_their_cause_in_the_source() {
 }
 
 #[test]
-fn all_mistakes_in_the_settings_are_reported_at_once() {
+fn reports_all_configuration_problems_together() {
     let seconds = std::time::Duration::from_secs;
     let pool = || UserPool::new("us-east-1_Example").unwrap();
     let rules =

@@ -1,4 +1,4 @@
-//! Each example, run as a user would run it. `cargo test` has built them.
+//! Runs each example as a user would. `cargo test` builds them.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::support::{CLIENT, http_1, issuer, machine};
 
 #[tokio::test]
-async fn the_quickstart_plays_both_stories() {
+async fn quickstart_serves_both_user_stories() {
     let mut quickstart = Quickstart::start(&[]);
     let lines = quickstart.lines_until_ready();
     let names = lines.iter().map(|line| line.split('=').next().unwrap()).collect::<Vec<_>>();
@@ -71,14 +71,14 @@ async fn the_quickstart_plays_both_stories() {
     quickstart.terminate();
     let (code, log) = quickstart.ended();
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(log.matches("Hello").count(), 1, "each event is logged, once: {log}");
+    assert_eq!(log.matches("Hello").count(), 1, "each event is logged once: {log}");
 }
 
 #[test]
-fn the_quickstart_says_what_is_wrong_with_its_settings() {
+fn quickstart_names_invalid_settings() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    for (settings, said) in [
+    for (settings, texts) in [
         (vec![("QUICKSTART_API", &*taken)], vec!["QUICKSTART_API", &taken]),
         (vec![("QUICKSTART_ISSUER", &*taken)], vec!["QUICKSTART_ISSUER", &taken]),
         (vec![("COGNITO_USER_POOL_ID", "us-east-1_Example")], vec!["COGNITO_CLIENT_IDS"]),
@@ -95,14 +95,14 @@ fn the_quickstart_says_what_is_wrong_with_its_settings() {
     ] {
         let (code, log) = Quickstart::start(&settings).ended();
         assert_eq!(code, Some(1), "{settings:?}: {log}");
-        for said in said {
-            assert!(log.contains(said), "{settings:?}: {log}");
+        for text in texts {
+            assert!(log.contains(text), "{settings:?}: {log}");
         }
     }
 }
 
 #[test]
-fn with_an_issuer_of_someone_elses_the_quickstart_prints_two_urls_alone() {
+fn quickstart_with_another_issuer_prints_only_two_urls() {
     let mut first = Quickstart::start(&[]);
     let lines = first.lines_until_ready();
     let token_url = lines.iter().find_map(|line| line.strip_prefix("TOKEN_ENDPOINT_URL=")).unwrap();
@@ -118,7 +118,7 @@ fn with_an_issuer_of_someone_elses_the_quickstart_prints_two_urls_alone() {
 }
 
 #[tokio::test]
-async fn the_client_gets_one_token_for_all_its_calls_and_another_when_it_is_refused() {
+async fn client_caches_its_token_and_fetches_another_after_a_rejection() {
     let mut quickstart = Quickstart::start(&[]);
     let lines = quickstart.lines_until_ready();
     let settings = lines.iter().filter_map(|line| line.split_once('=')).collect::<Vec<_>>();
@@ -127,7 +127,7 @@ async fn the_client_gets_one_token_for_all_its_calls_and_another_when_it_is_refu
     assert_eq!(output, format!("a new token\n{items}\n{items}\n{items}\n"), "{log}");
     assert_eq!(code, Some(0));
 
-    // An API that trusts another issuer refuses the token; the client tries one more, once.
+    // An API that trusts another issuer rejects the token. The client retries once with a new one.
     let mut other = Quickstart::start(&[]);
     let other_lines = other.lines_until_ready();
     let api = other_lines.iter().find_map(|line| line.strip_prefix("API_URL=")).unwrap();
@@ -144,7 +144,7 @@ async fn the_client_gets_one_token_for_all_its_calls_and_another_when_it_is_refu
 }
 
 #[test]
-fn the_axum_example_shows_each_answer() {
+fn axum_example_prints_each_response() {
     let (code, output, log) = run("axum", &[], &[], "");
     let problem = |title, status, detail, error| {
         format!(
@@ -154,13 +154,13 @@ fn the_axum_example_shows_each_answer() {
     let scope = problem("Forbidden", 403, "A required scope is missing", "insufficient_scope");
     let none = problem("Unauthorized", 401, "A bearer access token is required", "unauthorized");
     let expected = [
-        "nobody  GET /health -> 200 ok".to_owned(),
-        format!("nobody  GET /item/7 -> {none}"),
-        "reader  GET /item/7 -> 200 item 7".to_owned(),
-        format!("reader  PUT /item/7 -> {scope}"),
-        "writer  PUT /item/7 -> 200 item 7 was written by 5a1b2c3d4e5f6g7h8i9j0k1l2m".to_owned(),
-        "reader  GET /whoami -> 200 5a1b2c3d4e5f6g7h8i9j0k1l2m of tenant blue".to_owned(),
-        "writer  GET /whoami -> 403 ".to_owned(),
+        "anonymous GET /health -> 200 ok".to_owned(),
+        format!("anonymous GET /item/7 -> {none}"),
+        "reader    GET /item/7 -> 200 item 7".to_owned(),
+        format!("reader    PUT /item/7 -> {scope}"),
+        "writer    PUT /item/7 -> 200 item 7 was written by 5a1b2c3d4e5f6g7h8i9j0k1l2m".to_owned(),
+        "reader    GET /whoami -> 200 5a1b2c3d4e5f6g7h8i9j0k1l2m of tenant blue".to_owned(),
+        "writer    GET /whoami -> 403 ".to_owned(),
     ];
     let lines = output.lines().collect::<Vec<_>>();
     assert_eq!(lines[..7], expected, "{log}");
@@ -169,34 +169,34 @@ fn the_axum_example_shows_each_answer() {
 }
 
 #[test]
-fn the_tonic_example_shows_each_status() {
+fn tonic_example_prints_each_status() {
     let (code, output, log) = run("tonic", &[], &[], "");
-    let nobody = "Unauthenticated, missing bearer token";
+    let missing = "Unauthenticated, missing bearer token";
     let denied = "PermissionDenied, a required scope is missing";
-    let seen = "         the method sees client 5a1b2c3d4e5f6g7h8i9j0k1l2m";
+    let seen = "          the method sees client 5a1b2c3d4e5f6g7h8i9j0k1l2m";
     let layer = format!(
-        "layer\nnobody   Check: {nobody}\nnobody   Watch: {nobody}\n{seen}\nreader   Check: ok\n\
-         reader   Watch: {denied}\n{seen}\nwatcher  Check: ok\nwatcher  Watch: ok\n"
+        "layer\nanonymous Check: {missing}\nanonymous Watch: {missing}\n{seen}\nreader    Check: ok\n\
+         reader    Watch: {denied}\n{seen}\nwatcher   Check: ok\nwatcher   Watch: ok\n"
     );
     let interceptor = format!(
-        "interceptor\nnobody   Check: {nobody}\nnobody   Watch: {nobody}\n{seen}\n\
-         reader   Check: ok\nreader   Watch: ok\nwatcher  Check: {denied}\nwatcher  Watch: {denied}\n"
+        "interceptor\nanonymous Check: {missing}\nanonymous Watch: {missing}\n{seen}\n\
+         reader    Check: ok\nreader    Watch: ok\nwatcher   Check: {denied}\nwatcher   Watch: {denied}\n"
     );
     assert_eq!(output, layer + &interceptor, "{log}");
     assert_eq!(code, Some(0));
 }
 
 #[test]
-fn the_mcp_example_leads_from_the_refusal_to_the_token() {
+fn mcp_example_leads_from_the_rejection_to_a_token() {
     let (code, output, log) = run("mcp_metadata", &[], &[], "");
     let lines = output.lines().collect::<Vec<_>>();
-    let (refused, metadata) = (lines[0], lines[1].strip_prefix("2. ").unwrap());
+    let (rejected, metadata) = (lines[0], lines[1].strip_prefix("2. ").unwrap());
     let metadata: Value = serde_json::from_str(metadata).unwrap();
     let resource = metadata["resource"].as_str().unwrap();
     let origin = resource.strip_suffix("/mcp").unwrap();
     let url = format!("{origin}/.well-known/oauth-protected-resource/mcp");
     let challenge = format!(r#"Bearer realm="api", resource_metadata="{url}""#);
-    assert_eq!(refused, format!("1. 401 Unauthorized: {challenge}"), "{log}");
+    assert_eq!(rejected, format!("1. 401 Unauthorized: {challenge}"), "{log}");
     assert_eq!(metadata["scopes_supported"], serde_json::json!(["mcp/call"]));
     assert!(lines[2].starts_with(&format!("3. with a token for {resource}: 200 OK, ")));
     let other = "3. with a token for https://other.example/mcp: 401 Unauthorized, ";
@@ -205,7 +205,7 @@ fn the_mcp_example_leads_from_the_refusal_to_the_token() {
 }
 
 #[test]
-fn the_verify_example_judges_a_token_a_line() {
+fn verify_example_prints_one_line_for_each_token() {
     let issuer = issuer();
     let folder =
         std::env::temp_dir().join(format!("tower-cognito-examples-{}", std::process::id()));
@@ -213,26 +213,26 @@ fn the_verify_example_judges_a_token_a_line() {
     let jwks = folder.join("jwks.json");
     std::fs::write(&jwks, issuer.jwks_json()).unwrap();
     let jwks = jwks.to_str().unwrap();
-    let good = machine("activity/* a/b").issued_at(UNIX_EPOCH + Duration::from_secs(1_000));
-    let good = good.claim("tenant", serde_json::json!({ "id": 7 })).sign();
+    let valid = machine("activity/* a/b").issued_at(UNIX_EPOCH + Duration::from_secs(1_000));
+    let valid = valid.claim("tenant", serde_json::json!({ "id": 7 })).sign();
     let usual = ["--jwks", jwks, "--issuer", issuer.issuer(), "--client-id", CLIENT];
     let with = |more: &[&'static str]| [&usual[..], more].concat();
-    let judge = |args: &[&str], tokens: &str| {
+    let verify = |args: &[&str], tokens: &str| {
         let (code, output, log) = run("verify", args, &[], tokens);
         (code.unwrap(), output, log)
     };
 
     let args = with(&["--scope", "x/y", "--scope", "a/b", "--now", "4599"]);
-    let (code, output, log) = judge(&args, &format!("{good}\r\n{good}"));
+    let (code, output, log) = verify(&args, &format!("{valid}\r\n{valid}"));
     assert_eq!(code, 0, "{log}");
     let lines = output.lines().collect::<Vec<_>>();
     assert_eq!((lines.len(), lines[0]), (2, lines[1]));
     let claims: Value = serde_json::from_str(lines[0].strip_prefix("accept ").unwrap()).unwrap();
     assert_eq!(claims["tenant"]["id"], 7);
 
-    let tokens = format!("{good}\n\nabc\n{good}x\n{good}");
+    let tokens = format!("{valid}\n\nabc\n{valid}x\n{valid}");
     let args = with(&["--now", "4600", "--leeway", "1"]);
-    let (code, output, _) = judge(&args, &tokens);
+    let (code, output, _) = verify(&args, &tokens);
     let words = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     let verdicts = output.lines().map(words).collect::<Vec<_>>();
     assert_eq!(code, 1);
@@ -247,24 +247,24 @@ fn the_verify_example_judges_a_token_a_line() {
         (vec!["--now", "9", "--scope", "c/d"], "insufficient_scope a required scope is missing"),
     ] {
         let expected = format!("refuse {reason}\n");
-        assert_eq!(judge(&with(&more), &good), (1, expected, String::new()), "{more:?}");
+        assert_eq!(verify(&with(&more), &valid), (1, expected, String::new()), "{more:?}");
     }
     let any = ["--jwks", jwks, "--issuer", issuer.issuer(), "--any-client", "--now", "9"];
-    assert_eq!(judge(&any, &good).0, 0);
+    assert_eq!(verify(&any, &valid).0, 0);
 
-    let (code, output, log) = judge(&["--issuer", "http://x.example", "--leeway", "a", "-x"], "");
+    let (code, output, log) = verify(&["--issuer", "http://x.example", "--leeway", "a", "-x"], "");
     assert_eq!((code, &*output), (2, ""));
     for option in ["--issuer: ", "--jwks: ", "--leeway: ", "-x: ", "--client-id or --any-client: "]
     {
         assert!(log.contains(option), "{option}: {log}");
     }
-    let (code, _, log) = judge(&with(&["--leeway", "301"]), "");
+    let (code, _, log) = verify(&with(&["--leeway", "301"]), "");
     assert!(code == 2 && log.contains("leeway"), "{log}");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]
-fn the_issuer_does_what_its_input_says() {
+fn issuer_executes_the_commands_on_its_input() {
     let lines = [
         "client abc secret activity/* x/y",
         r#"token abc {"scope":"a/b"}"#,
@@ -286,10 +286,10 @@ fn the_issuer_does_what_its_input_says() {
     assert!(jwks.starts_with("COGNITO_JWKS_URL=http://127.0.0.1:"), "{jwks}");
     assert!(token_endpoint.starts_with("TOKEN_ENDPOINT_URL=http://127.0.0.1:"), "{output}");
     let error = "error: see the first lines of examples/issuer.rs";
-    let said = [0, 2, 4, 5, 6, 7, 8, 9, 10].map(|line| answers[line]);
-    assert_eq!(said, ["ok", "ok", "ok", "ok", "ok", "0", error, error, error]);
+    let printed = [0, 2, 4, 5, 6, 7, 8, 9, 10].map(|line| answers[line]);
+    assert_eq!(printed, ["ok", "ok", "ok", "ok", "ok", "0", error, error, error]);
     let header = |line: usize| answers[line].split('.').next().unwrap();
-    assert_ne!(header(1), header(3), "another key signs");
+    assert_ne!(header(1), header(3), "another key signs after a rotation");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -297,7 +297,7 @@ fn the_issuer_does_what_its_input_says() {
     assert!(code == Some(1) && log.contains("ISSUER") && log.contains(&taken), "{log}");
 }
 
-/// The exit code of an example, and what it printed and logged.
+/// Runs an example. Returns its exit code, output and log.
 fn run(
     example: &str,
     args: &[&str],
@@ -312,7 +312,7 @@ fn run(
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may end without reading.
+    // It may exit without reading its input.
     let _ = process.stdin.take().unwrap().write_all(input.as_bytes());
     let ended = process.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -324,9 +324,9 @@ fn command(example: &str) -> Command {
     folder.pop();
     folder.pop();
     let program = folder.join("examples").join(example);
-    assert!(program.exists(), "{program:?} is missing: `cargo build --examples` makes it");
+    assert!(program.exists(), "{program:?} is missing: `cargo build --examples` builds it");
     let mut command = Command::new(program);
-    // A setting of the caller's shell is no setting of a test.
+    // Settings of the caller's shell must not affect the test.
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
         if ["COGNITO_", "CLIENT_", "TOKEN_", "API_"].iter().any(|p| name_text.starts_with(p)) {
@@ -366,7 +366,7 @@ impl Quickstart {
         let mut lines = Vec::new();
         loop {
             let line = self.line();
-            assert!(!line.is_empty(), "it ended, or printed something else: {lines:?}");
+            assert!(!line.is_empty(), "it exited or printed an empty line: {lines:?}");
             let is_ready = line == "ready";
             lines.push(line);
             if is_ready {
@@ -386,7 +386,7 @@ impl Quickstart {
         assert!(killed.success());
     }
 
-    /// Its exit code and what it logged.
+    /// Returns the exit code and the log.
     fn ended(mut self) -> (Option<i32>, String) {
         self.rest();
         let mut log = String::new();

@@ -1,27 +1,27 @@
-//! The one integration binary, a module for each boundary.
+//! The integration tests: one binary with a module for each part of the crate.
 
 mod allocations;
+mod architecture;
 mod autotraits;
 mod axum_router;
 mod bounds;
 mod claims;
 mod config;
 mod differential;
+mod docs_in_sync;
 mod errors;
 mod examples;
 mod executors;
 mod faults;
 mod foreign;
 mod grpc;
-mod hostile;
 mod jwks;
 mod layer;
-mod model;
 mod mutated_tokens;
-mod pages;
 mod precedence;
 mod promises;
 mod refresh;
+mod refresh_model;
 mod rejections;
 mod resource_metadata;
 mod scope;
@@ -30,7 +30,6 @@ mod sockets;
 mod support;
 mod telemetry;
 mod test_issuer;
-mod tidy;
 mod token_cache;
 mod user_pool;
 mod vectors;

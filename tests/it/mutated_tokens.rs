@@ -112,13 +112,14 @@ async fn h052_every_byte_that_a_header_allows_is_rejected_by_the_layer() {
     let verifier = Setting::of(good).await.with_cache;
     let reached = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&reached);
-    let service = RequireToken::new(verifier).layer(service_fn(move |_: Request<()>| {
-        count.fetch_add(1, Ordering::SeqCst);
-        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
-    }));
+    let service =
+        RequireToken::new(verifier).layer(service_fn(move |_: Request<super::support::NoBody>| {
+            count.fetch_add(1, Ordering::SeqCst);
+            ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+        }));
     let status = async |token: &[u8]| {
         let value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
-        let mut request = Request::new(());
+        let mut request = Request::new(super::support::NoBody::new());
         request.headers_mut().insert(AUTHORIZATION, value);
         Some(service.clone().oneshot(request).await.unwrap().status().as_u16())
     };

@@ -83,7 +83,7 @@ fn new_rejects_invalid_urls_of_resource_and_servers() {
         ),
     ] {
         let expected =
-            format!("invalid URL: {problem}; a good one looks like `https://issuer.example/pool`");
+            format!("invalid URL: {problem}; expected a URL such as `https://issuer.example/pool`");
         let error = ResourceMetadata::new(url, ["https://issuer.example"]).unwrap_err();
         assert_eq!(error.to_string(), expected, "{url:?}");
         let error = ResourceMetadata::new(RESOURCE, ["https://issuer.example", url]).unwrap_err();
@@ -92,10 +92,11 @@ fn new_rejects_invalid_urls_of_resource_and_servers() {
 }
 
 async fn response_to(service: &ResourceMetadata, method: Method) -> (u16, http::HeaderMap, String) {
-    let mut request = Request::new(());
+    let mut request = Request::new(super::support::NoBody::new());
     *request.method_mut() = method;
     let mut service = service.clone();
-    let response = ServiceExt::<Request<()>>::ready(&mut service).await.unwrap();
+    let response =
+        ServiceExt::<Request<super::support::NoBody>>::ready(&mut service).await.unwrap();
     let (parts, body) = response.call(request).await.unwrap().into_parts();
     (parts.status.as_u16(), parts.headers, body)
 }
@@ -331,10 +332,14 @@ async fn challenge_has_realm_and_url_whichever_is_set_first() {
         layer().realm("orders").resource_metadata(&metadata),
         layer().resource_metadata(&metadata).realm("orders"),
     ] {
-        let service = tower::service_fn(|_: Request<()>| async {
+        let service = tower::service_fn(|_: Request<super::support::NoBody>| async {
             Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
         });
-        let response = layer.layer(service).oneshot(Request::new(())).await.unwrap();
+        let response = layer
+            .layer(service)
+            .oneshot(Request::new(super::support::NoBody::new()))
+            .await
+            .unwrap();
         let challenge = format!(r#"Bearer realm="orders", resource_metadata="{url}""#);
         assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
     }

@@ -232,7 +232,7 @@ fn scope_parses_only_a_single_valid_scope() {
     }
     #[track_caller]
     fn check_invalid(text: &str, problem: &str) {
-        let expected = format!("invalid scope: {problem}; a good one looks like `activity/*`");
+        let expected = format!("invalid scope: {problem}; expected a scope such as `activity/*`");
         assert_eq!(text.parse::<Scope>().unwrap_err().to_string(), expected, "{text:?}");
     }
 

@@ -61,8 +61,8 @@ fn outcome_of<B>(response: &Response<B>) -> Outcome {
 #[derive(Clone, Debug)]
 struct Found(Option<String>);
 
-async fn send(layer: &RequireToken, request: Request<()>) -> Response<()> {
-    let service = service_fn(|request: Request<()>| async move {
+async fn send(layer: &RequireToken, request: Request<super::support::NoBody>) -> Response<()> {
+    let service = service_fn(|request: Request<super::support::NoBody>| async move {
         let client = request.extensions().get::<AccessToken>().map(|t| t.client_id().to_owned());
         let mut response = Response::new(Full::<Bytes>::default());
         response.extensions_mut().insert(Found(client));
@@ -71,12 +71,18 @@ async fn send(layer: &RequireToken, request: Request<()>) -> Response<()> {
     layer.layer(service).oneshot(request).await.unwrap().map(drop)
 }
 
-fn request(method: &str, uri: &str, authorization: Option<&str>) -> Request<()> {
+fn request(
+    method: &str,
+    uri: &str,
+    authorization: Option<&str>,
+) -> Request<super::support::NoBody> {
     let mut request = Request::builder().method(method).uri(uri);
     if let Some(value) = authorization {
         request = request.header(AUTHORIZATION, value);
     }
-    request.body(()).unwrap_or_else(|error| panic!("{method} {uri}: {error}"))
+    request
+        .body(super::support::NoBody::new())
+        .unwrap_or_else(|error| panic!("{method} {uri}: {error}"))
 }
 
 async fn call(layer: &RequireToken, key: &str, authorization: Option<&str>) -> Outcome {
@@ -706,7 +712,7 @@ async fn inserted_access_token_is_removed_on_every_row() {
 async fn require_scope_inside_a_public_row_still_requires_a_token() {
     let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
     let layer = RequireToken::new(verifier()).scope_table(table).realm("orders");
-    let service = service_fn(|_: Request<()>| async {
+    let service = service_fn(|_: Request<super::support::NoBody>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
     let service = layer.layer(RequireScope::new("a/b").layer(service));
@@ -891,7 +897,7 @@ fn grpc_path_with_an_empty_method_is_an_error() {
 
 #[test]
 fn malformed_scope_is_an_error_of_its_row() {
-    let one = "; a good one looks like `activity/*`";
+    let one = "; expected a scope such as `activity/*`";
     for (access, expected) in [
         (Access::scope(""), "invalid scope: it is empty"),
         (Access::scope("a b"), "invalid scope: it contains a space, so it is more than one scope"),

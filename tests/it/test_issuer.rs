@@ -1,5 +1,5 @@
-//! The embedded issuer: its tokens are read by jsonwebtoken too, and its token endpoint answers
-//! as Cognito's does.
+//! The embedded issuer: jsonwebtoken accepts its tokens, and its token endpoint answers as
+//! Cognito's does.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ fn decoded(part: &str) -> String {
 }
 
 #[test]
-fn tokens_have_the_shape_of_cognitos() {
+fn tokens_have_the_claims_of_cognitos_tokens() {
     let token = machine("activity/*").sign();
     let [header, payload] = [0, 1].map(|part| decoded(token.split('.').nth(part).unwrap()));
     let header: Value = serde_json::from_str(&header).unwrap();
@@ -57,11 +57,11 @@ fn tokens_have_the_shape_of_cognitos() {
     assert_eq!((&claims["aud"], &claims["token_use"]), (&json!(CLIENT), &json!("id")));
     assert!(claims.get("client_id").is_none() && claims.get("scope").is_none());
     let id_header: Value = serde_json::from_str(&decoded(id.split('.').next().unwrap())).unwrap();
-    assert_ne!(id_header["kid"], header["kid"], "ID tokens have a key of their own");
+    assert_ne!(id_header["kid"], header["kid"], "another key signs ID tokens");
 }
 
 #[test]
-fn both_spellings_of_the_slash_are_written() {
+fn tokens_have_plain_or_escaped_slashes() {
     let plain = machine("activity/*");
     let escaped = plain.clone().escaped_slashes();
     assert!(!plain.payload_json().contains(r"\/"));
@@ -72,7 +72,7 @@ fn both_spellings_of_the_slash_are_written() {
 }
 
 #[test]
-fn jsonwebtoken_accepts_its_tokens_too() {
+fn jsonwebtoken_accepts_the_tokens() {
     if !has_second_opinion() {
         return;
     }
@@ -94,7 +94,7 @@ fn jsonwebtoken_accepts_its_tokens_too() {
 }
 
 #[test]
-fn a_rotation_publishes_the_old_key_until_it_is_withdrawn() {
+fn rotation_publishes_the_old_key_until_it_is_retired() {
     let issuer = TestIssuer::new();
     let ids = || issuer.jwks().key_ids().map(str::to_owned).collect::<HashSet<_>>();
     let before = ids();
@@ -108,11 +108,11 @@ fn a_rotation_publishes_the_old_key_until_it_is_withdrawn() {
 }
 
 #[tokio::test]
-async fn the_token_endpoint_grants_client_credentials() {
+async fn token_endpoint_grants_client_credentials() {
     let server = server().await;
     for (headers, body) in [
-        (vec![("authorization", basic("good", "secret"))], "grant_type=client_credentials"),
-        (vec![], "grant_type=client_credentials&client_id=good&client_secret=secret"),
+        (vec![("authorization", basic("client", "secret"))], "grant_type=client_credentials"),
+        (vec![], "grant_type=client_credentials&client_id=client&client_secret=secret"),
     ] {
         let (status, text) = post(&server, headers, body).await;
         assert_eq!(status, 200);
@@ -120,7 +120,7 @@ async fn the_token_endpoint_grants_client_credentials() {
         let token = answer["access_token"].as_str().unwrap();
         let expected = json!({"access_token": token, "expires_in": 3600, "token_type": "Bearer"});
         assert_eq!(answer, expected);
-        let rules = Rules::new(server.issuer().user_pool(), ClientIds::only(["good"]));
+        let rules = Rules::new(server.issuer().user_pool(), ClientIds::only(["client"]));
         let verifier = Verifier::builder(rules).connect().await.unwrap();
         let token = verifier.verify(token).await.unwrap();
         assert_eq!(token.scopes().iter().collect::<Vec<_>>(), ["activity/*", "activity/read"]);
@@ -128,7 +128,7 @@ async fn the_token_endpoint_grants_client_credentials() {
 }
 
 #[tokio::test]
-async fn the_token_endpoint_grants_the_scopes_that_are_asked_for() {
+async fn token_endpoint_grants_the_requested_scopes() {
     let server = server().await;
     for (scope, granted) in [
         ("activity%2Fread", "activity/read"),
@@ -137,7 +137,7 @@ async fn the_token_endpoint_grants_the_scopes_that_are_asked_for() {
         ("", "activity/* activity/read"),
     ] {
         let body = format!("grant_type=client_credentials&scope={scope}");
-        let headers = vec![("authorization", basic("good", "secret"))];
+        let headers = vec![("authorization", basic("client", "secret"))];
         let (status, text) = post(&server, headers, &body).await;
         assert_eq!(status, 200, "{scope}: {text}");
         let answer: Value = serde_json::from_str(&text).unwrap();
@@ -149,22 +149,27 @@ async fn the_token_endpoint_grants_the_scopes_that_are_asked_for() {
 }
 
 #[tokio::test]
-async fn the_token_endpoints_errors_are_cognitos() {
+async fn token_endpoint_has_cognitos_errors() {
     let server = server().await;
     let grant = "grant_type=client_credentials";
-    let good = || Some(basic("good", "secret"));
+    let valid = || Some(basic("client", "secret"));
     for (name, authorization, body, error) in [
-        ("wrong secret", Some(basic("good", "wrong")), grant.to_owned(), "invalid_client"),
-        ("unknown client", Some(basic("nobody", "secret")), grant.to_owned(), "invalid_client"),
+        ("wrong secret", Some(basic("client", "wrong")), grant.to_owned(), "invalid_client"),
+        ("unknown client", Some(basic("unknown", "secret")), grant.to_owned(), "invalid_client"),
         ("no credentials", None, grant.to_owned(), "invalid_client"),
-        ("no Basic", Some("Bearer x".to_owned()), grant.to_owned(), "invalid_client"),
-        ("no grant type", good(), "scope=a".to_owned(), "invalid_request"),
-        ("no body", good(), String::new(), "invalid_request"),
-        ("twice", good(), format!("{grant}&{grant}"), "invalid_request"),
-        ("password", good(), "grant_type=password".to_owned(), "unsupported_grant_type"),
-        ("undefined scope", good(), format!("{grant}&scope=no%2Fscope"), "invalid_scope"),
-        ("openid", good(), format!("{grant}&scope=openid"), "invalid_scope"),
-        ("another's scope", good(), format!("{grant}&scope=orders%2Fread"), "invalid_grant"),
+        ("another scheme", Some("Bearer x".to_owned()), grant.to_owned(), "invalid_client"),
+        ("no grant type", valid(), "scope=a".to_owned(), "invalid_request"),
+        ("no body", valid(), String::new(), "invalid_request"),
+        ("repeated parameter", valid(), format!("{grant}&{grant}"), "invalid_request"),
+        ("password", valid(), "grant_type=password".to_owned(), "unsupported_grant_type"),
+        ("undefined scope", valid(), format!("{grant}&scope=no%2Fscope"), "invalid_scope"),
+        ("openid", valid(), format!("{grant}&scope=openid"), "invalid_scope"),
+        (
+            "scope of another client",
+            valid(),
+            format!("{grant}&scope=orders%2Fread"),
+            "invalid_grant",
+        ),
     ] {
         let headers = authorization.map(|value| ("authorization", value)).into_iter().collect();
         let (status, text) = post(&server, headers, &body).await;
@@ -174,7 +179,7 @@ async fn the_token_endpoints_errors_are_cognitos() {
 }
 
 #[tokio::test]
-async fn the_discovery_document_points_to_the_other_endpoints() {
+async fn discovery_document_has_the_other_urls() {
     let server = server().await;
     let issuer = server.issuer().issuer();
     let path = "/us-east-1_TestIssuer/.well-known/openid-configuration";
@@ -189,14 +194,14 @@ async fn the_discovery_document_points_to_the_other_endpoints() {
 }
 
 #[tokio::test]
-async fn it_listens_on_loopback_alone() {
+async fn rejects_an_address_that_is_not_loopback() {
     let error = TestServer::bind("0.0.0.0:0").await.unwrap_err();
-    assert_eq!(error.to_string(), "a test issuer listens on a loopback address alone");
+    assert_eq!(error.to_string(), "a test issuer listens only on a loopback address");
 }
 
 async fn server() -> TestServer {
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
-    server.add_client("good", "secret", ["activity/*", "activity/read"]);
+    server.add_client("client", "secret", ["activity/*", "activity/read"]);
     server.add_client("other", "secret", ["orders/read"]);
     server
 }

@@ -180,34 +180,34 @@ fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
 
     check(
         "",
-        "invalid user pool id: it is empty; a good one looks like `ap-northeast-1_AbCdEfGhI`",
+        "invalid user pool ID: it is empty; expected an ID such as `ap-northeast-1_AbCdEfGhI`",
     );
     for url in [ORIGINAL, "http://localhost:9229/local_1", "cognito://us-east-1_a"] {
         check(
             url,
-            "invalid user pool id: it is a URL; set it as the issuer (`UserPool::from_issuer`); a \
+            "invalid user pool ID: it is a URL; set it as the issuer (`UserPool::from_issuer`); a \
              good one looks like `ap-northeast-1_AbCdEfGhI`",
         );
     }
     for id in [format!("us-east-1_{}", "a".repeat(46)), "a".repeat(100_000)] {
         check(
             &id,
-            "invalid user pool id: it is longer than 55 characters; a good one looks like \
+            "invalid user pool ID: it is longer than 55 characters; expected an ID such as \
              `ap-northeast-1_AbCdEfGhI`",
         );
     }
     for id in ["ap-northeast-1", "AbCdEfGhI", "ap-northeast-1-AbCdEfGhI", "my pool", "/"] {
         check(
             id,
-            "invalid user pool id: it has no `_` between region and name; a good one looks like \
+            "invalid user pool ID: it has no `_` between region and name; expected an ID such as \
              `ap-northeast-1_AbCdEfGhI`",
         );
     }
     for id in ["cn-north-1_AbCdEfGhI", "cn-northwest-1_AbCdEfGhI", "eusc-de-east-1_AbCdEfGhI"] {
         check(
             id,
-            "invalid user pool id: the issuer of this partition is not known; set it \
-             (`UserPool::from_issuer`); a good one looks like `ap-northeast-1_AbCdEfGhI`",
+            "invalid user pool ID: the issuer of this partition is not known; set it \
+             (`UserPool::from_issuer`); expected an ID such as `ap-northeast-1_AbCdEfGhI`",
         );
     }
     for id in [
@@ -236,13 +236,13 @@ fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
     ] {
         check(
             id,
-            "invalid user pool id: it does not begin with a region; a good one looks like \
+            "invalid user pool ID: it does not begin with a region; expected an ID such as \
              `ap-northeast-1_AbCdEfGhI`",
         );
     }
     check(
         "ap-northeast-1_",
-        "invalid user pool id: it has no name after `_`; a good one looks like \
+        "invalid user pool ID: it has no name after `_`; a good one looks like \
          `ap-northeast-1_AbCdEfGhI`",
     );
     for id in [
@@ -260,7 +260,7 @@ fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
     ] {
         check(
             id,
-            "invalid user pool id: the name after `_` is not made of letters and digits; a good \
+            "invalid user pool ID: the name after `_` is not made of letters and digits; a good \
              one looks like `ap-northeast-1_AbCdEfGhI`",
         );
     }
@@ -427,7 +427,7 @@ fn every_constructor_rejects_invalid_urls_with_the_reason() {
                 Err(error) => error.to_string(),
             };
             let expected = format!(
-                "invalid URL: {problem}; a good one looks like `https://issuer.example/pool`"
+                "invalid URL: {problem}; expected a URL such as `https://issuer.example/pool`"
             );
             assert_eq!(error, expected, "{function}: {url:?}");
         }

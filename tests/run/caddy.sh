@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Puts Caddy, which asks the forward_auth example by its `forward_auth`, before a service, sends
-# requests good and bad, and checks the answers and what arrives at the service.
+# Runs Caddy with the forward_auth example (`forward_auth`) in front of a service, sends valid and
+# invalid requests, and checks the answers and the requests that reach the service.
 #
 #     tests/run/caddy.sh
 #
-# PYTHON   a Python 3, instead of `python3`; it needs no package
+# PYTHON   a Python 3, default `python3`; it needs no packages
 #
-# Every check prints one line, `ok - …` or `FAIL - …`; the last lines are figures. Exits 1 if any
-# failed. All that it starts listens on free ports of 127.0.0.1. As root on Debian it installs caddy
-# if that is missing.
+# Every check prints one line, `ok - …` or `FAIL - …`; the last lines are figures. Exits 1 if a
+# check failed. All processes listen on free ports of 127.0.0.1. As root on Debian, it installs
+# caddy if it is missing.
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -1,4 +1,4 @@
-"""What `WWW-Authenticate` says, letter for letter, for the scripts beside this file."""
+"""The exact values of `WWW-Authenticate`, for the scripts in this folder."""
 
 REALM = 'Bearer realm="api"'
 INVALID = f'{REALM}, error="invalid_token", error_description="The access token is invalid"'
@@ -7,7 +7,7 @@ MALFORMED = (
     f'{REALM}, error="invalid_request", '
     'error_description="The Authorization header is malformed"'
 )
-# Without the scopes that are asked for: `SCOPE.format("activity/*")`.
+# To be completed with the required scopes: `SCOPE.format("activity/*")`.
 SCOPE = (
     f'{REALM}, error="insufficient_scope", '
     'error_description="A required scope is missing", scope="{}"'

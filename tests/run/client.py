@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Calls the API as another system would: a token by the client credentials grant, and the items.
+"""Calls the API as another system would: gets a token by the client credentials grant, then the items.
 
     CLIENT_ID=… CLIENT_SECRET=… TOKEN_ENDPOINT_URL=… API_URL=… python3 client.py
 
-The token endpoint may be that of the quickstart or of a real user pool. A token is good for an
-hour: a client that calls often keeps it, and asks for the next one when `expires_in` has passed.
+The token endpoint can be that of the quickstart or of a real user pool. A token is valid for an hour: a
+client that calls often caches it and gets the next one when `expires_in` has passed.
 """
 
 import os
@@ -16,7 +16,7 @@ TIMEOUT = 10
 
 
 def access_token(url, client_id, client_secret, scope=None):
-    """A new access token. Without a `scope` it has all that the client may have."""
+    """Returns a new access token. Without `scope`, it has all scopes of the client."""
     form = {"grant_type": "client_credentials"}
     if scope is not None:
         form["scope"] = scope

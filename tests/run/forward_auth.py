@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Sends requests through a gateway that asks the forward_auth example, and judges what happens.
+"""Sends requests through a gateway that calls the forward_auth example, and checks the results.
 
     python3 forward_auth.py nginx|caddy EXAMPLES
 
-EXAMPLES is the folder of the built examples. The requests and the verdicts on them are the same for
-both gateways. nginx.sh and caddy.sh beside this file install and build what it needs.
+EXAMPLES is the folder of the built examples. Requests and expected results are the same for both
+gateways. nginx.sh and caddy.sh install and build everything that it needs.
 """
 
 import http.client
@@ -50,7 +50,7 @@ def check(what, expected, actual):
 
 
 def wait_until(what, holds):
-    """Asks again and again, for a while; there is nothing more to check without it."""
+    """Waits for a condition. The script exits if it does not become true."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
         if time.monotonic() > deadline:
@@ -62,7 +62,7 @@ def wait_until(what, holds):
 
 
 class Service(http.server.ThreadingHTTPServer):
-    """Says what it got, and keeps it."""
+    """Answers with the request that it received, and stores it."""
 
     daemon_threads = True
 
@@ -95,13 +95,13 @@ class Echo(http.server.BaseHTTPRequestHandler):
             self.rfile.readline()
         else:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        # `path` is not what was sent: two slashes at its beginning are one.
+        # `path` differs from the sent path: it merges two slashes at the beginning.
         method, target, _ = self.requestline.split(" ")
         headers = [[name.lower(), value] for name, value in self.headers.items()]
         got = {"method": method, "target": target, "headers": headers, "body": body.decode()}
         self.server.got.append(got)
         answer = json.dumps(got).encode()
-        # What a service says of itself is not the gateway's to change.
+        # The gateway must not change the headers of the service.
         self.send_response(int(self.headers.get("X-Answer", 200)))
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -115,7 +115,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
 # ---- Processes ---------------------------------------------------------------------------------
 
 work = Path(tempfile.mkdtemp())
-# Those of nginx's processes that do the work are another user's.
+# The workers of nginx belong to another user.
 work.chmod(0o755)
 processes = []
 
@@ -168,14 +168,14 @@ class Authorizer:
         if not (found := re.fullmatch(r"AUTHORIZE_URL=http://(127.0.0.1:(\d+))/authorize\n", said)):
             sys.exit(f"FAIL - the authorizer starts\n{log()}")
         self.address, self.port = found[1], int(found[2])
-        # The next one listens there too.
+        # The next one listens on the same port.
         self.settings["FORWARD_AUTH"] = self.address
 
     def end(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 
-    def refuses_to_start(self, **settings):
+    def fails_to_start(self, **settings):
         process = subprocess.run(
             [self.program],
             env=self.settings | settings,
@@ -187,7 +187,7 @@ class Authorizer:
 
 
 def replace(text, *pairs):
-    """What the configuration has to have, once."""
+    """Replaces a text that must occur once in the configuration."""
     for pattern, replacement in pairs:
         text, count = re.subn(pattern, replacement, text, flags=re.DOTALL)
         if count != 1:
@@ -212,7 +212,7 @@ def caddy(folder, port, authorizer, service, edits):
     start(*command, env=settings | folders)
 
 
-# What to take out of the configuration.
+# The parts to remove from the configuration.
 WITHOUT = {
     "nginx": ("auth_request /_authorize;", ""),
     "caddy": (r"\t\tforward_auth .*?\n\t\t}\n", ""),
@@ -248,7 +248,7 @@ class Answer:
 
 
 def send(port, method, target, headers=(), body=b""):
-    """One request as it is, byte for byte, on a connection of its own."""
+    """Sends one request, byte for byte, on its own connection."""
     global requests
     requests += 1
     lines = [f"{method} {target} HTTP/1.1", *headers]
@@ -274,22 +274,22 @@ class Gateway:
         self.service = service
 
     def send(self, *request):
-        """The answer, and what the service got meanwhile."""
+        """Returns the answer and the requests that reached the service."""
         before = len(self.service.got)
         answer = send(self.port, *request)
         verdicts[answer.status] = verdicts.get(answer.status, 0) + 1
         return answer, self.service.got[before:]
 
-    def refuses(self, what, status, *request):
-        """With this status, or one of these: and the service is not called."""
+    def rejects(self, what, status, *request):
+        """Checks the status, or one of several, and that the service is not called."""
         answer, got = self.send(*request)
         statuses = status if isinstance(status, tuple) else (status,)
         seen = answer.status if answer.status not in statuses else statuses
-        check(f"{what}: refused with {answer.status}", (statuses, []), (seen, got))
+        check(f"{what}: rejected with {answer.status}", (statuses, []), (seen, got))
         return answer
 
     def passes(self, what, *request):
-        """With the method and the target that were sent."""
+        """Checks that the service received the method and the target as sent."""
         answer, got = self.send(*request)
         seen = [(each["method"], each["target"]) for each in got]
         check(what, (200, [request[:2]]), (answer.status, seen))
@@ -297,14 +297,14 @@ class Gateway:
 
 
 def identity(got):
-    """What a service could take for who calls, however it reads names."""
+    """Returns the headers that a service could read as the identity of the caller."""
     names = [(name.replace("_", "-"), value) for name, value in got["headers"]]
     return sorted((name, value) for name, value in names if name.startswith("x-auth") and value)
 
 
 # ---- What is checked ---------------------------------------------------------------------------
 
-# However one reads them, these are none of the public paths, or could be another one.
+# None of these is unambiguously a public path.
 HOSTILE_TARGETS = [
     "//activity",
     "///activity",
@@ -368,24 +368,24 @@ HOSTILE_TARGETS = [
 
 
 def check_verdicts(gateway, issuer):
-    good = issuer.token(scope="activity/* demo-dev/read", sub="somebody")
+    good = issuer.token(scope="activity/* demo-dev/read", sub="alice")
     post = ("POST", "/activity")
     event = b'{"message":"Hello"}'
 
-    got = gateway.passes("a good token passes, with its event", *post, [bearer(good)], event)
+    got = gateway.passes("a valid token passes, with its event", *post, [bearer(good)], event)
     check("the event arrives", event.decode(), got["body"])
     who = [
         ("x-auth-client-id", CLIENT),
         ("x-auth-scope", "activity/* demo-dev/read"),
-        ("x-auth-subject", "somebody"),
+        ("x-auth-subject", "alice"),
     ]
     check("the service is told who calls", who, identity(got))
     chunked = [bearer(good), "Transfer-Encoding: chunked"], b"5\r\nHello\r\n0\r\n\r\n"
     got = gateway.passes("a chunked event passes", *post, *chunked)
     check("the chunked event arrives", "Hello", got["body"])
     got = gateway.passes("a public row needs no token", "GET", "/health")
-    check("and nobody is said to call", [], identity(got))
-    gateway.passes("a public row takes a bad token", "GET", "/health", [bearer("garbage")])
+    check("and no caller is named", [], identity(got))
+    gateway.passes("a public row takes an invalid token", "GET", "/health", [bearer("garbage")])
     gateway.passes("a query goes along", "GET", "/item/7?a=%2e%2e/&b=c", [bearer(good)])
     gateway.passes("HEAD passes where GET does", "HEAD", "/item", [bearer(good)])
     many = " ".join(f"demo-dev/{n:040}" for n in range(80))
@@ -406,52 +406,52 @@ def check_verdicts(gateway, issuer):
         ("Bearer without a token", 401, MALFORMED, ["Authorization: Bearer"]),
         ("a scope too few", 403, NO_SCOPE, [bearer(issuer.token(scope="activity/read"))]),
     ]:
-        answer = gateway.refuses(what, status, *post, headers, event)
+        answer = gateway.rejects(what, status, *post, headers, event)
         check(f"{what}: its challenge", [challenge], answer.headers.get_all("www-authenticate"))
         check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
-    answer = gateway.refuses("an unlisted path", 403, "GET", "/unlisted", [bearer(good)])
+    answer = gateway.rejects("an unlisted path", 403, "GET", "/unlisted", [bearer(good)])
     check("an unlisted path: its challenge", UNLISTED, answer.headers["www-authenticate"])
-    gateway.refuses("an unlisted path, without a token", 401, "GET", "/unlisted")
-    gateway.refuses("HEAD without a token", 401, "HEAD", "/item")
-    gateway.refuses("a token too long", (400, 401), *post, [bearer("a" * 20_000)], event)
-    # nginx says so itself.
-    gateway.refuses("two tokens", (400, 401), *post, [bearer(good), bearer(good)], event)
-    gateway.refuses("two tokens, one bad", (400, 401), *post, [bearer("x"), bearer(good)], event)
+    gateway.rejects("an unlisted path, without a token", 401, "GET", "/unlisted")
+    gateway.rejects("HEAD without a token", 401, "HEAD", "/item")
+    gateway.rejects("a token too long", (400, 401), *post, [bearer("a" * 20_000)], event)
+    # nginx answers this itself.
+    gateway.rejects("two tokens", (400, 401), *post, [bearer(good), bearer(good)], event)
+    gateway.rejects("two tokens, one bad", (400, 401), *post, [bearer("x"), bearer(good)], event)
 
 
 def check_methods(gateway, good):
     body = b"POST /public/x HTTP/1.1\r\nHost: a\r\n\r\nGET /public/x HTTP/1.1\r\nHost: a\r\n\r\n"
     for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "get"]:
-        # Lower case is no method to nginx.
+        # nginx does not accept a lower-case method.
         statuses = (400, 401, 403) if method == "get" else 401
-        gateway.refuses(f"{method} with a body", statuses, method, "/activity", [], body)
+        gateway.rejects(f"{method} with a body", statuses, method, "/activity", [], body)
         if method != "POST":
             statuses = (400, 403) if method == "get" else 403
-            what = f"{method} with a good token where POST is meant"
-            gateway.refuses(what, statuses, method, "/activity", [bearer(good)], body)
+            what = f"{method} with a valid token where POST is meant"
+            gateway.rejects(what, statuses, method, "/activity", [bearer(good)], body)
     for method in ["TRACE", "CONNECT"]:
-        gateway.refuses(method, (400, 401, 403, 405), method, "/activity", [bearer(good)])
+        gateway.rejects(method, (400, 401, 403, 405), method, "/activity", [bearer(good)])
     gateway.passes("a method of their own on a public row", "PROPFIND", "/public/x", [], b"x")
     for form in ["", "+proto", "+json", "-web", "-web+proto", "-web-text", "-web-text+proto"]:
         content_type = f"Content-Type: application/grpc{form}"
         for method in ["POST", "GET"]:
             what = f"{method} {content_type[14:]}"
             request = (method, "/activity", [content_type, "TE: trailers"], b"\0\0\0\0\0")
-            gateway.refuses(what, 401, *request)
+            gateway.rejects(what, 401, *request)
             narrow = (method, "/item", [content_type, bearer(good[:-1])], b"\0\0\0\0\0")
-            gateway.refuses(f"{what}, a bad token", 401, *narrow)
+            gateway.rejects(f"{what}, an invalid token", 401, *narrow)
 
 
 def check_paths(gateway, good, narrow):
-    """What the table refuses with a good token is 403, and without one 401. Where the gateway
-    itself says that it is no request, 400 or 404; too long, 414 or 431."""
+    """Requests that the table rejects are 403 with a valid token and 401 without one. The gateway
+    itself answers invalid requests with 400 or 404, and too long ones with 414 or 431."""
     for target in HOSTILE_TARGETS:
         shown = target if len(target) < 80 else f"{target[:20]}… of {len(target)} bytes"
-        refusals = (400, 401, 403, 404, 414, 431)
+        rejections = (400, 401, 403, 404, 414, 431)
         for method in ["GET", "POST"]:
             what = f"{method} {shown}"
-            gateway.refuses(what, refusals, method, target, [])
-            gateway.refuses(f"{what}, a scope too few", refusals, method, target, [narrow])
+            gateway.rejects(what, rejections, method, target, [])
+            gateway.rejects(f"{what}, a scope too few", rejections, method, target, [narrow])
     token = [bearer(good)]
     gateway.passes("an empty query", "POST", "/activity?", token)
     gateway.passes("a query that looks like a path", "GET", "/public/x?/../../activity")
@@ -465,13 +465,13 @@ def check_paths(gateway, good, narrow):
 
 
 def check_headers(gateway, good):
-    """What a client says in the place of the gateway counts for nothing."""
+    """The gateway's headers from a client have no effect."""
     public = ["X-Original-Method: GET", "X-Original-URI: /public/x"]
     for prefix in ["X-Original", "X-Forwarded", "X_Original", "x-original"]:
         said = [f"{prefix}-Method: GET", f"{prefix}-URI: /public/x", f"{prefix}-Uri: /health"]
-        gateway.refuses(f"{prefix} headers", 401, "POST", "/activity", said)
+        gateway.rejects(f"{prefix} headers", 401, "POST", "/activity", said)
     for name in ["X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override"]:
-        gateway.refuses(name, 401, "POST", "/activity", [f"{name}: /public/x"])
+        gateway.rejects(name, 401, "POST", "/activity", [f"{name}: /public/x"])
     gateway.passes("the gateway's own are the ones that count", "POST", "/activity", [
         bearer(good), "X-Original-Method: DELETE", "X-Original-URI: /unlisted",
     ])
@@ -480,9 +480,9 @@ def check_headers(gateway, good):
     names += [name.replace("-", "_") for name in names] + ["X-Auth_Subject", "X_Auth-Subject"]
     claims = [f"{name}: admin" for name in names]
     for target in ["/public/x", "/health"]:
-        got = gateway.passes(f"nobody by headers of one's own, {target}", "GET", target, claims)
+        got = gateway.passes(f"no identity from the client's headers, {target}", "GET", target, claims)
         check(f"{target}: none of them arrives", [], identity(got))
-    got = gateway.passes("another by headers of one's own", "POST", "/activity", [
+    got = gateway.passes("no other identity from the client's headers", "POST", "/activity", [
         bearer(good), *claims,
     ])
     who = [("x-auth-client-id", CLIENT), ("x-auth-scope", "activity/*"), ("x-auth-subject", "me")]
@@ -490,27 +490,28 @@ def check_headers(gateway, good):
 
     for name in ["Authorization", "X-Original-URI", "X-Original-Method", "Content-Length", "Host"]:
         tricks = [f"Connection: close, {name}", *public]
-        gateway.refuses(f"Connection: {name}", 401, "POST", "/activity", tricks)
+        gateway.rejects(f"Connection: {name}", 401, "POST", "/activity", tricks)
     for name in ["X-Auth-Subject", "X-Auth-Client-Id", "X-Original-URI", "X-Original-Method"]:
         tricks = [bearer(good), f"Connection: close, {name}", "X-Auth-Subject: admin"]
-        got = gateway.passes(f"a good token and Connection: {name}", "POST", "/activity", tricks)
+        got = gateway.passes(f"a valid token and Connection: {name}", "POST", "/activity", tricks)
         check(f"Connection: {name} takes nothing away", who, identity(got))
     answer, got = gateway.send("POST", "/activity", [bearer(good), "Connection: Authorization"])
-    # Without a token on the way to the authorizer it is refused, which nobody but its sender minds.
+    # If the token does not reach the authorizer, the request is rejected, which only affects its
+    # sender.
     called = len(got) if answer.status == 200 else 1 - len(got)
-    check("Connection: Authorization with a good token", 1, called)
+    check("Connection: Authorization with a valid token", 1, called)
 
     upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
     upgrade.append("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
-    gateway.refuses("a WebSocket", 401, "GET", "/item", upgrade)
-    gateway.refuses("a WebSocket, unlisted", 403, "GET", "/unlisted", [*upgrade, bearer(good)])
+    gateway.rejects("a WebSocket", 401, "GET", "/item", upgrade)
+    gateway.rejects("a WebSocket, unlisted", 403, "GET", "/unlisted", [*upgrade, bearer(good)])
     upgrade = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]
-    gateway.refuses("h2c", 401, "GET", "/item", upgrade)
+    gateway.rejects("h2c", 401, "GET", "/item", upgrade)
     expect = ["Expect: 100-continue"]
-    gateway.refuses("Expect: 100-continue", 401, "POST", "/activity", expect, b"x")
+    gateway.rejects("Expect: 100-continue", 401, "POST", "/activity", expect, b"x")
     both = ["Transfer-Encoding: chunked", "Content-Length: 4"]
     smuggled = b"0\r\n\r\nGET /item HTTP/1.1\r\nHost: a\r\n\r\n"
-    gateway.refuses("chunked and a length", (400, 401), "POST", "/activity", both, smuggled)
+    gateway.rejects("chunked and a length", (400, 401), "POST", "/activity", both, smuggled)
 
 
 def check_outages(gateway, authorizer, issuer):
@@ -522,7 +523,7 @@ def check_outages(gateway, authorizer, issuer):
     gateway.passes("after a rotation, a token of the new key passes at once", *post[:2], rotated)
 
     def is_unavailable(what, *request):
-        answer = gateway.refuses(what, 503, *request)
+        answer = gateway.rejects(what, 503, *request)
         retry_after = answer.headers.get_all("retry-after")
         check(f"{what}: when to come back", ["1"], retry_after)
         check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
@@ -536,13 +537,13 @@ def check_outages(gateway, authorizer, issuer):
     gateway.passes("without keys, a public row passes", "GET", "/health")
     issuer.tell("fault none")
     wait_until("the keys are fetched again", lambda: gateway.send(*post)[0].status == 200)
-    gateway.passes("with keys again, a good token passes", *post)
+    gateway.passes("with keys again, a valid token passes", *post)
 
     authorizer.process.send_signal(signal.SIGSTOP)
-    os.waitpid(authorizer.process.pid, os.WUNTRACED)  # until all of it stands still
+    os.waitpid(authorizer.process.pid, os.WUNTRACED)  # until the whole process is stopped
     is_unavailable("an authorizer that does not answer", *post)
     authorizer.process.send_signal(signal.SIGCONT)
-    gateway.passes("when it is back, a good token passes", *post)
+    gateway.passes("when it is back, a valid token passes", *post)
 
     gateway.service.is_down = True
     answer, _ = gateway.send(*post)
@@ -551,7 +552,7 @@ def check_outages(gateway, authorizer, issuer):
 
 
 def check_authorizer(authorizer, good):
-    """What a gateway does not do that is set up as it should be."""
+    """Requests that a correctly configured gateway does not send."""
     method, uri = "X-Original-Method: GET", "X-Original-URI: /public/x"
 
     def answers(what, status, *headers, method="GET", target="/authorize"):
@@ -559,7 +560,7 @@ def check_authorizer(authorizer, good):
         check(f"asked directly, {what}: {status}", status, answer.status)
         return answer
 
-    answers("as it should be", 204, method, uri)
+    answers("both headers", 204, method, uri)
     before = len(log())
     answers("without the method", 500, uri)
     answers("without the URI", 500, method)
@@ -569,8 +570,8 @@ def check_authorizer(authorizer, good):
     problems = [
         "x-original-method is missing",
         "x-original-uri is missing",
-        "x-original-method is there twice",
-        "x-original-uri is there twice",
+        "x-original-method is repeated",
+        "x-original-uri is repeated",
     ]
     check("each of these is in the log", problems, said)
     for bad in ["", "public/x", "http://a/public/x", "/public/x#", "/public/\u00e9", "*"]:
@@ -587,12 +588,12 @@ def check_authorizer(authorizer, good):
         ({"COGNITO_REQUIRED_SCOPES": "a/b"}, "COGNITO_REQUIRED_SCOPES"),
         ({}, "FORWARD_AUTH"),
     ]:
-        ended, said = authorizer.refuses_to_start(**settings)
+        ended, said = authorizer.fails_to_start(**settings)
         check(f"a wrong {named} is named at the start", (True, True), (ended, named in said))
 
 
 def check_asks(name, service):
-    """What an authorizer is asked, by one that says yes to everything."""
+    """Checks the requests of a gateway with an authorizer that allows everything."""
     authorizer = Service()
     port = start_gateway(name, "asks", authorizer.address, service)
     said = ["X-Original-Method: GET", "X-Original-URI: /public/x", "Connection: X-Original-URI"]
@@ -606,7 +607,7 @@ def check_asks(name, service):
         if not authorizer.got:
             continue
         asked = authorizer.got.pop()
-        # Caddy leaves the client's query there.
+        # Caddy keeps the client's query.
         seen = asked["method"], asked["target"].partition("?")[0], asked["body"]
         check(f"{method} {target}: asked by GET, without the body", ("GET", "/authorize", ""), seen)
         told = sorted(pair for pair in asked["headers"] if pair[0].startswith("x-original"))
@@ -617,7 +618,7 @@ def check_asks(name, service):
 
 
 def measure(port, headers, count=200):
-    """How long one request takes after the other on one connection: the median, in milliseconds."""
+    """Returns the median time of sequential requests on one connection, in milliseconds."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     took = []
     for _ in range(count):
@@ -644,8 +645,8 @@ def main():
     good = issuer.token(scope="activity/*", sub="me")
     narrow = bearer(issuer.token(scope="unknown/scope"))
     asked = ["X-Original-Method: POST", "X-Original-URI: /activity", bearer(good)]
-    judged = lambda: send(authorizer.port, "GET", "/authorize", asked).status
-    wait_until("the authorizer has keys", lambda: judged() == 204)
+    authorized = lambda: send(authorizer.port, "GET", "/authorize", asked).status
+    wait_until("the authorizer has keys", lambda: authorized() == 204)
     check_asks(name, service)
     check_verdicts(gateway, issuer)
     check_methods(gateway, good)

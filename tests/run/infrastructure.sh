@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Lints the CloudFormation template of examples/infrastructure, and compares the names in it and in
-# its README with those in the code.
+# Lints the CloudFormation template of examples/infrastructure and compares the names in the
+# template and its README with those in the code.
 #
 #     tests/run/infrastructure.sh
 #
-# PYTHON   a Python that can make virtual environments, instead of `python3`
+# PYTHON   a Python that can create virtual environments, default `python3`
 #
-# cfn-lint comes from PyPI into target/ if it is not there yet; nothing is deployed. Exits 1 if
-# anything is wrong.
+# It installs cfn-lint from PyPI into target/ if it is missing. Nothing is deployed. Exits 1 if a
+# check failed.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -18,12 +18,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 if ! "$venv/bin/cfn-lint" --version >/dev/null 2>&1; then
     if ! { "${PYTHON:-python3}" -m venv --clear "$venv" &&
         "$venv/bin/pip" install --quiet --only-binary=:all: 'cfn-lint~=1.58'; }; then
-        echo "cfn-lint can not be installed: it needs python3-venv and PyPI" >&2
+        echo "cfn-lint cannot be installed: it needs python3-venv and PyPI" >&2
         exit 1
     fi
 fi
 
-# Also what it merely advises is an error. GovCloud's list of resource types is another one.
+# Advice is an error, too. GovCloud has another list of resource types.
 "$venv/bin/cfn-lint" --include-checks I --non-zero-exit-code informational \
     --regions ap-northeast-1 eu-central-1 us-east-1 us-gov-west-1 \
     -- examples/infrastructure/cognito.yaml || exit 1
@@ -53,7 +53,7 @@ def expect_known(what, known, named):
 
 
 def text(value):
-    """A value of the template, where `!Ref Name` is `${Name}` as in `!Sub`."""
+    """Returns a value of the template, with `!Ref Name` as `${Name}` like in `!Sub`."""
     if not isinstance(value, dict):
         return str(value)
     return f"${{{value['Ref']}}}" if "Ref" in value else str(value.get("Fn::Sub"))
@@ -102,8 +102,8 @@ for name, resource in template["Resources"].items():
         defined[f"{with_defaults(properties['Identifier'])}/{scope['ScopeName']}"] = name
     scopes = [with_defaults(scope) for scope in properties.get("AllowedOAuthScopes", [])]
     granted += [(scope, resource.get("DependsOn")) for scope in scopes]
-asked_for = sorted(re.findall(r'RequireScope::new\("(.*?)"\)', quickstart))
-expect("the quickstart asks for the scopes of the resource servers", asked_for, sorted(defined))
+required = sorted(re.findall(r'RequireScope::new\("(.*?)"\)', quickstart))
+expect("the quickstart requires the scopes of the resource servers", required, sorted(defined))
 expect("each is a client's, which waits for its resource server", defined, dict(granted))
 sys.exit(failed)
 EOF

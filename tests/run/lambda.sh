@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs the function of examples/lambda as AWS Lambda would, with a Runtime API of its own: events of
-# API Gateway, function URLs and load balancers, cold starts, and hours of being frozen.
+# Runs the function of examples/lambda as AWS Lambda would, with its own Runtime API: events of API
+# Gateway, function URLs and load balancers, cold starts, and hours in the frozen state.
 #
 #     tests/run/lambda.sh
 #
-# LAMBDA_BIN  a function that is built already
-# ISSUER_BIN  an example `issuer` that is built already
+# LAMBDA_BIN  a built function
+# ISSUER_BIN  a built example `issuer`
 #
-# Every check prints one line, `ok - …` or `FAIL - …`; the figures come last. Exits 1 if any check
-# failed. Needs bash 4.4, Python 3 and libfaketime; as root on Debian it installs the latter.
+# Every check prints one line, `ok - …` or `FAIL - …`; the figures come last. Exits 1 if a check
+# failed. Needs bash 4.4, Python 3 and libfaketime; as root on Debian, it installs libfaketime.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -16,10 +16,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/run/debian.sh
 mkdir -p "${CARGO_TARGET_DIR:-target}"
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
-# A setting of the caller's shell is no setting of a check.
+# Settings of the caller's shell must not affect the checks.
 export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1
 
-# Prints where it is.
+# Prints its path.
 libfaketime() {
     local library
     for library in /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/lib/faketime/libfaketimeMT.so.1; do
@@ -44,5 +44,5 @@ if [[ -z $issuer ]]; then
     issuer=$target/debug/examples/issuer
 fi
 
-# It ends its processes itself, whatever ends it.
+# The script stops its processes itself, even after a signal.
 exec python3 tests/run/lambda_check.py "$function" "$issuer" "$(libfaketime)"

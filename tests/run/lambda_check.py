@@ -3,10 +3,9 @@
 
     lambda_check.py FUNCTION ISSUER LIBFAKETIME
 
-FUNCTION and ISSUER are the built `bootstrap` and `issuer`, LIBFAKETIME the library. The Runtime API
-is a server of this script. As on Lambda, the function gets processor time from the moment at which
-it is given an event until it asks for the next one, and is stopped in between. Time passes for it
-by libfaketime, on one clock or on both.
+FUNCTION and ISSUER are the built `bootstrap` and `issuer`, LIBFAKETIME the library. This script serves
+the Runtime API. As on Lambda, the function runs from the time it receives an event until it requests
+the next one, and is stopped in between. libfaketime advances one or both of its clocks.
 """
 
 import base64
@@ -156,7 +155,7 @@ class Sandbox:
             self.freeze()
 
     def invoke(self, event):
-        """The answer to the event: `(kind, what the function posted)`."""
+        """Returns the answer to the event: `(kind, body)`."""
         if self.process.poll() is not None:
             return "ended", {}
         self.is_waiting.clear()
@@ -172,7 +171,7 @@ class Sandbox:
         return kind, json.loads(body)
 
     def wait_for(self, what):
-        """For 30 s at most; `None` if the function ends before that."""
+        """Waits for at most 30 s. Returns `None` if the function exits before."""
         deadline = time.monotonic() + 30
         while self.process.poll() is None:
             with contextlib.suppress(queue.Empty):
@@ -188,7 +187,7 @@ class Sandbox:
         self.wait_for(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T" or None)
 
     def sleep(self, seconds):
-        """What the frozen function's clocks say when it is thawed again."""
+        """Sets the clocks of the frozen function for the time when it continues."""
         self.offset += seconds
         self.set_clock()
 
@@ -201,7 +200,7 @@ class Sandbox:
         return self.log_path.read_text(errors="replace")
 
     def end(self):
-        """The exit code after SIGTERM."""
+        """Returns the exit code after SIGTERM."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.send_signal(signal.SIGCONT)
@@ -224,7 +223,7 @@ class Sandbox:
 
 
 class DistantIssuer(Issuer):
-    """An issuer with the way to it."""
+    """An issuer and the proxy in front of it."""
 
     def __init__(self):
         super().__init__(ISSUER)
@@ -238,8 +237,8 @@ class DistantIssuer(Issuer):
 
 
 class Line:
-    """What is between the function and the issuer. It takes its time, as a network does, and it
-    forgets connections as a NAT does: nobody is told, and nothing comes through any more."""
+    """A proxy between function and issuer. It adds a delay like a network, and it drops connections like
+    a NAT: without a notification, no more data passes."""
 
     DELAY = 0.03
 
@@ -282,7 +281,7 @@ GATEWAYS = {
 
 
 def event(gateway, method="GET", path="/item", authorization=(), body=None, headers=None):
-    """The recorded event with another request in it; `authorization` is a value or several."""
+    """Returns the recorded event with another request. `authorization` is one value or several."""
     it = json.loads((EVENTS / f"{GATEWAYS[gateway]}.json").read_text())
     values = [authorization] if isinstance(authorization, str) else list(authorization)
     lines = {**(headers or {}), **({"Authorization": values} if values else {})}
@@ -333,7 +332,7 @@ def served(what, sandbox, expected, gateway="function URL", **request):
     equal(what, f"response 200 application/json {expected}", str(answer))
 
 
-def refused(what, sandbox, status, challenge, gateway="function URL", **request):
+def rejected(what, sandbox, status, challenge, gateway="function URL", **request):
     answer = call(sandbox, gateway, **request)
     error = re.search(r'error="([^"]*)"', challenge)
     text = re.search(r'error_description="([^"]*)"', challenge)
@@ -397,7 +396,7 @@ def each_gateway(issuer):
     for gateway in GATEWAYS:
 
         def ask(what, *expected, gateway=gateway, **request):
-            refused(f"{gateway}: {what}", sandbox, *expected, gateway=gateway, **request)
+            rejected(f"{gateway}: {what}", sandbox, *expected, gateway=gateway, **request)
 
         post = {
             "method": "POST",
@@ -437,7 +436,7 @@ def each_gateway(issuer):
         equal(f"{gateway}: with a token, an unknown path is not found", 404, answer.status)
 
     for gateway in ("HTTP API", "function URL"):
-        refused(
+        rejected(
             f"{gateway}: two tokens, joined by a comma",
             sandbox,
             401,
@@ -445,7 +444,7 @@ def each_gateway(issuer):
             gateway,
             authorization=[good, good],
         )
-    refused(
+    rejected(
         "load balancer: two tokens",
         sandbox,
         400,
@@ -453,8 +452,8 @@ def each_gateway(issuer):
         "load balancer",
         authorization=[good, good],
     )
-    # lambda_http knows the last of them alone: that of `headers`.
-    refused(
+    # lambda_http sees only the last header, which is in `headers`.
+    rejected(
         "REST API: two tokens, the last is bad",
         sandbox,
         401,
@@ -470,7 +469,7 @@ def each_gateway(issuer):
         authorization=[expired, good],
     )
 
-    # The adapter panics at a host that is none. That is one event's end, not the function's.
+    # The adapter panics at an invalid host. This fails one event, but not the function.
     hostile = call(sandbox, headers={"Host": "["}, authorization=good)
     equal("a host that is none is an error", ("error", None), (hostile.kind, hostile.status))
     served("and the next request is served", sandbox, ITEMS, authorization=good)
@@ -497,7 +496,7 @@ def stages(issuer):
 
 
 def stories(issuer):
-    """Both stories, with tokens from the token endpoint."""
+    """Both user stories, with tokens from the token endpoint."""
     sandbox = Sandbox(**issuer.settings)
     credentials = base64.b64encode(f"{CLIENT}:{SECRET}".encode()).decode()
     request = urllib.request.Request(
@@ -516,10 +515,10 @@ def stories(issuer):
     token = bearer(answer["access_token"])
     post = {"method": "POST", "path": "/activity", "body": HELLO}
     served("event webhook: the event comes back", sandbox, HELLO, authorization=token, **post)
-    refused("event webhook: without a token it is refused", sandbox, 401, REALM, **post)
+    rejected("event webhook: without a token it is rejected", sandbox, 401, REALM, **post)
     served("system to system: the items", sandbox, ITEMS, authorization=token)
     sandbox.sleep(HOUR)
-    refused(
+    rejected(
         "event webhook: an hour later it is expired",
         sandbox,
         401,
@@ -527,7 +526,7 @@ def stories(issuer):
         authorization=token,
         **post,
     )
-    refused(
+    rejected(
         "system to system: an hour later it is expired", sandbox, 401, EXPIRED, authorization=token
     )
     sandbox.close()
@@ -548,7 +547,7 @@ def cold_starts(issuer):
     )
     ends("so does a malformed one", "COGNITO_CLIENT_IDS`", COGNITO_CLIENT_IDS="a,,b")
 
-    # No token is judged by the keys of a pool that is not there.
+    # The keys of a pool that does not exist verify no token.
     wrong = issuer.settings["COGNITO_JWKS_URL"].replace("_TestIssuer", "_Another")
     sandbox = Sandbox(**{**issuer.settings, "COGNITO_JWKS_URL": wrong})
     unavailable("a pool that is not there: 503", sandbox, authorization=good)
@@ -585,7 +584,7 @@ def cold_starts(issuer):
 
 
 def thaws(issuer, clocks, name):
-    """Two hours frozen, with the key rotated and the old one withdrawn meanwhile."""
+    """Two frozen hours, during which the key is rotated and the old one removed."""
 
     def thawed(withdraw=True, **claims):
         sandbox = Sandbox(clocks, **issuer.settings)
@@ -607,30 +606,30 @@ def thaws(issuer, clocks, name):
     fetched = issuer.fetches() - before
     at_most(f"{name}: fetches", 2, fetched)
     figures[f"fetches after a thaw, {clocks}"] = fetched
-    what = f"{name}: a withdrawn key's token is refused after it"
-    refused(what, sandbox, 401, INVALID, authorization=old)
+    what = f"{name}: a withdrawn key's token is rejected after it"
+    rejected(what, sandbox, 401, INVALID, authorization=old)
     issuer.tell("rotate")
     issuer.tell("withdraw")
     issuer.line.forget()
     sandbox.sleep(2 * HOUR)
     what = f"{name}: and so is the other, another two hours later"
-    refused(what, sandbox, 401, INVALID, authorization=new)
+    rejected(what, sandbox, 401, INVALID, authorization=new)
     sandbox.close()
 
     sandbox, old, before = thawed(withdraw=False, old=1)
-    refused(f"{name}: or a token that expired meanwhile", sandbox, 401, EXPIRED, authorization=old)
+    rejected(f"{name}: or a token that expired meanwhile", sandbox, 401, EXPIRED, authorization=old)
     at_most(f"{name}: fetches", 2, issuer.fetches() - before)
     sandbox.close()
 
     sandbox, old, before = thawed()
-    refused(f"{name}: or a withdrawn key's token", sandbox, 401, INVALID, authorization=old)
-    # One more, as its key is not known any longer.
+    rejected(f"{name}: or a withdrawn key's token", sandbox, 401, INVALID, authorization=old)
+    # One more fetch, because its key is unknown now.
     at_most(f"{name}: fetches", 3, issuer.fetches() - before)
     sandbox.close()
 
 
 def little_traffic(issuer):
-    """A request a minute, frozen in between: no task gets to run for long."""
+    """One request a minute, frozen in between: background tasks hardly run."""
     sandbox = Sandbox(**issuer.settings)
     before = issuer.fetches()
     token = bearer(issuer.token(exp=int(time.time()) + 12 * HOUR))
@@ -689,7 +688,7 @@ def logs(issuer):
     call(sandbox, method="POST", path="/activity", authorization=bearer(token), body=HELLO)
     call(sandbox, authorization=bearer(token[:-4]))
     lines = [json.loads(line) for line in sandbox.log().splitlines()]
-    events = [line for line in lines if line.get("fields", {}).get("message") == "an event"]
+    events = [line for line in lines if line.get("fields", {}).get("message") == "event received"]
     clients = [line["fields"]["client"] for line in events]
     equal("the log is JSON, and has the event with its client", [CLIENT], clients)
     parts = token.split(".")

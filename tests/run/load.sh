@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# What authorization costs a server under load: an axum server on this machine, called by wrk,
-# without authorization, with tower-cognito, and with two of its neighbours.
+# Measures the cost of authorization for a server under load: wrk calls an axum server on this
+# machine without authorization, with tower-cognito, and with two other crates.
 #
 #     tests/run/load.sh
 #     tests/run/load.sh --json FILE
 #
-# ROUNDS       how many rounds, 3 if it is not set
-# SECONDS_EACH how long each server is called in a round, 3 if it is not set
-# SERVER_BIN   the server of benches/comparison, if it is built already
+# ROUNDS       the number of rounds, default 3
+# SECONDS_EACH how long each server is called in a round, default 3
+# SERVER_BIN   a built server of benches/comparison
 #
-# The servers take turns, and the best of all rounds counts. wrk runs on the same processors, so
-# the requests per second are those of both; the processor time per request is the server's alone.
-# Needs bash 4.4 and wrk; as root on Debian it installs wrk if it is missing.
+# The servers take turns, and the best of all rounds counts. wrk runs on the same processors, which
+# limits the requests per second; the processor time per request is only that of the server.
+# Needs bash 4.4 and wrk; as root on Debian, it installs wrk if it is missing.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -60,7 +60,7 @@ trap 'exit 143' TERM
 for mode in "${modes[@]}"; do
     exec {out}< <(exec "$server" "$mode")
     pids[$mode]=$!
-    # It prints them when it answers, and nothing if it can not.
+    # The server prints them when it is ready.
     if ! { read -r "urls[$mode]" && read -r "tokens[$mode]"; } <&"$out"; then
         echo "the server does not start: $server $mode" >&2
         exit 1
@@ -71,8 +71,8 @@ done
 
 ticks_per_second=$(getconf CLK_TCK)
 
-# ticks PID: utime and stime, see proc(5). The name of the program, in parentheses, may hold
-# anything.
+# ticks PID: prints utime + stime, see proc(5). The name of the program, in parentheses, can contain
+# any character.
 ticks() {
     local stat fields
     stat=$(<"/proc/$1/stat")
@@ -98,7 +98,7 @@ call() {
         'BEGIN { printf "%.2f", ticks / hz / n * 1e6 }')
 }
 
-# first ORDER NUMBER…: the least with an order of `-g`, the most with `-gr`.
+# first ORDER NUMBER…: prints the minimum for the order `-g`, the maximum for `-gr`.
 first() {
     printf '%s\n' "${@:2}" | LC_ALL=C sort "$1" | sed -n 1p
 }
@@ -115,10 +115,10 @@ for ((round = 0; round < rounds; round++)); do
     done
 done
 
-# ---- What came out -----------------------------------------------------------------------------
+# ---- Results -----------------------------------------------------------------------------------
 
 line='%-32s %12s %10s %18s %10s\n'
-# shellcheck disable=SC2059 # it is the same for all lines
+# shellcheck disable=SC2059 # the format is the same for all lines
 printf "$line" "best of $rounds rounds of $seconds s" 'requests/s' 'to none' 'CPU us/request' added
 rows=()
 for mode in "${modes[@]}"; do

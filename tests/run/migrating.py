@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs what src/docs/migrating.md and src/docs/api_gateway.md show. See migrating.sh.
+"""Runs the code of src/docs/migrating.md and src/docs/api_gateway.md. See migrating.sh.
 
     ISSUER_BIN=… VERIFY_BIN=… python3 migrating.py FOLDER
 
@@ -23,7 +23,7 @@ CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
 POOL = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_TestIssuer"
 NOW = int(time.time())
 
-# With the page's own code, the keys in memory and the clock standing still: no request is made.
+# The code of the page, with keys in memory and a fixed clock. It makes no request.
 DRIVER = """
 import { readFileSync } from "node:fs";
 import { judge, verifier } from "./before.mjs";
@@ -53,7 +53,7 @@ def run(command, text=None):
 
 
 class StillIssuer(Issuer):
-    """Signs as if the clock stood still, and for a pool that has a real one's name."""
+    """Signs tokens with fixed times, for a pool with a realistic name."""
 
     def jwks(self):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -65,7 +65,7 @@ class StillIssuer(Issuer):
 
 
 def tokens(issuer):
-    """The token of each row of the table."""
+    """Returns the token of each row of the table."""
     return {
         "a good one, with one of the scopes": issuer.token(),
         "without any of the scopes": issuer.token(scope="activity/read"),
@@ -82,7 +82,7 @@ def tokens(issuer):
 
 
 def table(page, title):
-    """The cells of the table with this first line."""
+    """Returns the cells of the table with this first line."""
     lines = page.partition(title + "\n")[2].splitlines()[1:]
     end = next(at for at, line in enumerate(lines) if not line.startswith("| "))
     return [line.strip("| ").split(" | ") for line in lines[:end]]
@@ -120,14 +120,14 @@ def judge_tokens(folder, issuer):
 
 
 def lint(folder, name, fragment):
-    """The resources of a template, whose other references are parameters."""
+    """Returns the resources of a template whose other references are parameters."""
     defined = set(re.findall(r"^(\w+):$", fragment, re.MULTILINE))
     others = sorted(set(re.findall(r"!Ref (\w+)", fragment)) - defined)
     parameters = "".join(f"  {other}:\n    Type: String\n" for other in others)
     indented = re.sub(r"^(?=.)", "  ", fragment, flags=re.MULTILINE)
     template = folder / "template.yaml"
     template.write_text(f"Parameters:\n{parameters}Resources:\n{indented}", encoding="utf-8")
-    # Of the same virtual environment as this Python.
+    # In the same virtual environment as this Python.
     linter = Path(sys.executable).with_name("cfn-lint")
     linted = run([str(linter), "--regions", "us-east-1", "--", str(template)])
     what = f"cfn-lint has no objection to the template of {name}"

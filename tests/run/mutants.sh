@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Changes the code in small ways, one at a time, and asks for each change that a test fails.
+# Changes the code in small ways, one at a time, and checks that a test fails for each change.
 #
 #     tests/run/mutants.sh            # every shard: hours
-#     tests/run/mutants.sh SHARD…     # those that are named
+#     tests/run/mutants.sh SHARD…     # only these shards
 #     tests/run/mutants.sh --renew SHARD…
 #     tests/run/mutants.sh --go-on SHARD…
 #
-# A shard is one file of the source, or a folder: see `shards`. What survives is compared with
-# tests/mutants/SHARD.txt, where each line has a reason; --renew only says where the new list is, to
-# be looked at and given its reasons. --go-on is that, without what was noticed in a run that was
-# ended before. It is the last commit that is tried, in a clone (TREE, by
-# default in target/mutants/): two clones can work side by side, on shards of their own. Needs
-# cargo-mutants, which it compiles if it is missing. A change after which the tests do not end within
-# TIMEOUT seconds (300 unless set) is noticed, too.
+# A shard is a file or a folder of the source: see `shards`. The surviving changes are compared with
+# tests/mutants/SHARD.txt, where each line has a reason. --renew only prints the path of the new
+# list, so that you can add the reasons. --go-on does the same and skips the changes that an
+# interrupted run has already detected. The script tests the last commit, in a clone (TREE, by
+# default in target/mutants/): two clones can test different shards in parallel. Needs
+# cargo-mutants, which it compiles if it is missing. A change also counts as detected if the tests
+# do not end within TIMEOUT seconds (default 300).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# For each the modules of the tests that are to notice.
+# The test modules that must detect the changes of each shard.
 shards=(jws claims json verify jwks scope rejection token_cache schedule refresh)
 declare -A tests=(
     [jws]='verify:: precedence:: vectors:: foreign::'
@@ -25,10 +25,10 @@ declare -A tests=(
     [verify]='verify:: precedence:: claims:: vectors:: errors:: allocations:: token_cache::'
     [jwks]='jwks:: verify:: vectors:: token_cache:: telemetry:: promises::'
     [scope]='scope:: scope_table:: vectors:: config::'
-    [rejection]='rejection:: claims:: rejections:: layer:: grpc:: pages:: resource_metadata::'
+    [rejection]='rejection:: claims:: rejections:: layer:: grpc:: docs_in_sync:: resource_metadata::'
     [token_cache]='token_cache:: allocations::'
     [schedule]='schedule:: refresh:: promises:: faults::'
-    [refresh]='refresh:: promises:: faults:: model:: telemetry::'
+    [refresh]='refresh:: promises:: faults:: refresh_model:: telemetry::'
 )
 
 renew=
@@ -50,7 +50,7 @@ if ! cargo mutants --version >/dev/null 2>&1; then
         cargo install --quiet --debug --locked --root "$target/tools" cargo-mutants
 fi
 
-# survivors FILE: the changes it lists, without their reasons.
+# survivors FILE: prints the listed changes without their reasons.
 survivors() {
     sed -nE 's/^(src[^#]*[^# ]).*/\1/p' "$1" | LC_ALL=C sort
 }
@@ -73,12 +73,12 @@ for shard in "${chosen[@]}"; do
     fi
 done
 
-# Leaves of the integration tests these modules, and those that they use: each change is followed
-# by a build of all that is left.
+# Keeps only these modules of the integration tests and the modules that they use, because
+# everything that is left is built again for each change.
 keep_modules() {
     local main=$tree/tests/it/main.rs kept=("$@") module used
     git -C "$tree" checkout --quiet tests/it/main.rs
-    # The list grows while it is read.
+    # The loop appends to the list.
     for ((i = 0; i < ${#kept[@]}; i++)); do
         module=$tree/tests/it/${kept[i]}.rs
         [[ -f $module ]] || continue
@@ -101,7 +101,7 @@ for shard in "${chosen[@]}"; do
     fi
     read -ra modules <<<"${tests[$shard]}"
     keep_modules "${modules[@]%::}"
-    # As they are they pass, or each change would seem to be noticed.
+    # The tests must pass without a change, or every change would seem to be detected.
     (cd "$tree" && cargo test --quiet --lib --test it -- "${modules[@]}" >/dev/null)
     cargo mutants "${iterate[@]}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout "${TIMEOUT:-300}" \
         --file "$glob" --output "$out" \
@@ -111,7 +111,7 @@ for shard in "${chosen[@]}"; do
         echo "nothing of $glob was changed" >&2
         exit 1
     fi
-    # Without line numbers, so that the lists stay true when lines move.
+    # Remove line numbers, so that the lists stay valid when lines move.
     sed -E 's/^([^:]+):[0-9]+:[0-9]+:/\1:/' "$out/mutants.out/missed.txt" |
         LC_ALL=C sort >"$out/survivors.txt"
     if [[ $renew ]]; then

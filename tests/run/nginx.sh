@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Puts nginx, which asks the forward_auth example by its `auth_request`, before a service, sends
-# requests good and bad, and checks the answers and what arrives at the service.
+# Runs nginx with the forward_auth example (`auth_request`) in front of a service, sends valid and
+# invalid requests, and checks the answers and the requests that reach the service.
 #
 #     tests/run/nginx.sh
 #
-# PYTHON   a Python 3, instead of `python3`; it needs no package
+# PYTHON   a Python 3, default `python3`; it needs no packages
 #
-# Every check prints one line, `ok - …` or `FAIL - …`; the last lines are figures. Exits 1 if any
-# failed. All that it starts listens on free ports of 127.0.0.1. As root on Debian it installs nginx
-# if that is missing.
+# Every check prints one line, `ok - …` or `FAIL - …`; the last lines are figures. Exits 1 if a
+# check failed. All processes listen on free ports of 127.0.0.1. As root on Debian, it installs
+# nginx if it is missing.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -16,7 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/run/debian.sh
 export CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 
-# Of a user who is not root, the path may not have /usr/sbin.
+# The path of a user who is not root may lack /usr/sbin.
 export PATH="$PATH:/usr/sbin"
 command -v nginx >/dev/null || debian_install nginx
 

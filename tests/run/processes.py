@@ -1,5 +1,5 @@
-"""The issuer and the quickstart as processes, and the lines that a check prints, for the scripts
-beside this file."""
+"""Runs the issuer and the quickstart as processes, and prints the results of checks, for the scripts in
+this folder."""
 
 import http.client
 import json
@@ -25,7 +25,7 @@ class Checks:
         self.lock = threading.Lock()
 
     def that(self, holds, what, actual=""):
-        """`actual` is printed where it does not hold."""
+        """Prints `actual` if the check fails."""
         with self.lock:
             if holds:
                 self.passed += 1
@@ -44,7 +44,7 @@ class Checks:
 
 
 def stop_at_signals():
-    """Ends the processes then, too, whatever thread has started them or waits for them."""
+    """Also stops the processes after a signal, regardless of the thread that started them."""
 
     def stop(number, _):
         for children in Path("/proc/self/task").glob("*/children"):
@@ -57,7 +57,7 @@ def stop_at_signals():
 
 
 def wait_until(condition, within, pause=0.02):
-    """Whether it became true in this time."""
+    """Returns whether the condition became true in time."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
@@ -67,15 +67,15 @@ def wait_until(condition, within, pause=0.02):
 
 
 def environment(**settings):
-    """That of the caller, without settings of the programs, and with these."""
+    """Returns the caller's environment without settings of the programs, plus these."""
     own = ("COGNITO_", "QUICKSTART_", "ISSUER")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    # A line for each refusal would be most of what a run under load does.
+    # Under load, logging each rejection would take most of the time.
     return {**kept, "RUST_LOG": "info", **settings}
 
 
 class Issuer:
-    """The stand-in for Cognito, which does what it is told on its standard input."""
+    """The stand-in for Cognito, controlled by its standard input."""
 
     def __init__(self, program):
         self.process = subprocess.Popen(
@@ -111,7 +111,7 @@ class Issuer:
         return answer
 
     def token(self, client=CLIENT_ID, **claims):
-        """Good for an hour, with the scopes of the two routes, unless the claims say otherwise."""
+        """Returns a token that is valid for an hour and has the scopes of both routes, except for the claims."""
         claims = {"scope": "activity/* demo-dev/read", **claims}
         return self.tell(f"token {client} {json.dumps(claims)}")
 
@@ -120,7 +120,7 @@ class Issuer:
 
 
 class Service:
-    """A quickstart that trusts this issuer. What it prints goes into files of this folder."""
+    """A quickstart that trusts this issuer. Its output goes to files in this folder."""
 
     def __init__(self, program, issuer, folder, name, address="127.0.0.1:0", **settings):
         self.output = Path(folder, f"{name}.out")
@@ -149,7 +149,7 @@ class Service:
         self.process.wait()
 
     def is_ready(self):
-        """It prints its URLs when it has keys and answers."""
+        """Waits until it has keys and prints its URLs."""
         found = re.search(r"^ACTIVITY_URL=http://([^/]+)/activity$", self.output.read_text(), re.M)
         if found:
             self.address = found[1]
@@ -160,7 +160,7 @@ class Service:
         return wait_until(is_settled, within) and self.is_ready()
 
     def stop(self):
-        """The exit code after SIGTERM, within 10 s."""
+        """Returns the exit code after SIGTERM, within 10 s."""
         self.process.terminate()
         return self.exit_code(10)
 
@@ -172,13 +172,13 @@ class Service:
 
 
 class Client:
-    """One connection to a service, kept open."""
+    """A persistent connection to a service."""
 
     def __init__(self, address, timeout=20):
         self.connection = http.client.HTTPConnection(address, timeout=timeout)
 
     def get(self, token, path="/item"):
-        """Status and body."""
+        """Returns status and body."""
         self.connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
         response = self.connection.getresponse()
         return response.status, response.read()

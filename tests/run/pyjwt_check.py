@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A second opinion on the tokens that the test issuer makes: PyJWT verifies them.
+"""Verifies the tokens of the test issuer with PyJWT, as a second opinion.
 
     CLIENT_ID=… CLIENT_SECRET=… TOKEN_ENDPOINT_URL=… EXPIRED_TOKEN=… ID_TOKEN=… OTHER_CLIENT_TOKEN=… \\
         python3 pyjwt_check.py
 
-The values are those that the quickstart prints. Exits 1 if PyJWT is of another opinion.
+The quickstart prints these values. Exits 1 if PyJWT disagrees.
 """
 
 import os
@@ -26,7 +26,7 @@ def main():
     token = access_token(endpoint, client_id, secret)
     narrow = access_token(endpoint, client_id, secret, scope="activity/read")
 
-    # Whoever verifies tokens for real has the issuer in a setting. Here the claim has to be right.
+    # A real verifier has the issuer in its configuration. Here the claim must be correct.
     issuer = jwt.decode(token, options={"verify_signature": False})["iss"]
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(endpoint))
     expect("the issuer is where the token endpoint is", issuer.startswith(origin + "/"), issuer)
@@ -46,18 +46,18 @@ def main():
     expect("an access token", claims["token_use"] == "access", claims)
     expect("its client", claims["client_id"] == claims["sub"] == client_id, claims)
     expect("an hour of life", claims["exp"] - claims["iat"] == 3600, claims)
-    expect("the one scope asked for", verify(narrow)["scope"] == "activity/read", narrow)
+    expect("only the requested scope", verify(narrow)["scope"] == "activity/read", narrow)
 
     claims = verify(os.environ["ID_TOKEN"], audience=client_id)
     expect("an ID token", claims["token_use"] == "id", claims)
     claims = verify(os.environ["OTHER_CLIENT_TOKEN"])
     expect("a token of another client", claims["client_id"] != client_id, claims)
 
-    refused("an expired token", jwt.ExpiredSignatureError, verify, os.environ["EXPIRED_TOKEN"])
+    rejected("an expired token", jwt.ExpiredSignatureError, verify, os.environ["EXPIRED_TOKEN"])
     header, payload, signature = token.split(".")
     _, other_payload, _ = narrow.split(".")
     changed = ".".join([header, other_payload, signature])
-    refused("a changed token", jwt.InvalidSignatureError, verify, changed)
+    rejected("a changed token", jwt.InvalidSignatureError, verify, changed)
     print("PyJWT is of the same opinion")
 
 
@@ -66,12 +66,12 @@ def expect(what, is_so, got):
         sys.exit(f"not so: {what}: {got}")
 
 
-def refused(what, error, verify, token):
+def rejected(what, error, verify, token):
     try:
         claims = verify(token)
     except error:
         return
-    sys.exit(f"not so: {what} is refused: {claims}")
+    sys.exit(f"failed: {what} is rejected: {claims}")
 
 
 if __name__ == "__main__":

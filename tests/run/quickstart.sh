@@ -3,8 +3,8 @@
 #
 #     tests/run/quickstart.sh
 #
-# QUICKSTART_BIN   a quickstart that is built already, instead of `cargo run --example quickstart`
-# PYTHON           a Python that has requests, PyJWT and cryptography, instead of `python3`
+# QUICKSTART_BIN   a built quickstart, default `cargo run --example quickstart`
+# PYTHON           a Python with requests, PyJWT and cryptography, default `python3`
 #
 # Every check prints one line, `ok - …` or `FAIL - …`; the last line counts them. Exits 1 if any
 # failed. Needs bash 4.4, curl and the usual GNU tools.
@@ -15,7 +15,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/../.."
 python=${PYTHON:-python3}
 
-# Everything is on this machine, and a setting of the caller's shell is no setting of a check.
+# Everything runs on this machine. Settings of the caller's shell must not affect the checks.
 export NO_PROXY='*' no_proxy='*' CARGO_TERM_COLOR=never PYTHONDONTWRITEBYTECODE=1
 unset COGNITO_USER_POOL_ID COGNITO_CLIENT_IDS COGNITO_ISSUER COGNITO_JWKS_URL
 unset QUICKSTART_API QUICKSTART_ISSUER RUST_LOG
@@ -26,7 +26,7 @@ if ! command -v curl >/dev/null; then
 fi
 if ! "$python" -c 'import cryptography, jwt, requests' 2>/dev/null; then
     {
-        echo "$python can not import requests, jwt and cryptography. One of these helps:"
+        echo "$python cannot import requests, jwt and cryptography. One of these helps:"
         echo "    apt-get install python3-requests python3-jwt python3-cryptography"
         echo "    python3 -m venv DIRECTORY && DIRECTORY/bin/pip install requests 'pyjwt[crypto]'"
         echo "and PYTHON=DIRECTORY/bin/python names the interpreter."
@@ -38,7 +38,7 @@ work=$(mktemp -d)
 pids=()
 # shellcheck disable=SC2317 # the trap calls it
 cleanup() {
-    exec 2>/dev/null # bash would tell of every process that it was killed
+    exec 2>/dev/null # bash would report every killed process
     for pid in "${pids[@]}"; do
         kill -KILL "$pid" || true
     done
@@ -59,7 +59,7 @@ ok() {
     echo "ok - $1"
 }
 
-# fail WHAT [LINE…]: the further lines say what there was instead.
+# fail WHAT [LINE…]: the other lines show the actual result.
 fail() {
     failed=$((failed + 1))
     echo "FAIL - $1"
@@ -109,7 +109,7 @@ else
     quickstart=(cargo run --quiet --example quickstart)
 fi
 
-# Bash starts background processes with SIGINT ignored. A terminal does not.
+# Bash starts background processes with SIGINT ignored; a terminal does not.
 reset_sigint='import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execvp(sys.argv[1], sys.argv[1:])'
@@ -125,8 +125,8 @@ start() {
     pids+=("$pid")
 }
 
-# wait_for_line NAME PID PATTERN: a line of the output, for 120 s at most and while the process
-# lives. There is nothing more to check without it.
+# wait_for_line NAME PID PATTERN: waits for a line of the output, for at most 120 s and while the
+# process runs. The script exits without it.
 wait_for_line() {
     local deadline=$((SECONDS + 120)) problem=
     until grep -qE "$3" "$work/$1.out"; do
@@ -143,12 +143,12 @@ wait_for_line() {
     done
 }
 
-# value NAME VARIABLE: from the line VARIABLE=VALUE of the output.
+# value NAME VARIABLE: prints VALUE of the line VARIABLE=VALUE in the output.
 value() {
     sed -n "s/^$2=//p" "$work/$1.out"
 }
 
-# ends WHAT PID SIGNAL: with exit code 0, within 10 s.
+# ends WHAT PID SIGNAL: checks that the process exits with code 0 within 10 s.
 ends() {
     local tries=100 code=0 left=()
     kill "-$3" "$2"
@@ -160,7 +160,7 @@ ends() {
         sleep 0.1
     done
     wait "$2" || code=$?
-    # The number may be another process's from now on.
+    # Another process can get this PID from now on.
     for pid in "${pids[@]}"; do
         if [[ $pid != "$2" ]]; then
             left+=("$pid")
@@ -170,8 +170,9 @@ ends() {
     equal "$1" "exit code 0" "exit code $code"
 }
 
-# refuses_to_start WHAT [VARIABLE=VALUE…] -- PART…: exits 1 within 15 s, and says every part.
-refuses_to_start() {
+# fails_to_start WHAT [VARIABLE=VALUE…] -- PART…: checks that it exits with code 1 within 15 s, and
+# that its error contains every part.
+fails_to_start() {
     local what=$1 settings=() code=0
     shift
     while [[ $1 != -- ]]; do
@@ -180,18 +181,18 @@ refuses_to_start() {
     done
     shift
     timeout --kill-after=5 15 env QUICKSTART_API=127.0.0.1:0 QUICKSTART_ISSUER=127.0.0.1:0 \
-        "${settings[@]}" "${quickstart[@]}" >"$work/refuses.out" 2>"$work/refuses.err" </dev/null ||
+        "${settings[@]}" "${quickstart[@]}" >"$work/rejects.out" 2>"$work/rejects.err" </dev/null ||
         code=$?
     if ((code == 1)); then
-        contains "$what" "$(<"$work/refuses.err")" "$@"
+        contains "$what" "$(<"$work/rejects.err")" "$@"
     else
-        fail "$what" "expected: exit code 1" "actual:   exit code $code" "$(<"$work/refuses.err")"
+        fail "$what" "expected: exit code 1" "actual:   exit code $code" "$(<"$work/rejects.err")"
     fi
 }
 
 # ---- Requests ----------------------------------------------------------------------------------
 
-# request CURL-ARGUMENT…: the answer is in $status, $work/headers and $work/body.
+# request CURL-ARGUMENT…: puts the answer into $status, $work/headers and $work/body.
 request() {
     : >"$work/headers"
     : >"$work/body"
@@ -199,37 +200,37 @@ request() {
         --output "$work/body" --write-out '%{http_code}' "$@") || status="curl exit code $?"
 }
 
-# header NAME: its value, a line for each time it is there.
+# header NAME: prints its values, one on each line.
 header() {
     tr -d '\r' <"$work/headers" | sed -n "s/^$1: //Ip"
 }
 
-# token CURL-ARGUMENT…: a request to the token endpoint, as the client that is registered there.
+# token CURL-ARGUMENT…: sends a request to the token endpoint as the registered client.
 token() {
     request --url "$TOKEN_ENDPOINT_URL" --user "$CLIENT_ID:$CLIENT_SECRET" \
         --header 'Content-Type: application/x-www-form-urlencoded' "$@"
 }
 
-# json EXPRESSION: of the JSON value `it`, the body of the last answer.
+# json EXPRESSION: evaluates an expression; `it` is the JSON body of the last answer.
 json() {
     "$python" -c 'import json, sys
 it = json.load(open(sys.argv[1], encoding="utf-8"))
 print(eval(sys.argv[2]))' "$work/body" "$1" 2>&1 || true
 }
 
-# claim TOKEN NAME: from the payload, which is not verified here.
+# claim TOKEN NAME: prints a claim of the payload without verification.
 claim() {
     "$python" -c 'import base64, json, sys
 payload = sys.argv[1].split(".")[1]
 print(json.loads(base64.urlsafe_b64decode(payload + "=="))[sys.argv[2]])' "$1" "$2" 2>&1 || true
 }
 
-# refused WHAT STATUS CHALLENGE CURL-ARGUMENT…
-refused() {
+# rejected WHAT STATUS CHALLENGE CURL-ARGUMENT…
+rejected() {
     local what=$1 expected_status=$2 challenge=$3 code description
     shift 3
     request "$@"
-    # The body has the error of the challenge, where the challenge has one.
+    # The body contains the error of the challenge, if the challenge has one.
     code=$(sed -nE 's/.* error="([^"]*)".*/\1/p' <<<"$challenge")
     description=$(sed -nE 's/.* error_description="([^"]*)".*/\1/p' <<<"$challenge")
     local expected="status: $expected_status
@@ -248,7 +249,7 @@ error_description: $(json 'it["error_description"]')"
     equal "$what" "$expected" "$actual"
 }
 
-# token_error WHAT ERROR CURL-ARGUMENT…: the token endpoint answers with this error.
+# token_error WHAT ERROR CURL-ARGUMENT…: checks the error of the token endpoint.
 token_error() {
     local what=$1 error=$2
     shift 2
@@ -257,8 +258,8 @@ token_error() {
         "$status $(header content-type) $(json it)"
 }
 
-# raw_head URL: the answer to HEAD as it is on the wire, up to the end of the connection. curl would
-# not look for a body.
+# raw_head URL: prints the raw answer to HEAD up to the end of the connection, because curl would
+# ignore a body.
 raw_head() {
     local address=${1#http://} socket
     local path=/${address#*/}
@@ -314,7 +315,7 @@ equal 'the Python client gets the items' "[{'test': 'hoge'}]" \
 equal 'PyJWT verifies the tokens too' 'PyJWT is of the same opinion' \
     "$("$python" "$here/pyjwt_check.py" 2>&1 || true)"
 
-# ---- Others are refused --------------------------------------------------------------------------
+# ---- Other requests are rejected --------------------------------------------------------------------------
 
 realm='Bearer realm="api"'
 malformed="$realm, error=\"invalid_request\", error_description=\"The Authorization header is malformed\""
@@ -322,22 +323,22 @@ expired="$realm, error=\"invalid_token\", error_description=\"The access token e
 invalid="$realm, error=\"invalid_token\", error_description=\"The access token is invalid\""
 scope="$realm, error=\"insufficient_scope\", error_description=\"A required scope is missing\", scope=\"activity/*\""
 
-refused 'no token' 401 "$realm" --url "$API_URL"
+rejected 'no token' 401 "$realm" --url "$API_URL"
 cp "$work/headers" "$work/get-headers"
-refused 'no token, with an event' 401 "$realm" --url "$ACTIVITY_URL" --data "$event"
-refused 'the Basic scheme' 401 "$realm" --url "$API_URL" --user "$CLIENT_ID:$CLIENT_SECRET"
-refused 'no token, on an unknown path' 401 "$realm" --url "${API_URL%/item}/unknown"
-refused 'a token in the query' 401 "$realm" --url "$API_URL?access_token=$ACCESS_TOKEN"
-refused 'Bearer without a token' 400 "$malformed" --url "$API_URL" --header 'Authorization: Bearer'
-refused 'two Authorization headers' 400 "$malformed" --url "$API_URL" "${with_token[@]}" "${with_token[@]}"
-refused 'an expired token' 401 "$expired" --url "$API_URL" --header "Authorization: Bearer $EXPIRED_TOKEN"
-refused 'a garbage token' 401 "$invalid" --url "$API_URL" --header 'Authorization: Bearer garbage'
-refused 'an ID token' 401 "$invalid" --url "$API_URL" --header "Authorization: Bearer $ID_TOKEN"
-refused "another client's token" 401 "$invalid" --url "$API_URL" --header "Authorization: Bearer $OTHER_CLIENT_TOKEN"
-refused 'a token without the scope' 403 "$scope" --url "$ACTIVITY_URL" --data "$event" \
+rejected 'no token, with an event' 401 "$realm" --url "$ACTIVITY_URL" --data "$event"
+rejected 'the Basic scheme' 401 "$realm" --url "$API_URL" --user "$CLIENT_ID:$CLIENT_SECRET"
+rejected 'no token, on an unknown path' 401 "$realm" --url "${API_URL%/item}/unknown"
+rejected 'a token in the query' 401 "$realm" --url "$API_URL?access_token=$ACCESS_TOKEN"
+rejected 'Bearer without a token' 400 "$malformed" --url "$API_URL" --header 'Authorization: Bearer'
+rejected 'two Authorization headers' 400 "$malformed" --url "$API_URL" "${with_token[@]}" "${with_token[@]}"
+rejected 'an expired token' 401 "$expired" --url "$API_URL" --header "Authorization: Bearer $EXPIRED_TOKEN"
+rejected 'a garbage token' 401 "$invalid" --url "$API_URL" --header 'Authorization: Bearer garbage'
+rejected 'an ID token' 401 "$invalid" --url "$API_URL" --header "Authorization: Bearer $ID_TOKEN"
+rejected "another client's token" 401 "$invalid" --url "$API_URL" --header "Authorization: Bearer $OTHER_CLIENT_TOKEN"
+rejected 'a token without the scope' 403 "$scope" --url "$ACTIVITY_URL" --data "$event" \
     --header "Authorization: Bearer $NARROW_TOKEN"
 
-# `date` aside, and `connection`, which the request itself asked for.
+# Without `date`, and without `connection`, which the request itself requires.
 plain_headers() {
     tr -d '\r' | grep -viE '^(date|connection):' | sed '/^$/d'
 }
@@ -349,7 +350,7 @@ equal 'HEAD without a token: no body' 0 "$(sed $'1,/^\r$/d' "$work/head" | wc -c
 request --url "${API_URL%/item}/unknown" "${with_token[@]}"
 equal 'with a token, an unknown path is not found' 404 "$status"
 
-# ---- The token endpoint refuses ------------------------------------------------------------------
+# ---- The token endpoint rejects ------------------------------------------------------------------
 
 basic=(--user "$CLIENT_ID:$CLIENT_SECRET")
 grant=(--data-urlencode 'grant_type=client_credentials')
@@ -358,7 +359,7 @@ token_error 'an unknown client' invalid_client --user "unknown:$CLIENT_SECRET" "
 token_error 'no grant type' invalid_request "${basic[@]}" --data-urlencode 'scope=activity/read'
 token_error 'another grant type' unsupported_grant_type "${basic[@]}" --data-urlencode 'grant_type=password'
 token_error 'an unknown scope' invalid_scope "${basic[@]}" "${grant[@]}" --data-urlencode 'scope=nope/nope'
-token_error 'a parameter that is there twice' invalid_request "${basic[@]}" "${grant[@]}" "${grant[@]}"
+token_error 'a repeated parameter' invalid_request "${basic[@]}" "${grant[@]}" "${grant[@]}"
 
 # ---- A wrong setting is named --------------------------------------------------------------------
 
@@ -367,17 +368,17 @@ issuer=$origin/us-east-1_TestIssuer
 taken=${origin#http://}
 pool=us-east-1_TestIssuer
 
-refuses_to_start 'the port of the API is taken' QUICKSTART_API="$taken" -- QUICKSTART_API "$taken"
-refuses_to_start 'the port of the issuer is taken' QUICKSTART_ISSUER="$taken" -- QUICKSTART_ISSUER "$taken"
-refuses_to_start 'a user pool without clients' COGNITO_USER_POOL_ID="$pool" -- COGNITO_CLIENT_IDS
-refuses_to_start 'clients without a user pool' COGNITO_CLIENT_IDS="$CLIENT_ID" -- COGNITO_USER_POOL_ID
-refuses_to_start 'a malformed user pool ID' COGNITO_USER_POOL_ID='us-east-1/TestIssuer' \
+fails_to_start 'the port of the API is taken' QUICKSTART_API="$taken" -- QUICKSTART_API "$taken"
+fails_to_start 'the port of the issuer is taken' QUICKSTART_ISSUER="$taken" -- QUICKSTART_ISSUER "$taken"
+fails_to_start 'a user pool without clients' COGNITO_USER_POOL_ID="$pool" -- COGNITO_CLIENT_IDS
+fails_to_start 'clients without a user pool' COGNITO_CLIENT_IDS="$CLIENT_ID" -- COGNITO_USER_POOL_ID
+fails_to_start 'a malformed user pool ID' COGNITO_USER_POOL_ID='us-east-1/TestIssuer' \
     COGNITO_CLIENT_IDS="$CLIENT_ID" -- COGNITO_USER_POOL_ID
-refuses_to_start 'a malformed list of clients' COGNITO_USER_POOL_ID="$pool" \
+fails_to_start 'a malformed list of clients' COGNITO_USER_POOL_ID="$pool" \
     COGNITO_CLIENT_IDS="$CLIENT_ID,,other" -- COGNITO_CLIENT_IDS
-refuses_to_start 'a malformed issuer' COGNITO_ISSUER='http://127.0.0.1@evil.example' \
+fails_to_start 'a malformed issuer' COGNITO_ISSUER='http://127.0.0.1@evil.example' \
     COGNITO_CLIENT_IDS="$CLIENT_ID" -- COGNITO_ISSUER
-refuses_to_start 'an issuer without that user pool' COGNITO_ISSUER="$origin/us-east-1_Another" \
+fails_to_start 'an issuer without that user pool' COGNITO_ISSUER="$origin/us-east-1_Another" \
     COGNITO_CLIENT_IDS="$CLIENT_ID" -- "$origin/us-east-1_Another/.well-known/jwks.json" 404
 
 # ---- Another process trusts the first one's issuer -----------------------------------------------
@@ -387,7 +388,7 @@ second=$pid
 wait_for_line second "$second" '^ACTIVITY_URL='
 request --url "$(value second ACTIVITY_URL)" "${with_token[@]}" --data "$event"
 equal "another process accepts the first one's tokens" "200 $event" "$status $(<"$work/body")"
-refused 'it refuses an expired one' 401 "$expired" --url "$(value second API_URL)" \
+rejected 'it rejects an expired token' 401 "$expired" --url "$(value second API_URL)" \
     --header "Authorization: Bearer $EXPIRED_TOKEN"
 
 # ---- They end ------------------------------------------------------------------------------------

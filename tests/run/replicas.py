@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The replicas themselves; tests/run/replicas.sh says what they show and starts this.
+"""Runs the replicas. tests/run/replicas.sh starts this script and describes the checks.
 
     REPLICAS=… replicas.py QUICKSTART ISSUER
 """
@@ -20,20 +20,20 @@ from contextlib import ExitStack
 from processes import ITEMS, Checks, Client, Issuer, Service, stop_at_signals, wait_until
 
 REPLICAS = int(os.environ.get("REPLICAS", "20"))
-# How long a request waits for a key at most, and how long a fetch may take.
+# The maximum time that a request waits for a key, and that a fetch takes.
 MAX_WAIT = 1
 FETCH = 5
-# The budget for unknown key IDs: two at once, then one in 30 s.
+# The budget for unknown key IDs: two fetches, then one in 30 s.
 BUDGET, REFILL = 2, 30
-# Without keys, the longest pause between two attempts.
+# The longest pause between two attempts without keys.
 BACKOFF_WITHOUT_KEYS = 5
 SHORTEST_INTERVAL = 10
-# Between two rounds of good requests to one replica.
+# The pause between two rounds of valid requests to one replica.
 PAUSE = 0.1
 
 
 class Caller(threading.Thread):
-    """Calls one replica with every token that is good at the moment, and checks each answer."""
+    """Calls one replica with every currently valid token and checks each answer."""
 
     def __init__(self, address, tokens):
         super().__init__(daemon=True)
@@ -41,8 +41,8 @@ class Caller(threading.Thread):
         self.tokens = tokens
         self.is_over = threading.Event()
         self.answered = 0
-        self.refused = []
-        # Of each token, how long its first answer took.
+        self.rejected = []
+        # The time of the first answer to each token.
         self.first = {}
         self.slowest = 0
 
@@ -60,7 +60,7 @@ class Caller(threading.Thread):
                 self.slowest = max(self.slowest, took)
                 self.answered += 1
                 if answer != (200, ITEMS):
-                    self.refused.append(answer)
+                    self.rejected.append(answer)
                 self.first.setdefault(token, took)
             self.is_over.wait(PAUSE)
 
@@ -70,7 +70,7 @@ class Caller(threading.Thread):
 
 
 class Fleet:
-    """Replicas that trust one issuer, with a caller each."""
+    """Replicas that trust one issuer, each with its own caller."""
 
     def __init__(self, programs, folder, name, **settings):
         self.programs = programs
@@ -104,7 +104,7 @@ class Fleet:
         return self.stack.enter_context(service)
 
     def call(self, *tokens):
-        """Calls every replica with these tokens from now on."""
+        """Starts to call every replica with these tokens."""
         if not self.callers:
             self.callers = [Caller(service.address, tokens) for service in self.services]
             for caller in self.callers:
@@ -116,11 +116,11 @@ class Fleet:
         return wait_until(lambda: all(token in caller.first for caller in self.callers), 30)
 
     def first_answers(self, token):
-        """How long they took, the slowest first."""
+        """Returns the times, the slowest first."""
         return sorted((caller.first.get(token, math.inf) for caller in self.callers), reverse=True)
 
     def rounds(self, number):
-        """Waits until every replica that is called was called so often again with every token."""
+        """Waits until every called replica has answered this many more times for every token."""
         callers = [caller for caller in self.callers if not caller.is_over.is_set()]
         wanted = [caller.answered + number * len(caller.tokens) for caller in callers]
         is_done = lambda: all(c.answered >= least for c, least in zip(callers, wanted))
@@ -128,14 +128,14 @@ class Fleet:
             raise RuntimeError("a replica no longer answers")
 
     def end_calls(self):
-        """How many good requests there were, and what those got that were not served."""
+        """Returns the number of valid requests, and the answers to those that were not served."""
         for caller in self.callers:
             caller.end()
-        refused = [answer for caller in self.callers for answer in caller.refused]
-        return sum(caller.answered for caller in self.callers), refused
+        rejected = [answer for caller in self.callers for answer in caller.rejected]
+        return sum(caller.answered for caller in self.callers), rejected
 
     def stop(self):
-        """The exit codes; and which logs tell of a panic."""
+        """Returns the exit codes, and the logs that contain a panic."""
         for service in self.services:
             service.process.terminate()
         codes = Counter(service.exit_code(10) for service in self.services)
@@ -143,14 +143,14 @@ class Fleet:
         return codes, [log for log in logs if "panicked" in log]
 
     def each(self, work):
-        """`work(service)` of every replica, all at once."""
+        """Runs `work(service)` for all replicas concurrently."""
         with ThreadPoolExecutor(REPLICAS) as pool:
             return list(pool.map(work, self.services))
 
 
 def until_status(token, status, others, within):
-    """Asks a replica until it answers with this status; how long that took. Until then it may
-    answer with one of the others, and never again afterwards."""
+    """Calls a replica until it answers with this status, and returns the time. Before, it may answer with
+    one of the others, but never afterwards."""
 
     def ask(service):
         client = Client(service.address)
@@ -170,7 +170,7 @@ def milliseconds(seconds):
 
 
 def rotations(checks, programs, folder):
-    """The usual interval: whatever is fetched here is fetched at the start or on demand."""
+    """The default interval: all fetches happen at the start or for an unknown key."""
     figures = []
     begin = time.monotonic()
     with Fleet(programs, folder, "rotations", COGNITO_CONNECT_TIMEOUT_SECONDS="60") as fleet:
@@ -180,7 +180,7 @@ def rotations(checks, programs, folder):
         tokens = [issuer.token()]
         fleet.call(*tokens)
         fleet.rounds(5)
-        checks.equal("rotations: known keys are not asked for", REPLICAS, issuer.fetches())
+        checks.equal("rotations: known keys cause no fetch", REPLICAS, issuer.fetches())
 
         for turn, delay in ((1, 0), (2, 0.3)):
             what = f"an issuer that takes {milliseconds(delay)}" if delay else "a quick issuer"
@@ -208,8 +208,8 @@ def rotations(checks, programs, folder):
 
         issuer.tell("fault down")
         restart(checks, fleet, figures)
-        answered, refused = fleet.end_calls()
-        checks.equal(f"rotations: all of {answered} good requests are served", [], refused[:3])
+        answered, rejected = fleet.end_calls()
+        checks.equal(f"rotations: all of {answered} good requests are served", [], rejected[:3])
         codes, panics = fleet.stop()
         checks.equal("rotations: SIGTERM ends each", Counter({0: REPLICAS}), codes)
         checks.equal("rotations: no panic", [], panics)
@@ -217,9 +217,9 @@ def rotations(checks, programs, folder):
 
 
 def restart(checks, fleet, figures):
-    """One replica ends and is started again while the issuer is down, and all others serve."""
+    """One replica is restarted while the issuer is down, and all others keep serving."""
     issuer, ended = fleet.issuer, fleet.services[0]
-    answered, refused = fleet.callers[0].answered, fleet.callers[0].refused
+    answered, rejected = fleet.callers[0].answered, fleet.callers[0].rejected
     fleet.callers[0].end()
     code = ended.stop()
     checks.equal("restart: SIGTERM ends it", 0, code)
@@ -238,7 +238,7 @@ def restart(checks, fleet, figures):
         answer = type(error).__name__
     checks.that(
         not waiting.is_ready() and answer in ("TimeoutError", "ConnectionRefusedError"),
-        "restart: one that may wait is not ready, and answers nobody",
+        "restart: a replica without keys is not ready and serves no request",
         answer,
     )
     fleet.rounds(5)
@@ -255,14 +255,14 @@ def restart(checks, fleet, figures):
     figures.append(f"restarted in an outage, ready {took:.1f} s after its end")
     fleet.services[0] = waiting
     again = Caller(ended.address, fleet.callers[1].tokens)
-    again.answered, again.refused = answered, refused
+    again.answered, again.rejected = answered, rejected
     again.start()
     fleet.callers[0] = again
     fleet.rounds(3)
 
 
 def unknown(token, number):
-    """The token with a key ID that nobody has seen."""
+    """Returns the token with a new, unknown key ID."""
     header = base64.urlsafe_b64encode(b'{"kid":"unknown-%d","alg":"RS256"}' % number)
     return header.rstrip(b"=").decode() + "." + token.split(".", 1)[1]
 
@@ -276,7 +276,7 @@ def storm_at(address, token, number, is_over, answers):
 
 
 def storm_on(addresses, token, is_over, results):
-    """In a process of its own, so that it does not slow the callers down."""
+    """Runs in a separate process, so that it does not slow the callers down."""
     answers = [Counter() for _ in addresses]
     threads = [
         threading.Thread(target=storm_at, args=(address, token, n * 10**9, is_over, answers[n]))
@@ -290,7 +290,7 @@ def storm_on(addresses, token, is_over, results):
 
 
 def storm(checks, programs, folder):
-    """Unknown key IDs for all replicas; and a rotation in the midst of it."""
+    """Sends unknown key IDs to all replicas, with a rotation in between."""
     context = multiprocessing.get_context("spawn")
     with Fleet(programs, folder, "storm") as fleet:
         issuer = fleet.issuer
@@ -333,8 +333,8 @@ def storm(checks, programs, folder):
             f"{fetches - REPLICAS} fetches of {REPLICAS} replicas in {length:.0f} s",
         )
         checks.equal("storm: each unknown key ID is 401", {(401, True)}, set(answers))
-        answered, refused = fleet.end_calls()
-        checks.equal(f"storm: all of {answered} good requests are served", [], refused[:3])
+        answered, rejected = fleet.end_calls()
+        checks.equal(f"storm: all of {answered} good requests are served", [], rejected[:3])
         slowest = max(caller.slowest for caller in fleet.callers)
         codes, panics = fleet.stop()
         checks.equal("storm: SIGTERM ends each", Counter({0: REPLICAS}), codes)
@@ -348,7 +348,7 @@ def storm(checks, programs, folder):
 
 
 class Timeline(threading.Thread):
-    """When the issuer was asked."""
+    """Returns the times of the requests to the issuer."""
 
     def __init__(self, issuer):
         super().__init__(daemon=True)
@@ -357,7 +357,7 @@ class Timeline(threading.Thread):
         self.is_over = threading.Event()
 
     def run(self):
-        # What was before is no part of it.
+        # Ignore earlier requests.
         known = self.issuer.fetches()
         while not self.is_over.wait(0.02):
             fetches = self.issuer.fetches()
@@ -369,12 +369,12 @@ class Timeline(threading.Thread):
 
 
 def busiest(times, width):
-    """The most of these times, in order, that lie within so many seconds."""
+    """Returns the maximum number of these sorted times within this many seconds."""
     return max((sum(first <= t < first + width for t in times) for first in times), default=0)
 
 
 def cycles(checks, programs, folder):
-    """The shortest interval: cycles, a key that is withdrawn, and an outage."""
+    """The shortest interval: refresh cycles, a removed key, and an outage."""
     interval = SHORTEST_INTERVAL
     settings = {"COGNITO_REFRESH_INTERVAL_SECONDS": str(interval)}
     with Fleet(programs, folder, "cycles", **settings) as fleet:
@@ -384,7 +384,7 @@ def cycles(checks, programs, folder):
         timeline.start()
         old = issuer.token()
         fleet.call(old)
-        # Three pauses of eight to ten seconds, and what of the fourth they leave.
+        # Three pauses of eight to ten seconds, and the rest of the fourth.
         time.sleep(3 * interval + 1)
         end = time.monotonic()
         times = timeline.between(begin, end)
@@ -394,7 +394,7 @@ def cycles(checks, programs, folder):
             f"cycles: each asks once in {0.8 * interval:.0f} to {interval} s",
             f"{len(times)} fetches, expected {least} to {most}",
         )
-        # Of the first cycle, all lie within two seconds; of the third, within six.
+        # The fetches of the first cycle are within two seconds, those of the third within six.
         first = busiest(timeline.between(begin, begin + 1.2 * interval), 1)
         third = busiest(timeline.between(begin + 2.2 * interval, end), 1)
         checks.that(
@@ -414,7 +414,7 @@ def cycles(checks, programs, folder):
         took = sorted(fleet.each(until_status(old, 401, [200], limit)))
         checks.that(
             took[-1] < limit,
-            f"cycles: a withdrawn key is refused by all within {limit} s",
+            f"cycles: a withdrawn key is rejected by all within {limit} s",
             f"{took[0]:.1f} to {took[-1]:.1f} s",
         )
         issuer.tell("fault down")
@@ -422,7 +422,7 @@ def cycles(checks, programs, folder):
         time.sleep(interval + 2)
         attempts = len(timeline.between(down, time.monotonic()))
         issuer.tell("fault none")
-        # The first and, at the earliest after pauses of 0.5, 1, 2 and 4 s, the second to fifth.
+        # The first one, and the second to fifth after pauses of at least 0.5, 1, 2 and 4 s.
         checks.that(
             REPLICAS <= attempts <= 5 * REPLICAS,
             "cycles: while the issuer is down, each asks, and asks less and less often",
@@ -430,8 +430,8 @@ def cycles(checks, programs, folder):
         )
 
         timeline.is_over.set()
-        answered, refused = fleet.end_calls()
-        checks.equal(f"cycles: all of {answered} good requests are served", [], refused[:3])
+        answered, rejected = fleet.end_calls()
+        checks.equal(f"cycles: all of {answered} good requests are served", [], rejected[:3])
         codes, panics = fleet.stop()
         checks.equal("cycles: SIGTERM ends each", Counter({0: REPLICAS}), codes)
         checks.equal("cycles: no panic", [], panics)
@@ -439,7 +439,7 @@ def cycles(checks, programs, folder):
     return [
         f"cycles: {rate:.2f} fetches a second, an interval of {interval} s",
         f"cycles: in one second {first} of {REPLICAS} in the first cycle, {third} in the third",
-        f"cycles: a withdrawn key is refused after {took[0]:.1f} to {took[-1]:.1f} s",
+        f"cycles: a withdrawn key is rejected after {took[0]:.1f} to {took[-1]:.1f} s",
         f"cycles: {attempts} attempts while the issuer was down for {interval + 2} s",
     ]
 
@@ -458,7 +458,7 @@ def main():
                 checks.that(False, f"{part.__name__}: it comes to its end", repr(error))
 
         run(rotations)
-        # Most of both is waiting.
+        # Most of the time is waiting.
         both = [threading.Thread(target=run, args=[p], daemon=True) for p in (storm, cycles)]
         for thread in both:
             thread.start()

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Twenty processes of the quickstart and one issuer: how often they ask it for its keys, and what
-# their clients see while it rotates, is slow or down, and while others send unknown key IDs.
+# Runs twenty processes of the quickstart and one issuer. Checks how often they fetch its keys, and
+# what their clients see while it rotates keys, is slow or down, and while others send unknown key
+# IDs.
 #
 #     tests/run/replicas.sh
 #
-# REPLICAS         how many, 20 if it is not set
-# QUICKSTART_BIN   a quickstart that is built already
-# ISSUER_BIN       an issuer that is built already
+# REPLICAS         the number of processes, default 20
+# QUICKSTART_BIN   a built quickstart
+# ISSUER_BIN       a built issuer
 #
-# Every check prints one line, `ok - …` or `FAIL - …`; the figures come last. Exits 1 if any
-# failed. How refreshes spread out over hours is simulated in tests/it/promises.rs, `p04` and
-# `p19`; here the interval is the shortest that can be set. Needs bash 4.4 and Python 3.9.
+# Every check prints one line, `ok - …` or `FAIL - …`; the figures come last. Exits 1 if a check
+# failed. The spread of refreshes over hours is simulated in tests/it/promises.rs, `p04` and
+# `p19`; here the interval is the minimum. Needs bash 4.4 and Python 3.9.
 set -euo pipefail
 shopt -s inherit_errexit
 

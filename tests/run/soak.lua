@@ -1,5 +1,5 @@
--- For wrk, as tests/run/soak.py starts it: sends what the plan says, and checks each answer. A
--- thread has one connection, so an answer is that to its last request.
+-- Script for wrk, which tests/run/soak.py starts: sends the requests of the plan and checks each answer.
+-- A thread has one connection, so each answer belongs to its last request.
 
 local ffi = require("ffi")
 ffi.cdef [[
@@ -23,7 +23,7 @@ local function count(counts, key)
     counts[key] = (counts[key] or 0) + 1
 end
 
--- What was counted in this phase, for the other side to add up. It is renamed when it is whole.
+-- Writes the counts of this phase for soak.py. The file is renamed when it is complete.
 local function write_results()
     local path = string.format("%s/%s.%d", folder, plan.name, id)
     local file = assert(io.open(path .. ".part", "wb"))
@@ -36,7 +36,7 @@ local function write_results()
     assert(os.rename(path .. ".part", path .. ".results"))
 end
 
--- The line is followed by the bytes of the request and those of the expected body.
+-- The line is followed by the request and the expected body.
 local function read_request(file, line)
     local kind, status, request, body, challenge = line:match("^(%S+) (%d+) (%d+) (%d+) (.*)$")
     return {
@@ -64,7 +64,7 @@ local function look_at_plan()
     file:close()
 end
 
--- To three digits.
+-- Rounds to three digits.
 local function rounded(value)
     local step = 10 ^ math.max(0, math.floor(math.log10(math.max(value, 1))) - 2)
     return math.floor(value / step) * step

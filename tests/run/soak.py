@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The soak itself; tests/run/soak.sh says what it shows and starts it.
+"""Runs the soak test. tests/run/soak.sh starts this script and describes the checks.
 
     SOAK_SECONDS=… soak.py QUICKSTART ISSUER
 """
@@ -24,18 +24,18 @@ HERE = Path(__file__).parent
 CONNECTIONS = 8
 TOKENS = 50
 INTERVAL = 10
-# A new key while unknown key IDs spend the budget: 30 s for it to open; and a withdrawn one: one
-# interval; each with 5 s for the fetch.
+# The maximum time until a new key is accepted while unknown key IDs spend the budget (30 s), and
+# until a removed key is rejected (one interval); each plus 5 s for the fetch.
 NEW_KEY_WITHIN = 35
 OLD_KEY_WITHIN = INTERVAL + 5
-# Of the memory of the server, after the first third.
+# The allowed growth of the memory of the server after the first third.
 GROWTH = 4 << 20
 
 REALM = 'Bearer realm="api"'
 
 
 class Answer:
-    """What is expected of the server: status, challenge, body."""
+    """The expected answer of the server: status, challenge, body."""
 
     def __init__(self, status, error="", description="", challenge=None):
         self.status = status
@@ -50,7 +50,7 @@ INVALID = Answer(401, "invalid_token", "The access token is invalid")
 EXPIRED = Answer(401, "invalid_token", "The access token expired")
 SCOPE = Answer(403, "insufficient_scope", "A required scope is missing")
 SCOPE.challenge += ', scope="demo-dev/read"'
-# From the HTTP server itself, before any layer.
+# The HTTP server itself answers, before any layer.
 NO_HTTP = Answer(400)
 NO_HTTP.challenge, NO_HTTP.body = "", b""
 
@@ -87,14 +87,14 @@ def decoded(part):
 
 
 def flipped(part):
-    """Another of the same length, with one character changed in the middle."""
+    """Returns the token with one changed character in the middle."""
     middle = len(part) // 2
     other = "A" if part[middle] != "A" else "B"
     return part[:middle] + other + part[middle + 1 :]
 
 
 def good_requests(tokens):
-    """Most to the one route, and some to the other, which sends back what it is sent."""
+    """Returns valid requests: most to one route, and some to the other, which returns the body."""
     requests = [(get(bearer(token)), echo(ITEMS)) for token in tokens]
     requests.append((get(bearer(tokens[0], "bearer")), echo(ITEMS)))
     for token in tokens[:3]:
@@ -104,8 +104,8 @@ def good_requests(tokens):
 
 
 def hostile_requests(issuer, good):
-    """Of each kind one, with the answer that it must get. Claims are wrong under a good signature;
-    where the form or the header is wrong, nobody but the issuer could have signed it."""
+    """Returns one request of each kind with its expected answer. Tokens with wrong claims have a valid
+    signature."""
     now = int(time.time())
     header, payload, signature = good.split(".")
     other_signature = issuer.token().split(".")[2]
@@ -168,7 +168,7 @@ def hostile_requests(issuer, good):
 
 
 class Load:
-    """wrk, which sends what the plan says."""
+    """Runs wrk, which sends the requests of the plan."""
 
     def __init__(self, folder, service):
         self.folder = folder
@@ -185,7 +185,7 @@ class Load:
             self.process.wait()
 
     def send(self, name, requests):
-        """These from now on, once every thread has begun with them."""
+        """Switches to these requests and waits until every thread uses them."""
         with open(self.folder / "plan.part", "wb") as plan:
             plan.write(name.encode() + b"\n")
             for kind, text, answer in requests:
@@ -214,13 +214,13 @@ class Load:
         return len(list(self.folder.glob(f"{self.names[-1]}.*.results"))) == CONNECTIONS
 
     def end(self):
-        """What wrk says."""
+        """Returns the output of wrk."""
         self.send("end", [])
         self.process.send_signal(signal.SIGINT)
         return self.process.communicate(timeout=20)[0]
 
     def results(self):
-        """For each phase, how many there were of each kind, time and wrong answer."""
+        """Returns the counts of each phase by kind, time and wrong answer."""
         phases = {}
         for name in self.names[:-1]:
             phases[name] = {what: Counter() for what in ("kind", "time", "wrong")}
@@ -232,7 +232,7 @@ class Load:
 
 
 class Memory:
-    """What the server holds, in bytes and open files, at moments of the run."""
+    """Samples the memory and the open files of the server."""
 
     def __init__(self, service):
         self.folder = Path(f"/proc/{service.process.pid}")
@@ -248,7 +248,7 @@ class Memory:
 
 
 def percentiles(times):
-    """Of microseconds and how often each was: how many, and the row of their distribution."""
+    """Returns the count and the distribution of a histogram in microseconds."""
     total = sum(times.values())
     row, seen, shares = [], 0, [0.5, 0.9, 0.99, 0.999, 0.9999]
     for value in sorted(times):
@@ -297,7 +297,7 @@ def soak(checks, seconds, issuer, service, folder):
     prober = Client(service.address)
 
     def hold(share, until=lambda: True, within=60):
-        """For this share of the time, and until something has happened; how long that took."""
+        """Waits for this share of the time and until a condition is true. Returns the time until then."""
         begin = time.monotonic()
         happened = None
         while happened is None or time.monotonic() - begin < share * seconds:
@@ -348,14 +348,14 @@ def soak(checks, seconds, issuer, service, folder):
         load.send("rotated", good_requests(old[:half] + new[:half]) + hostile)
         hold(0.10)
         issuer.tell("fault none")
-        # No token of the old key is sent from here on, until it must be refused.
+        # Stop sending tokens of the old key until it must be rejected.
         usual = good_requests(new) + hostile_requests(issuer, new[0])
         load.send("withdrawing", usual)
         issuer.tell("withdraw")
-        refused = hold(0.10, lambda: probe(old[0]) == 401, OLD_KEY_WITHIN)
+        rejected = hold(0.10, lambda: probe(old[0]) == 401, OLD_KEY_WITHIN)
         checks.that(
-            refused is not None,
-            f"the old key is refused within {OLD_KEY_WITHIN} s of its withdrawal",
+            rejected is not None,
+            f"the old key is rejected within {OLD_KEY_WITHIN} s of its withdrawal",
         )
         withdrawn = [("withdrawn-key", get(bearer(token)), INVALID) for token in old]
         load.send("withdrawn", usual + withdrawn)
@@ -401,8 +401,8 @@ def soak(checks, seconds, issuer, service, folder):
     print(f"{answers} answers in {length:.0f} s, {answers / length:.0f} a second")
     print(f"{len(kinds) - 1} kinds of hostile requests, {100 - share:.1f} % of all")
     print(f"{issuer.fetches()} fetches of the keys")
-    if accepted is not None and refused is not None:
-        print(f"new key accepted after {accepted:.1f} s, old one refused after {refused:.1f} s")
+    if accepted is not None and rejected is not None:
+        print(f"new key accepted after {accepted:.1f} s, old one rejected after {rejected:.1f} s")
     memory = f"{before / 2**20:.1f} MiB at most in the first third, {after / 2**20:.1f} after it"
     print(f"memory: {memory}")
 

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# A long run of the quickstart under load, nine of ten requests good and one of ten hostile, while
-# its issuer is taken down, answers garbage, is slow, rotates its key and withdraws the old one.
+# Runs the quickstart under load for a long time, with 90 % valid and 10 % hostile requests, while
+# its issuer is down, answers garbage, is slow, rotates its key and removes the old one.
 #
 #     tests/run/soak.sh
 #
-# SOAK_SECONDS     how long, 300 if it is not set; some seconds more where an issuer has to be asked
-# PROFILE          of cargo, how both are built, release if it is not set
-# QUICKSTART_BIN   a quickstart that is built already
-# ISSUER_BIN       an issuer that is built already
+# SOAK_SECONDS     the duration, default 300; some phases take a few seconds more
+# PROFILE          the cargo profile of both programs, default release
+# QUICKSTART_BIN   a built quickstart
+# ISSUER_BIN       a built issuer
 #
-# Each answer is checked: status, challenge and body. The memory of the server must stay flat.
-# Every check prints one line, `ok - …` or `FAIL - …`; the latencies come last. Exits 1 if any
-# failed. It is the quickstart and not the example `axum`, which brings an issuer of its own and
-# listens nowhere. Needs bash 4.4, Python 3.9 and wrk; as root on Debian it installs wrk if it is
-# missing.
+# It checks each answer: status, challenge and body. The memory of the server must not grow. Every
+# check prints one line, `ok - …` or `FAIL - …`; the latencies come last. Exits 1 if a check failed.
+# It uses the quickstart because the example `axum` has its own issuer and does not listen on a
+# port. Needs bash 4.4, Python 3.9 and wrk; as root on Debian, it installs wrk if it is missing.
 set -euo pipefail
 shopt -s inherit_errexit
 

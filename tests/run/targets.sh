@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Compiles the library for the targets that its users deploy to.
+# Compiles the library for the targets of its users.
 #
 #     tests/run/targets.sh
 #
 # Linux on ARM and with musl: links examples/verify with zig as the C compiler and linker, and runs
-# the one that this machine can run. macOS and Windows: `cargo check`; for Windows a stub stands for
-# the C compiler, since cargo checks Rust code only. Needs Python 3. Prints NOT CHECKED for a target
-# whose standard library rustup cannot reach.
+# the one for this machine. macOS and Windows: `cargo check`; for Windows, a stub replaces the C
+# compiler, because cargo checks only Rust code. Needs Python 3. Prints NOT CHECKED for a target
+# whose standard library rustup cannot download.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
 tools=$target/zig
 export CARGO_TARGET_DIR=$target/targets CARGO_TERM_COLOR=never
-# Optimized C code takes most of the time to compile and shows nothing here.
+# Optimizing the C code would take most of the time and is not needed here.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0
 
 if [[ ! -x $tools/bin/cargo-zigbuild ]]; then
@@ -68,7 +68,7 @@ if has_target aarch64-apple-darwin; then
 fi
 
 if has_target x86_64-pc-windows-msvc; then
-    # aws-lc-sys needs Microsoft's C compiler and headers, which are not here: the C code is left out.
+    # aws-lc-sys needs Microsoft's C compiler and headers, which are missing here. Skip the C code.
     stub=$CARGO_TARGET_DIR/stub-cl
     mkdir -p "$stub"
     printf '#!/bin/sh\nfor a; do case $a in -Fo*|-out:*|/out:*) : >"${a#*[o:]}";; esac; done\n' >"$stub/cl"

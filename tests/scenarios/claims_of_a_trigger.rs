@@ -1,5 +1,6 @@
-//! A service whose pool has a pre token generation trigger: it adds `tenant_id` and `entitlements`.
-//! No token without them is served, and handlers read them as a type of their own.
+//! A service whose pool has a pre token generation trigger that adds `tenant_id` and
+//! `entitlements`. Tokens without these claims are rejected, and handlers receive them as the
+//! service's own type.
 
 use axum::Router;
 use axum::extract::FromRequestParts;
@@ -55,7 +56,7 @@ async fn export(tenant: Tenant) -> Result<&'static str, StatusCode> {
 }
 
 #[tokio::test]
-async fn a_token_without_a_tenant_is_refused_and_entitlements_are_looked_at() {
+async fn rejects_tokens_without_a_tenant_and_checks_entitlements() {
     let issuer = TestIssuer::new();
     let verifier =
         Verifier::builder(rules(issuer.user_pool())).build_with_jwks(issuer.jwks()).unwrap();

@@ -1,5 +1,5 @@
-//! A compose file: an emulator of Cognito under a name, over plain http, whose keys are at another
-//! URL, and no way out of the network but through an HTTP proxy.
+//! A service in a compose file with an emulator of Cognito. The issuer is a plain http URL, its
+//! keys are at another URL, and the network is reachable only through an HTTP proxy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,19 +33,19 @@ fn app(verifier: Verifier) -> Router {
 }
 
 #[tokio::test]
-async fn keys_come_through_the_proxy() {
+async fn fetches_the_keys_through_the_proxy() {
     let emulator = TestIssuer::new();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (document, counter) = (emulator.jwks_json(), Arc::clone(&asked));
+    let requests = Arc::new(AtomicUsize::new(0));
+    let (document, counter) = (emulator.jwks_json(), Arc::clone(&requests));
     let proxy = Router::new().fallback(async move |request: Request| {
         counter.fetch_add(1, Ordering::Relaxed);
-        // A proxy is asked for an absolute URL.
+        // Requests to a proxy have an absolute URL.
         if request.uri() == KEYS { Ok(document) } else { Err(StatusCode::BAD_GATEWAY) }
     });
     let proxy = serve(proxy).await;
 
     let verifier = verifier(pool().unwrap(), &proxy).unwrap().connect().await.unwrap();
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert_eq!(requests.load(Ordering::Relaxed), 1);
     let app = app(verifier);
     let token = emulator.user_token("web", "alice").claim("iss", ISSUER).sign();
     assert_eq!(ask(&app, "GET /", &token).await.status, StatusCode::OK);

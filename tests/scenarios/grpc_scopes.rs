@@ -1,5 +1,5 @@
-//! A gRPC service whose methods ask for different scopes: `Check` for one, `Watch` for another.
-//! Once with the layer and a table, once with the interceptor and the methods' own checks.
+//! A gRPC service whose methods `Check` and `Watch` require different scopes: once with the layer
+//! and a table, once with the interceptor and checks in the methods.
 
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
@@ -38,7 +38,7 @@ async fn with_the_interceptor(verifier: Verifier, incoming: TcpIncoming) -> Resu
     Ok(())
 }
 
-/// An interceptor does not see which method is called, so each method asks for its own scope.
+/// Requires a scope in each method, because an interceptor does not see which method is called.
 struct Scoped(HealthService);
 
 #[tonic::async_trait]
@@ -65,12 +65,12 @@ impl Health for Scoped {
 fn require_scope<T>(request: &Request<T>, scope: &str) -> Result<(), Status> {
     match request.extensions().get::<AccessToken>() {
         Some(token) => Ok(RequireScope::new(scope).authorize(token)?),
-        None => Err(Status::internal("there is no interceptor around this service")),
+        None => Err(Status::internal("this service has no interceptor")),
     }
 }
 
 #[tokio::test]
-async fn each_method_asks_for_its_own_scope() {
+async fn each_method_requires_its_own_scope() {
     let issuer = TestIssuer::new();
     let rules = Rules::new(issuer.user_pool(), ClientIds::only(["prober"]));
     let verifier = Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap();
@@ -94,7 +94,7 @@ async fn each_method_asks_for_its_own_scope() {
     }
 }
 
-/// What `Check` and `Watch` say to this token.
+/// Calls `Check` and `Watch` with a token and returns the codes.
 async fn codes(client: &HealthClient<Channel>, token: &str) -> [Code; 2] {
     let request = || {
         let mut request = Request::new(HealthCheckRequest { service: String::new() });

@@ -1,5 +1,5 @@
-//! Programs that users of the crate write, each in a module of its own with the tests that they
-//! would give it.
+//! Programs as users of the crate write them, each in its own module with the tests that they would
+//! write.
 
 mod claims_of_a_trigger;
 mod command_line;
@@ -22,14 +22,14 @@ use http_body_util::BodyExt as _;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
-/// What a client sees.
+/// A response as a client sees it.
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     body: String,
 }
 
-/// Sends one request, such as `GET /item`, with a token or with an empty text for none.
+/// Sends a request, such as `GET /item`, with a token, or without one if `token` is empty.
 async fn ask(app: &Router, line: &str, token: &str) -> Answer {
     let (method, path) = line.split_once(' ').unwrap();
     let mut request = Request::builder().method(method).uri(path);
@@ -44,7 +44,7 @@ async fn ask(app: &Router, line: &str, token: &str) -> Answer {
     Answer { status: parts.status, headers: parts.headers, body }
 }
 
-/// Serves an app on a free port, and gives its URL.
+/// Serves an app on a free port and returns its URL.
 async fn serve(app: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,5 +1,5 @@
-//! Somebody who tests a service of their own: no network, no sleep, and a clock in hand.
-//! Time goes past `exp`, keys rotate and are withdrawn, a scope is missing.
+//! Unit tests of a user's service, without a network and without sleeping. The test controls the
+//! clock: tokens expire, keys rotate and are retired, a scope is missing.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -19,7 +19,7 @@ fn app(verifier: Verifier) -> Router {
         .layer(RequireToken::new(verifier))
 }
 
-/// What each test begins with: a pool, a clock that stands still, and the app.
+/// The setup of each test: a pool, a clock that stands still, and the app.
 struct Bench {
     issuer: TestIssuer,
     now: Arc<Mutex<SystemTime>>,
@@ -57,7 +57,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_token_ends_at_its_second() {
+async fn a_token_is_rejected_from_the_second_of_its_expiry() {
     let bench = Bench::new().await;
     let token = bench.token("item/read");
     assert_eq!(bench.status(&token).await, StatusCode::OK);
@@ -69,7 +69,7 @@ async fn a_token_ends_at_its_second() {
 }
 
 #[tokio::test]
-async fn a_rotation_refuses_nobody_and_a_withdrawn_key_does() {
+async fn tokens_survive_a_rotation_but_not_the_end_of_their_key() {
     let bench = Bench::new().await;
     let old = bench.token("item/read");
     assert_eq!(bench.status(&old).await, StatusCode::OK);
@@ -86,7 +86,7 @@ async fn a_rotation_refuses_nobody_and_a_withdrawn_key_does() {
 }
 
 #[tokio::test]
-async fn a_missing_scope_is_403_and_names_it() {
+async fn a_missing_scope_is_403_and_is_in_the_challenge() {
     let bench = Bench::new().await;
     let answer = ask(&bench.app, "GET /item", &bench.token("item/write")).await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);

@@ -1,5 +1,5 @@
-//! A shop whose front page is for everybody and says hello by name to those who signed in.
-//! A token that is not good is refused all the same, so that its client learns of it.
+//! A shop whose front page is public and greets users who signed in by name. Invalid tokens are
+//! still rejected, so that their clients notice.
 
 use axum::Router;
 use axum::routing::get;
@@ -22,7 +22,7 @@ async fn greet(token: Option<AccessToken>) -> String {
 }
 
 #[tokio::test]
-async fn greets_by_name_and_refuses_a_bad_token() {
+async fn greets_by_name_and_rejects_an_invalid_token() {
     let issuer = TestIssuer::new();
     let rules = Rules::new(issuer.user_pool(), ClientIds::only(["shop"]));
     let app = app(Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap());

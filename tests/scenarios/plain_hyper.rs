@@ -1,5 +1,5 @@
-//! A service without a framework: a function, the two layers around it, and hyper's own server.
-//! Nobody has taken the token out of the request, so the function does it.
+//! A service without a framework: a function with the two layers around it, on hyper's own server.
+//! The function reads the token from the request's extensions.
 
 use std::convert::Infallible;
 
@@ -52,8 +52,8 @@ async fn hyper_serves_behind_both_layers() {
     tokio::spawn(serve(listener, verifier));
 
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let good = issuer.machine_token("robot").scope("hello/say").sign();
-    let answer = client.get(&url).bearer_auth(good).send().await.unwrap();
+    let valid = issuer.machine_token("robot").scope("hello/say").sign();
+    let answer = client.get(&url).bearer_auth(valid).send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "hello, robot");
     let other = issuer.machine_token("robot").scope("hello/hear").sign();
     let answer = client.get(&url).bearer_auth(other).send().await.unwrap();

@@ -1,5 +1,5 @@
-//! A pod: it starts while Cognito may be down, tells its probes, and ends when it is asked to.
-//! What is in flight is still answered.
+//! A pod that can start while Cognito is down, answers its probes, and shuts down gracefully:
+//! requests in flight are still answered.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn run(
 }
 
 #[tokio::test]
-async fn is_ready_once_there_are_keys_and_ends_when_told() {
+async fn becomes_ready_with_the_first_keys_and_shuts_down_gracefully() {
     let cognito = TestServer::bind("127.0.0.1:0").await.unwrap();
     cognito.set_fault(Fault::Down);
     let rules = Rules::new(cognito.issuer().user_pool(), ClientIds::only(["web"]));

@@ -1,5 +1,5 @@
-//! A service that must be able to lock somebody out now, and not when the token expires.
-//! One token by its `jti`, or all that a client was issued before a moment.
+//! A service that can revoke access before a token expires: one token by its `jti`, or all tokens
+//! of a client that were issued before a time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
@@ -33,9 +33,9 @@ impl Revoked {
         self.0.write().unwrap().clients.insert(client_id.to_owned(), moment);
     }
 
-    /// A token that does not say what is asked here is refused, and so is every token if the
-    /// lists can not be read.
-    fn judge(&self, token: &AccessToken) -> Result<(), CheckError> {
+    /// Rejects revoked tokens, tokens without `jti` or `iat`, and every token if the lists cannot
+    /// be read.
+    fn check(&self, token: &AccessToken) -> Result<(), CheckError> {
         let lists = self.0.read().map_err(|_| CheckError::Revoked)?;
         let (Some(id), Some(issued_at)) = (token.jwt_id(), token.issued_at()) else {
             return Err(CheckError::Revoked);
@@ -47,14 +47,14 @@ impl Revoked {
 
 fn rules(pool: UserPool, revoked: Revoked) -> Rules {
     Rules::new(pool, ClientIds::only(["robot", "web"]))
-        .with_check(move |token| revoked.judge(token))
+        .with_check(move |token| revoked.check(token))
 }
 
-/// The same where all else comes from the environment: the settings start the verifier, and its
-/// keys are then judged with under the rules that have the lists.
+/// Creates a verifier from settings in the environment. A verifier from the settings fetches the
+/// keys; the returned one shares them and adds the lists to the rules.
 async fn from_settings(config: &Config, revoked: Revoked) -> Result<Verifier, StartError> {
     let verifier = config.verifier_builder().connect().await?;
-    Ok(verifier.share_keys(config.rules().clone().with_check(move |token| revoked.judge(token)))?)
+    Ok(verifier.share_keys(config.rules().clone().with_check(move |token| revoked.check(token)))?)
 }
 
 fn app(verifier: Verifier) -> Router {
@@ -62,19 +62,19 @@ fn app(verifier: Verifier) -> Router {
 }
 
 #[tokio::test]
-async fn a_revocation_counts_from_the_next_request_on() {
+async fn a_revocation_takes_effect_at_the_next_request() {
     let issuer = TestIssuer::new();
     let revoked = Revoked::default();
     let rules = rules(issuer.user_pool(), revoked.clone());
     let app = app(Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap());
     let now = SystemTime::now();
     let stolen = issuer.user_token("web", "alice").claim("jti", "stolen").sign();
-    let of_bob = issuer.user_token("web", "bob").sign();
+    let other = issuer.user_token("web", "bob").sign();
     let old = issuer.machine_token("robot").issued_at(now - Duration::from_secs(60)).sign();
     let new = issuer.machine_token("robot").issued_at(now).sign();
 
-    for token in [&stolen, &of_bob, &old, &new] {
-        // Twice, so that it is remembered.
+    for token in [&stolen, &other, &old, &new] {
+        // The second request finds the token in the cache.
         assert_eq!(ask(&app, "GET /", token).await.status, StatusCode::OK);
         assert_eq!(ask(&app, "GET /", token).await.status, StatusCode::OK);
     }
@@ -84,19 +84,19 @@ async fn a_revocation_counts_from_the_next_request_on() {
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     let challenge = answer.headers["www-authenticate"].to_str().unwrap();
     assert!(challenge.contains(r#"error="invalid_token""#), "{challenge}");
-    assert_eq!(ask(&app, "GET /", &of_bob).await.status, StatusCode::OK);
+    assert_eq!(ask(&app, "GET /", &other).await.status, StatusCode::OK);
 
     revoked.all_of_client_issued_before("robot", now - Duration::from_secs(30));
     assert_eq!(ask(&app, "GET /", &old).await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(ask(&app, "GET /", &new).await.status, StatusCode::OK);
-    assert_eq!(ask(&app, "GET /", &of_bob).await.status, StatusCode::OK);
+    assert_eq!(ask(&app, "GET /", &other).await.status, StatusCode::OK);
 
     let anonymous = issuer.machine_token("robot").without_claim("jti").sign();
     assert_eq!(ask(&app, "GET /", &anonymous).await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
-async fn settings_from_the_environment_take_a_list_too() {
+async fn a_revocation_list_works_with_settings_from_the_environment() {
     let cognito = TestServer::bind("127.0.0.1:0").await.unwrap();
     let issuer = cognito.issuer();
     let vars = [("COGNITO_ISSUER", issuer.issuer()), ("COGNITO_CLIENT_IDS", "web, robot")];

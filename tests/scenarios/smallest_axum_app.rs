@@ -1,5 +1,5 @@
-//! Somebody who has read the README and wants one route behind Cognito today.
-//! The test runs the other side as well: a token from the token endpoint, sent over a socket.
+//! The smallest axum app: one route that requires a token. The test also plays the client, which
+//! gets a token from the token endpoint and sends it over a socket.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -23,7 +23,7 @@ async fn receive(token: AccessToken, event: Bytes) -> Bytes {
 }
 
 #[tokio::test]
-async fn answers_a_client_that_fetched_a_token() {
+async fn serves_a_client_with_a_token_from_the_token_endpoint() {
     let cognito = TestServer::bind("127.0.0.1:0").await.unwrap();
     cognito.add_client("mailer", "secret", ["activity/*"]);
     let app = app(cognito.issuer().user_pool()).await.unwrap();

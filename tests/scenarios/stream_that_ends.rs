@@ -1,5 +1,5 @@
-//! A page that listens to server-sent events. A browser's `EventSource` can set no header, so the
-//! token comes in a cookie; and a stream must not outlive the token that it was opened with.
+//! A page with server-sent events. A browser's `EventSource` cannot set a header, so the token
+//! comes in a cookie. A stream must not outlive the token that opened it.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
@@ -26,7 +26,8 @@ fn app(verifier: Verifier) -> Router {
         .layer(from_fn(token_of_cookie))
 }
 
-/// Goes around `RequireToken`, which then judges the token as any other. A header wins.
+/// Copies the token of the cookie into the `Authorization` header, unless the request already has
+/// one. It runs before `RequireToken`, which then verifies the token.
 async fn token_of_cookie(mut request: Request, next: Next) -> Response {
     let headers = request.headers_mut();
     if !headers.contains_key(header::AUTHORIZATION) {
@@ -60,7 +61,7 @@ async fn events(token: AccessToken) -> Sse<ReceiverStream<Result<Event, Infallib
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_begins_with_a_cookie_and_ends_with_its_token() {
+async fn a_stream_opens_with_a_cookie_and_ends_when_its_token_expires() {
     let issuer = TestIssuer::new();
     let rules = Rules::new(issuer.user_pool(), ClientIds::only(["web"]));
     let app = app(Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap());
@@ -76,8 +77,8 @@ async fn a_stream_begins_with_a_cookie_and_ends_with_its_token() {
     let body = timeout(Duration::from_secs(60 * 60), whole).await.unwrap().unwrap().to_bytes();
     assert!(body.starts_with(b"data: tick\n\ndata: tick\n\n"));
 
-    let bad = open("__Host-token=x.y.z".to_owned()).await.unwrap();
-    assert_eq!(bad.status(), StatusCode::UNAUTHORIZED);
+    let invalid = open("__Host-token=x.y.z".to_owned()).await.unwrap();
+    assert_eq!(invalid.status(), StatusCode::UNAUTHORIZED);
     let none = open("theme=dark".to_owned()).await.unwrap();
     assert_eq!(none.status(), StatusCode::UNAUTHORIZED);
 }

@@ -1,5 +1,5 @@
-//! A service whose tenants stand in a TOML file: a name, a pool, its clients, what they must hold.
-//! Whoever calls is known by the tenant's name from then on.
+//! A service whose tenants are in a TOML file: name, pool, clients and required scopes. Handlers
+//! identify callers by the tenant's name.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -47,12 +47,12 @@ impl Tenant {
     }
 }
 
-/// The names by pool ID, which is how every issuer of a pool ends.
+/// The names of the tenants by pool ID. Every issuer of a pool ends with its ID.
 type Names = Arc<HashMap<String, String>>;
 
 fn read(text: &str) -> Result<(VerifierBuilder, Names), Box<dyn Error>> {
     let Settings { tenants } = toml::from_str(text)?;
-    let (first, others) = tenants.split_first().ok_or("no tenant is named")?;
+    let (first, others) = tenants.split_first().ok_or("the file has no tenant")?;
     let mut builder = Verifier::builder(first.rules()?);
     for tenant in others {
         builder = builder.add_pool(tenant.rules()?);
@@ -89,7 +89,7 @@ const BOLT: &str = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_Bolt";
 const BOLT_UPDATED: &str = "https://issuer-cognito-idp.us-east-1.amazonaws.com/us-east-1_Bolt";
 
 #[tokio::test]
-async fn each_tenant_is_known_by_name_and_judged_by_its_own_rules() {
+async fn each_tenant_has_a_name_and_its_own_rules() {
     let (acme, bolt) = (TestIssuer::new(), TestIssuer::new());
     let (builder, names) = read(FILE).unwrap();
     let pools = [("eu-west-1_Acme", acme.clone()), ("us-east-1_Bolt", bolt.clone())];
@@ -122,7 +122,7 @@ async fn each_tenant_is_known_by_name_and_judged_by_its_own_rules() {
 }
 
 #[test]
-fn a_mistake_in_the_file_is_told_at_the_start() {
+fn an_invalid_file_is_an_error_at_the_start() {
     assert!(read("tenants = []").is_err());
     assert!(read(&FILE.replace("us-east-1_Bolt", "Bolt")).is_err());
     assert!(read(&FILE.replace("scopes", "scope")).is_err());

@@ -1,5 +1,5 @@
-//! A service for two customers, each with a user pool of its own, and clients of its own in it.
-//! Most routes serve both; one of them is for the customer who paid for it.
+//! A service for two customers, each with its own user pool and clients. Most routes serve both
+//! customers; one route is only for one of them.
 
 use axum::Router;
 use axum::routing::get;
@@ -16,7 +16,7 @@ fn verifier(blue: UserPool, green: UserPool) -> VerifierBuilder {
         .add_pool(Rules::new(green, ClientIds::only(["green-app"])))
 }
 
-/// The keys of both, and for the one route blue's rules alone.
+/// Creates the routes. `/report` serves both customers, `/forecast` only blue.
 fn app(verifier: Verifier, blue: UserPool) -> Result<Router, StartError> {
     let for_blue = verifier.share_keys(Rules::new(blue, ClientIds::only(["blue-app"])))?;
     let of_blue = Router::new()
@@ -29,7 +29,7 @@ fn app(verifier: Verifier, blue: UserPool) -> Result<Router, StartError> {
 }
 
 #[tokio::test]
-async fn each_tenant_has_its_clients_and_one_has_a_route() {
+async fn each_tenant_has_its_clients_and_one_has_its_own_route() {
     let blue = TestServer::bind("127.0.0.1:0").await.unwrap();
     let green = TestServer::bind("127.0.0.1:0").await.unwrap();
     let (blue, green) = (blue.issuer(), green.issuer());

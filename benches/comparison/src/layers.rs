@@ -15,12 +15,12 @@ use tower_cognito::RequireToken;
 use crate::verifiers::{jwt_authorizer, oauth_resource_server, tower_oauth2_resource_server};
 use crate::{CACHE, Setting, Token, finish, version};
 
-/// A service that answers at once, and what is around it.
+/// A service that answers immediately, with the layers around it.
 pub trait Stack {
     fn status(&mut self, request: Request<Body>) -> StatusCode;
 }
 
-/// One that is timed by what it adds to a request.
+/// A stack that is measured by the time that it adds to a request.
 pub struct Layered {
     pub name: String,
     pub token: Token,
@@ -34,7 +34,7 @@ impl Layered {
         Self { name, token: token.clone(), stack: Box::new(stack), headers }
     }
 
-    /// The request is made again each time, around the bare service too.
+    /// Calls the stack with a new request, as for the bare service.
     pub fn call(&mut self) -> bool {
         let mut request = Request::new(Body::empty());
         *request.headers_mut() = self.headers.clone();
@@ -56,7 +56,7 @@ fn headers(token: &str) -> HeaderMap {
     HeaderMap::from_iter([(AUTHORIZATION, value)])
 }
 
-/// The bare service first, then `tower-cognito` with its cache off and on, then the neighbours.
+/// Returns the bare service, then `tower-cognito` with its cache off and on, then the other crates.
 pub async fn layers(setting: &Setting) -> Vec<Layered> {
     let named = |name: &str| format!("{name} {}", version(name, ""));
     let token = &setting.token;
@@ -120,7 +120,7 @@ impl<R: Default> Service<Request<Body>> for Bare<R> {
     }
 }
 
-/// What a [`Bare`] service can answer with.
+/// The responses of a [`Bare`] service.
 trait Answers {
     fn status_code(&self) -> StatusCode;
 }
@@ -131,7 +131,7 @@ impl<B> Answers for Response<B> {
     }
 }
 
-/// jwt-authorizer is built for axum 0.7, and wants a response that its refusals can become.
+/// The response type for jwt-authorizer, which uses axum 0.7 and converts its rejections into it.
 #[derive(Default)]
 struct Answer(Response<Body>);
 

@@ -1,5 +1,5 @@
-//! The neighbours, each set up as its documentation says, to verify one and the same token as
-//! `tower-cognito` does. What each of them checks is in the README of this folder.
+//! Other crates, set up according to their documentation, that verify the same token as
+//! `tower-cognito`. The README of this folder lists the checks of each.
 
 mod keys;
 mod layers;
@@ -25,19 +25,19 @@ pub const CLIENT: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 pub const SCOPE: &str = "activity/*";
 pub const CACHE: usize = 8 * 1024 * 1024;
 
-/// What only a token that was made for a resource server (RFC 8707) has as its `aud`.
+/// The `aud` of tokens that were requested for a resource (RFC 8707).
 pub const AUDIENCE: &str = "https://api.example.com";
 
-/// One issuer and what it signed, and its keys on this machine.
+/// An issuer, its tokens, and the URL of its keys on this machine.
 pub struct Setting {
     pub issuer: TestIssuer,
     pub token: Token,
-    /// For the neighbour that refuses a token without `aud`.
+    /// A token for the crate that rejects tokens without `aud`.
     pub token_with_audience: Token,
     pub jwks_url: String,
 }
 
-/// A machine token, and the same with one bit of its signature flipped.
+/// A machine token, and the same token with one flipped bit in its signature.
 #[derive(Clone)]
 pub struct Token {
     pub text: String,
@@ -45,7 +45,7 @@ pub struct Token {
 }
 
 impl Setting {
-    /// Serves the keys too, for as long as the runtime lives.
+    /// Creates the setting and serves the keys until the runtime is dropped.
     pub async fn new() -> Self {
         let issuer = TestIssuer::new();
         let machine = || issuer.machine_token(CLIENT).scope(SCOPE);
@@ -71,16 +71,16 @@ impl Token {
         Self { text, flipped }
     }
 
-    /// That it accepts the one and refuses the other.
+    /// Checks that a candidate accepts the token and rejects the one with a flipped bit.
     #[track_caller]
     pub fn shown(&self, name: &str, mut accepts: impl FnMut(&str) -> bool) {
-        assert!(accepts(&self.text), "{name} refuses the token");
+        assert!(accepts(&self.text), "{name} rejects the token");
         assert!(!accepts(&self.flipped), "{name} accepts a flipped bit in the signature");
-        assert!(accepts(&self.text), "{name} refuses the token after another one");
+        assert!(accepts(&self.text), "{name} rejects the token after another one");
     }
 }
 
-/// The least that a verification can cost: the check of the signature with a parsed key.
+/// The minimum cost of a verification: the check of the signature with a parsed key.
 pub struct Floor {
     key: ParsedPublicKey,
     signing_input: String,
@@ -109,8 +109,8 @@ impl Floor {
     }
 }
 
-/// What an application reads of a token. The two claims that are Cognito's own are checked while
-/// they are read: most neighbours have no earlier place for it, and it costs them the least.
+/// The claims that an application reads. The deserializer checks Cognito's own two claims: most
+/// crates have no earlier place for this check, and it is their cheapest one.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Claims {
     pub sub: String,
@@ -136,16 +136,17 @@ fn equal<'de, D: Deserializer<'de>>(expected: &str, from: D) -> Result<String, D
     if value == expected { Ok(value) } else { Err(de::Error::custom("another value")) }
 }
 
-/// A future that never waits: each neighbour has its keys by then.
+/// Polls a future that never waits, because each candidate already has its keys.
 pub fn finish<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => panic!("it waits"),
+        Poll::Pending => panic!("the future waits"),
     }
 }
 
-/// jsonwebtoken takes the implementation of its algorithms from the process. With both features
-/// on, as they are in version 10 here, it panics at its first use unless one was chosen.
+/// Installs the cryptography of jsonwebtoken, which is a setting of the process. If both of its
+/// features are enabled, as for version 10 here, it panics at its first use unless one was
+/// installed.
 pub fn install_providers() {
     let installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     installed.expect("nothing has used jsonwebtoken 12 before");
@@ -155,7 +156,7 @@ pub fn install_providers() {
     installed.expect("nothing has used jsonwebtoken 10 before");
 }
 
-/// The version of a dependency that was built in, where its version begins like this.
+/// Returns the version of a dependency in `Cargo.lock` that begins with this text.
 pub fn version(name: &str, beginning: &str) -> String {
     let entry = format!("name = \"{name}\"\nversion = \"{beginning}");
     let lock = include_str!("../../../Cargo.lock");

@@ -1,12 +1,12 @@
-//! What it costs to verify one and the same token with `tower-cognito` and with its neighbours,
-//! as ratios to a bare RSA-2048 signature check with a key that was parsed beforehand.
+//! Measures the cost of verifying the same token with `tower-cognito` and with other crates, as
+//! ratios to a bare RSA-2048 signature check with a parsed key.
 //!
 //!     cargo run --release -p comparison
 //!     cargo run --release -p comparison -- --json FILE
 //!
-//! What is compared runs in turns, in the same round, and the least time of all rounds counts.
-//! Each has first been shown to accept the token, and to refuse it with a flipped bit in the
-//! signature.
+//! The candidates run in turns in each round, and the minimum time of all rounds counts. Before,
+//! the program checks that each of them accepts the token and rejects it with a flipped signature
+//! bit.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -56,7 +56,7 @@ fn main() {
     }
 }
 
-/// One token, in a function call.
+/// Measures the verification of one token in a function call.
 fn verify(floor: &Floor, verifiers: &[Neighbour]) -> Vec<Row> {
     let mut timed = vec![Timed::new("the bare RSA check", || floor.check())];
     timed.extend(verifiers.iter().map(|verifier| {
@@ -70,9 +70,9 @@ fn verify(floor: &Floor, verifiers: &[Neighbour]) -> Vec<Row> {
     print("verify a token", rows.collect())
 }
 
-/// One request, and what its layer adds to it.
+/// Measures the time that a layer adds to one request.
 fn add(floor: &Floor, mut layers: Vec<Layered>) -> Vec<Row> {
-    // The first is the bare service, which refuses nothing.
+    // The first one is the bare service, which rejects nothing.
     layers.iter_mut().skip(1).for_each(Layered::shown);
     let mut timed = vec![Timed::new("the bare RSA check", || floor.check())];
     timed.extend(layers.iter_mut().map(|layer| {
@@ -82,14 +82,14 @@ fn add(floor: &Floor, mut layers: Vec<Layered>) -> Vec<Row> {
     in_turns(&mut timed);
 
     let bare = timed[0].least();
-    let (alone, allocations) = (timed[1].least(), timed[1].allocations());
-    let ours = timed[2].least() - alone;
+    let (bare_service, allocations) = (timed[1].least(), timed[1].allocations());
+    let ours = timed[2].least() - bare_service;
     let added = timed.iter_mut().skip(2);
-    let rows = added.map(|timed| timed.row("layer", alone, allocations, bare, ours));
+    let rows = added.map(|timed| timed.row("layer", bare_service, allocations, bare, ours));
     print("what a layer adds to a request", rows.collect())
 }
 
-/// A thing that is timed, and the nanoseconds of each round.
+/// A measured operation and its time in each round, in nanoseconds.
 struct Timed<'s> {
     name: String,
     run: Box<dyn FnMut() -> bool + 's>,
@@ -99,11 +99,11 @@ struct Timed<'s> {
 
 impl<'s> Timed<'s> {
     fn new(name: &str, mut run: impl FnMut() -> bool + 's) -> Self {
-        // As often as fits into half a millisecond, so that no row is all of a round.
+        // Repeat it for half a millisecond, so that no row dominates a round.
         let began = Instant::now();
         let mut repeat = 0;
         while began.elapsed() < Duration::from_micros(500) {
-            assert!(run(), "{name} refuses the token");
+            assert!(run(), "{name} rejects the token");
             repeat += 1;
         }
         Self { name: name.to_owned(), run: Box::new(run), repeat, rounds: Vec::new() }
@@ -112,7 +112,7 @@ impl<'s> Timed<'s> {
     fn round(&mut self) {
         let began = Instant::now();
         for _ in 0..self.repeat {
-            assert!((self.run)(), "{} refuses the token", self.name);
+            assert!((self.run)(), "{} rejects the token", self.name);
         }
         self.rounds.push(began.elapsed().as_secs_f64() * 1e9 / f64::from(self.repeat));
     }
@@ -125,7 +125,7 @@ impl<'s> Timed<'s> {
         measure(|| assert!((self.run)())).count_total
     }
 
-    /// Less what the same takes and allocates without it.
+    /// Subtracts the time and allocations of the same operation without the layer.
     fn row(&mut self, kind: &'static str, less: f64, fewer: u64, bare: f64, ours: f64) -> Row {
         let allocations = self.allocations() - fewer;
         let mut sorted = self.rounds.clone();
@@ -137,7 +137,7 @@ impl<'s> Timed<'s> {
     }
 }
 
-/// In turns, so that whatever slows the machine slows all of them.
+/// Runs the operations in turns, so that a pause of the machine affects all of them.
 fn in_turns(timed: &mut [Timed<'_>]) {
     timed.iter_mut().for_each(Timed::round);
     timed.iter_mut().for_each(|timed| timed.rounds.clear());

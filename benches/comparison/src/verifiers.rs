@@ -21,7 +21,7 @@ use tower_oauth2_resource_server::validation::ClaimsValidationSpec;
 
 use crate::{AUDIENCE, CLIENT, Claims, Setting, Token, finish, version};
 
-/// One that verifies a token without a request.
+/// A candidate that verifies a token without a request.
 pub struct Neighbour {
     pub name: String,
     pub token: Token,
@@ -34,7 +34,7 @@ impl Neighbour {
     }
 }
 
-/// All that have a function for it.
+/// Returns all candidates that have a function to verify a token.
 pub async fn neighbours(setting: &Setting) -> Vec<Neighbour> {
     let named = |name: &str, beginning: &str| format!("{name} {}", version(name, beginning));
     let token = &setting.token;
@@ -61,7 +61,7 @@ pub async fn neighbours(setting: &Setting) -> Vec<Neighbour> {
     all
 }
 
-/// With a key for each `kid`, parsed as far as it parses them.
+/// Uses a map of keys by `kid`, parsed as far as jsonwebtoken parses them.
 fn jsonwebtoken(setting: &Setting) -> impl Fn(&str) -> bool + use<> {
     let set: JwkSet = serde_json::from_str(&setting.issuer.jwks_json()).unwrap();
     let keys = set.keys.iter().map(|jwk| {
@@ -90,7 +90,7 @@ fn aliri_oauth2(setting: &Setting) -> impl Fn(&str) -> bool + use<> {
     move |token| authority.verify_token::<AliriClaims>(JwtRef::from_str(token), &policy).is_ok()
 }
 
-/// [`Claims`] in its own types.
+/// [`Claims`] with the types of aliri.
 #[derive(Deserialize)]
 struct AliriClaims {
     sub: Subject,
@@ -131,14 +131,14 @@ impl HasScope for AliriClaims {
     }
 }
 
-/// Its extractor calls the same.
+/// Returns the decoder that its extractor calls.
 pub async fn axum_jwt_auth_decoder(setting: &Setting) -> Decoder<Claims> {
     let mut validation = jsonwebtoken_10::Validation::new(jsonwebtoken_10::Algorithm::RS256);
     validation.set_issuer(&[setting.issuer.issuer()]);
     validation.set_required_spec_claims(&["exp", "iss"]);
     validation.validate_aud = false;
     let decoder = RemoteJwksDecoder::builder()
-        .with_jwks_url(setting.jwks_url.clone())
+        .jwks_url(setting.jwks_url.clone())
         .validation(validation)
         .build()
         .unwrap();
@@ -153,12 +153,12 @@ pub(crate) async fn jwt_authorizer(setting: &Setting) -> Authorizer<Claims> {
         .build()
         .await
         .unwrap();
-    // It fetches the keys for the first token.
+    // The first token makes it fetch the keys.
     authorizer.check_auth(&setting.token.text).await.unwrap();
     authorizer
 }
 
-/// Without its own check of scopes, which is a second step in the others.
+/// Disables its own check of scopes, which is a separate step in the other crates.
 pub(crate) fn oauth_resource_server(setting: &Setting) -> Arc<OAuthValidator> {
     let config = OAuthConfig {
         enabled: true,
@@ -176,8 +176,8 @@ pub(crate) fn oauth_resource_server(setting: &Setting) -> Arc<OAuthValidator> {
     Arc::new(validator.build().unwrap())
 }
 
-/// With its verifier, and the lookup of its `KeySet` done here: that fetches from amazonaws.com
-/// and takes no keys by another way.
+/// Uses its verifier with our own lookup of keys, because its `KeySet` fetches keys only from
+/// amazonaws.com.
 fn jsonwebtokens_cognito(setting: &Setting) -> impl Fn(&str) -> bool + use<> {
     use jsonwebtokens::{Algorithm, AlgorithmID, raw};
 
@@ -200,8 +200,8 @@ fn jsonwebtokens_cognito(setting: &Setting) -> impl Fn(&str) -> bool + use<> {
     }
 }
 
-/// Its verifier for OpenID Connect: that for Cognito fetches from amazonaws.com, and takes no
-/// keys by another way. It reads `client_id` as `aud`, and leaves `token_use` to us.
+/// Uses its verifier for OpenID Connect, because the one for Cognito fetches keys only from
+/// amazonaws.com. It reads `client_id` as `aud` and does not check `token_use`.
 async fn jwt_verify(setting: &Setting) -> impl Fn(&str) -> bool + use<> {
     let (issuer, url) = (setting.issuer.issuer(), &setting.jwks_url);
     let clients = [CLIENT.to_owned()];
@@ -215,8 +215,7 @@ async fn jwt_verify(setting: &Setting) -> impl Fn(&str) -> bool + use<> {
     }
 }
 
-/// It has a layer alone. With keys that do not change: where it fetches them, it does not wait
-/// for the first time.
+/// Has only a layer. The keys are fixed, because it does not wait for the first fetch.
 pub async fn tower_oauth2_resource_server(setting: &Setting) -> OAuth2ResourceServer<Claims> {
     let validation = ClaimsValidationSpec::new().iss(setting.issuer.issuer()).exp(true);
     let tenant = TenantConfiguration::static_builder(setting.issuer.jwks_json())

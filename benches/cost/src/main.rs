@@ -1,13 +1,13 @@
-//! What a verification costs, as ratios to the one thing that can not be had for less: a bare
-//! RSA-2048 signature check with a key that was parsed beforehand.
+//! Measures the cost of a verification, as ratios to its minimum: a bare RSA-2048 signature check
+//! with a parsed key.
 //!
-//!     cargo bench --bench cost                  # all of it; exits with 1 if a row says MISS
-//!     cargo bench --bench cost -- --counts      # a short round, in which only what is counted can miss
-//!     cargo bench --bench cost -- --json FILE   # the results for a chart, too
+//!     cargo bench --bench cost                  # all rows; exits with 1 if a row misses its target
+//!     cargo bench --bench cost -- --counts      # few rounds; only counted rows can miss their target
+//!     cargo bench --bench cost -- --json FILE   # also writes the results for the chart
 //!
-//! The machine may be a noisy one: what is compared runs in turns, in the same round, and the
-//! least time of all rounds counts. Each row that verifies has first been shown to refuse the
-//! token with a flipped bit.
+//! To tolerate a noisy machine, the candidates run in turns in each round, and the minimum time of
+//! all rounds counts. Before, the program checks that each verifier rejects a token with a flipped
+//! bit.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::convert::Infallible;
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// One issuer, one machine token, and the floor: the bare check of its signature.
+/// An issuer, a machine token, and the key and signature for the bare RSA check.
 struct Setting {
     issuer: TestIssuer,
     token: String,
@@ -119,19 +119,19 @@ impl Setting {
         self.connected(self.builder(cache), self.issuer.jwks_json())
     }
 
-    /// With keys that are refreshed, as a service has them.
+    /// Creates a verifier with refreshed keys, as a service has them.
     fn connected(&self, builder: VerifierBuilder, document: String) -> Verifier {
         let fetch = move |_: String| {
             let document = document.clone();
             async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
         };
         let verifier = self.runtime.block_on(builder.jwks_fetcher(fetch).connect()).unwrap();
-        self.shown_to_refuse(&verifier);
+        self.check_rejects(&verifier);
         verifier
     }
 
     #[track_caller]
-    fn shown_to_refuse(&self, verifier: &Verifier) {
+    fn check_rejects(&self, verifier: &Verifier) {
         assert!(verifier.try_verify(&self.token).is_ok());
         assert!(verifier.try_verify(&self.flipped).is_err());
     }
@@ -142,7 +142,7 @@ impl Setting {
     }
 }
 
-/// Made again for each call, at the same cost for all that is compared.
+/// Creates a request. Each call creates its own, at the same cost for all candidates.
 fn request(headers: &HeaderMap) -> Request<Body> {
     let mut request = Request::new(Body::empty());
     *request.headers_mut() = headers.clone();
@@ -151,7 +151,7 @@ fn request(headers: &HeaderMap) -> Request<Body> {
 
 const CACHE: usize = 8 * 1024 * 1024;
 
-/// A thing that is timed, and how often in one round.
+/// A measured operation and its number of repetitions in each round.
 struct Timed<'s> {
     run: Box<dyn FnMut() + 's>,
     repeat: u32,
@@ -186,7 +186,7 @@ impl<'s> Timed<'s> {
     }
 }
 
-/// In turns, so that whatever slows the machine slows all of them.
+/// Runs the operations in turns, so that a pause of the machine affects all of them.
 fn in_turns<const N: usize>(rounds: u32, mut timed: [Timed<'_>; N]) -> [Timed<'_>; N] {
     timed.iter_mut().for_each(Timed::round);
     timed.iter_mut().for_each(|timed| {
@@ -199,8 +199,8 @@ fn in_turns<const N: usize>(rounds: u32, mut timed: [Timed<'_>; N]) -> [Timed<'_
     timed
 }
 
-/// Counts while it is asked to, and costs what is timed next to nothing: those that always count
-/// would add a tenth to a request.
+/// An allocator that counts only on demand. If it always counted, it would add a tenth to the time
+/// of a request.
 struct Counting;
 
 #[global_allocator]
@@ -216,7 +216,7 @@ fn count(allocations: i64, gained: usize, lost: usize) {
     }
 }
 
-// SAFETY: all of them are the system's, as they were asked for.
+// SAFETY: every call is forwarded unchanged to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size(), 0);
@@ -239,7 +239,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// How many allocations, and how many bytes are held after it that were not before.
+/// Returns the number of allocations, and the bytes that stay allocated afterwards.
 fn measure(run: impl FnOnce()) -> (f64, f64) {
     ALLOCATIONS.store(0, Ordering::Relaxed);
     BYTES.store(0, Ordering::Relaxed);
@@ -262,9 +262,9 @@ struct Report {
 struct Row {
     name: &'static str,
     value: f64,
-    /// At most this; `None` where a row is told and not judged.
+    /// The maximum, or `None` for a row without a target.
     most: Option<f64>,
-    /// Or at least this.
+    /// The minimum.
     least: Option<f64>,
     is_counted: bool,
     more: String,
@@ -308,7 +308,7 @@ impl Report {
         self.row(Row { name, value, most: Some(most), least: None, is_counted: true, more });
     }
 
-    /// One token, new and seen before, and those that are refused.
+    /// Measures a new token, a cached token, and rejected tokens.
     fn verify(&mut self, setting: &Setting) {
         let Setting { issuer, token, .. } = setting;
         let (off, on) = (setting.verifier(0), setting.verifier(CACHE));
@@ -317,7 +317,7 @@ impl Report {
         let machine = || issuer.machine_token(CLIENT).scope(SCOPE);
         let alg = machine().header("alg", "HS256").sign();
         let kid = machine().header("kid", "another").sign();
-        let refuse = |token: &str| assert!(on.try_verify(black_box(token)).is_err());
+        let reject = |token: &str| assert!(on.try_verify(black_box(token)).is_err());
 
         let [floor, new, seen, next, structure, alg, kid] = in_turns(
             self.rounds,
@@ -326,9 +326,9 @@ impl Report {
                 Timed::new(20, || drop(off.try_verify(black_box(token)).unwrap())),
                 Timed::new(1_000, || drop(on.try_verify(black_box(token)).unwrap())),
                 Timed::new(20, || neighbour.verify(black_box(token))),
-                Timed::new(200, || refuse(&structure)),
-                Timed::new(200, || refuse(&alg)),
-                Timed::new(200, || refuse(&kid)),
+                Timed::new(200, || reject(&structure)),
+                Timed::new(200, || reject(&alg)),
+                Timed::new(200, || reject(&kid)),
             ],
         );
         let base = floor.least_ns();
@@ -353,7 +353,7 @@ impl Report {
         self.counted("allocations, new token, beyond the bare RSA check", count, 8.0);
     }
 
-    // Inlined into `main`, with all the others, it was compiled to something slower.
+    // Inlined into `main`, it was compiled to slower code.
     #[inline(never)]
     fn layers(&mut self, setting: &Setting) {
         let verifier = setting.verifier(CACHE);
@@ -362,17 +362,18 @@ impl Report {
         let headers = setting.headers();
         let request = || request(&headers);
         let one = request();
-        let alone = allocations(|| drop(respond(&mut bare, one)));
+        let baseline = allocations(|| drop(respond(&mut bare, one)));
         let one = request();
-        let within = allocations(|| drop(respond(&mut guarded, one)));
-        let allocations_added = within - alone;
+        let layered = allocations(|| drop(respond(&mut guarded, one)));
+        let allocations_added = layered - baseline;
         let guarded_router = Router::new()
             .route("/", get(|| async {}).layer(RequireScope::new(SCOPE)))
             .layer(RequireToken::new(verifier.clone()));
         let bare_router = Router::new().route("/", get(|| async {}));
 
-        let [floor, alone, within, axum_alone, axum_within] = in_turns(
-            // More than elsewhere: it is a small difference of two things.
+        let [floor, baseline, layered, axum_baseline, axum_layered] = in_turns(
+            // Use more rounds than elsewhere, because the result is a small difference of two
+            // times.
             self.rounds * 4,
             [
                 Timed::new(20, || setting.floor()),
@@ -388,8 +389,8 @@ impl Report {
                 }),
             ],
         );
-        let added = within.least_ns() - alone.least_ns();
-        let of_axum = axum_within.least_ns() - axum_alone.least_ns();
+        let added = layered.least_ns() - baseline.least_ns();
+        let of_axum = axum_layered.least_ns() - axum_baseline.least_ns();
         let base = floor.least_ns();
         let ns = |added: f64| format!("{added:.0} ns added");
         self.at_most("layers, added to a bare service", added / base, 0.012, ns(added));
@@ -397,7 +398,7 @@ impl Report {
         self.counted("allocations that the layers add", allocations_added, 3.0);
     }
 
-    /// A thousand pools, and a hundred keys, beside one pool with two.
+    /// Measures a thousand pools and a hundred keys, compared with one pool with two keys.
     fn many(&mut self, setting: &Setting) {
         let token = &setting.token;
         let few = setting.verifier(0);
@@ -429,11 +430,11 @@ impl Report {
         self.at_most("100 keys in a set, to two", keys.least_ns() / base, 1.05, String::new());
     }
 
-    /// More valid tokens than the cache can hold, each seen once in a round.
+    /// Measures more valid tokens than the cache can hold, each used once in a round.
     fn distinct(&mut self, setting: &Setting) {
         let tokens = (0..200).map(|_| setting.issuer.machine_token(CLIENT).scope(SCOPE).sign());
         let tokens = tokens.collect::<Vec<_>>();
-        // For about 50 of them.
+        // The cache holds about 50 of them.
         let (off, on) = (setting.verifier(0), setting.verifier(128 * 1024));
         let all = |verifier: &Verifier| {
             tokens.iter().for_each(|token| drop(verifier.try_verify(black_box(token)).unwrap()));
@@ -444,24 +445,29 @@ impl Report {
         self.at_most("a stream of distinct tokens, cache on to off", ratio, 1.05, String::new());
     }
 
-    /// One hot token on two threads, through axum and the layers.
+    /// Measures one cached token on two threads, through axum and the layers.
     fn threads(&mut self, setting: &Setting) {
         let verifier = setting.verifier(CACHE);
         let bare = Router::new().route("/", get(|| async {}));
         let guarded = bare.clone().layer(layers(&verifier));
         let calls = if self.rounds > 10 { 1_000 } else { 100 };
         let rounds = self.rounds * 2;
-        let [alone, within] = scaling(rounds, calls, setting, [bare, guarded]);
-        let more = format!("{within:.2} of 2, axum alone {alone:.2}");
+        let [baseline, layered] = scaling(rounds, calls, setting, [bare, guarded]);
+        let more = format!("{layered:.2} of 2, axum without layers {baseline:.2}");
         let name = "two threads, one hot token, to axum without us";
-        let value = within / alone;
+        let value = layered / baseline;
         self.row(Row { name, value, most: None, least: Some(0.85), is_counted: false, more });
 
-        let [within] = scaling(rounds, calls, setting, [layers(&verifier).layer(Bare)]);
-        self.told("two threads, around a bare service", within / 2.0, format!("{within:.2} of 2"));
+        let [layered] = scaling(rounds, calls, setting, [layers(&verifier).layer(Bare)]);
+        self.told(
+            "two threads, around a bare service",
+            layered / 2.0,
+            format!("{layered:.2} of 2"),
+        );
     }
 
-    /// The slowest of a thousand, while another pool's keys are swapped each millisecond.
+    /// Measures the slowest of a thousand verifications while another pool's keys change every
+    /// millisecond.
     fn swaps(&mut self, setting: &Setting) {
         let token = &setting.token;
         let runtime =
@@ -485,7 +491,7 @@ impl Report {
             let swapped = both.share_keys(other).unwrap();
             (both, swapped)
         });
-        setting.shown_to_refuse(&verifier);
+        setting.check_rejects(&verifier);
         let is_swapping = Arc::new(AtomicBool::new(false));
         let swapping = {
             let is_swapping = Arc::clone(&is_swapping);
@@ -498,8 +504,8 @@ impl Report {
                 }
             })
         };
-        // Blocks in turns, and of each side the block that was disturbed least: the machine's
-        // own pauses are longer than anything that is looked for here.
+        // Run blocks in turns and use the least disturbed block of each side: the pauses of the
+        // machine are longer than the differences measured here.
         let mut least = [f64::MAX; 2];
         for _ in 0..self.rounds.div_ceil(5) {
             for (side, swaps) in [(0, false), (1, true)] {
@@ -521,12 +527,12 @@ impl Report {
         self.at_most("keys swapped each millisecond, p99.9 to steady", ratio, 1.10, more);
     }
 
-    /// What the cache holds on to after more distinct tokens than it has room for.
+    /// Measures the memory of the cache after more distinct tokens than it can hold.
     fn memory(&mut self, setting: &Setting) {
         let distinct = if self.rounds > 10 { 20_000 } else { 6_000 };
         let tokens = (0..distinct).map(|number| {
-            // Valid tokens, and as many as that take minutes to sign: the cache of the crate's
-            // own tests is filled with a million. Here they are real.
+            // These are signed tokens, and signing more of them would take minutes. The crate's own
+            // tests fill the cache with a million entries.
             setting.issuer.machine_token(CLIENT).scope(SCOPE).claim("number", number).sign()
         });
         let (_, bytes) = measure(|| {
@@ -556,12 +562,13 @@ impl Report {
     }
 }
 
-/// The first is the outer one.
+/// Returns both layers, the outer one first.
 fn layers(verifier: &Verifier) -> (RequireToken, RequireScope) {
     (RequireToken::new(verifier.clone()), RequireScope::new(SCOPE))
 }
 
-/// How much more work two threads do than one in the same time, for each service: 2 is perfect.
+/// Returns how much more work two threads do than one in the same time, for each service. The ideal
+/// is 2.
 fn scaling<S, B, const N: usize>(
     rounds: u32,
     calls: u32,
@@ -573,7 +580,7 @@ where
 {
     let work = |service: &S| {
         let mut service = service.clone();
-        // As requests over a network have theirs: not shared with another thread.
+        // Each thread has its own headers, as requests over a network do.
         let headers = setting.headers();
         for _ in 0..calls {
             let response = respond(&mut service, request(&headers));
@@ -585,12 +592,13 @@ where
         for (service, least) in services.iter().zip(&mut least) {
             for (threads, least) in (1..).zip(least) {
                 let ready = AtomicUsize::new(0);
-                // From the first's start to the last's end: what they do one after the other is
-                // not done at the same time.
+                // Measure from the first start to the last end, so that work that does not overlap
+                // does not count as parallel.
                 let time = std::thread::scope(|scope| {
                     let running = (0..threads).map(|_| {
                         scope.spawn(|| {
-                            // Not a barrier of the system's, which would wake one after the other.
+                            // Spin, because a barrier of the system would wake the threads one
+                            // after the other.
                             ready.fetch_add(1, Ordering::SeqCst);
                             while ready.load(Ordering::SeqCst) < threads {
                                 std::hint::spin_loop();
@@ -612,7 +620,8 @@ where
     least.map(|[one, two]| 2.0 * one.as_secs_f64() / two.as_secs_f64())
 }
 
-/// Calls a service that never waits. Not inlined, as no server has its service within its loop.
+/// Calls a service that never waits. It is not inlined, because a server does not inline its
+/// service.
 #[inline(never)]
 fn respond<S: Service<Request<Body>>>(
     service: &mut S,
@@ -621,7 +630,7 @@ fn respond<S: Service<Request<Body>>>(
     let mut future = std::pin::pin!(service.call(request));
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(response) => response,
-        Poll::Pending => panic!("it waits"),
+        Poll::Pending => panic!("the service waits"),
     }
 }
 
@@ -643,7 +652,7 @@ impl Service<Request<Body>> for Bare {
     }
 }
 
-/// The fastest of the neighbours, with all that it checks of what we do.
+/// The fastest of the other crates, with the checks that it supports.
 struct Neighbour {
     key: jsonwebtoken::DecodingKey,
     validation: jsonwebtoken::Validation,
@@ -680,7 +689,7 @@ impl Neighbour {
 }
 
 #[derive(serde::Deserialize)]
-#[expect(dead_code, reason = "an application reads them")]
+#[expect(dead_code, reason = "only an application reads them")]
 struct NeighbourClaims {
     sub: String,
     token_use: String,

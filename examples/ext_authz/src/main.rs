@@ -1,8 +1,8 @@
-//! Verifies Amazon Cognito access tokens for Envoy, in front of services in any language: an
-//! `envoy.service.auth.v3.Authorization` server, which Envoy's filter `ext_authz` asks.
+//! Verifies Amazon Cognito access tokens for Envoy in front of services in any language. It is an
+//! `envoy.service.auth.v3.Authorization` server, which Envoy's filter `ext_authz` calls.
 //!
-//! `AUTHORIZER` (`host:port`) says where to listen, `DRAIN_SECONDS` how long requests are judged
-//! after SIGTERM; the user pool comes from the variables of `Config`. README.md has the rest.
+//! `AUTHORIZER` (`host:port`) sets the address to listen on, `DRAIN_SECONDS` how long requests are
+//! still checked after SIGTERM. The user pool is set by the variables of `Config`. See README.md.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -21,7 +21,7 @@ use envoy_types::pb::google::rpc;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{interval, sleep};
@@ -36,7 +36,7 @@ use tower_cognito::{
     StartError, Verifier,
 };
 
-/// The scopes of the whole API. What is not named here is refused.
+/// Returns the scopes of the whole API. Requests that match no row are rejected.
 fn scopes() -> Result<ScopeTable, StartError> {
     ScopeTable::new([
         ("GET  /health", Access::public()),
@@ -47,8 +47,8 @@ fn scopes() -> Result<ScopeTable, StartError> {
     ])
 }
 
-/// What a service behind Envoy is told about the token. Envoy takes all of them away from what a
-/// client sends.
+/// The headers that describe the token to the services behind Envoy. Envoy removes them from the
+/// client's request.
 const IDENTITY: [&str; 3] = ["x-auth-subject", "x-auth-client-id", "x-auth-scope"];
 
 struct Authorizer {
@@ -58,12 +58,12 @@ struct Authorizer {
 
 #[tonic::async_trait]
 impl Authorization for Authorizer {
-    /// Always an answer: an error would count against this host, and a client shall cause none.
+    /// Never returns an error: Envoy would count it against this host, and a client could cause it.
     async fn check(
         &self,
         check: tonic::Request<CheckRequest>,
     ) -> Result<tonic::Response<CheckResponse>, Status> {
-        Ok(tonic::Response::new(self.judge(check.into_inner()).await))
+        Ok(tonic::Response::new(self.respond(check.into_inner()).await))
     }
 }
 
@@ -73,15 +73,15 @@ impl Authorizer {
         Ok(Self { by_table: by_route.clone().scope_table(scopes()?), by_route })
     }
 
-    async fn judge(&self, check: CheckRequest) -> CheckResponse {
+    async fn respond(&self, check: CheckRequest) -> CheckResponse {
         let attributes = check.attributes.unwrap_or_default();
         let Some(http) = attributes.request.and_then(|request| request.http) else {
-            return misconfigured("it sends no HTTP attributes");
+            return misconfigured("Envoy sends no HTTP attributes");
         };
         if http.header_map.is_some() {
             return misconfigured("`encode_raw_headers` is on");
         }
-        let Some(request) = read(&http) else {
+        let Some(request) = parse(&http) else {
             return denied(StatusCode::BAD_REQUEST, &HeaderMap::new(), String::new());
         };
         let admit = service_fn(admit);
@@ -93,23 +93,25 @@ impl Authorizer {
     }
 }
 
-/// The part of the request that tokens and scopes are about; `None` where it is not plain HTTP.
-fn read(http: &HttpRequest) -> Option<Request<()>> {
+/// Returns the parts of the request that are needed to authorize it, or `None` if it is invalid.
+fn parse(http: &HttpRequest) -> Option<Request<Empty<&'static [u8]>>> {
     let mut request = Request::builder().method(&*http.method).uri(&*http.path);
     if let Some(value) = http.headers.get("content-type") {
         request = request.header(CONTENT_TYPE, value);
     }
-    // Envoy joins the lines of a header with a comma, which no token has. Two lines are malformed.
+    // Envoy joins repeated headers with a comma, which no token contains. The layer rejects them.
     for line in http.headers.get("authorization").into_iter().flat_map(|value| value.split(',')) {
         request = request.header(AUTHORIZATION, line);
     }
-    let request = request.body(()).ok()?;
-    // A fragment or a host in the path would be cut off, and another path judged than is routed.
+    let request = request.body(Empty::new()).ok()?;
+    // Parsing removes a fragment or a host, and then the checked path would differ from the routed
+    // one.
     let path = request.uri().path_and_query()?;
     (path.as_str() == http.path).then_some(request)
 }
 
-/// What Envoy's configuration asks for instead of the table. Clients have no influence on it.
+/// Returns the scope that Envoy's configuration sets for a route. It replaces the table, and
+/// clients cannot influence it.
 fn scope_of_route(
     extensions: &HashMap<String, String>,
 ) -> Result<Option<RequireScope>, &'static str> {
@@ -125,21 +127,21 @@ fn scope_of_route(
     }
 }
 
-/// Stands behind the layers: what comes here may pass.
-async fn admit(request: Request<()>) -> Result<Response<String>, Infallible> {
+/// The service behind the layers. Every request that reaches it is allowed.
+async fn admit(request: Request<Empty<&'static [u8]>>) -> Result<Response<String>, Infallible> {
     let token = request.extensions().get::<AccessToken>().cloned();
     let mut response = Response::new(String::new());
     response.extensions_mut().insert(Admitted(token));
     Ok(response)
 }
 
-/// The yes. A status is none: refusals of gRPC calls have 200.
+/// Marks the response to an allowed request. The status cannot: rejected gRPC calls also have 200.
 #[derive(Clone)]
 struct Admitted(Option<AccessToken>);
 
-async fn answer<S, B>(guarded: S, request: Request<()>) -> CheckResponse
+async fn answer<S, B>(guarded: S, request: Request<Empty<&'static [u8]>>) -> CheckResponse
 where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<Empty<&'static [u8]>>, Response = Response<B>, Error = Infallible>,
     B: Body<Error = Infallible>,
 {
     let Ok(response) = guarded.oneshot(request).await;
@@ -149,7 +151,7 @@ where
     }
     let Ok(body) = body.collect().await;
     let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-    // Of a gRPC call too, as the status of a refusal has to be one for Envoy.
+    // Envoy needs the HTTP status of the rejection for gRPC calls, too.
     let status = parts.extensions.get().map_or(StatusCode::FORBIDDEN, Rejection::status);
     denied(status, &parts.headers, body)
 }
@@ -166,8 +168,8 @@ fn allowed(token: Option<&AccessToken>) -> CheckResponse {
         } else if value.bytes().all(|byte| matches!(byte, b' '..=b'~')) && value.trim() == value {
             ok.headers.push(header(name, &value));
         } else {
-            // Sent on, it would be another name than the token has.
-            tracing::error!(name, "a claim can not stand in a header");
+            // The header would name another subject, client or scope than the token does.
+            tracing::error!(name, "a claim of a valid token cannot be sent in a header");
             return denied(StatusCode::FORBIDDEN, &HeaderMap::new(), String::new());
         }
     }
@@ -185,9 +187,9 @@ fn denied(status: StatusCode, headers: &HeaderMap, body: String) -> CheckRespons
     response(Code::PermissionDenied, HttpResponse::DeniedResponse(denied))
 }
 
-/// Envoy is set up in a way that leaves open what may pass, so nothing does.
+/// Rejects the request, because Envoy's configuration does not define which requests are allowed.
 fn misconfigured(problem: &str) -> CheckResponse {
-    tracing::error!(problem, "Envoy is not set up as this needs it");
+    tracing::error!(problem, "Envoy is misconfigured");
     denied(StatusCode::INTERNAL_SERVER_ERROR, &HeaderMap::new(), String::new())
 }
 
@@ -198,7 +200,7 @@ fn header(name: &str, value: &str) -> HeaderValueOption {
             value: value.to_owned(),
             ..HeaderValue::default()
         }),
-        // Never beside what the client sent under this name.
+        // Never next to a header of this name that the client sent.
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
         ..HeaderValueOption::default()
     }
@@ -224,7 +226,7 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let config = Config::from_env()?;
     if env::var_os("COGNITO_REQUIRED_SCOPES").is_some() {
-        return Err("COGNITO_REQUIRED_SCOPES: scopes stand in the table, or in a route".into());
+        return Err("COGNITO_REQUIRED_SCOPES: the table or a route sets the required scopes".into());
     }
     let drain = drain()?;
     let listener = listen("AUTHORIZER", "127.0.0.1:50051").await?;
@@ -232,14 +234,14 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let authorizer = Authorizer::new(verifier.clone())?;
     let (reporter, health) = tonic_health::server::health_reporter();
 
-    // Before anybody is told that it runs.
+    // Install the handler before the output says that the service runs.
     let stop = stop_signal()?;
     println!("AUTHORIZER={}", listener.local_addr()?);
     let drained = async move {
         report_health(&reporter, &verifier, stop).await;
-        // Envoy's health checks see it meanwhile, and send no more.
+        // During this time Envoy's health checks notice it and stop sending requests.
         sleep(drain).await;
-        // Whoever keeps a call open, such as a watch of the health, must not keep the process.
+        // Exit after 5 seconds even if a call stays open, such as a health watch.
         tokio::spawn(async {
             sleep(Duration::from_secs(5)).await;
             std::process::exit(0);
@@ -253,7 +255,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Says whether requests should be sent here, until the end is near.
+/// Reports the health until the process is told to stop, and then reports "not serving".
 async fn report_health(
     reporter: &HealthReporter,
     verifier: &Verifier,
@@ -275,12 +277,13 @@ async fn report_health(
     reporter.set_service_status("", ServingStatus::NotServing).await;
 }
 
-/// Twice as long as Envoy's health checks are apart, so that one is sure to come.
+/// Returns how long to keep serving after SIGTERM. The default is twice the interval of Envoy's
+/// health checks, so that at least one of them notices.
 fn drain() -> Result<Duration, String> {
     let seconds = env::var("DRAIN_SECONDS").unwrap_or_else(|_| "4".to_owned());
     match seconds.parse() {
         Ok(seconds @ 0..=300) => Ok(Duration::from_secs(seconds)),
-        _ => Err("DRAIN_SECONDS: not a number from 0 to 300".to_owned()),
+        _ => Err("DRAIN_SECONDS: not a whole number from 0 to 300".to_owned()),
     }
 }
 
@@ -288,10 +291,11 @@ async fn listen(variable: &str, default: &str) -> Result<TcpListener, String> {
     let address = env::var(variable).unwrap_or_else(|_| default.to_owned());
     TcpListener::bind(&address)
         .await
-        .map_err(|error| format!("{variable}: can not listen on {address}: {error}"))
+        .map_err(|error| format!("{variable}: cannot listen on {address}: {error}"))
 }
 
-/// Ctrl-C, or SIGTERM as container platforms send it; listened for from this call on.
+/// Waits for Ctrl-C or for SIGTERM, which container platforms send. Signals count from this call
+/// on.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;

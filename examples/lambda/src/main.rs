@@ -1,8 +1,8 @@
 //! The API of the quickstart as an AWS Lambda function: behind API Gateway, a function URL or an
 //! Application Load Balancer.
 //!
-//! `COGNITO_USER_POOL_ID` and `COGNITO_CLIENT_IDS` name the user pool and its clients; `Config` has
-//! the other settings. The README beside this says what to set on the function, and why.
+//! `COGNITO_USER_POOL_ID` and `COGNITO_CLIENT_IDS` set the user pool and its clients; `Config`
+//! documents the other settings. The README explains the settings of the function.
 
 #![forbid(unsafe_code)]
 
@@ -20,9 +20,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tower_cognito::{AccessToken, Config, Health, RequireScope, RequireToken, Verifier};
 
-/// How long the first keys may take. Lambda ends an init phase after 10 seconds.
+/// How long to wait for the first keys. Lambda ends an init phase after 10 seconds.
 const FIRST_KEYS: Duration = Duration::from_secs(6);
-/// How long a request may wait for a refresh. A function has 3 seconds unless it is given more.
+/// How long a request waits for a refresh. The default timeout of a function is 3 seconds.
 const LATE_KEYS: Duration = Duration::from_secs(1);
 
 fn app(verifier: Verifier) -> Router {
@@ -30,13 +30,13 @@ fn app(verifier: Verifier) -> Router {
     Router::new()
         .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
         .route("/item", get(items).layer(RequireScope::new("demo-dev/read")))
-        .layer(RequireToken::new(verifier).http_rejections_only()) // there is no gRPC on Lambda
+        .layer(RequireToken::new(verifier).http_rejections_only()) // Lambda has no gRPC
         .layer(from_fn_with_state(keys, refresh_if_due))
 }
 
-/// A text, since what is not text is sent in base64, and a REST API hands that on as it is.
+/// Accepts only text. Other bodies are returned in base64, which a REST API does not decode.
 async fn receive(token: AccessToken, event: String) -> impl IntoResponse {
-    tracing::info!(client = token.client_id(), bytes = event.len(), "an event");
+    tracing::info!(client = token.client_id(), bytes = event.len(), "event received");
     ([(CONTENT_TYPE, "application/json")], event)
 }
 
@@ -51,8 +51,9 @@ struct Keys {
 }
 
 impl Keys {
-    /// Whether to wait for a refresh now. While the issuer is down it is tried once in a while, and
-    /// not for each request. By the time of day, as the other clock may have been frozen as well.
+    /// Returns `true` if this request should wait for a refresh. While the issuer is down, one
+    /// request in 10 seconds waits, or one in a second if there are no keys. Uses the wall clock,
+    /// because the monotonic clock can stop while the process is frozen.
     fn are_due(&self) -> bool {
         let pause = match self.verifier.health() {
             Health::Ready => return false,
@@ -71,25 +72,26 @@ impl Keys {
     }
 }
 
-/// Lambda freezes the process as soon as it has answered, and the task that refreshes the keys with
-/// it. So a request that finds them overdue waits for the refresh: one that it merely woke would be
-/// frozen with its answer, and a key that was withdrawn would be trusted on.
+/// Waits for a refresh if the keys are overdue.
+///
+/// Lambda freezes the process after each response, including the task that refreshes the keys. A
+/// refresh in the background would be frozen as well, and a removed key would stay trusted.
 async fn refresh_if_due(State(keys): State<Keys>, request: Request, next: Next) -> Response {
     if keys.are_due() {
-        // What went wrong is logged by the task; the verifier knows for how long keys are good.
+        // The task logs errors, and the verifier rejects tokens if its keys are too old.
         let _ = timeout(LATE_KEYS, keys.verifier.refresh()).await;
     }
     next.run(request).await
 }
 
-// One request at a time: more threads would have nothing to do.
+// Lambda sends one request at a time, so one thread is enough.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     lambda_http::tracing::init_default_subscriber();
     match run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error, "the function ends");
+            tracing::error!(error, "the function failed");
             ExitCode::FAILURE
         }
     }
@@ -99,10 +101,10 @@ async fn run() -> Result<(), lambda_http::Error> {
     let mut terminated = signal(SignalKind::terminate())?;
     let config = Config::from_env()?;
     let verifier = config.verifier_builder().connect_lazy()?;
-    // Without keys requests get 503 with Retry-After, and each tries again. An init phase that failed
-    // for that would be an error of the gateway's, and begin anew for each.
+    // Without keys, requests are answered with 503 and Retry-After, and each of them tries to fetch
+    // again. A failed init phase would be a gateway error and would run again for each request.
     if let Err(error) = verifier.ready(FIRST_KEYS).await {
-        tracing::error!(%error, "there are no keys yet");
+        tracing::error!(%error, "no keys yet");
     }
     let app = app(verifier);
     tokio::select! {

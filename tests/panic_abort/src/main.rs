@@ -54,7 +54,7 @@ fn check(executor: &str, block_on: impl Fn(Wait<'_>)) {
     check_waits(executor, &mut issuer, &verifier, block_on);
 }
 
-/// The runtime that the verifier was started on lives, and nobody drives it any more.
+/// The runtime that the verifier was started on still exists, but no thread drives it.
 fn check_idle_runtime(runtime: &Runtime) {
     let mut issuer = Issuer::new();
     let verifier = runtime.block_on(async { issuer.connect_lazy() });

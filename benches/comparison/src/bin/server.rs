@@ -2,9 +2,9 @@
 //!
 //!     server none | cache-on | cache-off | tower-oauth2-resource-server | axum-jwt-auth
 //!
-//! Prints its URL and a token, a line for each, once it answers; and serves until it is killed.
-//! It has then been shown to answer 200 to that token, and 401 to it with a flipped bit in the
-//! signature.
+//! Prints its URL and a token, one on each line, when it is ready, and serves until it is killed.
+//! Before, it checks that the token is answered with 200, and with 401 if a signature bit is
+//! flipped.
 
 use axum::Router;
 use axum::body::Body;
@@ -20,7 +20,7 @@ use tower_cognito::RequireToken;
 
 #[tokio::main]
 async fn main() {
-    let mode = std::env::args().nth(1).expect("an argument says which mode");
+    let mode = std::env::args().nth(1).expect("the first argument is the mode");
     install_providers();
     let setting = Setting::new().await;
     let app = app(&mode, &setting).await;
@@ -31,9 +31,9 @@ async fn main() {
     };
     let Ok(accepted) = with(&setting.token.text).await;
     assert_eq!(accepted.status(), StatusCode::OK);
-    let Ok(refused) = with(&setting.token.flipped).await;
+    let Ok(rejected) = with(&setting.token.flipped).await;
     let expected = if mode == "none" { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
-    assert_eq!(refused.status(), expected);
+    assert_eq!(rejected.status(), expected);
 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     println!("http://{}/", listener.local_addr().expect("it is bound"));
@@ -53,6 +53,6 @@ async fn app(mode: &str, setting: &Setting) -> Router {
         "axum-jwt-auth" => Router::new()
             .route("/", get(|_: AxumJwtAuth<Claims>| async {}))
             .with_state(axum_jwt_auth_decoder(setting).await),
-        _ => panic!("no such mode: {mode}"),
+        _ => panic!("unknown mode: {mode}"),
     }
 }

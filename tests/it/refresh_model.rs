@@ -1,6 +1,6 @@
-//! The refresh engine against a plain model of it, under random sequences of what can happen.
-//! What a fetch will bring is settled when it begins; the model folds over those that have ended.
-//! A failure prints the seed and the steps up to it.
+//! Compares the refresh engine with a simple model of it, under random sequences of events. The
+//! result of a fetch is fixed when it begins; the model folds over the fetches that have ended. A
+//! failure prints the seed and the steps up to it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +17,7 @@ const SEEDS: u64 = 100;
 const STEPS: usize = 40;
 const MAX_KEY_AGE: Duration = s(900);
 const LIMIT: Duration = s(5);
-/// The model and the engine may see what happens in this time in either order.
+/// Model and engine may see events within this time in a different order.
 const TICK: Duration = ms(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ enum Token {
     Unknown,
 }
 
-/// Whose keys a set has.
+/// The tokens whose keys are in a JWK Set.
 type Set = &'static [Token];
 
 const SETS: [Set; 3] = [&[Token::Old], &[Token::New], &[Token::Old, Token::New]];
@@ -94,7 +94,7 @@ impl Step {
     }
 }
 
-/// One fetch, as it will end unless everything is dropped before.
+/// A fetch and its result, unless all handles are dropped before it ends.
 #[derive(Clone, Copy, Debug)]
 struct Fetch {
     begun: Instant,
@@ -102,7 +102,7 @@ struct Fetch {
     brings: Result<Set, &'static str>,
 }
 
-/// What the engine ought to be, from the fetches that have ended.
+/// The expected state of the engine after the fetches that have ended.
 #[derive(Debug, Default)]
 struct Model {
     keys: Option<(Set, Instant)>,
@@ -148,8 +148,8 @@ impl Model {
         }
     }
 
-    /// When the next fetch begins by itself after the last, which ended then: not before the
-    /// first, not after the second. Sooner without keys that can be used.
+    /// Returns the shortest and the longest pause between the end of a fetch and the next one. The
+    /// pauses are shorter if there are no current keys.
     fn next(&self, ended: Instant) -> (Duration, Duration) {
         if self.failures == 0 {
             return (s(240), s(300));
@@ -164,7 +164,7 @@ impl Model {
     }
 }
 
-/// The engine, what it is asked, and how the issuer answers at the moment.
+/// The engine, its fetches, and the present behavior of the issuer.
 struct World {
     handles: Vec<Verifier>,
     fetches: Arc<Mutex<Vec<Fetch>>>,
@@ -193,7 +193,7 @@ impl World {
             let begun = Instant::now();
             log.lock().unwrap().push(Fetch { begun, ends: begun + takes, brings });
             async move {
-                // Past its limit, where that is what is to happen.
+                // A fetch that is expected to time out takes longer than its limit.
                 sleep(if takes == LIMIT { LIMIT * 2 } else { takes }).await;
                 match answer {
                     Answer::Gives(tokens) => {
@@ -215,7 +215,7 @@ impl World {
         Self { handles, fetches, answer, refreshes: Vec::new(), begun: Instant::now() }
     }
 
-    /// The model now, and a moment ago: the engine is one of the two.
+    /// Returns the model now and a moment ago. The engine must match one of the two.
     fn models(&self) -> [(Model, Instant); 2] {
         let fetches = self.fetches.lock().unwrap();
         let now = Instant::now();
@@ -225,7 +225,7 @@ impl World {
     fn expect(&self, token: Token, verdict: Option<VerifyErrorKind>) {
         let models = self.models();
         let is_expected = models.iter().any(|(model, now)| model.verdict(token, *now) == verdict);
-        assert!(is_expected, "{token:?} is answered with {verdict:?}: {models:?}");
+        assert!(is_expected, "{token:?}: unexpected verdict {verdict:?}: {models:?}");
     }
 
     async fn take(&mut self, step: Step, dice: &mut Dice) {
@@ -261,7 +261,7 @@ impl World {
                 let class = verifier.refresh().await.err().map(|error| error.kind().as_str());
                 assert!(begun.elapsed() <= LIMIT * 2 + TICK, "{:?}", begun.elapsed());
                 let last = *self.fetches.lock().unwrap().last().unwrap();
-                assert!(last.begun >= begun, "a refresh is a fetch that begins after it");
+                assert!(last.begun >= begun, "a refresh must begin a new fetch");
                 assert_eq!(class, last.brings.err());
             }
             Step::Clone => self.handles.push(verifier),
@@ -270,7 +270,7 @@ impl World {
         }
     }
 
-    /// What must hold after every step, and asks for nothing.
+    /// Checks what must hold after every step, without causing a fetch.
     fn check(&self) {
         let verifier = &self.handles[0];
         let models = self.models();
@@ -291,7 +291,7 @@ impl World {
         }
     }
 
-    /// Every fetch began when it had to, or was asked for and paid.
+    /// Checks that every fetch began on schedule, or early and within the budget.
     fn check_fetches(&self) {
         let fetches = self.fetches.lock().unwrap().clone();
         let mut early = Vec::new();
@@ -299,32 +299,35 @@ impl World {
         let mut model = Model::default().after(&fetches[0]);
         for pair in fetches.windows(2) {
             let [before, fetch] = pair else { unreachable!("windows of two") };
-            assert!(fetch.begun >= before.ends, "one at a time: {before:?} {fetch:?}");
+            assert!(fetch.begun >= before.ends, "fetches overlap: {before:?} {fetch:?}");
             let pause = fetch.begun - before.ends;
             let (shortest, longest) = model.next(before.ends);
-            assert!(pause <= longest + TICK, "{pause:?} and not {longest:?} after {before:?}");
+            assert!(
+                pause <= longest + TICK,
+                "pause is {pause:?}, at most {longest:?} expected, after {before:?}"
+            );
             if pause < shortest {
                 early.push(fetch.begun);
             }
             model = model.after(fetch);
         }
-        // Two at once and one in 30 s.
+        // The budget: two fetches, then one in 30 s.
         for first in &early {
             let minute = |time: &&Instant| (*first..*first + s(60)).contains(*time);
-            let asked = |time: &&Instant| (*first - s(15)..*first + s(60)).contains(*time);
-            let paid = 4 + self.refreshes.iter().filter(asked).count();
+            let refreshed = |time: &&Instant| (*first - s(15)..*first + s(60)).contains(*time);
+            let paid = 4 + self.refreshes.iter().filter(refreshed).count();
             let fetches = early.iter().filter(minute).count();
-            assert!(fetches <= paid, "{fetches} fetches in a minute, {paid} were paid");
+            assert!(fetches <= paid, "{fetches} fetches in a minute, at most {paid} expected");
         }
         let last = fetches[fetches.len() - 1];
         if last.ends <= Instant::now() {
             let (_, longest) = model.next(last.ends);
-            assert!(last.ends.elapsed() <= longest + TICK, "none since {last:?}");
+            assert!(last.ends.elapsed() <= longest + TICK, "no fetch since {last:?}");
         }
     }
 }
 
-/// Prints what led to a failure.
+/// Prints the steps that led to a failure.
 struct Trace {
     seed: u64,
     steps: Vec<Step>,
@@ -339,7 +342,7 @@ impl Drop for Trace {
 }
 
 #[test]
-fn whatever_happens_the_engine_is_what_the_model_says() {
+fn engine_matches_the_model_under_random_events() {
     let mut fetches = 0;
     for seed in 0..SEEDS {
         paused_runtime().block_on(async {
@@ -358,7 +361,7 @@ fn whatever_happens_the_engine_is_what_the_model_says() {
             }
             world.check_fetches();
             fetches += world.fetches.lock().unwrap().len();
-            // With the last handle everything ends.
+            // Dropping the last handle ends all tasks and fetches.
             world.handles.clear();
             sleep(TICK).await;
             let before = world.fetches.lock().unwrap().len();

@@ -1,8 +1,9 @@
-//! The pages of `src/docs`, where they show what the crate does: they must be what it does.
+//! The documentation and the source say the same, and both are in plain English.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use axum::Router;
 use axum::routing::get;
@@ -13,16 +14,16 @@ use tower_cognito::{
     ResourceMetadata, Rules, Verifier,
 };
 
+use super::architecture::{files_below, is_rust, root};
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
-use super::tidy::{files_below, is_rust, root};
 
 const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
-const REFUSALS: &str = include_str!("../../src/docs/responses.md");
+const RESPONSES: &str = include_str!("../../src/docs/responses.md");
 const OBSERVABILITY: &str = include_str!("../../src/docs/observability.md");
 
 #[tokio::test]
-async fn what_clients_see_is_what_the_page_shows() {
+async fn responses_are_as_shown_on_the_page() {
     let scoped = || get(|| async { "ok" }).layer(RequireScope::new("item/read"));
     let app = |layer: RequireToken| Router::new().route("/item", scoped()).layer(layer);
     let usual = || app(RequireToken::new(verifier()));
@@ -66,7 +67,7 @@ async fn what_clients_see_is_what_the_page_shows() {
             String::new(),
         ),
     ] {
-        let shown = section(REFUSALS, heading);
+        let shown = section(RESPONSES, heading);
         let (_, shown) = shown.split_once("```text\n").unwrap();
         let (shown, _) = shown.split_once("\n```").unwrap();
         assert_eq!(curl_i(app, &authorization).await, shown, "{heading}");
@@ -74,7 +75,7 @@ async fn what_clients_see_is_what_the_page_shows() {
 }
 
 #[tokio::test]
-async fn what_api_gateways_clients_see_here_is_on_the_page() {
+async fn responses_to_requests_of_api_gateway_clients_are_as_shown_on_the_page() {
     let app = |layer: RequireToken| Router::new().route("/item", get(|| async {})).layer(layer);
     let usual = || app(RequireToken::new(verifier()));
     let scoped = |scope: RequireScope| {
@@ -145,7 +146,7 @@ async fn what_api_gateways_clients_see_here_is_on_the_page() {
 }
 
 #[test]
-fn each_log_event_is_on_the_page_and_no_other() {
+fn log_events_are_the_rows_of_the_page() {
     let telemetry = include_str!("../../src/telemetry.rs");
     let mut texts = Vec::new();
     for (at, _) in telemetry.match_indices("tracing::") {
@@ -169,7 +170,7 @@ fn each_log_event_is_on_the_page_and_no_other() {
 }
 
 #[test]
-fn each_metric_is_on_the_page() {
+fn metrics_are_the_rows_of_the_page() {
     let telemetry = include_str!("../../src/telemetry.rs");
     let names = telemetry.split('"').filter(|text| text.starts_with("cognito_"));
     let names = names.collect::<std::collections::BTreeSet<_>>();
@@ -182,7 +183,7 @@ fn each_metric_is_on_the_page() {
 }
 
 #[tokio::test]
-async fn the_logged_reasons_of_a_request_are_on_the_page() {
+async fn logged_reasons_are_on_the_page() {
     let log = Log::of_this_thread();
     let app = Router::new().route("/item", get(|| async {})).layer(RequireToken::new(verifier()));
     curl_i(app, "").await;
@@ -212,8 +213,8 @@ async fn the_logged_reasons_of_a_request_are_on_the_page() {
 }
 
 #[test]
-fn each_text_is_on_the_page_of_errors_and_no_other() {
-    // What is no error's: of challenges and headers, of serde's errors, and of lints.
+fn error_texts_are_the_rows_of_the_page() {
+    // Literals that are not error texts: of challenges, headers, serde's errors and lints.
     const OTHERS: [&str; 8] = [
         "GET, HEAD",
         "a name",
@@ -242,7 +243,7 @@ fn each_text_is_on_the_page_of_errors_and_no_other() {
     let missing = texts.iter().filter(|text| !page.contains(&with_gaps(text)));
     assert_eq!(missing.collect::<Vec<_>>(), [""; 0], "not on the page");
 
-    // The other way round, for what stands in the column of texts.
+    // Conversely, every text in the column of the page is in the source.
     let texts = with_gaps(&texts.into_iter().collect::<Vec<_>>().join("\n"));
     let mut column = 0;
     for line in ERRORS.lines().filter(|line| line.starts_with("| ")) {
@@ -258,7 +259,7 @@ fn each_text_is_on_the_page_of_errors_and_no_other() {
 }
 
 #[test]
-fn each_path_of_where_it_runs_is_there() {
+fn paths_on_the_deployment_page_exist() {
     let page = include_str!("../../src/docs/where.md");
     let rows = page.lines().filter(|line| line.starts_with("| "));
     let named = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
@@ -272,7 +273,7 @@ fn each_path_of_where_it_runs_is_there() {
 }
 
 #[test]
-fn the_readmes_comparison_is_that_of_the_page() {
+fn readme_and_page_have_the_same_comparison() {
     let table = |text: &str| {
         let (_, table) = text.split_once("\n| Cognito's access token as it is").unwrap();
         table.split_once("\n\n").unwrap().0.to_owned()
@@ -282,7 +283,7 @@ fn the_readmes_comparison_is_that_of_the_page() {
 }
 
 #[test]
-fn each_page_that_the_readme_names_is_there() {
+fn pages_that_the_readme_links_exist() {
     let pages = include_str!("../../src/docs.rs");
     let readme = include_str!("../../README.md");
     let mut count = 0;
@@ -290,14 +291,14 @@ fn each_page_that_the_readme_names_is_there() {
         let (page, rest) = named.split_once('/').unwrap();
         assert!(pages.contains(&format!("pub mod {page} {{")), "{page}");
         assert!(rest.starts_with("index.html\n"), "{page}");
-        assert!(readme.contains(&format!("][docs-{page}]")), "{page} is defined and not used");
+        assert!(readme.contains(&format!("][docs-{page}]")), "{page} is defined but not used");
         count += 1;
     }
     assert!(count > 8, "{count}");
     assert_eq!(readme.matches("\n[docs-").count(), count);
 }
 
-/// `…` instead of what is put in.
+/// Replaces placeholders by `…`.
 fn with_gaps(text: &str) -> String {
     let mut pieces = text.split('{');
     let mut gapped = pieces.next().unwrap_or_default().to_owned();
@@ -308,7 +309,7 @@ fn with_gaps(text: &str) -> String {
     gapped
 }
 
-/// The string literals of a source, unescaped, without those of its tests.
+/// Returns the unescaped string literals of a source, except those of its tests.
 fn literals(source: &str) -> Vec<String> {
     let source = source.split("#[cfg(test)]\n").next().unwrap();
     let mut literals = Vec::new();
@@ -356,7 +357,7 @@ fn literals(source: &str) -> Vec<String> {
     literals
 }
 
-/// From this heading to the next.
+/// Returns the text from this heading to the next.
 #[track_caller]
 fn section<'p>(page: &'p str, heading: &str) -> &'p str {
     let (_, rest) =
@@ -364,7 +365,7 @@ fn section<'p>(page: &'p str, heading: &str) -> &'p str {
     rest.split("\n## ").next().unwrap()
 }
 
-/// What `curl -i` prints, but for the date.
+/// Returns the output of `curl -i`, without the `date` header.
 async fn curl_i(app: Router, authorization: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
@@ -383,4 +384,287 @@ async fn curl_i(app: Router, authorization: &str) -> String {
         .split("\r\n")
         .filter(|line| !line.starts_with("date: ") && !line.starts_with("connection: "));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+// ---- Hostile inputs --------------------------------------------------------------------------
+
+const HOSTILE: &str = include_str!("../../src/docs/hostile.md");
+
+/// The row that gives a reason instead of a test.
+const WITHOUT_A_TEST: usize = 77;
+
+/// Returns the cells of each row of the first table, by its number.
+fn rows() -> Vec<(usize, Vec<&'static str>)> {
+    let cells =
+        |line: &'static str| line.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>();
+    let rows = HOSTILE.lines().filter(|line| line.starts_with("| ")).map(cells);
+    rows.filter_map(|row| Some((row[0].parse().ok()?, row))).collect()
+}
+
+/// Returns the names of all tests, as the page writes them.
+fn tests() -> BTreeSet<String> {
+    let mut tests = BTreeSet::new();
+    let files = [files_below("tests/it"), files_below("src")].concat();
+    let unified = root().join("tests/feature_unification/lib.rs");
+    for path in files.into_iter().filter(|path| is_rust(path)).chain([unified]) {
+        let module = path.strip_prefix(root()).unwrap().with_extension("");
+        let module = module.to_str().unwrap().replace(['/', '\\'], "::");
+        let module = module.strip_prefix("tests::it::").unwrap_or(&module);
+        let module = module.strip_prefix("tests::").unwrap_or(module);
+        let text = fs::read_to_string(&path).unwrap();
+        let is_test = |line: &str| line.starts_with("#[test]") || line.contains("::test");
+        let mut is_next = false;
+        for line in text.lines().map(str::trim_start) {
+            if line.starts_with("#[") {
+                is_next |= is_test(line);
+                continue;
+            }
+            let function = line.split_once("fn ").filter(|_| is_next);
+            if let Some((_, name)) = function {
+                let name = name.split('(').next().unwrap();
+                tests.insert(format!("{module}::{name}"));
+            }
+            is_next = false;
+        }
+    }
+    assert!(tests.len() > 400, "the tests were not found: {}", tests.len());
+    tests
+}
+
+/// Returns the numbers at the beginning of a test's name.
+fn numbers(test: &str) -> Vec<usize> {
+    let mut name = test.rsplit("::").next().unwrap();
+    let mut numbers = Vec::new();
+    while let Some((first, rest)) = name.split_once('_') {
+        let Some(number) = first.strip_prefix('h').filter(|digits| digits.len() == 3) else {
+            break;
+        };
+        let Ok(number) = number.parse() else { break };
+        numbers.push(number);
+        name = rest;
+    }
+    numbers
+}
+
+#[test]
+fn hostile_inputs_have_one_row_each() {
+    let numbers = rows().iter().map(|(number, _)| *number).collect::<Vec<_>>();
+    assert_eq!(numbers, (1..=100).collect::<Vec<_>>());
+    for (number, row) in rows() {
+        assert_eq!(row.len(), 6, "{number}");
+        assert!(!row[1].is_empty() && !row[2].is_empty(), "{number}");
+    }
+}
+
+#[test]
+fn hostile_inputs_name_exactly_their_tests() {
+    let tests = tests();
+    let mut expected = BTreeMap::<_, BTreeSet<_>>::new();
+    for test in &tests {
+        for number in numbers(test) {
+            expected.entry(number).or_default().insert(test.as_str());
+        }
+    }
+    assert!(expected.keys().all(|number| (1..=100).contains(number)), "{:?}", expected.keys());
+    for (number, row) in rows() {
+        let named = row[5].split('`').skip(1).step_by(2).collect::<BTreeSet<_>>();
+        for test in &named {
+            assert!(!test.contains("::") || tests.contains(*test), "{number}: no test {test}");
+        }
+        let expected = expected.remove(&number).unwrap_or_default();
+        if number == WITHOUT_A_TEST {
+            assert!(row[5].starts_with("none: ") && expected.is_empty(), "{number}");
+            continue;
+        }
+        assert!(!expected.is_empty(), "{number} has no test");
+        assert_eq!(named, expected, "{number}");
+    }
+}
+
+#[test]
+fn hostile_inputs_cover_every_item_of_rfc_8725() {
+    let rows = rows();
+    let cells = rows.iter().flat_map(|(_, row)| row[3].split([',', ';'])).map(str::trim);
+    let others = HOSTILE.split("| RFC 8725 section ").skip(1);
+    let others = others.filter_map(|rest| rest.split(' ').next());
+    let items = cells.chain(others).collect::<BTreeSet<_>>();
+    for item in 1..=12 {
+        let item = format!("3.{item}");
+        assert!(items.contains(&*item), "{item}");
+    }
+}
+
+// ---- Plain English ---------------------------------------------------------------------------
+
+/// The files and folders whose text is checked.
+const TEXTS: [&str; 10] = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "benches",
+    "examples",
+    "fuzz",
+    "src",
+    "tests",
+    ".ci/run",
+];
+
+/// Folders below these that contain no text of this project.
+const NOT_TEXTS: [&str; 5] =
+    ["benches/results", "fuzz/artifacts", "fuzz/corpus", "fuzz/target", "tests/vectors"];
+
+/// Texts that keep their spelling although they contain a word of the list: stable labels, fixed
+/// output lines, names of rows in `benches/results`, and the texts of others.
+const QUOTED: [&str; 9] = [
+    "\"refuse ",
+    "\"refused: ",
+    "\"refused\"",
+    "ECONNREFUSED",
+    "`refuse`",
+    "`refused`",
+    "cognito.refused",
+    "connection refused",
+    "seen before\"",
+];
+
+/// Files that are not rewritten yet. A file leaves this list when it has none of the words any
+/// more; no file is added.
+const TO_REWRITE: [&str; 55] = [
+    ".ci/run",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "benches/report.py",
+    "src/docs.rs",
+    "src/docs/api_gateway.md",
+    "src/docs/comparison.md",
+    "src/docs/cost.md",
+    "src/docs/design.md",
+    "src/docs/errors.md",
+    "src/docs/fleet.md",
+    "src/docs/hostile.md",
+    "src/docs/layers.md",
+    "src/docs/limitations.md",
+    "src/docs/migrating.md",
+    "src/docs/observability.md",
+    "src/docs/outage.md",
+    "src/docs/responses.md",
+    "src/docs/scopes.md",
+    "src/docs/start.md",
+    "src/docs/testing.md",
+    "src/docs/where.md",
+    "tests/it/allocations.rs",
+    "tests/it/bounds.rs",
+    "tests/it/claims.rs",
+    "tests/it/config.rs",
+    "tests/it/differential.rs",
+    "tests/it/docs_in_sync.rs",
+    "tests/it/doors.rs",
+    "tests/it/errors.rs",
+    "tests/it/executors.rs",
+    "tests/it/faults.rs",
+    "tests/it/foreign.rs",
+    "tests/it/grpc.rs",
+    "tests/it/jwks.rs",
+    "tests/it/layer.rs",
+    "tests/it/neighbours.rs",
+    "tests/it/placement.rs",
+    "tests/it/promises.rs",
+    "tests/it/refresh.rs",
+    "tests/it/resource_metadata.rs",
+    "tests/it/scope.rs",
+    "tests/it/scope_table.rs",
+    "tests/it/sockets.rs",
+    "tests/it/support.rs",
+    "tests/it/telemetry.rs",
+    "tests/it/token_cache.rs",
+    "tests/it/user_pool.rs",
+    "tests/it/vectors.rs",
+    "tests/it/verify.rs",
+    "tests/it/wycheproof.rs",
+    "tests/migration/lib.rs",
+    "tests/run/migrating.py",
+];
+
+#[test]
+fn text_is_plain_english() {
+    let words = include_str!("plain_words.txt").lines().filter(|line| !line.starts_with('#'));
+    let words = words.map(|line| line.split_once(": ").unwrap()).collect::<Vec<_>>();
+    assert!(words.len() > 40, "the words were not found");
+    let mut wrong = Vec::new();
+    let mut clean = BTreeSet::from(TO_REWRITE);
+    let mut count = 0;
+    for path in texts() {
+        count += 1;
+        let file = path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for (line, word, instead) in old_words(&text, &words) {
+            if TO_REWRITE.contains(&&*file) {
+                clean.remove(&*file);
+            } else {
+                wrong.push(format!("{file}:{line}: \"{word}\"; write {instead}"));
+            }
+        }
+    }
+    assert!(count > 200, "the texts were not found: {count}");
+    assert!(wrong.is_empty(), "see tests/it/plain_words.txt:\n{}", wrong.join("\n"));
+    assert!(clean.is_empty(), "remove these files from TO_REWRITE: {clean:#?}");
+}
+
+/// Returns the paths of all files that are checked.
+fn texts() -> Vec<PathBuf> {
+    let mut texts = Vec::new();
+    for name in TEXTS {
+        let path = root().join(name);
+        if path.is_dir() {
+            texts.extend(files_below(name));
+        } else {
+            texts.push(path);
+        }
+    }
+    texts.retain(|path| {
+        let extension = path.extension().unwrap_or_default().to_str().unwrap_or_default();
+        ["", "conf", "lua", "md", "py", "rs", "sh", "toml", "yaml"].contains(&extension)
+            && !NOT_TEXTS.iter().any(|folder| path.starts_with(root().join(folder)))
+    });
+    texts.sort();
+    texts
+}
+
+/// Returns the lines on which these words begin. A phrase may continue on the next line of a
+/// comment.
+fn old_words<'w>(text: &str, words: &[(&'w str, &'w str)]) -> Vec<(usize, &'w str, &'w str)> {
+    let mut joined = String::from(" ");
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        lines.push(joined.len());
+        let line = QUOTED.iter().fold(line.to_owned(), |line, quoted| line.replace(quoted, "…"));
+        // A hyphen is part of a word, as in "stand-in"; an underscore separates the words of a
+        // name.
+        let line = line.to_lowercase().replace(|c: char| !c.is_alphanumeric() && c != '-', " ");
+        for word in line.split_whitespace() {
+            joined.push_str(word);
+            joined.push(' ');
+        }
+    }
+    let mut found = Vec::new();
+    for (word, instead) in words {
+        let spaced = format!(" {} ", word.replace('\'', " "));
+        for (at, _) in joined.match_indices(&spaced) {
+            found.push((lines.partition_point(|start| *start <= at + 1), *word, *instead));
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+#[test]
+fn old_words_are_found_across_lines_and_in_names() {
+    let words = [("too late", "late"), ("more", "plus"), ("fire brigade", "firefighters")];
+    let found = |text: &str| old_words(text, &words).into_iter().map(|(line, ..)| line).collect();
+    let lines: Vec<usize> = found("a\n/// It is too\n/// late.\nfn one_more_time() {}\n");
+    assert_eq!(lines, [2, 4]);
+    assert_eq!(found("not late, too; moreover a fire-brigade"), [0; 0]);
 }
