@@ -67,9 +67,10 @@ use crate::scope::{InvalidScope, Requirement};
 /// over a wildcard. Only the rows with the chosen path are used, even if none of them has the
 /// method: an additional row `ANY /{*rest}` would not allow `DELETE /item/7`.
 ///
-/// A wildcard row such as `/admin/{*rest}` also keeps wider wildcards away from `/admin` and
-/// `/admin/`, because routers often serve these two paths with the same handler. If your service has
-/// them, add a row for each. A parameter in the same place, as in `/{page}`, still matches `/admin`.
+/// A wildcard row such as `/admin/{*rest}` also keeps parameters and wider wildcards away from
+/// `/admin` and `/admin/`: routers often serve these two paths with the same handler, as axum's `nest`
+/// and `nest_service` do. Without a row of their own, both paths are rejected, even if the table has a
+/// row `/{page}` or `/{*rest}`. If your service has them, add a row for each.
 ///
 /// # Ambiguous paths
 ///
@@ -247,10 +248,10 @@ enum Segment<'k> {
 enum Found<'t> {
     /// The path is in the table.
     Rows(&'t Rows),
-    /// The path has no row, and is the root of a wildcard (`/a` or `/a/` of `/a/{*rest}`), so a
-    /// wildcard further up must not match it. See [`Node::find_end`].
+    /// The path has no row, and is the root of a wildcard (`/a` or `/a/` of `/a/{*rest}`), so neither
+    /// a parameter nor a wildcard further up may match it. See [`Node::find_end`].
     Blocked,
-    /// The path has no row, and a wildcard further up may match it.
+    /// The path has no row, and a parameter or a wildcard further up may match it.
     Nothing,
 }
 
@@ -314,13 +315,10 @@ impl Node {
                 (found, _) => found,
             });
         }
-        if let (Found::Nothing | Found::Blocked, Some(parameter)) = (&found, &self.parameter) {
-            let by_parameter = parameter.find(rest)?;
-            // A path that the named segment has blocked stays blocked, unless the parameter has rows
-            // for it.
-            if !matches!((&found, &by_parameter), (Found::Blocked, Found::Nothing)) {
-                found = by_parameter;
-            }
+        // A path that the named segment has blocked stays blocked: axum's `nest` serves the root of a
+        // wildcard before it looks at a parameter.
+        if let (Found::Nothing, Some(parameter)) = (&found, &self.parameter) {
+            found = parameter.find(rest)?;
         }
         Ok(match (found, self.wildcard.non_empty()) {
             (Found::Nothing, Some(rows)) => Found::Rows(rows),
@@ -331,7 +329,7 @@ impl Node {
     /// Finds the rows for a path that ends at this node.
     ///
     /// Routers that have `/a/{*rest}` often serve `/a` and `/a/` by it too. If no row has these
-    /// paths, they are blocked, so that a wider wildcard with a weaker requirement cannot match them.
+    /// paths, they are blocked, so that no wider row with a weaker requirement can match them.
     fn find_end(&self) -> Found<'_> {
         match (self.rows.non_empty(), self.wildcard.non_empty()) {
             (Some(rows), _) => Found::Rows(rows),

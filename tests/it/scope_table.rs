@@ -295,18 +295,81 @@ async fn wider_public_wildcard_does_not_match_the_root_of_a_protected_one() {
     for path in ["/adm", "/user", "/user/", "/user/7/x", "/other"] {
         assert_eq!(call(&layer, &format!("GET {path}"), None).await, anonymous(), "{path}");
     }
-    // A parameter in the same place may match it: it is an explicit row.
-    let named = layer_of_parameter();
-    assert_eq!(call(&named, "GET /admin", None).await, anonymous());
-    assert_ne!(call(&named, "GET /admin/", None).await, anonymous());
 }
 
-fn layer_of_parameter() -> RequireToken {
-    layer([
-        ("GET /admin/{*rest}", Access::scope("admin/use")),
-        ("GET /{page}", Access::public()),
-        ("GET /{*rest}", Access::public()),
-    ])
+/// axum serves the root of a nested router before a parameter in the same place.
+#[tokio::test]
+async fn root_of_a_nested_router_is_never_matched_by_a_parameter_row() {
+    let leaf = || {
+        let nested = || axum::routing::any(async || "nested");
+        Router::new().route("/", nested()).route("/users", nested())
+    };
+    let page = || axum::routing::get(async || "page");
+    let one = || Router::new().route("/{page}", page());
+    let two = || one().route("/{area}/{page}", page());
+    let apps = [
+        ("nest", "/admin", one().nest("/admin", leaf())),
+        ("nest_service", "/admin", one().nest_service("/admin", leaf())),
+        ("nest in nest", "/a/b", two().nest("/a", Router::new().nest("/b", leaf()))),
+        (
+            "nest in nest_service",
+            "/a/b",
+            two().nest_service("/a", Router::new().nest("/b", leaf())),
+        ),
+        (
+            "nest_service in nest",
+            "/a/b",
+            two().nest("/a", Router::new().nest_service("/b", leaf())),
+        ),
+        (
+            "nest_service in nest_service",
+            "/a/b",
+            two().nest_service("/a", Router::new().nest_service("/b", leaf())),
+        ),
+        ("nest below a parameter", "/x/b", one().nest("/{tenant}/b", leaf())),
+    ];
+    for (name, root, app) in apps {
+        let wildcard = match root {
+            "/x/b" => "ANY /{tenant}/b/{*rest}".to_owned(),
+            root => format!("ANY {root}/{{*rest}}"),
+        };
+        let guard = layer([
+            ("GET /{page}", Access::public()),
+            ("GET /{area}/{page}", Access::public()),
+            (&*wildcard, Access::scope("admin/use")),
+        ]);
+        let guarded = guard.layer(app.clone());
+        for (path, is_served) in [
+            (root.to_owned(), true),
+            (format!("{root}/users"), true),
+            (format!("{root}/"), false),
+            (format!("{root}?x=/page"), true),
+        ] {
+            let send = async |app: Router| {
+                let request = Request::builder().uri(&path).body(Body::empty()).unwrap();
+                let response = app.oneshot(request).await.unwrap();
+                let status = response.status().as_u16();
+                (status, axum::body::to_bytes(response.into_body(), 100).await.unwrap())
+            };
+            // `nest_service` also serves the root with a slash, as its `/`.
+            let (status, body) = send(app.clone()).await;
+            if is_served {
+                assert_eq!((status, &*body), (200, &b"nested"[..]), "{name}: {path}");
+            }
+            let (status, _) = send(Router::new().fallback_service(guarded.clone())).await;
+            assert_eq!(status, 401, "{name}: {path}");
+        }
+        // A row of its own opens the root, and only the root.
+        let root_row = format!("GET {root}");
+        let guard = layer([
+            (&*root_row, Access::public()),
+            ("GET /{page}", Access::public()),
+            (&*wildcard, Access::scope("admin/use")),
+        ]);
+        assert_eq!(call(&guard, &root_row, None).await, anonymous(), "{name}");
+        assert_eq!(call(&guard, &format!("GET {root}/"), None).await, rejected(401), "{name}");
+        assert_eq!(call(&guard, &format!("GET {root}/x"), None).await, rejected(401), "{name}");
+    }
 }
 
 #[tokio::test]
@@ -1279,13 +1342,13 @@ async fn random_tables_agree_with_a_simple_model() {
 #[derive(Clone, Copy, Debug)]
 struct Called(usize);
 
-fn router(rows: &[Row]) -> Router {
+fn router(rows: &[Row], serving: Serving) -> Router {
     let mut paths = rows.iter().map(|row| &*row.path).collect::<Vec<_>>();
     paths.sort_unstable();
     paths.dedup();
     paths.into_iter().fold(Router::new(), |router, path| {
-        let rows = rows.iter().enumerate().filter(|(_, row)| row.path == path);
-        let methods = rows.fold(MethodRouter::new(), |methods, (number, row)| {
+        let same = rows.iter().enumerate().filter(|(_, row)| row.path == path);
+        let methods = same.fold(MethodRouter::new(), |methods, (number, row)| {
             let handler = move || async move {
                 let mut response = ().into_response();
                 response.extensions_mut().insert(Called(number));
@@ -1299,7 +1362,11 @@ fn router(rows: &[Row]) -> Router {
                 }
             }
         });
-        router.route(path, methods)
+        if path.contains("{*") {
+            serving.add(router, path, rows, methods)
+        } else {
+            router.route(path, methods)
+        }
     })
 }
 
@@ -1327,7 +1394,7 @@ async fn random_requests_get_the_row_of_their_axum_route_or_are_rejected() {
         let mut dice = Dice(1_000_000 + seed);
         let mut rows = random_table(&mut dice, true);
         rows.iter_mut().for_each(|row| row.requires = Requires::Scope);
-        let bare = router(&rows);
+        let bare = router(&rows, Serving::Route);
         let layer = RequireToken::new(verifier.clone()).scope_table(table_of(&rows));
         let guarded = bare.clone().layer(layer);
         for _ in 0..6 {
@@ -1366,6 +1433,101 @@ async fn random_requests_get_the_row_of_their_axum_route_or_are_rejected() {
     );
 }
 
+/// How a wildcard row is served: by a wildcard route, or by a nested service that also serves its root.
+#[derive(Clone, Copy, Debug)]
+enum Serving {
+    Route,
+    Nest,
+    NestService,
+    NestInNest,
+    NestServiceInNestService,
+}
+
+impl Serving {
+    const ALL: [Self; 5] = [
+        Self::Route,
+        Self::Nest,
+        Self::NestService,
+        Self::NestInNest,
+        Self::NestServiceInNestService,
+    ];
+
+    /// Adds the rows of this wildcard path. Falls back to a route if axum would panic because of
+    /// another route at the same place.
+    fn add(self, app: Router, path: &str, rows: &[Row], methods: MethodRouter) -> Router {
+        let root = path.rsplit_once('/').map_or("", |(root, _)| root);
+        let is_taken = |prefix: &str| {
+            rows.iter().any(|row| row.path == prefix || row.path == format!("{prefix}/"))
+        };
+        let (outer, inner) = root.rmatch_indices('/').next().map_or(("", ""), |(at, _)| {
+            let (outer, inner) = root.split_at(at);
+            (outer, inner)
+        });
+        let is_alone = !rows.iter().any(|row| row.path != path && row.path.starts_with(outer));
+        let leaf = |methods: MethodRouter| {
+            let leaf = Router::new().route("/{*rest}", methods.clone());
+            if is_taken(root) { leaf } else { leaf.route("/", methods) }
+        };
+        match self {
+            _ if root.is_empty() => app.route(path, methods),
+            Self::Nest => app.nest(root, leaf(methods)),
+            Self::NestInNest if !outer.is_empty() => {
+                app.nest(outer, Router::new().nest(inner, leaf(methods)))
+            }
+            Self::NestService if !is_taken(root) => app.nest_service(root, methods),
+            Self::NestServiceInNestService if !outer.is_empty() && is_alone => {
+                app.nest_service(outer, Router::new().nest_service(inner, methods))
+            }
+            _ => app.route(path, methods),
+        }
+    }
+}
+
+#[tokio::test]
+async fn random_requests_to_nested_services_need_their_row_or_are_rejected() {
+    let verifier = verifier();
+    let none = bearer("");
+    let (mut chosen, mut roots, mut nested) = (0, 0, [0; 5]);
+    for seed in 0..3_000 {
+        let mut dice = Dice(3_000_000 + seed);
+        let mut rows = random_table(&mut dice, true);
+        rows.iter_mut().for_each(|row| row.requires = Requires::Scope);
+        let serving = Serving::ALL[usize::try_from(seed % 5).unwrap()];
+        let bare = router(&rows, serving);
+        let guarded =
+            bare.clone().layer(RequireToken::new(verifier.clone()).scope_table(table_of(&rows)));
+        for number in 0..6 {
+            // Every other path is a root, because random paths seldom are.
+            let wildcard = rows.iter().find(|row| row.path.contains("{*"));
+            let path = match wildcard.map(|row| row.path.replace("/{*rest}", "")) {
+                Some(root) if number % 2 == 0 && !root.is_empty() => root.replace("{x}", "b"),
+                _ => random_path(&mut dice, &rows),
+            };
+            let method = one_of(&mut dice, &METHODS);
+            let Ok(uri) = path.parse::<Uri>() else {
+                continue;
+            };
+            let name = format!("seed {seed}: {method} {path} by {serving:?} of {rows:#?}");
+            let routed = called(&route(&bare, method, &uri, None).await);
+            let response = route(&guarded, method, &uri, Some(&none)).await;
+            assert_eq!((response.status().as_u16(), called(&response)), (403, None), "{name}");
+            let required = response.extensions().get::<Rejection>().unwrap().required_scopes();
+            if let (Some(row), Some(required)) = (routed, required.first()) {
+                chosen += 1;
+                assert_eq!(required.to_string(), scope_of(row), "{name}");
+            } else if let Some(row) = routed
+                && rows[row].path.contains("{*")
+                && is_root_of_wildcard(&rows[row..=row], uri.path())
+            {
+                roots += 1;
+                nested[usize::try_from(seed % 5).unwrap()] += 1;
+            }
+        }
+    }
+    assert!(chosen > 1_500 && roots > 200, "{chosen} {roots}");
+    assert!(nested[1..].iter().all(|count| *count > 20), "{nested:?}");
+}
+
 /// A request that reaches a route must meet the requirement of its row.
 #[tokio::test]
 async fn random_requests_reach_only_routes_whose_requirement_they_meet() {
@@ -1376,7 +1538,7 @@ async fn random_requests_reach_only_routes_whose_requirement_they_meet() {
         let mut dice = Dice(2_000_000 + seed);
         let rows = random_table(&mut dice, true);
         let layer = RequireToken::new(verifier.clone()).scope_table(table_of(&rows));
-        let app = router(&rows).layer(layer);
+        let app = router(&rows, Serving::Route).layer(layer);
         for _ in 0..6 {
             let path = random_path(&mut dice, &rows);
             let method = one_of(&mut dice, &METHODS);
