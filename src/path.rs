@@ -18,18 +18,38 @@ use std::borrow::Cow;
 /// Returns `true` if percent-decoding the path once cannot change how it is split or routed.
 ///
 /// Empty and dot segments and backslashes are rejected too if they are sent without an escape,
-/// because servers differ in how they normalize them.
+/// because servers differ in how they normalize them. A slash at the end is not an empty segment.
 pub(crate) fn is_unambiguous(path: &str) -> bool {
-    // Servers that strip path parameters do so before they resolve dot segments: `/..;x/` is `/../`
-    // to them.
-    let is_dot_segment = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
-    if path.contains("//") || path.contains('\\') || path.split('/').any(is_dot_segment) {
+    if path.contains("//") || path.contains('\\') || path.split('/').any(is_ambiguous_segment) {
         return false;
     }
     path.split('%').skip(1).all(|escape| match decode_escape(escape) {
         Some(byte) => !matches!(byte, b'/' | b'.' | b'\\') && !byte.is_ascii_control(),
         None => false,
     })
+}
+
+/// Returns `true` if servers that strip path parameters read a dot segment or an empty segment here,
+/// and others do not.
+///
+/// They strip parameters before they resolve dot segments and merge slashes, so `/..;x/` is `/../` to
+/// them, and `/;/` is `//`. They may decode the segment first, so `%3B` counts as `;`. An escaped dot
+/// is not looked for: [`is_unambiguous`] rejects it everywhere.
+fn is_ambiguous_segment(segment: &str) -> bool {
+    match segment.strip_prefix("..").or_else(|| segment.strip_prefix('.')) {
+        // A server that parses the decoded path again as a URL cuts it at `?` and `#`, too.
+        Some(rest) => first_decoded(rest).is_none_or(|byte| b";?#".contains(&byte)),
+        // Other segments may begin with these, such as the `#rust` of `/tags/%23rust`.
+        None => first_decoded(segment) == Some(b';'),
+    }
+}
+
+/// Returns the first byte of a segment that is decoded once, or `None` if the segment is empty.
+fn first_decoded(segment: &str) -> Option<u8> {
+    match segment.strip_prefix('%') {
+        Some(escape) => decode_escape(escape),
+        None => segment.bytes().next(),
+    }
 }
 
 /// Returns the decoded segment up to the first `;`, `?` or `#`.
@@ -112,6 +132,34 @@ mod tests {
         ("/\u{e9}", true, "a character outside ASCII is not a separator"),
         ("", true, "the empty path of `CONNECT`, which no row matches"),
     ];
+
+    /// Every combination of a segment, its spelling, a parameter and a place. `%252E` is decoded once.
+    #[test]
+    fn segment_that_is_empty_or_dots_before_its_parameters_is_ambiguous() {
+        let names = ["", ".", "..", "name", "...", ".name", "..name"];
+        let spelled = |name: &str, is_escaped: bool| match is_escaped {
+            true => name.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+            false => name.to_owned(),
+        };
+        let parameters = ["", ";", "%3B", "%3b", ";x", "%3Bx", ";.", "%3b%3B", ";;x=/y"];
+        let places = ["/{}", "/{}/b", "/a/{}/b", "/a/{}", "/{}/", "/a/{}/"];
+        for (name, is_escaped) in names.iter().flat_map(|name| [(name, false), (name, true)]) {
+            for parameter in parameters {
+                for place in places {
+                    let segment = spelled(name, is_escaped) + parameter;
+                    let path = place.replace("{}", &segment);
+                    let is_escaped_dot = is_escaped && name.contains('.');
+                    let is_dots = [".", ".."].contains(name);
+                    let is_empty = name.is_empty()
+                        && (!parameter.is_empty() || place.contains("{}/") || path.contains("//"));
+                    // `/` itself is the root.
+                    let is_root = path == "/";
+                    let expected = is_root || !(is_escaped_dot || is_dots || is_empty);
+                    assert_eq!(is_unambiguous(&path), expected, "{path}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn path_is_unambiguous_only_if_decoding_keeps_its_segments() {

@@ -61,6 +61,8 @@ use crate::scope::{InvalidScope, Requirement};
 /// | `GET /%69tem` | rejected | ambiguous: a server that decodes the path reads `/item` |
 /// | `GET /item;v=1` | rejected | ambiguous: a server that strips path parameters reads `/item` |
 /// | `GET /item/..%2Fadmin` | rejected | ambiguous: a server that decodes the path reads `/admin` |
+/// | `GET /item/..;/admin` | rejected | ambiguous: a server that strips path parameters reads `/admin` |
+/// | `GET /;/admin` | rejected | ambiguous: a server that strips path parameters reads `//admin` |
 ///
 /// The rule is: **only one path of the table decides about a request**. If several paths match, they
 /// are compared segment by segment from the left, and a name wins over a parameter, and a parameter
@@ -74,11 +76,14 @@ use crate::scope::{InvalidScope, Requirement};
 ///
 /// # Ambiguous paths
 ///
-/// A path is rejected, even if a row is public, if a server that percent-decodes it once could read
-/// other segments than the table. Such a path contains one of these:
+/// A path is rejected, even if a row is public, if a server that percent-decodes it once and then
+/// strips path parameters could read other segments than the table. Such a path contains one of
+/// these:
 ///
 /// * an empty segment before the last one (`//`);
-/// * the segment `.` or `..`, also with a path parameter (`..;x`);
+/// * the segment `.` or `..`, or one that begins with it followed by `;`, `%3B`, `%3F` or `%23`, such
+///   as `..;x`;
+/// * a segment that begins with `;` or `%3B`;
 /// * a backslash;
 /// * `%2F`, `%2E`, `%5C`, an escaped control character, or a `%` without two hexadecimal digits;
 /// * a segment that is not written like a segment of the table in the same place, but decodes to it,
