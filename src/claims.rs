@@ -69,7 +69,7 @@ impl<'a> RawClaims<'a> {
         }
         Ok(Claims {
             client_id: required(self.client_id, json::string)?,
-            subject: required(self.subject, json::string)?,
+            subject: required(self.subject, non_empty_string)?,
             expires_at: required(self.expires_at, json::numeric_date)?,
             issued_at: optional(self.issued_at, json::numeric_date)?,
             not_before: optional(self.not_before, json::numeric_date)?,
@@ -96,6 +96,11 @@ pub(crate) struct Claims<'a> {
     pub(crate) username: Option<Cow<'a, str>>,
     pub(crate) groups: Option<Vec<String>>,
     pub(crate) jwt_id: Option<Cow<'a, str>>,
+}
+
+/// A service that forwards `sub` in a header could not tell an empty one from an absent one.
+fn non_empty_string(raw: &RawValue) -> Option<Cow<'_, str>> {
+    json::string(raw).filter(|text| !text.is_empty())
 }
 
 /// RFC 7519 section 4.1.3: one string, or an array of them.

@@ -170,7 +170,7 @@ pub enum VerifyErrorKind {
     Forbidden,
     /// The token is valid, but lacks a scope that the rules require.
     InsufficientScope,
-    /// A required claim is missing, or a claim has the wrong type.
+    /// A required claim is missing, `sub` is empty, or a claim has the wrong type.
     InvalidClaim,
     /// The header has no usable `kid`, a wrong `typ`, or an extension (`crit`, `b64`, `zip`, `enc`).
     InvalidHeader,

@@ -48,8 +48,8 @@
 //! 3. Its payload is one JSON object without duplicate names, and `iss` is, byte for byte, an
 //!    issuer that is trusted here. The `kid` is looked up in that issuer's keys alone.
 //! 4. The signature is RSASSA-PKCS1-v1_5 with SHA-256, by that key.
-//! 5. `token_use` is `access`, `client_id` is one of the [`ClientIds`], `now < exp`, `nbf <= now`;
-//!    `sub` is there. A claim of the wrong type is an error, never "absent".
+//! 5. `token_use` is `access`, `client_id` is one of the [`ClientIds`], `now < exp`, `nbf <= now`,
+//!    both floored to whole seconds; `sub` is not empty. A claim of the wrong type is an error, never "absent".
 //! 6. `aud`, groups and the application's own check, where [`Rules`] ask for them. `cnf` is
 //!    refused: a bearer check can not prove possession.
 //!

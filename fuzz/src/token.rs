@@ -112,7 +112,7 @@ impl Policy {
         let scope = text("scope")?.unwrap_or_default();
         let claims = Claims {
             issuer,
-            subject: text("sub")??,
+            subject: text("sub")?.filter(|subject| !subject.is_empty())?,
             client_id: text("client_id")??,
             scopes: scope.split(' ').filter(|one| !one.is_empty()).map(Into::into).collect(),
             username: text("username")?,

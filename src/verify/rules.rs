@@ -163,6 +163,9 @@ impl Rules {
 
     /// Sets how far the clocks of the issuer and of this machine may differ when `exp` and `nbf`
     /// are checked. Default 0 seconds; maximum 300 seconds.
+    ///
+    /// Both claims are floored to the second: a token with an `nbf` of 1700000000.9 is accepted from
+    /// 1700000000 on. Cognito writes whole seconds.
     pub fn with_leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
         self

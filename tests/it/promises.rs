@@ -885,7 +885,7 @@ async fn p14_no_time_of_day_stops_verification_or_the_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p14_a_clock_that_is_set_back_makes_no_expired_token_good_and_no_keys_young() {
+async fn p14_clock_set_back_makes_no_stale_keys_usable_but_an_expired_token_valid() {
     let fake = Fake::new(both_sets());
     let verifier = fake.builder().max_key_age(HOUR).connect().await.unwrap();
     fake.answers(Reply::Status(500));

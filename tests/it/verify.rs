@@ -1334,6 +1334,12 @@ fn h036_missing_required_claim_is_rejected() {
     }
 }
 
+/// An empty subject would look like an absent one to a service that reads it from a header.
+#[test]
+fn empty_sub_is_an_invalid_claim() {
+    reject_claim("sub", r#""""#, VerifyErrorKind::InvalidClaim);
+}
+
 #[test]
 fn h036_claim_of_the_wrong_type_is_rejected() {
     #[track_caller]
@@ -1347,7 +1353,7 @@ fn h036_claim_of_the_wrong_type_is_rejected() {
     }
 
     let no_text = &["null", "0", "1.5", "true", "false", "[]", r#"["a"]"#, "{}", r#"{"a":"b"}"#];
-    check("sub", &[r#""a""#], no_text);
+    check("sub", &[r#""a""#, r#"" ""#], no_text);
     check("client_id", &[], no_text);
     check("scope", &[r#""a""#, r#""""#], no_text);
     check("username", &[r#""a""#, r#""""#], no_text);
