@@ -1,11 +1,13 @@
 //! A user pool: the issuers of its tokens, and where its keys come from.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::{InvalidUrl, InvalidUserPoolId};
+use crate::fetch::DynFetchJwks;
 use crate::jwks::Jwks;
 use crate::url::{PlainHttp, check_url, host_and_port, is_plain_http, without_query};
 
@@ -56,7 +58,12 @@ pub struct UserPool {
     initial_jwks: Option<(Jwks, SystemTime)>,
     /// `host:port`, as in a URL.
     insecure_jwks_host: Option<Box<str>>,
+    /// Fetches the keys without a network. Only the pools of a test issuer have it.
+    fetcher: Option<Arc<LocalFetch>>,
 }
+
+/// The bounds keep `UserPool` unwind safe.
+pub(crate) type LocalFetch = dyn DynFetchJwks + UnwindSafe + RefUnwindSafe;
 
 impl UserPool {
     /// Creates the pool with this ID, `{region}_{name}`.
@@ -99,8 +106,16 @@ impl UserPool {
     /// Returns an error if the text is not an absolute `https` or `http` URL, or contains user
     /// information, a query or a fragment.
     pub fn from_issuer(issuer: &str) -> Result<Self, InvalidUrl> {
+        Self::from_issuer_and_fetcher(issuer, None)
+    }
+
+    /// Creates the pool of an issuer, whose keys this fetcher returns unless another source is set.
+    pub(crate) fn from_issuer_and_fetcher(
+        issuer: &str,
+        fetcher: Option<Arc<LocalFetch>>,
+    ) -> Result<Self, InvalidUrl> {
         check_issuer(issuer)?;
-        Ok(Self::with_issuer(issuer))
+        Ok(Self { fetcher, ..Self::with_issuer(issuer) })
     }
 
     /// Adds an issuer whose tokens are signed with the same keys, such as that of a replica of a
@@ -128,6 +143,7 @@ impl UserPool {
     pub fn with_jwks_url(mut self, url: &str) -> Result<Self, InvalidUrl> {
         check_url(url, PlainHttp::Anywhere)?;
         self.jwks_url = url.into();
+        self.fetcher = None;
         Ok(self)
     }
 
@@ -226,11 +242,22 @@ impl UserPool {
         self.initial_jwks.as_ref()
     }
 
+    pub(crate) fn local_fetcher(&self) -> Option<Arc<dyn DynFetchJwks>> {
+        let fetcher = self.fetcher.clone().filter(|_| self.jwks_file.is_none());
+        fetcher.map(|fetcher| fetcher as Arc<dyn DynFetchJwks>)
+    }
+
+    /// Returns `true` if the keys are fetched from the URL: they are neither in a file nor in this
+    /// process.
+    pub(crate) fn is_fetched_from_url(&self) -> bool {
+        self.jwks_file.is_none() && self.fetcher.is_none()
+    }
+
     /// Returns the host and port that keys would be fetched from over plain http, if it is not
     /// loopback.
     pub(crate) fn plain_http_host(&self) -> Option<&str> {
         let url =
-            Some(&*self.jwks_url).filter(|url| self.jwks_file.is_none() && is_plain_http(url));
+            Some(&*self.jwks_url).filter(|url| self.is_fetched_from_url() && is_plain_http(url));
         host_and_port(url?)
     }
 
@@ -245,6 +272,7 @@ impl UserPool {
             jwks_file: None,
             initial_jwks: None,
             insecure_jwks_host: None,
+            fetcher: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::TokenBuilder;
 use super::signer::Signer;
+use crate::user_pool::LocalFetch;
 use crate::{FetchJwks, Jwks, JwksDocument, RefreshError, UserPool};
 
 pub(super) const POOL_ID: &str = "us-east-1_TestIssuer";
@@ -16,6 +17,16 @@ pub(super) const POOL_ID: &str = "us-east-1_TestIssuer";
 pub struct TestIssuer {
     issuer: Arc<str>,
     keys: Arc<RwLock<Keys>>,
+    keys_from: KeysFrom,
+}
+
+/// Where a verifier of the pool fetches its keys.
+#[derive(Clone, Copy)]
+enum KeysFrom {
+    /// The `TestIssuer` itself, because its URL is one of AWS.
+    ThisProcess,
+    /// The URL, at which a server listens.
+    Url,
 }
 
 /// The keys of a pool. Like Cognito, it signs access tokens and ID tokens with different keys.
@@ -32,7 +43,8 @@ impl TestIssuer {
     /// The issuer has the form of a real one and is the same for every pool created here. To use
     /// several pools together, create a [`TestServer`](crate::TestServer) for each.
     pub fn new() -> Self {
-        Self::with_issuer(&format!("https://cognito-idp.us-east-1.amazonaws.com/{POOL_ID}"))
+        let issuer = format!("https://cognito-idp.us-east-1.amazonaws.com/{POOL_ID}");
+        Self::with_issuer(&issuer, KeysFrom::ThisProcess)
     }
 
     /// Returns the issuer, which is the `iss` of its tokens.
@@ -41,8 +53,32 @@ impl TestIssuer {
     }
 
     /// Returns the pool for [`Rules::new`](crate::Rules::new).
+    ///
+    /// A verifier of this pool fetches its keys from this `TestIssuer`, without a network. The
+    /// exceptions are the issuer of a [`TestServer`](crate::TestServer), whose keys are fetched over
+    /// HTTP from the loopback address, and a verifier or pool with another source of keys:
+    /// [`jwks_fetcher`](crate::VerifierBuilder::jwks_fetcher),
+    /// [`with_jwks_file`](UserPool::with_jwks_file) or [`with_jwks_url`](UserPool::with_jwks_url).
+    ///
+    /// ```
+    /// use tower_cognito::{ClientIds, Rules, TestIssuer, Verifier};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let issuer = TestIssuer::new();
+    /// let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
+    /// let verifier = Verifier::builder(rules).connect().await?;
+    /// assert!(verifier.verify(&issuer.machine_token("my-client").sign()).await.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn user_pool(&self) -> UserPool {
-        UserPool::from_issuer(&self.issuer).expect("the issuer is an https or loopback URL")
+        let fetcher: Option<Arc<LocalFetch>> = match self.keys_from {
+            KeysFrom::ThisProcess => Some(Arc::new(self.clone())),
+            KeysFrom::Url => None,
+        };
+        UserPool::from_issuer_and_fetcher(&self.issuer, fetcher)
+            .expect("the issuer is an https or loopback URL")
     }
 
     /// Returns the JWK Set that the pool publishes at present.
@@ -94,10 +130,15 @@ impl TestIssuer {
         self.keys.write().unwrap_or_else(PoisonError::into_inner).replaced.clear();
     }
 
-    pub(super) fn with_issuer(issuer: &str) -> Self {
+    /// Creates a pool whose keys a server publishes at this URL.
+    pub(super) fn served_at(issuer: &str) -> Self {
+        Self::with_issuer(issuer, KeysFrom::Url)
+    }
+
+    fn with_issuer(issuer: &str, keys_from: KeysFrom) -> Self {
         let (access, id) = (Arc::new(Signer::generate()), Arc::new(Signer::generate()));
         let keys = Keys { access, id, replaced: Vec::new() };
-        Self { issuer: issuer.into(), keys: Arc::new(RwLock::new(keys)) }
+        Self { issuer: issuer.into(), keys: Arc::new(RwLock::new(keys)), keys_from }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Keys> {

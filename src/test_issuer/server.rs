@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::task::JoinHandle;
 
 use super::issuer::{POOL_ID, TestIssuer};
+use crate::{FetchJwks, JwksDocument, RefreshError};
 
 /// A [`TestIssuer`] that is served over HTTP on this machine until it is dropped.
 ///
@@ -58,7 +59,27 @@ struct Client {
     scopes: Vec<String>,
 }
 
-/// A fault of the JWK Set endpoint of a [`TestServer`](crate::TestServer).
+/// A fault of the JWK Set endpoint of a [`TestServer`](crate::TestServer), or of a verifier without
+/// a network.
+///
+/// As a [`FetchJwks`], it never returns keys. So a test of the answer 503 needs no server:
+///
+/// ```
+/// use tower_cognito::test_issuer::Fault;
+/// use tower_cognito::{ClientIds, Rules, TestIssuer, Verifier, VerifyErrorKind};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let issuer = TestIssuer::new();
+/// let rules = Rules::new(issuer.user_pool(), ClientIds::only(["my-client"]));
+/// let verifier = Verifier::builder(rules).jwks_fetcher(Fault::Down).connect_lazy()?;
+///
+/// let token = issuer.machine_token("my-client").sign();
+/// let error = verifier.verify(&token).await.unwrap_err();
+/// assert_eq!(error.kind(), VerifyErrorKind::KeysUnavailable); // the layers answer 503
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -68,8 +89,30 @@ pub enum Fault {
     Garbage,
     /// The endpoint answers 200 with a document of more than 64 KiB.
     Oversize,
-    /// The endpoint answers correctly after this delay.
+    /// The endpoint answers correctly after this delay. A fetcher, which has no keys, answers 503
+    /// after it.
     Slow(Duration),
+}
+
+/// The document of [`Fault::Garbage`].
+const HTML: &str = "<!doctype html><title>Sign in</title>";
+
+/// The document of [`Fault::Oversize`].
+fn oversize() -> String {
+    " ".repeat(70_000)
+}
+
+/// Answers as the endpoint with this fault, without a network.
+impl FetchJwks for Fault {
+    async fn fetch_jwks(&self, _url: &str) -> Result<JwksDocument, RefreshError> {
+        match self {
+            Self::Down => {}
+            Self::Garbage => return Ok(JwksDocument::new(HTML)),
+            Self::Oversize => return Ok(JwksDocument::new(oversize())),
+            Self::Slow(delay) => tokio::time::sleep(*delay).await,
+        }
+        Err(RefreshError::status(503))
+    }
 }
 
 impl TestServer {
@@ -89,7 +132,7 @@ impl TestServer {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
         let shared = Arc::new(Shared {
-            issuer: TestIssuer::with_issuer(&format!("http://{address}/{POOL_ID}")),
+            issuer: TestIssuer::served_at(&format!("http://{address}/{POOL_ID}")),
             clients: Mutex::default(),
             fault: Mutex::default(),
             jwks_requests: AtomicU64::new(0),
@@ -160,8 +203,8 @@ async fn jwks(State(shared): State<Arc<Shared>>) -> Response {
     let fault = locked(&shared.fault).clone();
     match fault {
         Some(Fault::Down) => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        Some(Fault::Garbage) => return "<!doctype html><title>Sign in</title>".into_response(),
-        Some(Fault::Oversize) => return json(StatusCode::OK, " ".repeat(70_000)),
+        Some(Fault::Garbage) => return HTML.into_response(),
+        Some(Fault::Oversize) => return json(StatusCode::OK, oversize()),
         Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
         None => {}
     }

@@ -200,6 +200,7 @@ impl VerifierBuilder {
         for host in pools.filter_map(UserPool::plain_http_host) {
             telemetry::insecure_fetch(host);
         }
+        let has_fetcher = self.fetcher.is_some();
         let config = RefreshConfig {
             fetcher,
             clock: Arc::clone(&self.clock),
@@ -215,7 +216,12 @@ impl VerifierBuilder {
                     config.fetcher = Arc::new(FileFetch::new(path.to_owned()));
                     path.display().to_string().into()
                 }
-                None => Arc::clone(pool.jwks_url()),
+                None => {
+                    if let Some(local) = pool.local_fetcher().filter(|_| !has_fetcher) {
+                        config.fetcher = local;
+                    }
+                    Arc::clone(pool.jwks_url())
+                }
             };
             let delay = START_SPREAD.saturating_mul(index % START_SLOTS);
             let refresher = Refresher::start(address, config, pool.initial_jwks(), delay)?;
@@ -338,7 +344,7 @@ impl VerifierBuilder {
             return if is_unused { Err(problem.to_owned()) } else { Ok(Arc::clone(fetcher)) };
         }
         let client = self.http_client.take().unwrap_or_default();
-        let fetched = self.rules.iter().filter(|rules| rules.pool().jwks_file().is_none());
+        let fetched = self.rules.iter().filter(|rules| rules.pool().is_fetched_from_url());
         let urls = fetched.map(|rules| &**rules.pool().jwks_url());
         match HttpFetch::for_urls(urls, client) {
             Ok(fetcher) => Ok(Arc::new(fetcher)),
@@ -350,7 +356,7 @@ impl VerifierBuilder {
     fn fetcher(&mut self) -> Result<Arc<dyn DynFetchJwks>, String> {
         match &self.fetcher {
             Some(fetcher) => Ok(Arc::clone(fetcher)),
-            None if self.rules.iter().all(|rules| rules.pool().jwks_file().is_some()) => {
+            None if !self.rules.iter().any(|rules| rules.pool().is_fetched_from_url()) => {
                 Ok(Arc::new(NoFetch))
             }
             None => {
@@ -412,7 +418,7 @@ pub(crate) const INTERVALS: (Duration, Duration) =
 const START_SPREAD: Duration = Duration::from_millis(4);
 const START_SLOTS: u32 = 1_250;
 
-/// The fetcher of a verifier whose pools all have files.
+/// The fetcher of a verifier whose pools all have files, or are test issuers.
 #[cfg(not(feature = "reqwest"))]
 struct NoFetch;
 
@@ -422,6 +428,6 @@ impl FetchJwks for NoFetch {
         &self,
         _url: &str,
     ) -> Result<crate::fetch::JwksDocument, crate::error::RefreshError> {
-        Err(crate::error::RefreshError::transport("every pool has a file"))
+        Err(crate::error::RefreshError::transport("no pool is fetched from a URL"))
     }
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 /// The files and folders of `src`, in layers. A file may use only the layers above its own; the
 /// files of a folder may also use each other.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "background base64url docs json path schedule scope",
     "error",
     "health jws url",
-    "jwks rejection resource_metadata scope_table user_pool",
+    "jwks rejection resource_metadata scope_table",
     "claims fetch",
+    "user_pool",
     "verify",
     "telemetry token_cache",
     "refresh",

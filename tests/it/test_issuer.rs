@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -10,7 +11,11 @@ use http::{Method, Request, StatusCode};
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
-use tower_cognito::{ClientIds, Rules, TestIssuer, TestServer, Verifier};
+use tower_cognito::test_issuer::Fault;
+use tower_cognito::{
+    ClientIds, RefreshErrorKind, Rejection, Rules, TestIssuer, TestServer, UserPool, Verifier,
+    VerifyErrorKind as Kind,
+};
 
 use super::support::{CLIENT, has_second_opinion, http_1, issuer, machine};
 
@@ -105,6 +110,90 @@ fn rotation_publishes_the_old_key_until_it_is_retired() {
     let after = ids();
     assert_eq!(after.intersection(&before).count(), 1, "the key of ID tokens stays");
     assert_eq!(after.len(), 2);
+}
+
+/// The URL of the pool is one of AWS, which a test must not reach.
+#[tokio::test]
+async fn verifier_of_a_test_issuer_has_its_keys_without_a_network() {
+    let issuer = TestIssuer::new();
+    let rules = Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
+    let verifier = Verifier::builder(rules).connect().await.unwrap();
+    let token = issuer.machine_token(CLIENT);
+    assert!(verifier.verify(&token.sign()).await.is_ok());
+
+    issuer.rotate();
+    let new = issuer.machine_token(CLIENT).sign();
+    assert!(verifier.verify(&new).await.is_ok(), "the new key is fetched");
+    issuer.retire_old_keys();
+    verifier.refresh().await.unwrap();
+    assert_eq!(verifier.verify(&token.sign()).await.unwrap_err().kind(), Kind::UnknownKey);
+
+    let elsewhere = UserPool::from_issuer(issuer.issuer()).unwrap();
+    assert_eq!(issuer.user_pool(), elsewhere, "the fetch in process is not compared");
+    let other = Rules::new(elsewhere, ClientIds::any());
+    assert!(verifier.share_keys(other).unwrap().verify(&new).await.is_ok());
+}
+
+#[tokio::test]
+async fn two_pools_of_a_test_have_keys_each_from_its_own_place() {
+    let (local, server) = (TestIssuer::new(), server().await);
+    let rules = |issuer: &TestIssuer| Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
+    let builder = Verifier::builder(rules(&local)).add_pool(rules(server.issuer()));
+    let verifier = builder.connect().await.unwrap();
+    for issuer in [&local, server.issuer()] {
+        let token = issuer.machine_token(CLIENT).sign();
+        assert!(verifier.verify(&token).await.is_ok(), "{}", issuer.issuer());
+    }
+    assert_eq!(server.jwks_requests(), 1, "a server's pool is fetched over HTTP");
+}
+
+#[tokio::test]
+async fn setting_for_the_keys_replaces_the_fetch_in_process() {
+    let issuer = TestIssuer::new();
+    let token = issuer.machine_token(CLIENT).sign();
+    let builder = |pool| Verifier::builder(Rules::new(pool, ClientIds::only([CLIENT])));
+
+    let fetched = builder(issuer.user_pool()).jwks_fetcher(Fault::Down).connect_lazy().unwrap();
+    assert!(fetched.ready(Duration::from_millis(1)).await.is_err());
+
+    // Each of these two has other keys.
+    let other = TestIssuer::new();
+    let path = std::env::temp_dir().join(format!("jwks-{}.json", std::process::id()));
+    std::fs::write(&path, other.jwks_json()).unwrap();
+    let of_file = builder(issuer.user_pool().with_jwks_file(&path)).connect().await.unwrap();
+    assert_eq!(of_file.verify(&token).await.unwrap_err().kind(), Kind::UnknownKey);
+    std::fs::remove_file(&path).unwrap();
+
+    let server = server().await;
+    let url = format!("{}/.well-known/jwks.json", server.issuer().issuer());
+    let pool = issuer.user_pool().with_jwks_url(&url).unwrap();
+    let of_url = builder(pool).connect().await.unwrap();
+    assert_eq!(of_url.verify(&token).await.unwrap_err().kind(), Kind::UnknownKey);
+    assert_eq!(server.jwks_requests(), 2, "at the start, and for the unknown key");
+
+    // Fixed keys are still allowed.
+    let fixed = builder(issuer.user_pool()).build_with_jwks(issuer.jwks()).unwrap();
+    assert!(fixed.verify(&token).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_is_a_fetcher_that_never_returns_keys() {
+    let issuer = TestIssuer::new();
+    let token = issuer.machine_token(CLIENT).sign();
+    for (fault, expected) in [
+        (Fault::Down, RefreshErrorKind::Status),
+        (Fault::Garbage, RefreshErrorKind::Document),
+        (Fault::Oversize, RefreshErrorKind::Document),
+        (Fault::Slow(Duration::from_secs(2)), RefreshErrorKind::Status),
+        (Fault::Slow(Duration::from_secs(20)), RefreshErrorKind::TimedOut),
+    ] {
+        let rules = Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
+        let verifier = Verifier::builder(rules).jwks_fetcher(fault.clone()).connect_lazy().unwrap();
+        let error = verifier.refresh().await.unwrap_err();
+        assert_eq!(error.kind(), expected, "{fault:?}");
+        let error = verifier.verify(&token).await.unwrap_err();
+        assert_eq!(Rejection::from(error).status(), 503, "{fault:?}");
+    }
 }
 
 #[tokio::test]
