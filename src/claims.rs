@@ -27,6 +27,7 @@ pub(crate) struct RawClaims<'a> {
     username: Member<'a>,
     groups: Member<'a>,
     jwt_id: Member<'a>,
+    actor: Member<'a>,
 }
 
 impl<'a> RawClaims<'a> {
@@ -46,6 +47,7 @@ impl<'a> RawClaims<'a> {
                 "username" => &mut claims.username,
                 "cognito:groups" => &mut claims.groups,
                 "jti" => &mut claims.jwt_id,
+                "act" => &mut claims.actor,
                 _ => return None,
             })
         })
@@ -79,6 +81,7 @@ impl<'a> RawClaims<'a> {
             username: optional(self.username, json::string)?,
             groups: optional(self.groups, json::strings)?,
             jwt_id: optional(self.jwt_id, json::string)?,
+            actor: optional(self.actor, ActorClaim::from_json)?,
         })
     }
 }
@@ -96,6 +99,33 @@ pub(crate) struct Claims<'a> {
     pub(crate) username: Option<Cow<'a, str>>,
     pub(crate) groups: Option<Vec<String>>,
     pub(crate) jwt_id: Option<Cow<'a, str>>,
+    pub(crate) actor: Option<ActorClaim<'a>>,
+}
+
+/// The `act` claim (RFC 8693 section 4.1): who acts for the subject of the token.
+pub(crate) struct ActorClaim<'a> {
+    pub(crate) subject: Option<Cow<'a, str>>,
+}
+
+impl<'a> ActorClaim<'a> {
+    /// Every member is optional. An `act` inside names an earlier actor, which is only information.
+    fn from_json(raw: &'a RawValue) -> Option<Self> {
+        if !json::is_well_formed(raw.get()) {
+            return None;
+        }
+        let Members(subject) = json::read_object(raw.get(), Members::slot).ok()?;
+        Some(Self { subject: optional(subject, non_empty_string).ok()? })
+    }
+}
+
+/// The members of `act` that are read.
+#[derive(Default)]
+struct Members<'a>(Member<'a>);
+
+impl<'a> Members<'a> {
+    fn slot<'t>(&'t mut self, name: &str) -> Option<&'t mut Member<'a>> {
+        (name == "sub").then_some(&mut self.0)
+    }
 }
 
 /// A service that forwards `sub` in a header could not tell an empty one from an absent one.

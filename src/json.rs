@@ -250,7 +250,7 @@ impl<'de> Visitor<'de> for Name {
 
 /// Checks valid JSON for lone surrogates and deep nesting, which serde_json accepts in a value that it
 /// keeps as raw text.
-fn is_well_formed(json: &str) -> bool {
+pub(crate) fn is_well_formed(json: &str) -> bool {
     let mut depth = 0_usize;
     let mut rest = json.as_bytes();
     let mut in_string = false;

@@ -164,4 +164,4 @@ pub use scope_table::{Access, ScopeTable};
 pub use test_issuer::{issuer::TestIssuer, server::TestServer};
 pub use user_pool::UserPool;
 pub use verifier::{Verifier, VerifierBuilder};
-pub use verify::{AccessToken, CheckError, ClientIds, Rules, verify};
+pub use verify::{AccessToken, Actor, CheckError, ClientIds, Rules, verify};

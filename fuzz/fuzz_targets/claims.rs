@@ -22,7 +22,7 @@ const PAYLOAD: [(&str, &str); 6] = [
     ("scope", r#""a/read a/*""#),
 ];
 
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 33] = [
     "kid",
     "alg",
     "typ",
@@ -48,6 +48,7 @@ const NAMES: [&str; 32] = [
     "username",
     "cognito:groups",
     "jti",
+    "act",
     "version",
     "auth_time",
     "x",
@@ -57,7 +58,9 @@ const NAMES: [&str; 32] = [
     "\u{f6}",
 ];
 
-const VALUES: [&str; 48] = [
+const VALUES: [&str; 50] = [
+    r#"{"sub":"s"}"#,
+    r#"{"sub":""}"#,
     r#""k1""#,
     r#""k2""#,
     r#""k3""#,

@@ -43,6 +43,8 @@ pub struct Claims {
     pub username: Option<String>,
     pub groups: Vec<String>,
     pub jwt_id: Option<String>,
+    /// `sub` of `act`.
+    pub actor: Option<Option<String>>,
     pub expires_at: i64,
     pub issued_at: Option<i64>,
     /// The names of all claims, including those without a meaning here.
@@ -118,6 +120,7 @@ impl Policy {
             username: text("username")?,
             groups,
             jwt_id: text("jti")?,
+            actor: optional(get("act"), actor)?,
             expires_at: date("exp")??,
             issued_at: date("iat")?,
             names: members.iter().map(|(name, _)| (*name).to_owned()).collect(),
@@ -155,6 +158,13 @@ fn read_part(part: &str, is_there: Option<&str>) -> Option<Json> {
         Some(*name) == is_there || value.depth() <= 32 && !value.has_lone_surrogate()
     };
     members.iter().all(is_clear).then_some(json)
+}
+
+/// Returns the `sub` of an `act` claim (RFC 8693 section 4.1).
+fn actor(act: &Json) -> Option<Option<String>> {
+    let members = json::members(act)?;
+    let subject = members.iter().find(|(name, _)| *name == "sub").map(|(_, value)| *value);
+    optional(subject, |value| Some(value.as_str()?.to_owned()).filter(|text| !text.is_empty()))
 }
 
 /// Returns `None` if the member is present but has the wrong type.
@@ -260,6 +270,7 @@ pub fn accepted(token: &AccessToken) -> Verdict {
         username: token.username().map(Into::into),
         groups: token.groups().map(Into::into).collect(),
         jwt_id: token.jwt_id().map(Into::into),
+        actor: token.actor().map(|actor| actor.subject().map(Into::into)),
         expires_at: seconds(token.expires_at()),
         issued_at: token.issued_at().map(seconds),
         names: names.into_keys().collect(),

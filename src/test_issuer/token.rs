@@ -1,5 +1,6 @@
 //! Tokens with the claims of Cognito's tokens, and any changes that a test needs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -87,6 +88,16 @@ impl TokenBuilder {
     /// Sets `scope`, a list of scopes separated by spaces.
     pub fn scope(self, scopes: &str) -> Self {
         self.claim("scope", scopes)
+    }
+
+    /// Sets `act` to a party with this `sub`, as in the token that a client gets for a user's token and
+    /// its own (token exchange, [RFC 8693 section 4.1]).
+    ///
+    /// An exchanged token is for one audience, which `.claim("aud", "…")` sets.
+    ///
+    /// [RFC 8693 section 4.1]: https://www.rfc-editor.org/rfc/rfc8693#section-4.1
+    pub fn actor(self, subject: &str) -> Self {
+        self.claim("act", BTreeMap::from([("sub", subject)]))
     }
 
     /// Sets `iat` and, if present, `auth_time` to this time, and `exp` to 1 hour later.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 
-use crate::claims::Claims;
+use crate::claims::{ActorClaim, Claims};
 use crate::error::InvalidClaims;
 use crate::scope::Scopes;
 
@@ -58,10 +58,16 @@ struct Verified {
     username: Option<ClaimText>,
     groups: Box<[String]>,
     jwt_id: Option<ClaimText>,
+    actor: Option<VerifiedActor>,
     /// In seconds since the epoch, as the other dates are.
     expires_at: i64,
     not_before: Option<i64>,
     issued_at: Option<i64>,
+}
+
+/// The `act` claim of a token.
+struct VerifiedActor {
+    subject: Option<ClaimText>,
 }
 
 impl AccessToken {
@@ -111,6 +117,41 @@ impl AccessToken {
         self.inner.jwt_id.as_ref().map(|text| text.as_str(&self.inner.payload))
     }
 
+    /// Returns `act`: who acts for the [`subject`](Self::subject) of an exchanged token.
+    ///
+    /// A client can exchange a user's token for one of another service (token exchange,
+    /// [RFC 8693 section 4.1]). If it also presents a token of its own, the exchanged token names it
+    /// here. Without `act`, the exchanged token looks as if the user acted directly: only `client_id`
+    /// names the client. A token that is not exchanged has no `act`.
+    ///
+    /// ```
+    /// use tower_cognito::AccessToken;
+    ///
+    /// /// A text for an audit log.
+    /// fn caller(token: &AccessToken) -> String {
+    ///     match token.actor() {
+    ///         Some(actor) => {
+    ///             format!("{} for {}", actor.subject().unwrap_or("unknown"), token.subject())
+    ///         }
+    ///         None => token.subject().to_owned(),
+    ///     }
+    /// }
+    /// # use tower_cognito::{ClientIds, Rules, TestIssuer, verify};
+    /// # let issuer = TestIssuer::new();
+    /// # let rules = Rules::new(issuer.user_pool(), ClientIds::any());
+    /// # let text = issuer.user_token("c", "alice").claim("sub", "u").actor("agent").sign();
+    /// # let token = verify(&text, &issuer.jwks(), &rules, std::time::SystemTime::now())?;
+    /// # assert_eq!(caller(&token), "agent for u");
+    /// # Ok::<(), tower_cognito::VerifyError>(())
+    /// ```
+    ///
+    /// [RFC 8693 section 4.1]: https://www.rfc-editor.org/rfc/rfc8693#section-4.1
+    pub fn actor(&self) -> Option<Actor<'_>> {
+        let actor = self.inner.actor.as_ref()?;
+        let subject = actor.subject.as_ref().map(|text| text.as_str(&self.inner.payload));
+        Some(Actor { subject })
+    }
+
     /// Deserializes all claims as a type of the application.
     ///
     /// The claims are deserialized at each call. No claim occurs twice. Inside a claim that is an
@@ -152,10 +193,18 @@ impl AccessToken {
 
     /// Returns about how many bytes the token takes in memory.
     pub(crate) fn len_in_memory(&self) -> usize {
-        let Verified { payload, subject, client_id, scopes, username, groups, jwt_id, .. } =
-            &*self.inner;
-        let texts =
-            [Some(subject), Some(client_id), Some(scopes), username.as_ref(), jwt_id.as_ref()];
+        let Verified {
+            payload, subject, client_id, scopes, username, groups, jwt_id, actor, ..
+        } = &*self.inner;
+        let actor = actor.as_ref().and_then(|actor| actor.subject.as_ref());
+        let texts = [
+            Some(subject),
+            Some(client_id),
+            Some(scopes),
+            username.as_ref(),
+            jwt_id.as_ref(),
+            actor,
+        ];
         let text_lens = texts.into_iter().flatten().map(ClaimText::heap_len);
         let group_lens = groups.iter().map(|group| {
             // The overhead of an allocation may be larger than a short text.
@@ -170,6 +219,9 @@ impl AccessToken {
     /// Creates a token. Only `verify_with` calls it, after every check except the application's.
     pub(super) fn new(claims: Claims<'_>, issuer: &Arc<str>, payload: &str) -> Self {
         let text = |claim| ClaimText::new(claim, payload);
+        let actor = |actor: ActorClaim<'_>| VerifiedActor {
+            subject: actor.subject.map(|subject| ClaimText::new(subject, payload)),
+        };
         Self {
             inner: Arc::new(Verified {
                 payload: payload.into(),
@@ -180,11 +232,36 @@ impl AccessToken {
                 username: claims.username.map(text),
                 groups: claims.groups.unwrap_or_default().into(),
                 jwt_id: claims.jwt_id.map(text),
+                actor: claims.actor.map(actor),
                 expires_at: claims.expires_at,
                 not_before: claims.not_before,
                 issued_at: claims.issued_at,
             }),
         }
+    }
+}
+
+/// The party that acts for the subject of an exchanged token: the `act` claim.
+///
+/// [`AccessToken::actor`] has an example. [`AccessToken::deserialize_claims`] reads the other members
+/// of `act`: its issuer, and the earlier actors of a chain.
+#[derive(Clone, Copy)]
+pub struct Actor<'t> {
+    subject: Option<&'t str>,
+}
+
+impl<'t> Actor<'t> {
+    /// Returns the `sub` of the actor, or `None` if `act` identifies the actor in another way. It is
+    /// never empty.
+    pub fn subject(&self) -> Option<&'t str> {
+        self.subject
+    }
+}
+
+impl fmt::Debug for Actor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The claims that are shown are those of SECURITY.md, and `act` is none of them.
+        f.debug_struct("Actor").finish_non_exhaustive()
     }
 }
 

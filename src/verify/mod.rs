@@ -11,7 +11,7 @@ use crate::error::{VerifyError, VerifyErrorKind};
 use crate::jwks::{HeaderCache, Jwks};
 use crate::jws::{Jws, MAX_TOKEN_LEN};
 
-pub use access_token::AccessToken;
+pub use access_token::{AccessToken, Actor};
 pub(crate) use rules::MAX_LEEWAY;
 pub use rules::{CheckError, ClientIds, Rules};
 

@@ -446,3 +446,64 @@ async fn check_runs_for_a_token_that_waited_for_its_key() {
         assert_eq!(fake.requests(), 2);
     }
 }
+
+/// RFC 8693 section 4.1.
+#[test]
+fn actor_of_an_exchanged_token_is_its_act_claim() {
+    let user = || issuer().user_token(CLIENT, "alice").claim("sub", "the-user");
+    assert!(verified(&user()).actor().is_none(), "the user acts directly");
+    assert!(verified(&machine("a/b")).actor().is_none());
+
+    let delegated = user().actor("service77");
+    assert!(delegated.payload_json().contains(r#""act":{"sub":"service77"}"#));
+    let token = verified(&delegated);
+    assert_eq!(token.subject(), "the-user");
+    assert_eq!(token.actor().unwrap().subject(), Some("service77"));
+
+    for (json, subject) in [
+        (r#"{"sub":"s77"}"#, Some("s77")),
+        (r#"{"iss":"https://i.example","sub":"s77"}"#, Some("s77")),
+        // Only the current actor counts, and not those before it.
+        (r#"{"sub":"s77","act":{"sub":"s26"}}"#, Some("s77")),
+        (r#"{"act":{"sub":"s26"}}"#, None),
+        (r#"{"client_id":"c"}"#, None),
+        ("{}", None),
+        (r#"{"sub":"a\u002fb"}"#, Some("a/b")),
+        (r#"{"s\u0075b":"s77"}"#, Some("s77")),
+    ] {
+        for token in [act(json), act(json).escaped_slashes()] {
+            let token = verified(&token);
+            assert_eq!(token.actor().unwrap().subject(), subject, "{json}");
+            assert_eq!(format!("{:?}", token.actor().unwrap()), "Actor { .. }");
+        }
+    }
+}
+
+#[test]
+fn act_of_the_wrong_type_is_an_invalid_claim() {
+    for json in [
+        "null",
+        "true",
+        "1",
+        r#""s77""#,
+        "[]",
+        r#"[{"sub":"s77"}]"#,
+        r#"{"sub":1}"#,
+        r#"{"sub":null}"#,
+        r#"{"sub":""}"#,
+        r#"{"sub":["s77"]}"#,
+        r#"{"sub":"s77","sub":"s26"}"#,
+        r#"{"sub":"s77","s\u0075b":"s26"}"#,
+        r#"{"x":1,"x":1}"#,
+        r#"{"sub":"\ud800"}"#,
+    ] {
+        let error = verifier().try_verify(&act(json).sign()).unwrap_err();
+        assert_eq!(error.kind(), VerifyErrorKind::InvalidClaim, "{json}");
+    }
+}
+
+/// A user's token with this text as its `act` claim.
+fn act(json: &str) -> TokenBuilder {
+    let raw = serde_json::value::RawValue::from_string(json.to_owned()).unwrap();
+    issuer().user_token(CLIENT, "alice").claim("act", raw)
+}
