@@ -4,10 +4,12 @@
 //!     cargo run --example verify -- --jwks keys.json --issuer URL --client-id ID < tokens
 //!
 //!     --jwks FILE         the pool's keys, from `{issuer}/.well-known/jwks.json`
-//!     --issuer URL        the required `iss`, byte for byte
+//!     --issuer URL        the required `iss`, byte for byte; nothing is fetched from it
 //!     --client-id ID      an allowed app client; can be repeated
 //!     --any-client        allow every app client
 //!     --scope SCOPE       a required scope; can be repeated, and then one of them is enough
+//!     --audience AUD      a required value of `aud`; can be repeated, and then one of them is enough
+//!     --group GROUP       a required group; can be repeated, and then one of them is enough
 //!     --leeway SECONDS    the allowed difference between clocks; default 0, maximum 300
 //!     --now SECONDS       the time since 1970-01-01; default the time of this machine
 //!
@@ -55,15 +57,15 @@ impl Checker {
     /// Parses the arguments, or returns everything that is wrong with them.
     fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, Vec<String>> {
         let (mut jwks, mut issuer, mut clients, mut any_client) = (None, None, vec![], false);
-        let (mut scopes, mut leeway, mut now) = (vec![], None, None);
+        let (mut scopes, mut audiences, mut groups) = (vec![], vec![], vec![]);
+        let (mut leeway, mut now) = (None, None);
         let mut problems = Vec::new();
         while let Some(option) = args.next() {
             if option == "--any-client" {
                 any_client = true;
                 continue;
             }
-            let known = ["--jwks", "--issuer", "--client-id", "--scope", "--leeway", "--now"];
-            if !known.contains(&&*option) {
+            if !WITH_VALUE.contains(&&*option) {
                 problems.push(format!("{option}: unknown option"));
                 continue;
             }
@@ -78,6 +80,8 @@ impl Checker {
                     clients.push(value);
                     Ok(())
                 }
+                "--audience" => not_empty(value).map(|audience| audiences.push(audience)),
+                "--group" => not_empty(value).map(|group| groups.push(group)),
                 "--scope" => value
                     .parse::<Scope>()
                     .map(|scope| scopes.push(scope))
@@ -100,7 +104,13 @@ impl Checker {
             return Err(problems);
         };
         let clients = if any_client { ClientIds::any() } else { ClientIds::only(clients) };
-        let rules = Rules::new(pool, clients).with_leeway(leeway.unwrap_or_default());
+        let mut rules = Rules::new(pool, clients).with_leeway(leeway.unwrap_or_default());
+        if !audiences.is_empty() {
+            rules = rules.with_audiences(audiences);
+        }
+        if !groups.is_empty() {
+            rules = rules.with_groups(groups);
+        }
         let mut builder = Verifier::builder(rules);
         if let Some(now) = now {
             let now = UNIX_EPOCH
@@ -143,6 +153,14 @@ impl Checker {
         }
         token.deserialize_claims().map_err(|error| ("invalid_claim", error.to_string()))
     }
+}
+
+/// The options that a value follows.
+const WITH_VALUE: [&str; 8] =
+    ["--jwks", "--issuer", "--client-id", "--scope", "--audience", "--group", "--leeway", "--now"];
+
+fn not_empty(value: String) -> Result<String, String> {
+    if value.is_empty() { Err("value is empty".to_owned()) } else { Ok(value) }
 }
 
 fn once<T>(slot: &mut Option<T>, value: Result<T, impl ToString>) -> Result<(), String> {

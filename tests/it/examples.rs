@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Request;
 use serde_json::Value;
+use tower_cognito::test_issuer::TokenBuilder;
 
 use super::support::{CLIENT, http_1, issuer, machine};
 
@@ -240,10 +241,7 @@ fn verify_example_prints_one_line_for_each_token() {
     assert_eq!(verdicts[1..4], ["refuse malformed", "refuse malformed", "refuse malformed"]);
 
     for (more, reason) in [
-        (
-            vec!["--now", "4600"],
-            "expired token has expired: its client needs a new one, or a clock is wrong",
-        ),
+        (vec!["--now", "4600"], "expired `exp` has passed"),
         (vec!["--now", "9", "--scope", "c/d"], "insufficient_scope a required scope is missing"),
     ] {
         let expected = format!("refuse {reason}\n");
@@ -252,7 +250,7 @@ fn verify_example_prints_one_line_for_each_token() {
     let any = ["--jwks", jwks, "--issuer", issuer.issuer(), "--any-client", "--now", "9"];
     assert_eq!(verify(&any, &valid).0, 0);
 
-    let (code, output, log) = verify(&["--issuer", "http://x.example", "--leeway", "a", "-x"], "");
+    let (code, output, log) = verify(&["--issuer", "ftp://x.example", "--leeway", "a", "-x"], "");
     assert_eq!((code, &*output), (2, ""));
     for option in ["--issuer: ", "--jwks: ", "--leeway: ", "-x: ", "--client-id or --any-client: "]
     {
@@ -261,6 +259,52 @@ fn verify_example_prints_one_line_for_each_token() {
     let (code, _, log) = verify(&with(&["--leeway", "301"]), "");
     assert!(code == 2 && log.contains("leeway"), "{log}");
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn verify_example_checks_audience_groups_and_an_http_issuer() {
+    let issuer = issuer();
+    let folder = std::env::temp_dir().join(format!("tower-cognito-verify-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let jwks = folder.join("jwks.json");
+    std::fs::write(&jwks, issuer.jwks_json()).unwrap();
+    let usual = ["--jwks", jwks.to_str().unwrap(), "--any-client", "--now", "9"];
+    // Nothing is fetched from the issuer, so it may be that of an emulator in a container.
+    let http = "http://0.0.0.0:9229/local_1";
+    let token = |issuer: &str| {
+        issuer_token().claim("iss", issuer).claim("aud", "orders").claim("cognito:groups", ["b"])
+    };
+    let (cognitos, emulators) = (token(issuer.issuer()).sign(), token(http).sign());
+    let machines = issuer_token().sign();
+    for (iss, token, more, expected) in [
+        (http, &emulators, &[][..], "accept"),
+        (http, &cognitos, &[], "refuse unknown_issuer"),
+        (issuer.issuer(), &emulators, &[], "refuse unknown_issuer"),
+        (issuer.issuer(), &cognitos, &["--audience", "orders"], "accept"),
+        (issuer.issuer(), &cognitos, &["--audience", "x", "--audience", "orders"], "accept"),
+        (issuer.issuer(), &cognitos, &["--audience", "x"], "refuse wrong_audience"),
+        (issuer.issuer(), &machines, &["--audience", "orders"], "refuse wrong_audience"),
+        (issuer.issuer(), &cognitos, &["--group", "b"], "accept"),
+        (issuer.issuer(), &cognitos, &["--group", "a", "--group", "b"], "accept"),
+        (issuer.issuer(), &cognitos, &["--group", "a"], "refuse forbidden"),
+        (issuer.issuer(), &machines, &["--group", "b"], "refuse forbidden"),
+    ] {
+        let args = [&usual[..], &["--issuer", iss], more].concat();
+        let (code, output, log) = run("verify", &args, &[], token);
+        assert!(output.starts_with(&format!("{expected} ")), "{more:?}: {output}{log}");
+        assert_eq!(code, Some(i32::from(expected != "accept")), "{more:?}");
+    }
+    for option in ["--audience", "--group"] {
+        let args = [&usual[..], &["--issuer", http, option, ""]].concat();
+        let (code, output, log) = run("verify", &args, &[], &cognitos);
+        assert_eq!((code, &*output), (Some(2), ""), "{option}");
+        assert!(log.contains("empty"), "{option}: {log}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+fn issuer_token() -> TokenBuilder {
+    machine("").issued_at(UNIX_EPOCH + Duration::from_secs(1_000))
 }
 
 #[test]
