@@ -62,26 +62,66 @@ impl ResourceMetadata {
     /// Creates the metadata of the resource with this URL as its identifier, and with these issuers
     /// of its tokens.
     ///
+    /// A client sends its secret to an authorization server that the document names, so `https` is
+    /// required (RFC 9728 section 2, RFC 8414 section 2). Plain `http` is allowed only for loopback
+    /// hosts; [`new_insecure`](Self::new_insecure) allows it for every host.
+    ///
     /// # Errors
     ///
-    /// Returns an error if a text is not an absolute `https` URL, or if it contains user information,
-    /// a query or a fragment. Plain `http` is allowed only for loopback hosts.
+    /// Returns an error if
+    ///
+    /// * a text is not an absolute `https` URL, or an `http` URL with a loopback host,
+    /// * a text contains user information, a query or a fragment, or
+    /// * there is no authorization server: a client could not find out where to get a token.
     pub fn new<'a>(
         resource: &str,
         authorization_servers: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, InvalidUrl> {
-        check_identifier(resource)?;
+        Self::with_plain_http(PlainHttp::LoopbackOnly, resource, authorization_servers)
+    }
+
+    /// Creates the metadata as [`new`](Self::new) does, and also allows plain `http` for hosts that
+    /// are not loopback: an emulator in a container network.
+    ///
+    /// **Anyone who controls that network gets the secrets of the clients, and their tokens.**
+    ///
+    /// ```
+    /// use tower_cognito::{InvalidUrl, ResourceMetadata};
+    ///
+    /// /// In a compose file, where the services have the names `mcp` and `cognito`.
+    /// fn in_compose() -> Result<ResourceMetadata, InvalidUrl> {
+    ///     ResourceMetadata::new_insecure("http://mcp:8080/mcp", ["http://cognito:9229/local_1a2b3c"])
+    /// }
+    /// # assert!(in_compose().is_ok());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if [`new`](Self::new) would return one for the same texts with `https`.
+    pub fn new_insecure<'a>(
+        resource: &str,
+        authorization_servers: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, InvalidUrl> {
+        Self::with_plain_http(PlainHttp::Anywhere, resource, authorization_servers)
+    }
+
+    fn with_plain_http<'a>(
+        plain_http: PlainHttp,
+        resource: &str,
+        authorization_servers: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, InvalidUrl> {
+        check_identifier(resource, plain_http)?;
         let mut servers = Vec::new();
         for server in authorization_servers {
-            check_identifier(server)?;
+            check_identifier(server, plain_http)?;
             servers.push(server);
+        }
+        if servers.is_empty() {
+            return Err(InvalidUrl::new("the list of authorization servers is empty"));
         }
         let mut document = Map::new();
         document.insert("resource".to_owned(), resource.into());
-        // RFC 9728 section 3.2: parameters without values are left out.
-        if !servers.is_empty() {
-            document.insert("authorization_servers".to_owned(), servers.into());
-        }
+        document.insert("authorization_servers".to_owned(), servers.into());
         // The layers never read a token from a query or a form.
         document.insert("bearer_methods_supported".to_owned(), vec!["header"].into());
         // RFC 9728 section 3.1: insert the well-known string between host and path, and remove a
@@ -155,9 +195,9 @@ impl<B> Service<Request<B>> for ResourceMetadata {
     }
 }
 
-fn check_identifier(url: &str) -> Result<(), InvalidUrl> {
+fn check_identifier(url: &str, plain_http: PlainHttp) -> Result<(), InvalidUrl> {
     if url.contains('?') {
         return Err(InvalidUrl::new("it contains a query"));
     }
-    check_url(url, PlainHttp::LoopbackOnly)
+    check_url(url, plain_http)
 }

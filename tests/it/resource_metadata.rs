@@ -91,6 +91,41 @@ fn new_rejects_invalid_urls_of_resource_and_servers() {
     }
 }
 
+#[test]
+fn new_rejects_an_empty_list_of_authorization_servers() {
+    for new in [ResourceMetadata::new, ResourceMetadata::new_insecure] {
+        let error = new(RESOURCE, [] as [&str; 0]).unwrap_err();
+        let expected = "invalid URL: the list of authorization servers is empty; expected a URL \
+                        such as `https://issuer.example/pool`";
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+/// A client sends its secret to a server that the document names.
+#[test]
+fn plain_http_to_another_host_needs_the_insecure_constructor() {
+    let (resource, server) = ("http://mcp:8080/mcp", "http://cognito:9229/local_1");
+    for (resource, server) in [
+        (resource, "https://issuer.example"),
+        ("https://api.example.com", server),
+        (resource, server),
+    ] {
+        assert!(ResourceMetadata::new(resource, [server]).is_err(), "{resource} {server}");
+        assert!(ResourceMetadata::new_insecure(resource, [server]).is_ok(), "{resource} {server}");
+    }
+    let metadata = ResourceMetadata::new_insecure(resource, [server]).unwrap();
+    assert_eq!(metadata.url(), "http://mcp:8080/.well-known/oauth-protected-resource/mcp");
+    for (resource, server) in [
+        ("http://mcp?x", server),
+        ("http://a@mcp", server),
+        (resource, "ftp://cognito"),
+        (resource, "http://cognito#x"),
+    ] {
+        let metadata = ResourceMetadata::new_insecure(resource, [server]);
+        assert!(metadata.is_err(), "{resource} {server}");
+    }
+}
+
 async fn response_to(service: &ResourceMetadata, method: Method) -> (u16, http::HeaderMap, String) {
     let mut request = Request::new(super::support::NoBody::new());
     *request.method_mut() = method;
@@ -149,15 +184,6 @@ async fn document_contains_the_settings() {
         assert_eq!(headers[CONTENT_LENGTH], body.len().to_string());
         assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), expected);
     }
-}
-
-/// RFC 9728 section 3.2: parameters without values are left out.
-#[tokio::test]
-async fn document_without_servers_omits_the_parameter() {
-    let metadata = ResourceMetadata::new(RESOURCE, []).unwrap();
-    let (_, _, body) = response_to(&metadata, Method::GET).await;
-    let document: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(document, json!({"resource": RESOURCE, "bearer_methods_supported": ["header"]}));
 }
 
 #[tokio::test]
