@@ -154,6 +154,7 @@ pub use health::{Degraded, Health};
 #[cfg(feature = "tonic")]
 pub use interceptor::TokenInterceptor;
 pub use jwks::Jwks;
+pub use layer::require_group::RequireGroup;
 pub use layer::require_scope::RequireScope;
 pub use layer::require_token::RequireToken;
 pub use rejection::{Rejection, RejectionBody, RejectionKind};

@@ -238,6 +238,32 @@ impl Requirement {
     }
 }
 
+/// Groups (`cognito:groups`) of which a token must have at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupRequirement(Box<[Box<str>]>);
+
+impl GroupRequirement {
+    /// Any text but the empty one can be a group: a pre token generation trigger sets them freely.
+    pub(crate) fn any_of<'a>(
+        groups: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, &'static str> {
+        let groups = groups.into_iter().map(Box::from).collect::<Box<[Box<str>]>>();
+        if groups.is_empty() {
+            // No token would meet the requirement.
+            return Err("the list of groups is empty");
+        }
+        if groups.iter().any(|group| group.is_empty()) {
+            return Err("a group is empty");
+        }
+        Ok(Self(groups))
+    }
+
+    /// Returns `true` if one of these groups, compared byte for byte, meets the requirement.
+    pub(crate) fn is_met_by<'a>(&self, mut groups: impl Iterator<Item = &'a str>) -> bool {
+        groups.any(|group| self.0.iter().any(|required| **required == *group))
+    }
+}
+
 fn parse_all<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Box<[Scope]>, InvalidScope> {
     let scopes = scopes.into_iter().map(str::parse).collect::<Result<Box<[_]>, _>>()?;
     // Every token would meet an empty `all_of`.

@@ -1,13 +1,13 @@
-//! A table of required scopes, as a tree of path segments. `path` decides which paths are ambiguous.
+//! A table of required scopes and groups, as a tree of path segments. `path` decides which paths are ambiguous.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::ConfigError;
 use crate::path::{is_unambiguous, percent_decode, strip_path_parameters};
-use crate::scope::{InvalidScope, Requirement};
+use crate::scope::{GroupRequirement, InvalidScope, Requirement};
 
-/// Maps the method and the path of each request to the scopes that it needs.
+/// Maps the method and the path of each request to the scopes and groups that it needs.
 ///
 /// ```
 /// use tower_cognito::{Access, RequireToken, ScopeTable};
@@ -21,6 +21,7 @@ use crate::scope::{InvalidScope, Requirement};
 ///     ("PUT  /item/{id}", Access::scope("item/write")),
 ///     ("ANY  /admin/{*rest}", Access::all_of(["admin/use", "item/write"])),
 ///     ("GET  /me", Access::authenticated()),
+///     ("ANY  /users/{*rest}", Access::group("support")),
 ///     ("GRPC /grpc.health.v1.Health/{*method}", Access::public()),
 ///     ("GRPC /activity.v1.Feed/Post", Access::scope("activity/*")),
 /// ])?;
@@ -124,11 +125,28 @@ pub struct ScopeTable {
 
 /// Describes what a row of a [`ScopeTable`] requires.
 ///
-/// A malformed scope is reported by [`ScopeTable::new`], together with all other problems of the
-/// table.
+/// A malformed scope or group is reported by [`ScopeTable::new`], together with all other problems of
+/// the table.
+///
+/// A row can require scopes, groups, or both:
+///
+/// ```
+/// use tower_cognito::{Access, ScopeTable};
+///
+/// let table = ScopeTable::new([
+///     ("GET /orders", Access::any_of_groups(["sales", "support"])),
+///     ("DELETE /orders/{id}", Access::scope("orders/write").with_group("sales")),
+///     ("ANY /admin/{*rest}", Access::group("admins").with_any_of_groups(["tokyo", "osaka"])),
+/// ])?;
+/// # Ok::<(), tower_cognito::ConfigError>(())
+/// ```
+///
+/// A token without a required group is rejected with 403 and
+/// [`RejectionKind::Forbidden`](crate::RejectionKind::Forbidden), also if it lacks a required scope:
+/// another scope would not help. Machine-to-machine tokens have no groups.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Access(Result<RouteRequirement, InvalidScope>);
+pub struct Access(Result<RouteRequirement, String>);
 
 impl Access {
     /// Allows requests without a token, and ignores a token that is sent, even an invalid one.
@@ -164,8 +182,48 @@ impl Access {
         Self::from_parsed(Requirement::any_of_resource_server(resource_server))
     }
 
+    /// Requires a valid token of a user in this group (`cognito:groups`), with any scopes or none.
+    ///
+    /// Groups are compared byte for byte.
+    pub fn group(group: &str) -> Self {
+        Self::authenticated().with_group(group)
+    }
+
+    /// Requires a valid token of a user in at least one of these groups, with any scopes or none.
+    pub fn any_of_groups<'a>(groups: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::authenticated().with_any_of_groups(groups)
+    }
+
+    /// Requires this group, too. If you call it several times, every group is required.
+    ///
+    /// A [public](Self::public) row cannot require a group: that is an error of the table.
+    pub fn with_group(self, group: &str) -> Self {
+        self.with_any_of_groups([group])
+    }
+
+    /// Requires at least one of these groups, too.
+    ///
+    /// A [public](Self::public) row cannot require a group: that is an error of the table.
+    pub fn with_any_of_groups<'a>(self, groups: impl IntoIterator<Item = &'a str>) -> Self {
+        let more = GroupRequirement::any_of(groups);
+        Self(self.0.and_then(|requirement| {
+            let more = more.map_err(str::to_owned)?;
+            let (mut groups, scopes) = match requirement {
+                RouteRequirement::Public | RouteRequirement::NotListed => {
+                    return Err("a public row cannot require a group".to_owned());
+                }
+                RouteRequirement::Authenticated => (Vec::new(), None),
+                RouteRequirement::Scopes(scopes) => (Vec::new(), Some(scopes)),
+                RouteRequirement::Groups { groups, scopes } => (groups, scopes),
+            };
+            groups.push(more);
+            Ok(RouteRequirement::Groups { groups, scopes })
+        }))
+    }
+
     // An error is kept for `ScopeTable::new`, which reports every problem of the table at once.
     fn from_parsed(requirement: Result<Requirement, InvalidScope>) -> Self {
+        let requirement = requirement.map_err(|error| error.to_string());
         Self(requirement.map(|requirement| RouteRequirement::Scopes(Arc::new(requirement))))
     }
 }
@@ -176,6 +234,11 @@ pub(crate) enum RouteRequirement {
     Public,
     Authenticated,
     Scopes(Arc<Requirement>),
+    /// Each of these groups, and these scopes.
+    Groups {
+        groups: Vec<GroupRequirement>,
+        scopes: Option<Arc<Requirement>>,
+    },
     /// No row matches the request, so it is rejected.
     NotListed,
 }
@@ -185,8 +248,8 @@ impl ScopeTable {
     ///
     /// # Errors
     ///
-    /// Returns an error if a method, a path or a scope is malformed, or if two rows match the same
-    /// requests. The error lists every problem of the table.
+    /// Returns an error if a method, a path, a scope or a group is malformed, if a public row requires
+    /// a group, or if two rows match the same requests. The error lists every problem of the table.
     pub fn new<'a>(rows: impl IntoIterator<Item = (&'a str, Access)>) -> Result<Self, ConfigError> {
         let mut table = Self { root: Node::default() };
         let mut problems = Vec::new();
@@ -194,9 +257,9 @@ impl ScopeTable {
             let mut report = |problem: String| {
                 problems.push(format!("scope table, `{key}`: {problem}"));
             };
-            // Add a row with a malformed scope too, so that its other problems are also found.
-            let requirement = requirement.unwrap_or_else(|error| {
-                report(error.to_string());
+            // Add a row with a malformed requirement too, so that its other problems are also found.
+            let requirement = requirement.unwrap_or_else(|problem| {
+                report(problem);
                 RouteRequirement::NotListed
             });
             let added = parse_key(key)

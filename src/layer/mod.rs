@@ -1,7 +1,8 @@
-//! The Tower layers [`RequireToken`](crate::RequireToken) and [`RequireScope`].
+//! The Tower layers [`RequireToken`](crate::RequireToken), [`RequireScope`] and
+//! [`RequireGroup`](crate::RequireGroup).
 //!
-//! `RequireToken` verifies the access token of a request, and the `RequireScope` layers inside it
-//! require scopes of that token.
+//! `RequireToken` verifies the access token of a request. The `RequireScope` and `RequireGroup` layers
+//! inside it require scopes and groups of that token.
 //!
 //! ```
 //! use axum::{Router, routing::{get, post}};
@@ -26,11 +27,13 @@
 mod bearer;
 mod drain;
 mod protocol;
-// The two layers are exported at the crate root only.
+// The layers are exported at the crate root only.
+pub(crate) mod require_group;
 pub(crate) mod require_scope;
 pub(crate) mod require_token;
 mod response;
 
+pub use require_group::RequireGroupService;
 pub use require_scope::RequireScopeService;
 pub use require_token::RequireTokenService;
 pub use response::{ResponseBody, ResponseFuture};

@@ -106,7 +106,7 @@ impl RequireToken {
         self
     }
 
-    /// Requires scopes by method and path. Requests that match no row are rejected. A second call
+    /// Requires scopes and groups by method and path. Requests that match no row are rejected. A second call
     /// replaces the table of the first.
     ///
     /// See [`ScopeTable`] for an example.
@@ -358,10 +358,11 @@ impl LayerConfig {
     // | yes   | `Public`                  | `Reject`  | passes   | passes    | ignored, passes  |
     // | yes   | `Public`                  | `Allow`   | passes   | 400       | verified         |
     // | yes   | `Authenticated`, `Scopes` | either    | 401      | 400       | verified         |
+    // | yes   | `Groups`                  | either    | 401      | 400       | verified         |
     // | yes   | `NotListed`               | either    | 401      | 400       | verified         |
     //
-    // A verified token passes if it is valid and has the scopes of `Scopes`. `NotListed` rejects a
-    // valid token with 403.
+    // A verified token passes if it is valid and has the scopes of `Scopes`, or the groups and scopes
+    // of `Groups`. `NotListed` rejects a valid token with 403.
     fn allows_missing_token(&self, requirement: &RouteRequirement) -> bool {
         let is_anonymous = self.anonymous == Anonymous::Allow && self.table.is_none();
         is_anonymous || matches!(requirement, RouteRequirement::Public)
@@ -386,7 +387,17 @@ impl LayerConfig {
         match (outcome, requirement) {
             (Err(error), _) => Err(Rejection::token(error, config())),
             (Ok(_), RouteRequirement::NotListed) => Err(Rejection::unlisted(config())),
-            (Ok(token), RouteRequirement::Scopes(scopes)) if !scopes.is_met_by(token.scopes()) => {
+            // Groups come first: a token that lacks both cannot be helped by another scope.
+            (Ok(token), RouteRequirement::Groups { groups, .. })
+                if !groups.iter().all(|groups| groups.is_met_by(token.groups())) =>
+            {
+                Err(Rejection::missing_group(config()))
+            }
+            (
+                Ok(token),
+                RouteRequirement::Scopes(scopes)
+                | RouteRequirement::Groups { scopes: Some(scopes), .. },
+            ) if !scopes.is_met_by(token.scopes()) => {
                 Err(Rejection::insufficient_scope(Arc::clone(scopes), config()))
             }
             (Ok(token), _) => Ok(token),

@@ -65,6 +65,8 @@ enum Reason {
     InsufficientScope(Arc<Requirement>),
     Internal,
     InvalidRequest,
+    /// The token lacks a group that the route requires.
+    MissingGroup,
     MissingToken,
     /// No row of the scope table matches the request.
     Unlisted,
@@ -110,6 +112,10 @@ impl Rejection {
         Self { reason: Reason::InsufficientScope(required), config }
     }
 
+    pub(crate) fn missing_group(config: Arc<RejectionConfig>) -> Self {
+        Self { reason: Reason::MissingGroup, config }
+    }
+
     pub(crate) fn unlisted(config: Arc<RejectionConfig>) -> Self {
         Self { reason: Reason::Unlisted, config }
     }
@@ -136,7 +142,7 @@ impl Rejection {
                 VerifyErrorKind::KeysUnavailable => RejectionKind::Unavailable,
                 _ => RejectionKind::InvalidToken,
             },
-            Reason::Unlisted => RejectionKind::Forbidden,
+            Reason::MissingGroup | Reason::Unlisted => RejectionKind::Forbidden,
         }
     }
 
@@ -147,6 +153,7 @@ impl Rejection {
             Reason::InsufficientScope(_) => "insufficient_scope",
             Reason::Internal => "no_require_token",
             Reason::InvalidRequest => "invalid_request",
+            Reason::MissingGroup => "missing_group",
             Reason::MissingToken => "missing_token",
             Reason::Token(error) => error.kind().as_str(),
             Reason::Unlisted => "not_in_scope_table",

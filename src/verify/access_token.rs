@@ -125,14 +125,13 @@ impl AccessToken {
     /// names the client. A token that is not exchanged has no `act`.
     ///
     /// ```
-    /// use tower_cognito::AccessToken;
+    /// use tower_cognito::{AccessToken, Actor};
     ///
     /// /// A text for an audit log.
     /// fn caller(token: &AccessToken) -> String {
+    ///     let name = |actor: Actor<'_>| actor.subject().unwrap_or("unknown").to_owned();
     ///     match token.actor() {
-    ///         Some(actor) => {
-    ///             format!("{} for {}", actor.subject().unwrap_or("unknown"), token.subject())
-    ///         }
+    ///         Some(actor) => format!("{} for {}", name(actor), token.subject()),
     ///         None => token.subject().to_owned(),
     ///     }
     /// }

@@ -4,7 +4,9 @@ use std::convert::Infallible;
 
 use http::{Request, Response};
 use tower::{ServiceExt, service_fn};
-use tower_cognito::layer::{RequireScopeService, RequireTokenService, ResponseBody};
+use tower_cognito::layer::{
+    RequireGroupService, RequireScopeService, RequireTokenService, ResponseBody,
+};
 use tower_cognito::test_issuer::{Fault, TokenBuilder};
 use tower_cognito::*;
 use tower_layer::Layer;
@@ -40,6 +42,8 @@ fn public_types_are_send_and_sync() {
     shared::<VerifyError>();
     cloned::<AccessToken>();
     cloned::<Rejection>();
+    cloned::<RequireGroup>();
+    cloned::<RequireGroupService<()>>();
     cloned::<RequireScope>();
     cloned::<RequireScopeService<()>>();
     cloned::<RequireToken>();

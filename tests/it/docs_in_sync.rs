@@ -197,6 +197,7 @@ async fn logged_reasons_are_on_the_page() {
         "missing_token",
         "invalid_request",
         "insufficient_scope",
+        "missing_group",
         "not_in_scope_table",
         "no_require_token",
     ] {

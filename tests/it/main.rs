@@ -23,6 +23,7 @@ mod promises;
 mod refresh;
 mod refresh_model;
 mod rejections;
+mod require_group;
 mod resource_metadata;
 mod scope;
 mod scope_table;

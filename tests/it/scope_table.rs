@@ -902,6 +902,88 @@ async fn table_also_applies_to_a_request_that_waited_for_its_key() {
     }
 }
 
+fn member(groups: &[&str], scopes: &str) -> String {
+    let token = machine(scopes).claim("username", "alice").claim("cognito:groups", groups);
+    format!("Bearer {}", token.sign())
+}
+
+#[tokio::test]
+async fn row_requires_its_groups_and_its_scopes() {
+    let layer = layer([
+        ("GET /one", Access::group("admins")),
+        ("GET /any", Access::any_of_groups(["admins", "sales"])),
+        ("GET /both", Access::group("admins").with_group("tokyo")),
+        ("GET /places", Access::group("admins").with_any_of_groups(["tokyo", "osaka"])),
+        ("GET /scope", Access::scope("x/write").with_group("admins")),
+        ("GET /scopes", Access::any_of(["x/a", "x/b"]).with_any_of_groups(["admins", "sales"])),
+        ("GET /server", Access::any_of_resource_server("x").with_group("admins")),
+        ("GET /open", Access::public()),
+    ]);
+    for (key, groups, scopes, expected) in [
+        ("GET /one", &["admins"][..], "", reached()),
+        ("GET /one", &["sales", "admins"], "", reached()),
+        ("GET /one", &["sales"], "", rejected(403)),
+        ("GET /one", &["Admins", "admins ", "admin", "adminss"], "", rejected(403)),
+        ("GET /one", &[], "admins", rejected(403)),
+        ("GET /any", &["sales"], "", reached()),
+        ("GET /any", &["tokyo"], "", rejected(403)),
+        ("GET /both", &["tokyo", "admins"], "", reached()),
+        ("GET /both", &["admins"], "", rejected(403)),
+        ("GET /both", &["tokyo"], "", rejected(403)),
+        ("GET /places", &["admins", "osaka"], "", reached()),
+        ("GET /places", &["tokyo", "osaka"], "", rejected(403)),
+        ("GET /scope", &["admins"], "x/write", reached()),
+        ("GET /scope", &["admins"], "x/read", insufficient(&["x/write"])),
+        ("GET /scope", &["sales"], "x/write", rejected(403)),
+        // Another scope would not help, so none is named.
+        ("GET /scope", &["sales"], "x/read", rejected(403)),
+        ("GET /scopes", &["sales"], "x/b", reached()),
+        ("GET /scopes", &["sales"], "", insufficient(&["x/a", "x/b"])),
+        ("GET /server", &["admins"], "x/y", reached()),
+        ("GET /server", &["admins"], "y/y", rejected(403)),
+        ("GET /open", &[], "", anonymous()),
+    ] {
+        let name = format!("{key}: {groups:?} `{scopes}`");
+        let authorization = member(groups, scopes);
+        assert_eq!(call(&layer, key, Some(&authorization)).await, expected, "{name}");
+    }
+    for key in ["GET /one", "GET /any", "GET /both", "GET /scope"] {
+        let machines = bearer("x/write");
+        assert_eq!(call(&layer, key, Some(&machines)).await, rejected(403), "{key}, no groups");
+        assert_eq!(call(&layer, key, None).await, rejected(401), "{key}, no token");
+        assert_eq!(call(&layer, key, Some("Bearer bad")).await, rejected(401), "{key}, invalid");
+        let anonymous = layer.clone().allow_anonymous();
+        assert_eq!(call(&anonymous, key, None).await, rejected(401), "{key}, anonymous");
+    }
+    let response = send(&layer, request("GET", "/scope", Some(&bearer("x/read")))).await;
+    let rejection = response.extensions().get::<Rejection>().unwrap();
+    assert_eq!(rejection.kind(), RejectionKind::Forbidden);
+    let response = send(&layer, request("GET", "/scope", Some(&member(&["admins"], "")))).await;
+    let rejection = response.extensions().get::<Rejection>().unwrap();
+    assert_eq!(rejection.kind(), RejectionKind::InsufficientScope);
+}
+
+#[test]
+fn malformed_group_is_an_error_of_its_row() {
+    for (access, expected) in [
+        (Access::group(""), "a group is empty"),
+        (Access::any_of_groups([]), "the list of groups is empty"),
+        (Access::any_of_groups(["a", ""]), "a group is empty"),
+        (Access::group("a").with_group(""), "a group is empty"),
+        (Access::scope("a/b").with_any_of_groups([]), "the list of groups is empty"),
+        (Access::public().with_group("a"), "a public row cannot require a group"),
+        (
+            Access::scope("a b").with_group("a"),
+            "invalid scope: it contains a space, so it is more than one scope; expected a scope \
+             such as `activity/*`",
+        ),
+    ] {
+        problem("POST /activity", access, expected);
+    }
+    let table = [("GET /a", Access::group("Domain Admins")), ("GET /b", Access::group("\u{e9}/*"))];
+    assert!(ScopeTable::new(table).is_ok(), "a trigger can set any text as a group");
+}
+
 #[track_caller]
 fn problem(key: &str, access: Access, expected: &str) {
     let error = ScopeTable::new([("GET /other", Access::public()), (key, access)]).unwrap_err();
