@@ -63,7 +63,7 @@ invalid! {
     "invalid JWK Set: {}"
 }
 
-/// Claims that do not have the shape the application asked for.
+/// Describes claims that do not have the shape that the application requested.
 ///
 /// Says where in the payload, and not what is there: claims are about people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,7 +356,7 @@ impl Error for RefreshError {
     }
 }
 
-/// Says what kind of [`RefreshError`] occurred, for logs and metrics.
+/// The kind of a [`RefreshError`], for logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefreshErrorKind {
@@ -461,7 +461,7 @@ impl fmt::Display for StartError {
 
 impl Error for StartError {}
 
-/// Says what kind of [`StartError`] occurred.
+/// The kind of a [`StartError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StartErrorKind {

@@ -63,7 +63,7 @@ pub trait FetchJwks: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// When there is no complete document; the keys that are held stay in use.
+    /// Returns an error if there is no complete document. The current keys stay in use.
     fn fetch_jwks(
         &self,
         url: &str,

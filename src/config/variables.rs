@@ -139,17 +139,17 @@ fn is_port_url(text: &str) -> bool {
 fn is_near(known: &str, name: &str) -> bool {
     const MOST: usize = 2;
 
-    if known.len().abs_diff(name.len()) > MOST {
+    let name = name.chars().collect::<Vec<_>>();
+    if known.chars().count().abs_diff(name.len()) > MOST {
         return false;
     }
-    let name = name.as_bytes();
     // The distance from the first letters of `known` to each beginning of `name`.
     let mut row = (0..=name.len()).collect::<Vec<_>>();
-    for (index, letter) in known.bytes().enumerate() {
+    for (index, letter) in known.chars().enumerate() {
         let mut diagonal = index;
         let mut left = index.saturating_add(1);
         let mut next = vec![left];
-        for (above, other) in row.iter().skip(1).zip(name) {
+        for (above, other) in row.iter().skip(1).zip(&name) {
             let replaced = diagonal.saturating_add(usize::from(letter != *other));
             let inserted_or_removed = left.min(*above).saturating_add(1);
             left = replaced.min(inserted_or_removed);
