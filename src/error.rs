@@ -52,7 +52,7 @@ invalid! {
 }
 
 invalid! {
-    /// A text that can not be an issuer, the address of a JWK Set or the URL of a resource.
+    /// A text that cannot be an issuer, the URL of a JWK Set or the URL of a resource.
     InvalidUrl,
     "invalid URL: {}; expected a URL such as `https://issuer.example/pool`"
 }
@@ -288,7 +288,7 @@ impl RefreshError {
         Self::new(RefreshCause::Transport(cause.into().into()))
     }
 
-    /// Sets how long the endpoint asked to be left alone (`Retry-After`).
+    /// Sets how long the endpoint wants no further request (`Retry-After`).
     #[must_use]
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);

@@ -83,7 +83,7 @@ mod tests {
         ("/..;x/admin", false, "is a dot segment once the path parameter is stripped"),
         ("/.;/admin", false, "is a dot segment once the empty path parameter is stripped"),
         ("/item;..", true, "dots in a path parameter are not a segment"),
-        ("/item;v=1", true, "a path parameter alone does not add a segment"),
+        ("/item;v=1", true, "a path parameter does not add a segment"),
         ("/item\\admin", false, "servers on Windows read `\\` as `/`"),
         ("/item%20x", true, "decodes to a space"),
         ("/%41", true, "decodes to a letter"),

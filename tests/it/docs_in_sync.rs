@@ -159,7 +159,7 @@ fn log_events_are_the_rows_of_the_page() {
         let text = call.rsplit('"').nth(1).unwrap();
         texts.push((level, text));
     }
-    assert_eq!(texts.len(), 12);
+    assert_eq!(texts.len(), 14);
     for (level, text) in &texts {
         let row = OBSERVABILITY.lines().find(|line| line.contains(text));
         let row = row.unwrap_or_else(|| panic!("no row for {text}"));
@@ -223,7 +223,7 @@ fn error_texts_are_the_rows_of_the_page() {
         "an object",
         "it is the caller's source that is wrong",
         "polling a completed future is a bug in the caller",
-        "settings by their names",
+        "a table of settings",
     ];
 
     let mut texts = BTreeSet::new();
