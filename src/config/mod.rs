@@ -168,7 +168,7 @@ impl Config {
             .max_key_age(self.max_key_age)
             .connect_timeout(self.connect_timeout)
             .token_cache_bytes(self.token_cache_bytes)
-            .from_config(self.setting_names, self.foreign.iter().cloned().collect())
+            .configured_by(self.setting_names, self.foreign.iter().cloned().collect())
     }
 }
 

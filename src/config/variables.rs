@@ -93,15 +93,11 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
         return true;
     }
     // `_PORT_{n}_{TCP|UDP|SCTP}`, and its `_PROTO`, `_PORT` and `_ADDR`.
-    let forms: [(&str, fn(&str) -> bool); 4] = [
-        ("", is_port_url),
-        ("_PROTO", |value| PROTOCOLS.contains(&value)),
-        ("_PORT", is_port),
-        ("_ADDR", is_address),
-    ];
-    forms.into_iter().any(|(suffix, has_form)| {
-        rest.strip_suffix(suffix).is_some_and(ends_with_port_and_protocol) && has_form(value)
-    })
+    let is_for = |suffix| rest.strip_suffix(suffix).is_some_and(ends_with_port_and_protocol);
+    (is_for("") && is_port_url(value))
+        || (is_for("_PROTO") && PROTOCOLS.contains(&value))
+        || (is_for("_PORT") && is_port(value))
+        || (is_for("_ADDR") && is_address(value))
 }
 
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
