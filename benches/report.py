@@ -128,12 +128,11 @@ def summary():
     added = {row["name"]: row["cpu_us_added"] for row in results("load")}
     seen, new = worse["token seen before"], worse["new token, cache off"]
     return (
-        f"A token that was seen before costs {number(seen)} of one bare RSA-2048 check, a new one "
+        f"A cached token costs {number(seen)} of one bare RSA-2048 signature check, a new one "
         f"{number(new)}.\nUnder load, an axum server spends "
-        f"{microseconds(added['tower-cognito, cache on'])} of processor time more on a request "
-        "with\nthis crate and a token seen before, and "
-        f"{added['axum-jwt-auth']:.0f} to {added['tower-oauth2-resource-server']:.0f} µs more with "
-        "two others."
+        f"{microseconds(added['tower-cognito, cache on'])} more processor time on a request with\n"
+        f"this crate and a cached token, and {added['axum-jwt-auth']:.0f} to "
+        f"{added['tower-oauth2-resource-server']:.0f} µs more with two others."
     )
 
 

@@ -4,7 +4,7 @@
 //! thread. It starts with the first task and ends with the last one. The runtime of the caller is
 //! not used, for three reasons:
 //!
-//! * Tokio reports a runtime without timers only by a panic. There is no function that asks for
+//! * Tokio reports a runtime without timers only by a panic. There is no function for
 //!   it. Catching the panic works only if panics unwind, so with `panic = "abort"` the question
 //!   would end the process.
 //! * A runtime can be alive and still not be driven, as a `current_thread` runtime between two

@@ -52,7 +52,7 @@ invalid! {
 }
 
 invalid! {
-    /// A text that can not be an issuer, the address of a JWK Set or the URL of a resource.
+    /// A text that cannot be an issuer, the URL of a JWK Set or the URL of a resource.
     InvalidUrl,
     "invalid URL: {}; expected a URL such as `https://issuer.example/pool`"
 }
@@ -63,7 +63,7 @@ invalid! {
     "invalid JWK Set: {}"
 }
 
-/// Claims that do not have the shape the application asked for.
+/// Describes claims that do not have the shape that the application requested.
 ///
 /// Says where in the payload, and not what is there: claims are about people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,10 +143,6 @@ impl VerifyError {
     /// Returns the scopes that the rules require, if the token lacks one of them.
     pub fn required_scopes(&self) -> &[Scope] {
         self.required.as_ref().map_or(&[], |required| required.scopes())
-    }
-
-    pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
-        self.required.as_ref()
     }
 }
 
@@ -288,7 +284,7 @@ impl RefreshError {
         Self::new(RefreshCause::Transport(cause.into().into()))
     }
 
-    /// Sets how long the endpoint asked to be left alone (`Retry-After`).
+    /// Sets how long the endpoint wants no further request (`Retry-After`).
     #[must_use]
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
@@ -356,7 +352,7 @@ impl Error for RefreshError {
     }
 }
 
-/// Says what kind of [`RefreshError`] occurred, for logs and metrics.
+/// The kind of a [`RefreshError`], for logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefreshErrorKind {
@@ -461,7 +457,7 @@ impl fmt::Display for StartError {
 
 impl Error for StartError {}
 
-/// Says what kind of [`StartError`] occurred.
+/// The kind of a [`StartError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StartErrorKind {

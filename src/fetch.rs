@@ -63,7 +63,7 @@ pub trait FetchJwks: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// When there is no complete document; the keys that are held stay in use.
+    /// Returns an error if there is no complete document. The current keys stay in use.
     fn fetch_jwks(
         &self,
         url: &str,
@@ -136,7 +136,7 @@ mod over_http {
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
     const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// One GET over HTTP/1.1, within limits that the other side can not stretch.
+    /// One GET over HTTP/1.1, within limits that the server cannot stretch.
     #[derive(Debug)]
     pub(crate) struct HttpFetch {
         // Each is built only where a pool needs it: the first does not build on a machine
@@ -179,7 +179,7 @@ mod over_http {
                     None => error,
                 });
             }
-            // None was asked for, and none is decoded: a small answer may be a large document.
+            // No encoding was requested, and none is decoded: a small body may be a large document.
             if response.headers().contains_key(CONTENT_ENCODING) {
                 return Err(RefreshError::document(InvalidJwks::new("it is compressed")));
             }
@@ -209,7 +209,8 @@ mod over_http {
             .timeout(TOTAL_TIMEOUT)
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
-            // Minutes later a kept connection is often dead, and after a sleep nobody was told.
+            // Do not keep connections: by the next refresh most servers have closed them, and after a
+            // suspend the client would not know.
             .pool_max_idle_per_host(0)
             .referer(false)
             .no_gzip()

@@ -39,64 +39,68 @@
 //!
 //! # What is checked
 //!
-//! In this order; the first that fails decides ([`VerifyErrorKind`]):
+//! In this order. The first check that fails gives the error ([`VerifyErrorKind`]):
 //!
-//! 1. The token has at most 16 KiB and is three parts of canonical base64url.
-//! 2. Its header is one JSON object without duplicate names; `alg` is `RS256`, `typ` is absent,
-//!    `JWT` or `at+jwt`, there is a `kid`, and there is no `crit`, `b64`, `zip` or `enc`. Keys
-//!    that a header brings along are never read.
-//! 3. Its payload is one JSON object without duplicate names, and `iss` is, byte for byte, an
-//!    issuer that is trusted here. The `kid` is looked up in that issuer's keys alone.
+//! 1. The token has at most 16 KiB, and is three parts of canonical base64url.
+//! 2. The header is one JSON object without duplicate names. `alg` is `RS256`; `typ` is absent,
+//!    `JWT` or `at+jwt`; there is a `kid`, and no `crit`, `b64`, `zip` or `enc`. Keys in a header are
+//!    never read.
+//! 3. The payload is one JSON object without duplicate names. `iss` is, byte for byte, a trusted
+//!    issuer. `kid` names a key of that issuer.
 //! 4. The signature is RSASSA-PKCS1-v1_5 with SHA-256, by that key.
-//! 5. `token_use` is `access`, `client_id` is one of the [`ClientIds`], `now < exp`, `nbf <= now`,
-//!    both floored to whole seconds; `sub` is not empty. A claim of the wrong type is an error, never "absent".
-//! 6. `aud`, groups and the application's own check, where [`Rules`] ask for them. `cnf` is
-//!    refused: a bearer check can not prove possession.
+//! 5. `token_use` is `access`, `client_id` is one of the [`ClientIds`], `exp` is in the future, and
+//!    `nbf`, if present, is not; both are floored to the second. `sub` is not empty. A claim of the
+//!    wrong type is an error, never "absent".
+//! 6. `aud`, groups, scopes and the application's check, if the [`Rules`] require them. A token with
+//!    `cnf` is rejected, because a bearer token cannot prove possession of a key.
 //!
-//! # What is not
+//! # What is not checked
 //!
-//! * **Revocation:** a Cognito access token is good until `exp`. [`Rules::with_check`] is where a list
-//!   of revoked tokens goes.
-//! * **Withdrawn keys** are trusted until the next good refresh, 5 minutes at most unless set
-//!   while Cognito can be reached.
-//! * **A signature, twice:** a token that was verified is remembered, with the key set that
-//!   verified it ([`VerifierBuilder::token_cache_bytes`]); all else is judged at every request.
-//! * **Outages:** keys are used for 24 hours without a successful refresh; after that the answer
-//!   is 503, not 401.
-//! * **What follows the first byte:** a stream is judged once and may outlive its token.
-//! * ID tokens, sessions, login pages, opaque tokens, DPoP, mTLS, any algorithm but RS256.
+//! * **Revocation:** a Cognito access token is valid until `exp`. A list of revoked tokens belongs in
+//!   [`Rules::with_check`].
+//! * **Audience, by default:** set it with [`Rules::with_audience`] if the pool serves several APIs.
+//! * **Removed keys** are trusted until the next successful refresh: for at most 5 minutes by default
+//!   while Cognito is reachable.
+//! * **The signature of a cached token:** a verified token is cached with the key set that verified
+//!   it ([`VerifierBuilder::token_cache_bytes`]). Everything else is checked at every request.
+//! * **Age of the keys in an outage:** keys are used for 24 hours without a successful refresh. After
+//!   that the response is 503, not 401.
+//! * **The rest of a stream:** it is authorized once, and may outlive its token.
+//! * ID tokens, sessions, login pages, opaque tokens, DPoP, mTLS, and every algorithm except RS256.
 //!
 //! # Features
 //!
 //! | feature | what it adds |
 //! | --- | --- |
-//! | `reqwest` (default) | fetches the keys over HTTPS; without it, hand in a [`FetchJwks`] or fixed keys |
-//! | `axum` | [`AccessToken`] as an extractor, see its `FromRequestParts` implementation |
-//! | `tonic` | [`TokenInterceptor`], and a [`Rejection`] as a `tonic::Status`; the layers need no feature |
+//! | `reqwest` (default) | fetches the keys over HTTPS; without it, set a [`FetchJwks`] or fixed keys |
+//! | `axum` | [`AccessToken`] as an extractor |
+//! | `tonic` | `TokenInterceptor`, and a [`Rejection`] as a `tonic::Status`; the layers need no feature |
 //! | `metrics` | counts and times, see [Observability](docs::observability) |
-//! | `test-issuer` | [`TestIssuer`] and [`TestServer`], to test a service without a network |
+//! | `test-issuer` | `TestIssuer` and `TestServer`, to test a service without a network |
+//!
+//! The feature `reqwest` turns on rustls with aws-lc-rs. If another crate uses rustls with another
+//! provider, install a default provider when the program starts.
 //!
 //! # Where to look next
 //!
 //! * [Quick start](docs::start), [Scopes](docs::scopes), [Testing your service](docs::testing).
-//! * [`layer`]: the two layers; [Where the layers go](docs::layers): what each placement leaves
-//!   open; [`ScopeTable`]: the scopes of a whole service in one table.
-//! * [What clients see](docs::responses): each refusal as `curl -i` shows it;
+//! * [`RequireToken`] and [`RequireScope`]: the two layers; [Where the layers go](docs::layers);
+//!   [`ScopeTable`]: the scopes of a whole service in one table.
+//! * [What clients see](docs::responses): each rejection as `curl -i` shows it;
 //!   [Errors](docs::errors): each text, its cause, and what to do.
-//! * [`config`]: the settings from the environment or a file; [`ResourceMetadata`]: RFC 9728.
-//! * [When Cognito is down](docs::outage): what happens minute by minute;
-//!   [Observability](docs::observability): logs, metrics, readiness;
-//!   [What it costs](docs::cost); [Beside others](docs::comparison).
+//! * [`Config`]: the settings from the environment or a file; [`ResourceMetadata`]: RFC 9728.
+//! * [When Cognito is down](docs::outage); [Observability](docs::observability): logs, metrics,
+//!   readiness; [What it costs](docs::cost); [Comparison](docs::comparison).
 //! * [Where it runs](docs::where_it_runs); [Large fleets](docs::fleet); coming from
 //!   [API Gateway](docs::api_gateway) or [another library](docs::migrating).
 //! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
-//! * [`test_issuer`]: tokens for the tests of your own service.
+//! * `TestIssuer`: tokens for the tests of your service.
 //! * [Security](docs::security), [Hostile inputs](docs::hostile), [Limitations](docs::limitations),
-//!   [Design](docs::design): the code map, the invariants, and why.
+//!   [Design](docs::design).
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// Nothing that a request or an issuer sends may end in a panic.
+// No input from a request or an issuer may cause a panic.
 #![cfg_attr(
     not(test),
     deny(

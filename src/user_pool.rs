@@ -310,16 +310,16 @@ fn region_of(id: &str) -> Result<&str, &'static str> {
         return Err("it is empty");
     }
     if id.contains("://") {
-        return Err("it is a URL, expected the ID (a URL is an issuer)");
+        return Err("it is a URL");
     }
     if id.starts_with("arn:") {
-        return Err("it is an ARN, expected the ID after `userpool/`");
+        return Err("it is an ARN, whose last part is the ID");
     }
     if id.starts_with("cognito-idp.") {
-        return Err("it is an endpoint, expected the ID after the last `/`");
+        return Err("it is an endpoint, whose last part is the ID");
     }
     if id.starts_with("local_") {
-        return Err("it is the ID of an emulator's pool, expected an issuer URL");
+        return Err("it is the ID of an emulator's pool");
     }
     if id.len() > 55 {
         return Err("it is longer than 55 characters");
@@ -328,7 +328,7 @@ fn region_of(id: &str) -> Result<&str, &'static str> {
         return Err("it has no `_` between region and name");
     };
     if is_in_other_partition(region) {
-        return Err("the issuers of this partition are not known, expected an issuer URL");
+        return Err("the issuers of this partition are not known");
     }
     if !is_region(region) {
         return Err("it does not start with a region");

@@ -216,7 +216,7 @@ fn send(
         layer = layer.http_rejections_only();
     }
     let inner = Inner::default();
-    let mut request = Request::new(NoBody);
+    let mut request = Request::new(EmptyBody);
     *request.method_mut() = method.clone();
     *request.headers_mut() = headers.clone();
     let response = if settings.requires_scope {
@@ -251,9 +251,9 @@ where
 struct Inner(Arc<Mutex<Reached>>);
 
 /// The body of every request: it has ended, so that a layer does not read it.
-struct NoBody;
+struct EmptyBody;
 
-impl Body for NoBody {
+impl Body for EmptyBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -269,7 +269,7 @@ impl Body for NoBody {
     }
 }
 
-impl Service<Request<NoBody>> for Inner {
+impl Service<Request<EmptyBody>> for Inner {
     type Response = Response<Empty>;
     type Error = Infallible;
     type Future = Ready<Result<Response<Empty>, Infallible>>;
@@ -278,7 +278,7 @@ impl Service<Request<NoBody>> for Inner {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<NoBody>) -> Self::Future {
+    fn call(&mut self, request: Request<EmptyBody>) -> Self::Future {
         *self.0.lock().unwrap() = Some(request.extensions().get::<AccessToken>().cloned());
         ready(Ok(Response::new(Empty)))
     }

@@ -216,7 +216,7 @@ impl World {
         match health {
             Health::Ready => model.failing.is_none() && !is_late,
             Health::Degraded(degraded) => {
-                degraded.last_error() == model.failing
+                degraded.last_error().map(|kind| kind.as_str()) == model.failing
                     && degraded.age().unwrap().abs_diff(age) <= 2 * TICK
                     && (is_late || model.failing.is_some())
             }

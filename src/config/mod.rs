@@ -77,13 +77,13 @@ use crate::verify::{ClientIds, MAX_LEEWAY, Rules};
 ///     }"#,
 /// )?;
 ///
-/// let error = serde_json::from_str::<Config>(r#"{"user_pool": "AbCdEfGhI"}"#);
+/// let error = serde_json::from_str::<Config>(r#"{"client_id": "AbCdEfGhI"}"#);
 /// let error = error.unwrap_err().to_string();
-/// assert!(error.contains("`user_pool`: unknown setting, did you mean `user_pool_id`?"));
-/// assert!(error.contains("`client_ids`: it is not set"));
+/// assert!(error.contains("`client_id`: unknown setting, did you mean `client_ids`?"));
+/// assert!(error.contains("`user_pool_id`: it is not set"));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     rules: Rules,
     refresh_interval: Duration,
@@ -168,7 +168,20 @@ impl Config {
             .max_key_age(self.max_key_age)
             .connect_timeout(self.connect_timeout)
             .token_cache_bytes(self.token_cache_bytes)
-            .from_config(self.setting_names, self.foreign.iter().cloned().collect())
+            .configured_by(self.setting_names, self.foreign.iter().cloned().collect())
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("rules", &self.rules)
+            .field("refresh_interval", &self.refresh_interval)
+            .field("max_key_age", &self.max_key_age)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("token_cache_bytes", &self.token_cache_bytes)
+            .field("foreign", &self.foreign)
+            .finish_non_exhaustive()
     }
 }
 
@@ -188,7 +201,7 @@ impl<'de> Deserialize<'de> for Config {
             type Value = RawConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("settings by their names")
+                f.write_str("a table of settings")
             }
 
             // The text of serde would repeat the value.

@@ -93,15 +93,11 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
         return true;
     }
     // `_PORT_{n}_{TCP|UDP|SCTP}`, and its `_PROTO`, `_PORT` and `_ADDR`.
-    let forms: [(&str, fn(&str) -> bool); 4] = [
-        ("", is_port_url),
-        ("_PROTO", |value| PROTOCOLS.contains(&value)),
-        ("_PORT", is_port),
-        ("_ADDR", is_address),
-    ];
-    forms.into_iter().any(|(suffix, has_form)| {
-        rest.strip_suffix(suffix).is_some_and(ends_with_port_and_protocol) && has_form(value)
-    })
+    let is_for = |suffix| rest.strip_suffix(suffix).is_some_and(ends_with_port_and_protocol);
+    (is_for("") && is_port_url(value))
+        || (is_for("_PROTO") && PROTOCOLS.contains(&value))
+        || (is_for("_PORT") && is_port(value))
+        || (is_for("_ADDR") && is_address(value))
 }
 
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
@@ -139,17 +135,17 @@ fn is_port_url(text: &str) -> bool {
 fn is_near(known: &str, name: &str) -> bool {
     const MOST: usize = 2;
 
-    if known.len().abs_diff(name.len()) > MOST {
+    let name = name.chars().collect::<Vec<_>>();
+    if known.chars().count().abs_diff(name.len()) > MOST {
         return false;
     }
-    let name = name.as_bytes();
     // The distance from the first letters of `known` to each beginning of `name`.
     let mut row = (0..=name.len()).collect::<Vec<_>>();
-    for (index, letter) in known.bytes().enumerate() {
+    for (index, letter) in known.chars().enumerate() {
         let mut diagonal = index;
         let mut left = index.saturating_add(1);
         let mut next = vec![left];
-        for (above, other) in row.iter().skip(1).zip(name) {
+        for (above, other) in row.iter().skip(1).zip(&name) {
             let replaced = diagonal.saturating_add(usize::from(letter != *other));
             let inserted_or_removed = left.min(*above).saturating_add(1);
             left = replaced.min(inserted_or_removed);

@@ -53,9 +53,9 @@ fn step(jwks: Option<&Jwks>, token: &str) -> Step {
     let Some((header, _)) = signing_input.split_once('.') else {
         return Step::Header(VerifyErrorKind::Malformed);
     };
-    let stand_in = format!("{header}.e30.{signature}");
-    let mut buffer = vec![0; stand_in.len()];
-    let jws = match Jws::from_token(&stand_in, &mut buffer) {
+    let placeholder = format!("{header}.e30.{signature}");
+    let mut buffer = vec![0; placeholder.len()];
+    let jws = match Jws::from_token(&placeholder, &mut buffer) {
         Ok(jws) => jws,
         Err(kind) => return Step::Header(kind),
     };

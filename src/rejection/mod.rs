@@ -73,7 +73,7 @@ enum Reason {
     Token(VerifyError),
 }
 
-/// Names the kinds of [`Rejection`], one for each row of the rejection table.
+/// The kind of a [`Rejection`]: its row of the rejection table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectionKind {

@@ -73,7 +73,7 @@ impl VerifierBuilder {
     }
 
     /// Sets what only [`Config`](crate::Config) knows, for errors and for the log.
-    pub(crate) fn from_config(mut self, names: SettingNames, foreign: Vec<String>) -> Self {
+    pub(crate) fn configured_by(mut self, names: SettingNames, foreign: Vec<String>) -> Self {
         self.setting_names = names;
         self.foreign_variables = foreign;
         self

@@ -70,6 +70,13 @@ impl Rules {
 
     /// Requires an `aud` claim that contains at least one of these values, each as in
     /// [`with_audience`](Self::with_audience).
+    ///
+    /// ```
+    /// # use tower_cognito::{ClientIds, Rules, UserPool};
+    /// # let rules = Rules::new(UserPool::new("us-east-1_Example")?, ClientIds::any());
+    /// let rules = rules.with_audiences(["https://api.example.com", "urn:example:api"]);
+    /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
+    /// ```
     pub fn with_audiences(
         mut self,
         audiences: impl IntoIterator<Item = impl Into<String>>,

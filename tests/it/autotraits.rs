@@ -58,9 +58,9 @@ async fn futures_are_send() {
     let verifier = super::support::verifier();
     let _ = sent(verifier.verify("")).await;
     let _ = sent(verifier.ready(std::time::Duration::ZERO)).await;
-    let inner = service_fn(|_: Request<super::support::NoBody>| async {
+    let inner = service_fn(|_: Request<super::support::EmptyBody>| async {
         Ok::<_, Infallible>(Response::new(()))
     });
     let service = RequireToken::new(verifier).layer(RequireScope::new("a/b").layer(inner));
-    let _ = sent(service.oneshot(Request::new(super::support::NoBody::new()))).await;
+    let _ = sent(service.oneshot(Request::new(super::support::EmptyBody::new()))).await;
 }

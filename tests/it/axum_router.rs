@@ -155,7 +155,7 @@ async fn extractor_without_a_layer_is_500() {
         token.client_id().to_owned()
     }
     async fn optional(token: Option<AccessToken>) -> String {
-        token.map_or("nobody".into(), |token| token.client_id().to_owned())
+        token.map_or("no one".into(), |token| token.client_id().to_owned())
     }
     let routes = || Router::new().route("/who", get(who)).route("/optional", get(optional));
     let valid = with_scope("");

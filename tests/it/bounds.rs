@@ -101,7 +101,7 @@ fn check_tokens(
 #[track_caller]
 fn cost_by_the_layers(name: &str, authorization: &str, status: u16) -> Cost {
     let mut app = app();
-    let mut request = Request::new(super::support::NoBody::new());
+    let mut request = Request::new(super::support::EmptyBody::new());
     request.headers_mut().insert(AUTHORIZATION, authorization.parse().unwrap());
     let mut requests = vec![request; 4];
     let mut seen = 0;
@@ -129,7 +129,7 @@ fn app() -> RequireTokenService<RequireScopeService<Inside>> {
 #[derive(Clone)]
 struct Inside;
 
-impl Service<Request<super::support::NoBody>> for Inside {
+impl Service<Request<super::support::EmptyBody>> for Inside {
     type Response = Response<Empty<Bytes>>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -138,7 +138,7 @@ impl Service<Request<super::support::NoBody>> for Inside {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _request: Request<super::support::NoBody>) -> Self::Future {
+    fn call(&mut self, _request: Request<super::support::EmptyBody>) -> Self::Future {
         ready(Ok(Response::new(Empty::new())))
     }
 }

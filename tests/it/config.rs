@@ -255,7 +255,8 @@ fn ignored_variables_are_never_looked_at() {
 #[test]
 fn an_unknown_key_of_a_file_is_an_error() {
     for (key, hint) in [
-        ("user_pool", ", did you mean `user_pool_id`?"),
+        ("user_pool", ""),
+        ("userpool_id", ", did you mean `user_pool_id`?"),
         ("Issuer", ", did you mean `issuer`?"),
         ("ISSUER", ", did you mean `issuer`?"),
         ("required-scopes", ", did you mean `required_scopes`?"),
@@ -320,12 +321,9 @@ fn a_pool_in_another_form_is_answered_with_the_variable_to_set() {
         assert_eq!(error(&format!("{region}_AbCdEfGhI")), partition);
     }
     let arn = error("arn:aws:cognito-idp:us-east-1:123456789012:userpool/us-east-1_AbCdEfGhI");
-    assert!(
-        arn.starts_with(&format!("{id}it is an ARN, expected the ID after `userpool/`")),
-        "{arn}"
-    );
+    assert!(arn.starts_with(&format!("{id}it is an ARN, whose last part is the ID")), "{arn}");
     let endpoint = error("cognito-idp.us-east-1.amazonaws.com/us-east-1_AbCdEfGhI");
-    let expected = format!("{id}it is an endpoint, expected the ID after the last `/`");
+    let expected = format!("{id}it is an endpoint, whose last part is the ID");
     assert!(endpoint.starts_with(&expected), "{endpoint}");
     assert!(with(&[("user_pool_id", "us-gov-west-1_AbCdEfGhI")]).is_ok());
 }
@@ -422,7 +420,6 @@ fn each_problem_names_the_variable_and_what_is_expected() {
         ("client_ids", "abc,,def", "it has an empty item"),
         ("client_ids", "abc,", "it has an empty item"),
         ("client_ids", "ANY", CLIENTS),
-        ("audience", " x", "it has white space around it"),
         ("leeway_seconds", "+5", "it is not an integer from 0 to 300"),
         ("client_ids", "any,abc", CLIENTS),
         ("client_ids", "abc any", CLIENTS),
@@ -466,11 +463,6 @@ fn each_problem_names_the_variable_and_what_is_expected() {
              `ap-northeast-1_AbCdEfGhI`",
         ),
         ("jwks_url", "ftp://a", &format!("invalid URL: it does not begin with `https://`{URL}")),
-        (
-            "jwks_url",
-            "http://keys.example",
-            &format!("invalid URL: plain `http` is allowed only for loopback hosts{URL}"),
-        ),
     ] {
         problem(key, value, expected);
     }
@@ -486,12 +478,12 @@ fn a_value_of_another_type_is_a_mistake_in_a_file() {
     let (text, list) = ("it is not a string".to_owned(), "it is not a list of strings".to_owned());
     for (keys, values, expected) in [
         (
-            &["user_pool_id", "audience", "jwks_url"][..],
+            &["user_pool_id", "jwks_url"][..],
             &["1", "true", "null", "[]", "{}", r#"["x"]"#, "1.5"][..],
             text,
         ),
         (
-            &["client_ids", "groups", "required_scopes"],
+            &["audience", "client_ids", "groups", "required_scopes"],
             &["1", "true", "null", "{}", r#"["x",1]"#, "[null]", r#"[["x"]]"#],
             list,
         ),
@@ -524,8 +516,7 @@ fn a_value_of_another_type_is_a_mistake_in_a_file() {
     problem_in_file("client_ids", r#"["any","x"]"#, clients);
     problem_in_file("client_ids", r#"["x y"]"#, clients);
     problem_in_file("client_ids", r#"["x,y"]"#, clients);
-    let space = "invalid scope: it contains a space, so it is more than one scope; a good one \
-                 looks like `activity/*`";
+    let space = "invalid scope: it contains a space, so it is more than one scope; expected a scope such as `activity/*`";
     problem_in_file("required_scopes", r#"["a/b c/d"]"#, space);
 }
 
@@ -563,17 +554,16 @@ fn numbers_are_taken_up_to_their_limits() {
 #[test]
 fn all_mistakes_come_at_once() {
     let settings = [
-        ("issuer", "http://issuer.example"),
+        ("issuer", "http://issuer.example/?"),
         ("jwks_url", "ftp://keys.example"),
         ("client_ids", "any,abc"),
         ("required_scopes", "a,b"),
-        ("audience", " "),
         ("groups", ""),
         ("leeway_seconds", "301"),
         ("refresh_interval_seconds", "1"),
         ("max_key_age_seconds", "x"),
         ("connect_timeout_seconds", "x"),
-        ("client_secret", "x"),
+        ("aud", "x"),
     ];
     let problems = from_vars(&settings).unwrap_err();
     assert_eq!(problems.len(), settings.len(), "{problems:#?}");
@@ -595,16 +585,16 @@ fn a_pool_is_named_in_one_way() {
         ("issuer", "https://issuer.example"),
         ("client_ids", "any"),
     ]);
-    let expected = "`COGNITO_ISSUER`: a user pool ID is set as well; leave one of them out";
+    let expected = "`COGNITO_ISSUER`: `COGNITO_USER_POOL_ID` is set too, expected only one of them";
     assert_eq!(both.unwrap_err(), [expected]);
-    // Where the keys are is judged also where it is not known whose they are.
+    // The URL of the keys is checked even if the pool is not known.
     for pool in [&[][..], &[("user_pool_id", "x")], &[("user_pool_id", ""), ("issuer", "")]] {
-        let settings = [pool, &[("jwks_url", "http://x"), ("client_ids", "any")]].concat();
+        let settings = [pool, &[("jwks_url", "ftp://x"), ("client_ids", "any")]].concat();
         let problems = from_vars(&settings).unwrap_err();
         assert!(problems.len() > 1, "{problems:?}");
         let last = problems.last().unwrap();
-        assert!(last.starts_with("`COGNITO_JWKS_URL`: invalid URL: plain"), "{problems:?}");
-        // A good address does not stand in for the pool.
+        assert!(last.starts_with("`COGNITO_JWKS_URL`: invalid URL: it"), "{problems:?}");
+        // A valid URL does not replace the pool.
         let settings = [pool, &[("jwks_url", "https://x"), ("client_ids", "any")]].concat();
         let problems = from_vars(&settings).unwrap_err();
         assert!(problems.iter().all(|text| !text.contains("JWKS_URL")), "{problems:?}");
@@ -639,14 +629,14 @@ fn what_is_not_unicode_is_an_error_and_not_repeated() {
         let expected = format!("`{}`: it is not Unicode", variable(key));
         assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
     }
-    // Neither is a name, and one of others is none of ours.
+    // Names that are not Unicode.
     let usual = || {
         [("user_pool_id", POOL), ("client_ids", "any")]
             .map(|(key, value)| (OsString::from(variable(key)), OsString::from(value)))
     };
     let vars = usual().into_iter().chain([(opaque("COGNITO_ISSUER"), OsString::from("x"))]);
     let error = Config::from_vars(vars).unwrap_err().to_string();
-    assert!(error.contains("there is no such setting"), "{error}");
+    assert!(error.contains("unknown setting, did you mean `COGNITO_ISSUER`?"), "{error}");
     let vars = usual().into_iter().chain([(opaque("OTHER"), opaque("x"))]);
     assert!(Config::from_vars(vars).is_ok());
 }
@@ -731,7 +721,7 @@ fn no_value_of_a_toml_file_is_repeated() {
     for (key, _, _) in GOOD {
         for value in ["[[\"S3CR3T\"]]", "{ S3CR3T = 1 }"] {
             let error = from_toml(&format!("client_secret = 1\n{key} = {value}\n")).unwrap_err();
-            assert!(error.contains("`client_secret`: there is no such setting"), "{error}");
+            assert!(error.contains("`client_secret`: unknown setting"), "{error}");
             assert!(!error.contains(SECRET), "{key}: {error}");
         }
         // As the only line, which is the one that a TOML error shows.
@@ -749,7 +739,7 @@ fn no_value_of_a_toml_file_is_repeated() {
 fn what_stands_in_place_of_the_settings_is_not_repeated() {
     for text in ["\"S3CR3T\"", "[\"S3CR3T\"]", "987654321", "true", "null"] {
         let error = from_json(text).unwrap_err();
-        assert!(error.contains("expected a table of settings"), "{error}");
+        assert!(error.contains("a table of settings"), "{error}");
         assert!(!error.contains(SECRET) && !error.contains("987654321"), "{error}");
     }
 }
@@ -857,12 +847,12 @@ async fn required_scopes_are_enforced_by_the_layer_without_another_layer() {
         let settings = scopes.map(|scopes| ("required_scopes", scopes));
         let config = with(settings.as_slice()).unwrap();
         let verifier = config.verifier_builder().build_with_jwks(issuer().jwks()).unwrap();
-        let service = service_fn(|_: Request<super::support::NoBody>| async {
+        let service = service_fn(|_: Request<super::support::EmptyBody>| async {
             Ok::<_, std::convert::Infallible>(Response::new(
                 http_body_util::Empty::<bytes::Bytes>::new(),
             ))
         });
-        let mut request = Request::new(super::support::NoBody::new());
+        let mut request = Request::new(super::support::EmptyBody::new());
         let value = format!("Bearer {}", machine(granted).sign());
         request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
         let stack = ServiceBuilder::new().layer(RequireToken::new(verifier)).service(service);

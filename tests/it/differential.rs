@@ -118,6 +118,7 @@ const GAPS: &[(&str, Gap, &str, &[&str])] = &[
             "aud [{}]",
         ],
     ),
+    ("audience", Gap::Stricter, "the slash of an empty path counts", &["\"https://api.example/\""]),
     ("claim types", Gap::Stricter, "a date before 1970 is no number to it", &["nbf -1"]),
     (
         "dates",

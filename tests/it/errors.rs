@@ -54,7 +54,7 @@ fn verify_errors_have_a_kind_a_name_and_a_text() {
         (
             VerifyErrorKind::WrongAudience,
             "wrong_audience",
-            "`aud` does not contain the required audience",
+            "`aud` does not contain a required audience",
         ),
         (VerifyErrorKind::WrongClient, "wrong_client", "`client_id` is not an allowed client"),
         (
@@ -74,12 +74,12 @@ fn verify_errors_have_a_kind_a_name_and_a_text() {
 fn setting_errors_name_the_invalid_part() {
     check(
         UserPool::new("ap-northeast-1").unwrap_err(),
-        "invalid user pool ID: it has no `_` between region and name; a good one looks like \
+        "invalid user pool ID: it has no `_` between region and name; expected an ID such as \
          `ap-northeast-1_AbCdEfGhI`",
     );
     check(
         UserPool::from_issuer("ftp://a").unwrap_err(),
-        "invalid URL: it does not begin with `https://`; a good one looks like \
+        "invalid URL: it does not begin with `https://`; expected a URL such as \
          `https://issuer.example/pool`",
     );
     check(
@@ -120,16 +120,15 @@ fn reports_all_configuration_problems_together() {
         [
             &*format!("{us_east_1}: the list of client IDs is empty"),
             &*format!("{us_east_1}: leeway is 301s, but the maximum is 300s"),
-            &*format!("{us_east_1}: audience is empty"),
+            &*format!("{us_east_1}: an audience is empty"),
             &*format!("{us_east_1}: a client ID is empty or has whitespace around it"),
-            &*format!("{us_east_1}: this issuer is named twice"),
+            &*format!("{us_east_1}: this issuer is set more than once"),
             "https://issuer-cognito-idp.us-east-1.amazonaws.com/us-east-1_Example: this issuer is \
-             named twice",
-            "refresh interval is 9s, and at least 10 s are asked",
-            "keys go stale after 8s, before a refresh at 9s",
-            "fixed keys are one pool's, and several pools are named",
+             set more than once",
+            "refresh interval is 9s, but the minimum is 10s",
+            "maximum key age is 8s, but the minimum is the refresh interval, 9s",
+            "fixed keys belong to one pool, but there are several pools",
         ]
     );
-    assert!(error.to_string().starts_with("cannot start: "), "{error}");
-    assert!(error.to_string().contains("; audience") || error.to_string().contains(": audience"));
+    assert!(error.to_string().starts_with("invalid configuration: "), "{error}");
 }

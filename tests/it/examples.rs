@@ -92,7 +92,7 @@ fn quickstart_names_invalid_settings() {
             vec![("COGNITO_ISSUER", "http://127.0.0.1@evil.example"), ("COGNITO_CLIENT_IDS", "a")],
             vec!["COGNITO_ISSUER", "user information"],
         ),
-        (vec![("COGNITO_REQUIRED_SCOPE", "a/b")], vec!["COGNITO_REQUIRED_SCOPE`: there is no"]),
+        (vec![("COGNITO_REQUIRED_SCOPE", "a/b")], vec!["did you mean `COGNITO_REQUIRED_SCOPES`?"]),
     ] {
         let (code, log) = Quickstart::start(&settings).ended();
         assert_eq!(code, Some(1), "{settings:?}: {log}");
@@ -250,7 +250,7 @@ fn verify_example_prints_one_line_for_each_token() {
     let any = ["--jwks", jwks, "--issuer", issuer.issuer(), "--any-client", "--now", "9"];
     assert_eq!(verify(&any, &valid).0, 0);
 
-    let (code, output, log) = verify(&["--issuer", "ftp://x.example", "--leeway", "a", "-x"], "");
+    let (code, output, log) = verify(&["--issuer", "x.example", "--leeway", "a", "-x"], "");
     assert_eq!((code, &*output), (2, ""));
     for option in ["--issuer: ", "--jwks: ", "--leeway: ", "-x: ", "--client-id or --any-client: "]
     {

@@ -441,10 +441,10 @@ async fn inner_error_and_readiness_pass_through() {
     #[derive(Debug, PartialEq)]
     struct Overloaded;
 
-    let failing = service_fn(|_: Request<super::support::NoBody>| async {
+    let failing = service_fn(|_: Request<super::support::EmptyBody>| async {
         Err::<Response<()>, _>(Overloaded)
     });
-    let mut request = Request::new(super::support::NoBody::new());
+    let mut request = Request::new(super::support::EmptyBody::new());
     let value = format!("Bearer {}", machine("a/b").sign());
     request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
     let service = RequireToken::new(verifier()).layer(RequireScope::new("a/b").layer(failing));
@@ -452,7 +452,7 @@ async fn inner_error_and_readiness_pass_through() {
 
     // A service that is not ready is not called, and `poll_ready` returns its error.
     struct NeverReady;
-    impl Service<Request<super::support::NoBody>> for NeverReady {
+    impl Service<Request<super::support::EmptyBody>> for NeverReady {
         type Response = Response<()>;
         type Error = Overloaded;
         type Future = Ready<Result<Response<()>, Overloaded>>;
@@ -461,7 +461,7 @@ async fn inner_error_and_readiness_pass_through() {
             Poll::Ready(Err(Overloaded))
         }
 
-        fn call(&mut self, _request: Request<super::support::NoBody>) -> Self::Future {
+        fn call(&mut self, _request: Request<super::support::EmptyBody>) -> Self::Future {
             unreachable!("it was never ready")
         }
     }
@@ -495,13 +495,13 @@ async fn service_polled_ready_is_called_after_a_wait() {
 
     // Panics if a clone is called that was never polled ready.
     let limited = tower::limit::ConcurrencyLimit::new(
-        service_fn(|_: Request<super::support::NoBody>| async {
+        service_fn(|_: Request<super::support::EmptyBody>| async {
             Ok::<_, Infallible>(Response::new(()))
         }),
         1,
     );
     let mut service = RequireToken::new(verifier).layer(limited);
-    let mut request = Request::new(super::support::NoBody::new());
+    let mut request = Request::new(super::support::EmptyBody::new());
     let value = format!("Bearer {}", issuer.machine_token(CLIENT).sign());
     request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
     let response = service.ready().await.unwrap().call(request).await.unwrap();

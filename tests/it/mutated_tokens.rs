@@ -23,22 +23,22 @@ fn valid() -> &'static Vector {
 
 /// Prints how many there were.
 async fn each_is_rejected(texts: impl Iterator<Item = String>) -> usize {
-    let good = valid();
-    let setting = Setting::of(good).await;
+    let valid = valid();
+    let setting = Setting::of(valid).await;
     let (rules, keys) = &setting.pools[0];
     let is_good = |text: &str| {
-        let verdict = verify(text, keys, rules, good.time);
+        let verdict = verify(text, keys, rules, valid.time);
         let cached = setting.with_cache.try_verify(text);
         assert_eq!(verdict.is_ok(), cached.is_ok(), "{text}");
         verdict.is_ok()
     };
-    assert!(is_good(&good.token));
+    assert!(is_good(&valid.token));
     let mut count = 0;
     for text in texts {
         assert!(!is_good(&text), "{text}");
         count += 1;
     }
-    assert!(is_good(&good.token));
+    assert!(is_good(&valid.token));
     count
 }
 
@@ -108,26 +108,27 @@ async fn h052_every_deleted_repeated_or_swapped_character_is_rejected() {
 
 #[tokio::test]
 async fn h052_every_byte_that_a_header_allows_is_rejected_by_the_layer() {
-    let good = valid();
-    let verifier = Setting::of(good).await.with_cache;
+    let valid = valid();
+    let verifier = Setting::of(valid).await.with_cache;
     let reached = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&reached);
-    let service =
-        RequireToken::new(verifier).layer(service_fn(move |_: Request<super::support::NoBody>| {
+    let service = RequireToken::new(verifier).layer(service_fn(
+        move |_: Request<super::support::EmptyBody>| {
             count.fetch_add(1, Ordering::SeqCst);
             ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
-        }));
+        },
+    ));
     let status = async |token: &[u8]| {
         let value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
-        let mut request = Request::new(super::support::NoBody::new());
+        let mut request = Request::new(super::support::EmptyBody::new());
         request.headers_mut().insert(AUTHORIZATION, value);
         Some(service.clone().oneshot(request).await.unwrap().status().as_u16())
     };
 
-    let token = good.token.as_bytes();
+    let token = valid.token.as_bytes();
     assert_eq!(status(token).await, Some(200));
     assert_eq!(reached.swap(0, Ordering::SeqCst), 1);
-    let dots = good.token.match_indices('.').flat_map(|(at, _)| [at, at + 1]);
+    let dots = valid.token.match_indices('.').flat_map(|(at, _)| [at, at + 1]);
     let places = dots.chain([0, 1, 7, token.len() / 3, token.len() / 2, token.len()]);
     let mut count = 0;
     for at in places.collect::<Vec<_>>() {

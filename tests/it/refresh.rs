@@ -691,7 +691,7 @@ async fn no_duration_is_too_long() {
         .refresh_interval(Duration::MAX)
         .connect_lazy()
         .unwrap_err();
-    assert!(error.to_string().contains("at most a day is allowed"), "{error}");
+    assert!(error.to_string().contains("the maximum is 24 hours"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

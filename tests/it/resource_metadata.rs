@@ -127,11 +127,11 @@ fn plain_http_to_another_host_needs_the_insecure_constructor() {
 }
 
 async fn response_to(service: &ResourceMetadata, method: Method) -> (u16, http::HeaderMap, String) {
-    let mut request = Request::new(super::support::NoBody::new());
+    let mut request = Request::new(super::support::EmptyBody::new());
     *request.method_mut() = method;
     let mut service = service.clone();
     let response =
-        ServiceExt::<Request<super::support::NoBody>>::ready(&mut service).await.unwrap();
+        ServiceExt::<Request<super::support::EmptyBody>>::ready(&mut service).await.unwrap();
     let (parts, body) = response.call(request).await.unwrap().into_parts();
     (parts.status.as_u16(), parts.headers, body)
 }
@@ -358,12 +358,12 @@ async fn challenge_has_realm_and_url_whichever_is_set_first() {
         layer().realm("orders").resource_metadata(&metadata),
         layer().resource_metadata(&metadata).realm("orders"),
     ] {
-        let service = tower::service_fn(|_: Request<super::support::NoBody>| async {
+        let service = tower::service_fn(|_: Request<super::support::EmptyBody>| async {
             Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
         });
         let response = layer
             .layer(service)
-            .oneshot(Request::new(super::support::NoBody::new()))
+            .oneshot(Request::new(super::support::EmptyBody::new()))
             .await
             .unwrap();
         let challenge = format!(r#"Bearer realm="orders", resource_metadata="{url}""#);

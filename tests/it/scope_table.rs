@@ -61,8 +61,8 @@ fn outcome_of<B>(response: &Response<B>) -> Outcome {
 #[derive(Clone, Debug)]
 struct Found(Option<String>);
 
-async fn send(layer: &RequireToken, request: Request<super::support::NoBody>) -> Response<()> {
-    let service = service_fn(|request: Request<super::support::NoBody>| async move {
+async fn send(layer: &RequireToken, request: Request<super::support::EmptyBody>) -> Response<()> {
+    let service = service_fn(|request: Request<super::support::EmptyBody>| async move {
         let client = request.extensions().get::<AccessToken>().map(|t| t.client_id().to_owned());
         let mut response = Response::new(Full::<Bytes>::default());
         response.extensions_mut().insert(Found(client));
@@ -75,13 +75,13 @@ fn request(
     method: &str,
     uri: &str,
     authorization: Option<&str>,
-) -> Request<super::support::NoBody> {
+) -> Request<super::support::EmptyBody> {
     let mut request = Request::builder().method(method).uri(uri);
     if let Some(value) = authorization {
         request = request.header(AUTHORIZATION, value);
     }
     request
-        .body(super::support::NoBody::new())
+        .body(super::support::EmptyBody::new())
         .unwrap_or_else(|error| panic!("{method} {uri}: {error}"))
 }
 
@@ -823,7 +823,7 @@ async fn inserted_access_token_is_removed_on_every_row() {
 async fn require_scope_inside_a_public_row_still_requires_a_token() {
     let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
     let layer = RequireToken::new(verifier()).scope_table(table).realm("orders");
-    let service = service_fn(|_: Request<super::support::NoBody>| async {
+    let service = service_fn(|_: Request<super::support::EmptyBody>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
     let service = layer.layer(RequireScope::new("a/b").layer(service));

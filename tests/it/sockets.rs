@@ -146,7 +146,11 @@ impl Server {
 
     /// With a client of the application's, which no loopback URL is fetched with.
     async fn connect_with(&self, client: ClientBuilder) -> Verifier {
-        let builder = Verifier::builder(rules(&self.url_by_name())).http_client(client);
+        let url = self.url_by_name();
+        let host = format!("{NAME}:{}", self.address.port());
+        let pool = rules(&url).pool().clone().with_insecure_jwks_host(&host).unwrap();
+        let rules = Rules::new(pool, ClientIds::only([CLIENT]));
+        let builder = Verifier::builder(rules).http_client(client);
         builder.connect().await.unwrap()
     }
 }

@@ -27,7 +27,7 @@ use tower_cognito::{
 };
 
 /// The body of a request that has none.
-pub(crate) type NoBody = Empty<Bytes>;
+pub(crate) type EmptyBody = Empty<Bytes>;
 
 pub(crate) const CLIENT: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 
@@ -120,7 +120,7 @@ impl Doors {
     fn send(&self, value: &HeaderValue) -> (Response<ResponseBody<Empty<Bytes>>>, Vec<bool>) {
         let mut layer = self.layer.clone();
         let calls = Arc::new(Calls::default());
-        let mut request = Request::new(NoBody::new());
+        let mut request = Request::new(EmptyBody::new());
         request.extensions_mut().insert(Arc::clone(&calls));
         request.headers_mut().insert(AUTHORIZATION, value.clone());
         let mut context = Context::from_waker(Waker::noop());
@@ -149,7 +149,7 @@ type Calls = Mutex<Vec<bool>>;
 #[derive(Clone)]
 struct Inside;
 
-impl Service<Request<NoBody>> for Inside {
+impl Service<Request<EmptyBody>> for Inside {
     type Response = Response<Empty<Bytes>>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -158,7 +158,7 @@ impl Service<Request<NoBody>> for Inside {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<NoBody>) -> Self::Future {
+    fn call(&mut self, request: Request<EmptyBody>) -> Self::Future {
         let has_token = request.extensions().get::<AccessToken>().is_some();
         request.extensions().get::<Arc<Calls>>().unwrap().lock().unwrap().push(has_token);
         ready(Ok(Response::new(Empty::new())))

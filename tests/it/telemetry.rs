@@ -93,22 +93,22 @@ fn age() -> String {
     format!("cognito_jwks_age_seconds{{jwks_url={}}}", jwks_url())
 }
 
-async fn send(layer: &RequireToken, request: Request<super::support::NoBody>) -> u16 {
-    let service = service_fn(|_: Request<super::support::NoBody>| async {
+async fn send(layer: &RequireToken, request: Request<super::support::EmptyBody>) -> u16 {
+    let service = service_fn(|_: Request<super::support::EmptyBody>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
     layer.layer(service).oneshot(request).await.unwrap().status().as_u16()
 }
 
-fn request(authorization: Option<&str>) -> Request<super::support::NoBody> {
-    let mut request = Request::new(super::support::NoBody::new());
+fn request(authorization: Option<&str>) -> Request<super::support::EmptyBody> {
+    let mut request = Request::new(super::support::EmptyBody::new());
     if let Some(value) = authorization {
         request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
     }
     request
 }
 
-fn bearer(token: &str) -> Request<super::support::NoBody> {
+fn bearer(token: &str) -> Request<super::support::EmptyBody> {
     request(Some(&format!("Bearer {token}")))
 }
 
@@ -421,7 +421,7 @@ async fn span_of_a_request_records_the_caller_or_the_reason() {
     assert_eq!(shown(send(&with_table, bearer(&user))).await, rejected("not_in_scope_table"));
 
     // The caller is recorded even if a layer further in finds a missing scope.
-    let service = service_fn(|_: Request<super::support::NoBody>| async {
+    let service = service_fn(|_: Request<super::support::EmptyBody>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
     let service = layer.layer(RequireScope::new("c/d").layer(service));
@@ -511,7 +511,7 @@ async fn each_rejection_is_logged_once_with_its_reason() {
         let layer = layer.clone().scope_table(table);
         reason(&logged(send(&layer, bearer(&valid))).await, expected);
     }
-    let service = service_fn(|_: Request<super::support::NoBody>| async {
+    let service = service_fn(|_: Request<super::support::EmptyBody>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
     let inside = RequireScope::new("c/d").layer(service);

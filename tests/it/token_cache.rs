@@ -84,11 +84,11 @@ async fn by_layer(verifier: &Verifier, authorization: &[u8]) -> Verdict {
         *rejected.lock().unwrap() = Some(Err(kind(rejection)));
         RejectionBody::json(rejection)
     });
-    let service = service_fn(move |request: Request<super::support::NoBody>| {
+    let service = service_fn(move |request: Request<super::support::EmptyBody>| {
         *passed.lock().unwrap() = request.extensions().get::<AccessToken>().map(jti).map(Ok);
         ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
     });
-    let mut request = Request::new(super::support::NoBody::new());
+    let mut request = Request::new(super::support::EmptyBody::new());
     let value = HeaderValue::from_bytes(authorization).unwrap();
     request.headers_mut().insert(AUTHORIZATION, value);
     layer.layer(service).oneshot(request).await.unwrap();

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tower_cognito::{
-    ClientIds, InvalidUrl, JwksDocument, RefreshError, RequireToken, Rules, UserPool, Verifier,
-    VerifierBuilder, VerifyErrorKind, verify,
+    ClientIds, InvalidUrl, JwksDocument, RefreshError, RequireToken, Rules, StartErrorKind,
+    UserPool, Verifier, VerifierBuilder, VerifyErrorKind, verify,
 };
 
 use super::support::{CLIENT, issuer, machine};
@@ -161,7 +161,6 @@ fn an_id_has_a_region_and_a_name() {
         "us-gov-west-1_AbCdEfGhI",
         "eu-central-2_0123456789",
         "mx-central-1_AbCdEfGhI",
-        "us-iso-east-1_AbCdEfGhI",
         "us-east-1_TestIssuer",
     ] {
         assert!(UserPool::new(id).is_ok(), "{id}");
@@ -185,8 +184,7 @@ fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
     for url in [ORIGINAL, "http://localhost:9229/local_1", "cognito://us-east-1_a"] {
         check(
             url,
-            "invalid user pool ID: it is a URL; set it as the issuer (`UserPool::from_issuer`); a \
-             good one looks like `ap-northeast-1_AbCdEfGhI`",
+            "invalid user pool ID: it is a URL; expected an ID such as `ap-northeast-1_AbCdEfGhI`",
         );
     }
     for id in [format!("us-east-1_{}", "a".repeat(46)), "a".repeat(100_000)] {
@@ -203,16 +201,28 @@ fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
              `ap-northeast-1_AbCdEfGhI`",
         );
     }
-    for id in ["cn-north-1_AbCdEfGhI", "cn-northwest-1_AbCdEfGhI", "eusc-de-east-1_AbCdEfGhI"] {
+    for region in [
+        "cn-north-1",
+        "cn-northwest-1",
+        "eusc-de-east-1",
+        "us-iso-east-1",
+        "us-isob-east-1",
+        "us-isof-south-1",
+        "eu-isoe-west-1",
+    ] {
         check(
-            id,
-            "invalid user pool ID: the issuer of this partition is not known; set it \
-             (`UserPool::from_issuer`); expected an ID such as `ap-northeast-1_AbCdEfGhI`",
+            &format!("{region}_AbCdEfGhI"),
+            "invalid user pool ID: the issuers of this partition are not known; expected an ID such \
+             as `ap-northeast-1_AbCdEfGhI`",
         );
     }
+    check(
+        "local_AbCdEfGhI",
+        "invalid user pool ID: it is the ID of an emulator's pool; expected an ID such as \
+         `ap-northeast-1_AbCdEfGhI`",
+    );
     for id in [
         "_AbCdEfGhI",
-        "local_AbCdEfGhI",
         "AP-NORTHEAST-1_AbCdEfGhI",
         "Ap-northeast-1_AbCdEfGhI",
         "a1-northeast-1_AbCdEfGhI",
@@ -236,13 +246,13 @@ fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
     ] {
         check(
             id,
-            "invalid user pool ID: it does not begin with a region; expected an ID such as \
+            "invalid user pool ID: it does not start with a region; expected an ID such as \
              `ap-northeast-1_AbCdEfGhI`",
         );
     }
     check(
         "ap-northeast-1_",
-        "invalid user pool ID: it has no name after `_`; a good one looks like \
+        "invalid user pool ID: it has no name after `_`; expected an ID such as \
          `ap-northeast-1_AbCdEfGhI`",
     );
     for id in [
@@ -260,8 +270,7 @@ fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
     ] {
         check(
             id,
-            "invalid user pool ID: the name after `_` is not made of letters and digits; a good \
-             one looks like `ap-northeast-1_AbCdEfGhI`",
+            "invalid user pool ID: the name after `_` has a character other than a letter or a digit; expected an ID such as `ap-northeast-1_AbCdEfGhI`",
         );
     }
 }
@@ -323,12 +332,11 @@ fn one_more_issuer_is_trusted_beside_the_others() {
 type Constructor = fn(&str) -> Result<UserPool, InvalidUrl>;
 
 /// Each function that takes a URL, and whether it accepts a query.
-fn constructors() -> [(&'static str, bool, Constructor); 4] {
+fn constructors() -> [(&'static str, bool, Constructor); 3] {
     [
         ("from_issuer", false, UserPool::from_issuer),
         ("jwks_url", true, |url| UserPool::new(ID).unwrap().with_jwks_url(url)),
         ("add_issuer", false, |url| UserPool::new(ID).unwrap().add_issuer(url)),
-        ("plain http", false, UserPool::from_issuer),
     ]
 }
 
@@ -487,7 +495,7 @@ fn only_the_jwks_url_may_have_a_query() {
                     assert!(!accepts_query, "{function}: {url}");
                     assert_eq!(
                         error.to_string(),
-                        "invalid URL: an issuer has no query; a good one looks like \
+                        "invalid URL: an issuer has no query; expected a URL such as \
                          `https://issuer.example/pool`",
                     );
                 }
@@ -509,37 +517,39 @@ const NOT_LOOPBACK: [&str; 10] = [
     "http://[::2]:4566/a",
 ];
 
-#[test]
-fn plain_http_is_accepted_only_for_loopback_hosts() {
-    for (function, _, new) in constructors() {
-        for url in NOT_LOOPBACK {
-            let Err(error) = new(url) else {
-                assert_eq!(function, "plain http", "{url}");
-                continue;
-            };
-            assert_ne!(function, "plain http", "{url}");
-            assert_eq!(
-                error.to_string(),
-                "invalid URL: plain `http` is allowed only for loopback hosts; a good one looks \
-                 like `https://issuer.example/pool`",
-                "{function}: {url}",
+/// An issuer is only compared, so it may be any http URL. Keys are fetched over plain http only from
+/// loopback hosts, or from the host that is set.
+#[tokio::test(start_paused = true)]
+async fn plain_http_keys_are_fetched_only_from_loopback_or_the_host_that_is_set() {
+    let start = |pool: UserPool| {
+        Verifier::builder(Rules::new(pool, ClientIds::any())).connect_lazy().map(drop)
+    };
+    for url in NOT_LOOPBACK {
+        for pool in [
+            UserPool::from_issuer(url).unwrap(),
+            UserPool::new(ID).unwrap().with_jwks_url(url).unwrap(),
+        ] {
+            let error = start(pool.clone()).unwrap_err();
+            assert_eq!(error.kind(), StartErrorKind::Config, "{url}");
+            assert!(error.to_string().contains("plain http"), "{url}: {error}");
+            let host = url.strip_prefix("http://").unwrap().split('/').next().unwrap();
+            assert!(start(pool.clone().with_insecure_jwks_host(host).unwrap()).is_ok(), "{url}");
+            assert!(
+                start(pool.with_insecure_jwks_host("other.example").unwrap()).is_err(),
+                "{url}"
             );
-            assert!(new(&url.replacen("http:", "https:", 1)).is_ok(), "{function}: {url}");
         }
     }
-}
-
-#[tokio::test]
-async fn plain_http_is_accepted_for_any_host_only_if_allowed_explicitly() {
-    let named = "http://cognito.internal:9229/local_1";
-    assert!(UserPool::from_issuer(named).is_err());
-    let pool = UserPool::from_issuer(named).unwrap();
-    assert!(trusts(&pool, named));
-    // The permission applies to every URL of the pool.
-    let pool = pool.add_issuer("http://cognito.internal/b").unwrap();
-    assert!(trusts(&pool, "http://cognito.internal/b"));
-    let pool = pool.with_jwks_url("http://cognito.internal/keys").unwrap();
-    assert_eq!(address_of(pool).await, "http://cognito.internal/keys");
+    for host in ["localhost:9229", "127.0.0.1", "[::1]:80"] {
+        let pool = UserPool::from_issuer(&format!("http://{host}/local_1")).unwrap();
+        assert!(start(pool.clone()).is_ok(), "{host}");
+        // The setting would have no effect.
+        let error = start(pool.with_insecure_jwks_host(host).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("no keys are fetched over plain http"), "{error}");
+    }
+    for host in ["", "a/b", "a?b", "a@b", "a:0", "http://a", "a b"] {
+        assert!(UserPool::new(ID).unwrap().with_insecure_jwks_host(host).is_err(), "{host}");
+    }
 }
 
 /// Every order of these calls builds the same verifier: settings of one pool are on the pool, so

@@ -254,12 +254,12 @@ struct Answer {
 /// Returns `None` if no header can contain the token.
 async fn request(vector: &Vector, verifier: &Verifier) -> Option<Answer> {
     let value = HeaderValue::try_from(format!("Bearer {}", vector.token).into_bytes()).ok()?;
-    let mut request = Request::new(super::support::NoBody::new());
+    let mut request = Request::new(super::support::EmptyBody::new());
     request.headers_mut().insert(AUTHORIZATION, value);
 
     let reached = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&reached);
-    let service = service_fn(move |request: Request<super::support::NoBody>| {
+    let service = service_fn(move |request: Request<super::support::EmptyBody>| {
         assert!(request.extensions().get::<AccessToken>().is_some());
         count.fetch_add(1, Ordering::SeqCst);
         ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
@@ -279,9 +279,9 @@ async fn request(vector: &Vector, verifier: &Verifier) -> Option<Answer> {
     })
 }
 
-async fn answer<S, B>(service: S, request: Request<super::support::NoBody>) -> Response<()>
+async fn answer<S, B>(service: S, request: Request<super::support::EmptyBody>) -> Response<()>
 where
-    S: Service<Request<super::support::NoBody>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<super::support::EmptyBody>, Response = Response<B>, Error = Infallible>,
 {
     service.oneshot(request).await.unwrap().map(drop)
 }

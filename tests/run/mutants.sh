@@ -17,13 +17,19 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # The test modules that must detect the changes of each shard.
-shards=(jws claims json verify jwks scope rejection token_cache schedule refresh)
+shards=(jws claims json verify jwks path scope scope_table rejection layer token_cache schedule refresh
+    verifier config)
 declare -A tests=(
     [jws]='verify:: precedence:: vectors:: foreign::'
     [claims]='verify:: claims:: vectors:: foreign::'
     [json]='json:: verify:: claims:: jwks:: vectors:: bounds::'
     [verify]='verify:: precedence:: claims:: vectors:: errors:: allocations:: token_cache::'
     [jwks]='jwks:: verify:: vectors:: token_cache:: telemetry:: promises::'
+    [path]='path:: scope_table:: axum_router::'
+    [scope_table]='scope_table:: axum_router:: layer::'
+    [layer]='layer:: rejections:: grpc:: axum_router:: autotraits:: telemetry::'
+    [verifier]='verifier:: user_pool:: refresh:: promises:: token_cache:: executors:: errors::'
+    [config]='config:: user_pool:: errors::'
     [scope]='scope:: scope_table:: vectors:: config::'
     [rejection]='rejection:: claims:: rejections:: layer:: grpc:: docs_in_sync:: resource_metadata::'
     [token_cache]='token_cache:: allocations::'
@@ -105,6 +111,7 @@ for shard in "${chosen[@]}"; do
     (cd "$tree" && cargo test --quiet --lib --test it -- "${modules[@]}" >/dev/null)
     cargo mutants "${iterate[@]}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout "${TIMEOUT:-300}" \
         --file "$glob" --output "$out" \
+        --package tower-cognito --test-package tower-cognito,integration-tests \
         --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "${modules[@]}" ||
         (($? == 2 || $? == 3))
     if ! grep --quiet --extended-regexp '"(name|function)"' "$out/mutants.out/mutants.json"; then

@@ -1121,9 +1121,9 @@ def time():
 
 def audience():
     for value in (quoted(AUDIENCE), f"[{quoted(AUDIENCE)}]", f'["a",{quoted(AUDIENCE)}]', f'[{quoted(AUDIENCE)},"a"]',
-                  quoted(escaped(AUDIENCE)), f"[{quoted(AUDIENCE)},{quoted(AUDIENCE)}]"):
+                  quoted(escaped(AUDIENCE)), f"[{quoted(AUDIENCE)},{quoted(AUDIENCE)}]", quoted(AUDIENCE + "/")):
         yield accept(f"{value}", with_claims(aud=value), rules="audience")
-    for value in ('"a"', "[]", '["a"]', '""', '[""]', quoted(AUDIENCE + "/"), quoted(AUDIENCE[:-1]),
+    for value in ('"a"', "[]", '["a"]', '""', '[""]', quoted(AUDIENCE + "//"), quoted(AUDIENCE[:-1]),
                   quoted(AUDIENCE.upper()), quoted(AUDIENCE + " "), quoted(AUDIENCE + " a"),
                   quoted("a," + AUDIENCE), quoted(CLIENT), '"*"', f"[{quoted(AUDIENCE + 'x')}]",
                   quoted(AUDIENCE + r"\u0000")):
