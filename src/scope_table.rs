@@ -144,6 +144,10 @@ impl Access {
     }
 
     /// Requires a valid token with at least one of these scopes.
+    ///
+    /// A challenge names only the first of them: clients request every scope that a challenge names,
+    /// and an issuer rejects a request for a scope that the client may not have. Put the least
+    /// powerful scope first.
     pub fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
         Self::from_parsed(Requirement::any_of(scopes))
     }
@@ -172,6 +176,16 @@ pub(crate) enum RouteRequirement {
     Scopes(Arc<Requirement>),
     /// No row matches the request, so it is rejected.
     NotListed,
+}
+
+impl RouteRequirement {
+    /// Returns the required scopes, if there are any.
+    pub(crate) fn scopes(&self) -> Option<&Arc<Requirement>> {
+        match self {
+            Self::Scopes(scopes) => Some(scopes),
+            Self::Public | Self::Authenticated | Self::NotListed => None,
+        }
+    }
 }
 
 impl ScopeTable {

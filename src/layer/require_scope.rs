@@ -25,6 +25,9 @@ use crate::verify::AccessToken;
 /// Scopes are compared exactly, as in API Gateway: only the scope `activity/*` satisfies the
 /// requirement `activity/*`, and `activity/read` does not. See the [module docs](crate::layer) for
 /// an example.
+///
+/// If several layers require scopes, the challenge of an inner one also names the scopes of those
+/// around it, because a client needs all of them in one token.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RequireScope {
@@ -45,6 +48,10 @@ impl RequireScope {
     }
 
     /// Requires at least one of these scopes, as API Gateway does if a method lists several.
+    ///
+    /// A challenge names only the first of them: clients request every scope that a challenge names,
+    /// and an issuer rejects a request for a scope that the client may not have. Put the least
+    /// powerful scope first.
     ///
     /// # Panics
     ///
@@ -90,7 +97,11 @@ impl RequireScope {
         if self.requirement.is_met_by(token.scopes()) {
             return Ok(());
         }
-        Err(Rejection::insufficient_scope(Arc::clone(&self.requirement), Arc::default()))
+        Err(Rejection::insufficient_scope(Arc::default()).requiring([&self.requirement]))
+    }
+
+    pub(crate) fn requirement(&self) -> &Arc<Requirement> {
+        &self.requirement
     }
 
     /// Panics at the line that calls the public constructor if a scope is malformed.
@@ -122,26 +133,25 @@ pub struct RequireScopeService<S> {
     drains: Drains,
 }
 
-impl<S> RequireScopeService<S> {
-    /// Checks the token that `RequireToken` left in the extensions. See [`LayerMarker`] for the
-    /// meaning of the two extensions.
-    fn authorize(&self, extensions: &Extensions) -> Result<(), Rejection> {
-        let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.0));
-        match extensions.get::<AccessToken>() {
-            Some(token) if self.requirement.is_met_by(token.scopes()) => Ok(()),
-            Some(_) => {
-                let required = Arc::clone(&self.requirement);
-                Err(Rejection::insufficient_scope(required, config().unwrap_or_default()))
+/// Checks the token that `RequireToken` left in the extensions. See [`LayerMarker`] for the meaning
+/// of the two extensions.
+fn check<'r>(
+    requirement: &Arc<Requirement>,
+    extensions: &'r Extensions,
+) -> Result<&'r AccessToken, Rejection> {
+    let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.0));
+    let rejection = match extensions.get::<AccessToken>() {
+        Some(token) if requirement.is_met_by(token.scopes()) => return Ok(token),
+        Some(_) => Rejection::insufficient_scope(config().unwrap_or_default()),
+        None => match config() {
+            Some(config) => Rejection::missing_token(config),
+            None => {
+                telemetry::no_require_token("RequireScope");
+                return Err(Rejection::internal());
             }
-            None => Err(match config() {
-                Some(config) => Rejection::missing_token(config),
-                None => {
-                    telemetry::no_require_token("RequireScope");
-                    Rejection::internal()
-                }
-            }),
-        }
-    }
+        },
+    };
+    Err(rejection.requiring([requirement]))
 }
 
 impl<S: fmt::Debug> fmt::Debug for RequireScopeService<S> {
@@ -167,8 +177,11 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        match self.authorize(request.extensions()) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+        match check(&self.requirement, request.extensions()) {
+            Ok(_) => {
+                let required = [Some(Arc::clone(&self.requirement)), None];
+                ResponseFuture::inner(self.inner.call(request), required)
+            }
             Err(rejection) => drain::reject(request, rejection, &self.drains),
         }
     }

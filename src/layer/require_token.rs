@@ -11,10 +11,11 @@ use tower_service::Service;
 
 use super::bearer::{Credentials, Scheme, credentials};
 use super::drain::{self, Drains};
-use super::response::{ResponseBody, ResponseFuture};
+use super::response::{Required, ResponseBody, ResponseFuture};
 use crate::error::VerifyError;
 use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
 use crate::resource_metadata::ResourceMetadata;
+use crate::scope::Requirement;
 use crate::scope_table::{RouteRequirement, ScopeTable};
 use crate::telemetry;
 use crate::verifier::Verifier;
@@ -32,6 +33,8 @@ pub struct RequireToken {
 #[derive(Clone, Debug)]
 struct LayerConfig {
     verifier: Verifier,
+    /// The scopes that the verifier's rules require.
+    rules_requirement: Option<Arc<Requirement>>,
     rejection_config: Arc<RejectionConfig>,
     /// Whether nothing in `rejection_config` was set. Then a request with a token gets no
     /// [`LayerMarker`], see there.
@@ -53,6 +56,7 @@ impl RequireToken {
     pub fn new(verifier: Verifier) -> Self {
         Self {
             config: Arc::new(LayerConfig {
+                rules_requirement: verifier.common_requirement().map(Arc::clone),
                 verifier,
                 rejection_config: Arc::default(),
                 has_default_config: true,
@@ -268,16 +272,24 @@ where
             Credentials::Bearer(token) => token,
             Credentials::None if config.allows_missing_token(requirement) => {
                 request.extensions_mut().insert(config.marker());
-                return ResponseFuture::inner(self.inner.call(request));
+                let required = config.required_of_passed(requirement);
+                return ResponseFuture::inner(self.inner.call(request), required);
             }
-            Credentials::None => return config.reject(request, Rejection::missing_token),
-            Credentials::Malformed => return config.reject(request, Rejection::invalid_request),
+            Credentials::None => {
+                let rejection = config.rejection(Rejection::missing_token, requirement);
+                return drain::reject(request, rejection, &config.drains);
+            }
+            Credentials::Malformed => {
+                let rejection = config.rejection(Rejection::invalid_request, requirement);
+                return drain::reject(request, rejection, &config.drains);
+            }
         };
         let outcome = match config.verifier.cached(token.0) {
             Some(outcome) => outcome,
             None => {
                 let Some(text) = token.text() else {
-                    return config.reject(request, Rejection::invalid_request);
+                    let rejection = config.rejection(Rejection::invalid_request, requirement);
+                    return drain::reject(request, rejection, &config.drains);
                 };
                 match config.verifier.verify_without_wait(text) {
                     Some(outcome) => outcome,
@@ -288,7 +300,8 @@ where
         match config.authorize(requirement, outcome) {
             Ok(token) => {
                 config.admit(&mut request, token);
-                ResponseFuture::inner(self.inner.call(request))
+                let required = config.required_of_passed(requirement);
+                ResponseFuture::inner(self.inner.call(request), required)
             }
             Err(rejection) => drain::reject(request, rejection, &config.drains),
         }
@@ -312,7 +325,8 @@ impl<S> RequireTokenService<S> {
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let config = Arc::clone(&self.config);
-        ResponseFuture::waiting(async move {
+        let required = config.required_of_passed(config.requirement_for(&request));
+        let admitted = async move {
             let outcome = config.verifier.verify(&token).await;
             match config.authorize(config.requirement_for(&request), outcome) {
                 Ok(token) => {
@@ -324,7 +338,8 @@ impl<S> RequireTokenService<S> {
                     Err(response) => Err(response),
                 },
             }
-        })
+        };
+        ResponseFuture::waiting(admitted, required)
     }
 }
 
@@ -367,13 +382,26 @@ impl LayerConfig {
         is_anonymous || matches!(requirement, RouteRequirement::Public)
     }
 
-    fn reject<B: Body + Send + 'static, F>(
+    /// Creates a rejection that names the scopes that the request requires.
+    fn rejection(
         &self,
-        request: Request<B>,
-        rejection: impl FnOnce(Arc<RejectionConfig>) -> Rejection,
-    ) -> ResponseFuture<F> {
-        let rejection = rejection(Arc::clone(&self.rejection_config));
-        drain::reject(request, rejection, &self.drains)
+        new: impl FnOnce(Arc<RejectionConfig>) -> Rejection,
+        requirement: &RouteRequirement,
+    ) -> Rejection {
+        new(Arc::clone(&self.rejection_config)).requiring(self.required(requirement))
+    }
+
+    /// Returns the requirements of the rules and of the route.
+    fn required<'r>(
+        &'r self,
+        requirement: &'r RouteRequirement,
+    ) -> impl Iterator<Item = &'r Arc<Requirement>> {
+        self.rules_requirement.iter().chain(requirement.scopes())
+    }
+
+    /// Returns the requirements that rejections further inside also name.
+    fn required_of_passed(&self, requirement: &RouteRequirement) -> Required {
+        [self.rules_requirement.clone(), requirement.scopes().cloned()]
     }
 
     /// Returns the token if it is valid and satisfies the requirement of the route.
@@ -382,15 +410,19 @@ impl LayerConfig {
         requirement: &RouteRequirement,
         outcome: Result<AccessToken, VerifyError>,
     ) -> Result<AccessToken, Rejection> {
-        let config = || Arc::clone(&self.rejection_config);
-        match (outcome, requirement) {
-            (Err(error), _) => Err(Rejection::token(error, config())),
-            (Ok(_), RouteRequirement::NotListed) => Err(Rejection::unlisted(config())),
-            (Ok(token), RouteRequirement::Scopes(scopes)) if !scopes.is_met_by(token.scopes()) => {
-                Err(Rejection::insufficient_scope(Arc::clone(scopes), config()))
+        let rejected = match (outcome, requirement) {
+            (Err(error), _) => {
+                self.rejection(|config| Rejection::token(error, config), requirement)
             }
-            (Ok(token), _) => Ok(token),
-        }
+            (Ok(_), RouteRequirement::NotListed) => {
+                self.rejection(Rejection::unlisted, requirement)
+            }
+            (Ok(token), RouteRequirement::Scopes(scopes)) if !scopes.is_met_by(token.scopes()) => {
+                self.rejection(Rejection::insufficient_scope, requirement)
+            }
+            (Ok(token), _) => return Ok(token),
+        };
+        Err(rejected)
     }
 
     /// Records the caller in the span, and inserts the token for the service inside.

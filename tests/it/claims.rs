@@ -405,7 +405,7 @@ async fn forbidden_by_the_check_is_403_and_the_check_runs_last() {
     let user = |name: &str, groups: &[&str]| {
         issuer().user_token(CLIENT, name).scope("a/b").claim("cognito:groups", groups)
     };
-    let forbidden = r#"Bearer realm="api", error="insufficient_scope""#;
+    let forbidden = r#"Bearer realm="api""#;
     assert_eq!(send(&layer, &user("alice", &["staff"]).sign()).await.status(), 200);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     let response = send(&layer, &user("bob", &["staff"]).sign()).await;
