@@ -84,20 +84,34 @@ impl RequireScope {
         Self::parse_or_panic(Requirement::any_of_resource_server(resource_server))
     }
 
-    /// Checks whether a token has the required scopes.
+    /// Checks whether the token of a request has the required scopes, and returns the token.
     ///
-    /// It is for code that decides which scopes are required after the layers ran, such as a gRPC
-    /// method behind an interceptor. The rejection has the realm `api` and the default body, and it
-    /// is not logged.
+    /// It is for code that decides which scopes are required after the layers ran: a handler whose
+    /// requests differ in their body, or a gRPC method behind an interceptor. It reads what
+    /// [`RequireToken`](crate::RequireToken) or an interceptor left in the extensions of the request,
+    /// so a rejection has the realm, the metadata URL and the body of that layer. A rejection is
+    /// logged as one of the layer.
+    ///
+    /// ```
+    /// use axum::http::Extensions;
+    /// use tower_cognito::{Rejection, RequireScope};
+    ///
+    /// async fn call_tool(extensions: Extensions, name: String) -> Result<String, Rejection> {
+    ///     if name == "admin" {
+    ///         let token = RequireScope::new("mcp/admin").authorize(&extensions)?;
+    ///         return Ok(format!("administrator {}", token.subject()));
+    ///     }
+    ///     Ok(name)
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Returns an error if the token does not have the required scopes.
-    pub fn authorize(&self, token: &AccessToken) -> Result<(), Rejection> {
-        if self.requirement.is_met_by(token.scopes()) {
-            return Ok(());
-        }
-        Err(Rejection::insufficient_scope(Arc::default()).requiring([&self.requirement]))
+    /// Returns an error if the token does not have the required scopes, if the request has no token,
+    /// or if no `RequireToken` or interceptor processed the request.
+    pub fn authorize<'r>(&self, extensions: &'r Extensions) -> Result<&'r AccessToken, Rejection> {
+        let checked = check(&self.requirement, extensions);
+        checked.inspect_err(|rejection| telemetry::rejected(rejection.reason()))
     }
 
     pub(crate) fn requirement(&self) -> &Arc<Requirement> {

@@ -15,12 +15,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_cognito::{
-    AccessToken, ClientIds, Rejection, RejectionKind, RequireScope, RequireToken, Rules,
-    TestServer, Verifier,
+    AccessToken, ClientIds, Rejection, RejectionBody, RejectionKind, RequireScope, RequireToken,
+    ResourceMetadata, Rules, TestServer, Verifier,
 };
 use tower_http::cors::{Any, CorsLayer};
 
-use super::support::{CLIENT, machine, verifier};
+use super::support::{CLIENT, Log, issuer, machine, verifier};
 
 fn require_token() -> RequireToken {
     RequireToken::new(verifier())
@@ -346,4 +346,59 @@ async fn scope_table_around_the_service_covers_routes_added_later() {
     assert_eq!(status(&last, Method::GET, "/item", None).await, 200);
     assert_eq!(status(&last, Method::GET, "/new", None).await, 200);
     assert_eq!(status(&last, Method::GET, "/unknown", None).await, 401);
+}
+
+/// Requires a scope in a handler, as a service with several tools on one path does.
+async fn call_tool(extensions: axum::http::Extensions, tool: String) -> Result<String, Rejection> {
+    let scope = format!("mcp/{tool}");
+    let token = RequireScope::new(&scope).authorize(&extensions)?;
+    Ok(token.client_id().to_owned())
+}
+
+#[tokio::test]
+async fn check_in_handler_rejects_like_the_layers_around_it() {
+    let log = Log::of_this_thread();
+    let metadata =
+        ResourceMetadata::new("https://api.example.com/mcp", [issuer().issuer()]).unwrap();
+    let inside = Router::new().route("/mcp", post(call_tool));
+    let layered = inside.clone().layer(RequireScope::new("mcp/call"));
+    let token = RequireToken::new(verifier())
+        .realm("tools")
+        .resource_metadata(&metadata)
+        .rejection_body(RejectionBody::problem);
+    let app = layered.layer(token.clone());
+    let call = async |app: &Router, scope: Option<&str>, tool: &str| {
+        let mut request = Request::post("/mcp");
+        if let Some(scope) = scope {
+            request = request.header("authorization", format!("Bearer {}", machine(scope).sign()));
+        }
+        let request = request.body(Body::from(tool.to_owned())).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        let rejection = response.extensions().get::<Rejection>().map(Rejection::kind);
+        let header = |name| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+        (response.status().as_u16(), header("www-authenticate"), header("content-type"), rejection)
+    };
+    let (status, ..) = call(&app, Some("mcp/call mcp/admin"), "admin").await;
+    assert_eq!(status, 200);
+    assert!(!log.take().contains("request rejected"));
+
+    let rejected = call(&app, Some("mcp/call"), "admin").await;
+    let challenge = r#"Bearer realm="tools", error="insufficient_scope", error_description="A required scope is missing", scope="mcp/admin mcp/call", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/mcp""#;
+    let problem = Some("application/problem+json".to_owned());
+    let kind = Some(RejectionKind::InsufficientScope);
+    assert_eq!(rejected, (403, Some(challenge.to_owned()), problem.clone(), kind));
+    let log_text = log.take();
+    let lines = log_text.lines().filter(|line| line.contains("request rejected"));
+    let lines = lines.collect::<Vec<_>>();
+    assert_eq!(lines.len(), 1, "{log_text}");
+    assert!(lines[0].contains(r#"reason="insufficient_scope""#), "{log_text}");
+
+    // Without a token, and without a layer.
+    let anonymous = inside.clone().layer(token.allow_anonymous());
+    let rejected = call(&anonymous, None, "admin").await;
+    let challenge = r#"Bearer realm="tools", scope="mcp/admin", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/mcp""#;
+    let kind = Some(RejectionKind::MissingToken);
+    assert_eq!(rejected, (401, Some(challenge.to_owned()), problem, kind));
+    let (status, challenge, _, kind) = call(&inside, Some("mcp/admin"), "admin").await;
+    assert_eq!((status, challenge, kind), (500, None, Some(RejectionKind::Internal)));
 }

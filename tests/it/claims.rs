@@ -376,9 +376,11 @@ fn first_failing_check_gives_the_error() {
 
 #[test]
 fn application_rejects_like_the_layers() {
-    let token = verified(&machine("a/b"));
-    assert!(RequireScope::new("a/b").authorize(&token).is_ok());
-    let rejection = RequireScope::all_of(["a/b", "c/d"]).authorize(&token).unwrap_err();
+    let mut extensions = http::Extensions::new();
+    extensions.insert(verified(&machine("a/b")));
+    let token = RequireScope::new("a/b").authorize(&extensions).unwrap();
+    assert_eq!(token.client_id(), CLIENT);
+    let rejection = RequireScope::all_of(["a/b", "c/d"]).authorize(&extensions).unwrap_err();
     assert_eq!(rejection.kind(), RejectionKind::InsufficientScope);
     let challenge = rejection.challenge().unwrap();
     assert!(challenge.to_str().unwrap().ends_with(r#"scope="a/b c/d""#), "{challenge:?}");
