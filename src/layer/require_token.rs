@@ -39,6 +39,10 @@ struct LayerConfig {
     /// Whether nothing in `rejection_config` was set. Then a request with a token gets no
     /// [`LayerMarker`], see there.
     has_default_config: bool,
+    /// The table as it was set, and the path of the metadata document.
+    given_table: Option<ScopeTable>,
+    document_path: Option<Box<str>>,
+    /// The table with a public row for the document.
     table: Option<ScopeTable>,
     scheme: Scheme,
     anonymous: Anonymous,
@@ -60,6 +64,8 @@ impl RequireToken {
                 verifier,
                 rejection_config: Arc::default(),
                 has_default_config: true,
+                given_table: None,
+                document_path: None,
                 table: None,
                 scheme: Scheme::Bearer,
                 anonymous: Anonymous::Reject,
@@ -114,18 +120,55 @@ impl RequireToken {
     /// replaces the table of the first.
     ///
     /// See [`ScopeTable`] for an example.
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`resource_metadata`](Self::resource_metadata) is also set, and a row requires a
+    /// token for that document, or the table cannot match its path. Without a row for the document,
+    /// it is public.
+    #[track_caller]
     pub fn scope_table(mut self, table: ScopeTable) -> Self {
-        Arc::make_mut(&mut self.config).table = Some(table);
+        Arc::make_mut(&mut self.config).given_table = Some(table);
+        self.update_table();
         self
     }
 
     /// Sets the metadata document that every challenge names, so that a client can find out where
     /// to get a token. By default, no document is named.
     ///
-    /// See [`ResourceMetadata`] for an example.
+    /// See [`ResourceMetadata`] for an example. With a [scope table](Self::scope_table), a `GET` of
+    /// the [path](ResourceMetadata::path) of the document needs no token: a client that could not read
+    /// the document could not get a token (RFC 9728 section 3.1). No other path is public because of
+    /// it, and without a scope table, the document must be outside this layer.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a scope table is also set, and a row requires a token for the document, or the table
+    /// cannot match its path.
+    #[track_caller]
     pub fn resource_metadata(mut self, metadata: &ResourceMetadata) -> Self {
         self.rejection_config_mut().set_resource_metadata(metadata.url());
+        Arc::make_mut(&mut self.config).document_path = Some(metadata.path().into());
+        self.update_table();
         self
+    }
+
+    /// Makes the metadata document public in the scope table.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the two settings contradict each other.
+    #[track_caller]
+    #[expect(clippy::panic, reason = "it is the caller's source that is wrong")]
+    fn update_table(&mut self) {
+        let config = Arc::make_mut(&mut self.config);
+        config.table = match (config.given_table.clone(), &config.document_path) {
+            (Some(table), Some(path)) => match table.with_public_document(path) {
+                Ok(table) => Some(table),
+                Err(problem) => panic!("{problem}"),
+            },
+            (table, _) => table,
+        };
     }
 
     /// Rejects gRPC requests with an HTTP status, too. By default, the rejection of a gRPC request
