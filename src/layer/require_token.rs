@@ -4,15 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::bearer::{Credentials, Scheme, credentials};
+use super::bearer::{Credentials, Scheme, credentials, credentials_of};
 use super::drain::{self, Drains};
 use super::response::{Required, ResponseBody, ResponseFuture};
-use crate::error::VerifyError;
+use crate::error::{VerifyError, VerifyErrorKind};
 use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
 use crate::resource_metadata::ResourceMetadata;
 use crate::scope::Requirement;
@@ -258,6 +258,103 @@ impl RequireToken {
         self
     }
 
+    /// Verifies the token in the headers of a request, for a service that is not a Tower service.
+    ///
+    /// It decides what the layer decides before the layer looks at the path, with the same realm,
+    /// metadata URL and body. [`scope_table`](Self::scope_table) and
+    /// [`allow_anonymous`](Self::allow_anonymous) have no effect: a request without a token is
+    /// rejected with [`RejectionKind::MissingToken`](crate::RejectionKind::MissingToken).
+    /// [`Rejection::to_response`] gives the status, the headers and the body of a rejection, which is
+    /// logged as one of the layer. If the key of the token is unknown, this waits like the layer.
+    ///
+    /// ```
+    /// use http::{HeaderMap, Response};
+    /// use bytes::Bytes;
+    /// use tower_cognito::RequireToken;
+    ///
+    /// async fn handle(tokens: &RequireToken, headers: &HeaderMap) -> Response<Bytes> {
+    ///     match tokens.verify_headers(headers).await {
+    ///         Ok(token) => Response::new(Bytes::from(token.client_id().to_owned())),
+    ///         Err(rejection) => rejection.to_response(),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the layer would reject a request with these headers on every path.
+    pub async fn verify_headers(&self, headers: &HeaderMap) -> Result<AccessToken, Rejection> {
+        self.config.verify(self.config.credentials_in(headers)).await
+    }
+
+    /// Verifies the token like [`verify_headers`](Self::verify_headers), without waiting. If the key of
+    /// the token is unknown, the token is rejected, and a fetch of the keys is requested.
+    ///
+    /// ```
+    /// # use http::HeaderMap;
+    /// # use tower_cognito::RequireToken;
+    /// fn is_valid(tokens: &RequireToken, headers: &HeaderMap) -> bool {
+    ///     tokens.try_verify_headers(headers).is_ok()
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if [`verify_headers`](Self::verify_headers) would return one, or if the key is
+    /// unknown.
+    pub fn try_verify_headers(&self, headers: &HeaderMap) -> Result<AccessToken, Rejection> {
+        self.config.try_verify(self.config.credentials_in(headers))
+    }
+
+    /// Verifies the token like [`verify_headers`](Self::verify_headers) in the values of the header,
+    /// for a framework that has its own type of headers.
+    ///
+    /// **Pass every value of the header**, in the order of the request: a second value is malformed,
+    /// and if it is left out, another server could have checked the other one.
+    ///
+    /// ```
+    /// use tower_cognito::{AccessToken, Rejection, RequireToken};
+    ///
+    /// /// A framework whose headers are pairs of names in lower case and values.
+    /// async fn check(
+    ///     tokens: &RequireToken,
+    ///     headers: &[(String, Vec<u8>)],
+    /// ) -> Result<AccessToken, Rejection> {
+    ///     let values = headers.iter().filter(|(name, _)| name == "authorization");
+    ///     tokens.verify_header_values(values.map(|(_, value)| &**value)).await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if [`verify_headers`](Self::verify_headers) would return one.
+    pub async fn verify_header_values<'h>(
+        &self,
+        values: impl IntoIterator<Item = &'h [u8]>,
+    ) -> Result<AccessToken, Rejection> {
+        let credentials = self.config.credentials_of(values);
+        self.config.verify(credentials).await
+    }
+
+    /// Verifies the token like [`verify_header_values`](Self::verify_header_values), without waiting.
+    ///
+    /// ```
+    /// # use tower_cognito::RequireToken;
+    /// fn is_valid(tokens: &RequireToken, authorization: &str) -> bool {
+    ///     tokens.try_verify_header_values([authorization.as_bytes()]).is_ok()
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if [`try_verify_headers`](Self::try_verify_headers) would return one.
+    pub fn try_verify_header_values<'h>(
+        &self,
+        values: impl IntoIterator<Item = &'h [u8]>,
+    ) -> Result<AccessToken, Rejection> {
+        self.config.try_verify(self.config.credentials_of(values))
+    }
+
     fn rejection_config_mut(&mut self) -> &mut RejectionConfig {
         let config = Arc::make_mut(&mut self.config);
         config.has_default_config = false;
@@ -311,33 +408,21 @@ where
 
         let config = &self.config;
         let requirement = config.requirement_for(&request);
-        let token = match config.credentials(requirement, &request) {
-            Credentials::Bearer(token) => token,
-            Credentials::None if config.allows_missing_token(requirement) => {
+        let outcome = match config.check(config.credentials(requirement, &request)) {
+            Checked::Verified(outcome) => outcome,
+            Checked::UnknownKey(token) => return self.call_later(token.to_owned(), request),
+            Checked::Missing if config.allows_missing_token(requirement) => {
                 request.extensions_mut().insert(config.marker());
                 let required = config.required_of_passed(requirement);
                 return ResponseFuture::inner(self.inner.call(request), required);
             }
-            Credentials::None => {
+            Checked::Missing => {
                 let rejection = config.rejection(Rejection::missing_token, requirement);
                 return drain::reject(request, rejection, &config.drains);
             }
-            Credentials::Malformed => {
+            Checked::Malformed => {
                 let rejection = config.rejection(Rejection::invalid_request, requirement);
                 return drain::reject(request, rejection, &config.drains);
-            }
-        };
-        let outcome = match config.verifier.cached(token.0) {
-            Some(outcome) => outcome,
-            None => {
-                let Some(text) = token.text() else {
-                    let rejection = config.rejection(Rejection::invalid_request, requirement);
-                    return drain::reject(request, rejection, &config.drains);
-                };
-                match config.verifier.verify_without_wait(text) {
-                    Some(outcome) => outcome,
-                    None => return self.call_later(text.to_owned(), request),
-                }
             }
         };
         match config.authorize(requirement, outcome) {
@@ -386,7 +471,73 @@ impl<S> RequireTokenService<S> {
     }
 }
 
+/// The result of checking credentials without a wait.
+enum Checked<'h> {
+    Missing,
+    Malformed,
+    Verified(Result<AccessToken, VerifyError>),
+    /// Newer keys could change the result for this token.
+    UnknownKey(&'h str),
+}
+
 impl LayerConfig {
+    #[inline]
+    fn check<'h>(&self, credentials: Credentials<'h>) -> Checked<'h> {
+        let token = match credentials {
+            Credentials::Bearer(token) => token,
+            Credentials::Malformed => return Checked::Malformed,
+            Credentials::None => return Checked::Missing,
+        };
+        if let Some(outcome) = self.verifier.cached(token.0) {
+            return Checked::Verified(outcome);
+        }
+        let Some(text) = token.text() else {
+            return Checked::Malformed;
+        };
+        match self.verifier.verify_without_wait(text) {
+            Some(outcome) => Checked::Verified(outcome),
+            None => Checked::UnknownKey(text),
+        }
+    }
+
+    async fn verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
+        match self.check(credentials) {
+            Checked::UnknownKey(token) => {
+                let outcome = self.verifier.verify(token).await;
+                self.decide_without_path(Checked::Verified(outcome))
+            }
+            checked => self.decide_without_path(checked),
+        }
+    }
+
+    fn try_verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
+        match self.check(credentials) {
+            Checked::UnknownKey(token) => {
+                let outcome = self.verifier.try_verify(token);
+                self.decide_without_path(Checked::Verified(outcome))
+            }
+            checked => self.decide_without_path(checked),
+        }
+    }
+
+    /// Makes and logs the decision that does not depend on the path.
+    fn decide_without_path(&self, checked: Checked<'_>) -> Result<AccessToken, Rejection> {
+        let any = &RouteRequirement::Authenticated;
+        let outcome = match checked {
+            Checked::Missing => Err(self.rejection(Rejection::missing_token, any)),
+            Checked::Malformed => Err(self.rejection(Rejection::invalid_request, any)),
+            Checked::Verified(outcome) => self.authorize(any, outcome),
+            Checked::UnknownKey(_) => {
+                self.authorize(any, Err(VerifyError::new(VerifyErrorKind::UnknownKey)))
+            }
+        };
+        match &outcome {
+            Ok(token) => telemetry::admitted(token),
+            Err(rejection) => telemetry::rejected(rejection.reason()),
+        }
+        outcome
+    }
+
     fn requirement_for<B>(&self, request: &Request<B>) -> &RouteRequirement {
         match &self.table {
             Some(table) => table.requirement_for(request.method().as_str(), request.uri().path()),
@@ -402,8 +553,16 @@ impl LayerConfig {
         match (requirement, self.anonymous) {
             // Public rows ignore the `Authorization` header.
             (RouteRequirement::Public, Anonymous::Reject) => Credentials::None,
-            _ => credentials(request.headers(), self.scheme),
+            _ => self.credentials_in(request.headers()),
         }
+    }
+
+    fn credentials_in<'h>(&self, headers: &'h HeaderMap) -> Credentials<'h> {
+        credentials(headers, self.scheme)
+    }
+
+    fn credentials_of<'h>(&self, values: impl IntoIterator<Item = &'h [u8]>) -> Credentials<'h> {
+        credentials_of(values, self.scheme)
     }
 
     // `credentials` and this function decide together. Without a scope table, every route is

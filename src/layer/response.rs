@@ -7,15 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::protocol::Protocol;
-use crate::rejection::{Rejection, RejectionBody, RejectionKind};
+use crate::rejection::{Rejection, RejectionKind};
 use crate::scope::Requirement;
 
 /// A rejection, and the protocol of its request. Response futures box it, so that it does not
@@ -58,30 +56,12 @@ impl RejectedResponse {
 pub(crate) fn response(rejection: Rejection, protocol: Protocol) -> Response<Bytes> {
     let mut response = match protocol {
         Protocol::Grpc(content_type) => grpc(&rejection, content_type),
-        Protocol::Http => http(&rejection),
+        Protocol::Http => rejection.to_response(),
         // The response has the headers of GET, but no body: hyper would send one, and HTTP/2
         // clients treat a body in the response to HEAD as a protocol error.
-        Protocol::HttpHead => http(&rejection).map(|_| Bytes::new()),
+        Protocol::HttpHead => rejection.to_response().map(|_| Bytes::new()),
     };
     response.extensions_mut().insert(rejection);
-    response
-}
-
-fn http(rejection: &Rejection) -> Response<Bytes> {
-    let RejectionBody { content_type, bytes } = rejection.body();
-    let length = bytes.len();
-    let mut response = Response::new(bytes);
-    *response.status_mut() = rejection.status();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(challenge) = rejection.challenge() {
-        headers.insert(WWW_AUTHENTICATE, challenge);
-    }
-    if let Some(delay) = rejection.retry_after() {
-        headers.insert(RETRY_AFTER, HeaderValue::from(delay.as_secs()));
-    }
     response
 }
 

@@ -26,8 +26,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, HeaderMap, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, StatusCode};
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use self::required::RequiredScopes;
 use crate::error::{VerifyError, VerifyErrorKind};
@@ -257,7 +260,40 @@ impl Rejection {
         matches!(self.kind(), ExpiredToken | InsufficientScope | InvalidToken | MissingToken)
     }
 
-    pub(crate) fn body(&self) -> RejectionBody {
+    /// Returns the response of the layers in HTTP's form: the status, the headers and the body.
+    ///
+    /// The response to HEAD has the same headers, and no body.
+    ///
+    /// ```
+    /// use tower_cognito::Rejection;
+    ///
+    /// /// The rejection for a framework that has its own types.
+    /// fn parts(rejection: &Rejection) -> (u16, Vec<(String, Vec<u8>)>, Vec<u8>) {
+    ///     let (parts, body) = rejection.to_response().into_parts();
+    ///     let headers = parts.headers.iter();
+    ///     let headers = headers.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+    ///     (parts.status.as_u16(), headers.collect(), body.to_vec())
+    /// }
+    /// ```
+    pub fn to_response(&self) -> Response<Bytes> {
+        let RejectionBody { content_type, bytes } = self.body();
+        let length = bytes.len();
+        let mut response = Response::new(bytes);
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = self.challenge() {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(delay) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(delay.as_secs()));
+        }
+        response
+    }
+
+    fn body(&self) -> RejectionBody {
         match &self.config.body {
             Some(body) => body(self),
             None => RejectionBody::json(self),

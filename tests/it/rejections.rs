@@ -36,7 +36,7 @@ use tower_cognito::{
     TestIssuer, TokenInterceptor, Verifier, VerifyErrorKind,
 };
 
-use super::support::{CLIENT, initially, issuer, machine, rules, verifier};
+use super::support::{CLIENT, Log, initially, issuer, machine, rules, verifier};
 
 /// One row, as it is sent.
 #[derive(Clone, Copy)]
@@ -1713,6 +1713,89 @@ async fn challenge_of_401_names_scopes_of_rules_and_of_table_row() {
             }
         }
     }
+}
+
+/// Sends headers to the four methods that take no request, and checks that they decide alike.
+async fn check_headers(
+    layer: &RequireToken,
+    headers: &HeaderMap,
+) -> Result<AccessToken, Rejection> {
+    let values = || headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+    let decided = layer.verify_headers(headers).await;
+    let text = |result: &Result<AccessToken, Rejection>| format!("{result:?}");
+    assert_eq!(text(&layer.try_verify_headers(headers)), text(&decided));
+    assert_eq!(text(&layer.verify_header_values(values()).await), text(&decided));
+    assert_eq!(text(&layer.try_verify_header_values(values())), text(&decided));
+    decided
+}
+
+#[tokio::test]
+async fn verify_headers_decides_like_the_layer() {
+    let mut count = 0;
+    for look in LOOKS {
+        for case in cases() {
+            let Some(layer) = case.guard.require_token() else { continue };
+            // These are decided by a layer inside, or by the table.
+            let is_of_route = case.reason.is_none()
+                && [RejectionKind::InsufficientScope, RejectionKind::Forbidden]
+                    .contains(&case.row.kind);
+            let layer = look.set(layer.allow_anonymous());
+            let headers = get(&case.authorization).headers().clone();
+            let decided = check_headers(&layer, &headers).await;
+            if is_of_route {
+                assert_eq!(decided.unwrap().client_id(), CLIENT, "{}", case.name);
+                continue;
+            }
+            count += 1;
+            let rejection = decided.unwrap_err();
+            check_rejection(&rejection, &case, look, case.name);
+            let response = rejection.to_response();
+            let seen = Seen {
+                status: response.status(),
+                headers: sorted(response.headers()),
+                body: response.into_body(),
+                is_headers_only: false,
+                calls: vec![],
+                rejection: Some(rejection),
+                has_token: false,
+            };
+            check(&seen, &case, look, Form::Http, Transport::Direct);
+        }
+    }
+    assert!(count > 80, "{count}");
+    let headers = get(&bearer(&valid_token())).headers().clone();
+    let decided = check_headers(&RequireToken::new(verifier()), &headers).await;
+    assert_eq!(decided.unwrap().client_id(), CLIENT);
+    // The settings of the layer count.
+    let bare = get(&lines([valid_token()])).headers().clone();
+    assert!(check_headers(&RequireToken::new(verifier()), &bare).await.is_err());
+    let lenient = RequireToken::new(verifier()).accept_bare_token();
+    assert_eq!(check_headers(&lenient, &bare).await.unwrap().client_id(), CLIENT);
+}
+
+#[tokio::test]
+async fn verify_headers_names_scopes_of_rules_and_logs_each_rejection_once() {
+    let log = Log::of_this_thread();
+    let layer = RequireToken::new(verifier_of(rules().with_required_scopes(["base/use"])));
+    let rejection = layer.verify_headers(&HeaderMap::new()).await.unwrap_err();
+    let challenge = rejection.challenge().unwrap();
+    assert_eq!(challenge, r#"Bearer realm="api", scope="base/use""#);
+    let log = log.take();
+    assert_eq!(log.matches("request rejected").count(), 1, "{log}");
+    assert!(log.contains(r#"reason="missing_token""#), "{log}");
+}
+
+#[tokio::test]
+async fn verify_headers_waits_for_a_new_key_and_its_try_form_does_not() {
+    let rotation = Rotation::new();
+    let layer = RequireToken::new(rotation.verifier().await);
+    let token = rotation.rotate();
+    let headers = get(&bearer(&token)).headers().clone();
+    let rejection = layer.try_verify_headers(&headers).unwrap_err();
+    let kind = rejection.verify_error().map(|error| error.kind());
+    assert_eq!(kind, Some(VerifyErrorKind::UnknownKey));
+    assert_eq!(layer.verify_headers(&headers).await.unwrap().client_id(), CLIENT);
+    assert_eq!(rotation.fetches(), 2);
 }
 
 #[tokio::test]
