@@ -153,7 +153,7 @@ fn check<'r>(
     requirement: &Arc<Requirement>,
     extensions: &'r Extensions,
 ) -> Result<&'r AccessToken, Rejection> {
-    let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.0));
+    let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.config));
     let rejection = match extensions.get::<AccessToken>() {
         Some(token) if requirement.is_met_by(token.scopes()) => return Ok(token),
         Some(_) => Rejection::insufficient_scope(config().unwrap_or_default()),
@@ -166,6 +166,11 @@ fn check<'r>(
         },
     };
     Err(rejection.requiring([requirement]))
+}
+
+/// Returns `true` if `RequireToken` let the request pass as a CORS preflight request.
+fn is_preflight(extensions: &Extensions) -> bool {
+    extensions.get::<LayerMarker>().is_some_and(|marker| marker.is_preflight)
 }
 
 impl<S: fmt::Debug> fmt::Debug for RequireScopeService<S> {
@@ -195,6 +200,9 @@ where
             Ok(_) => {
                 let required = [Some(Arc::clone(&self.requirement)), None];
                 ResponseFuture::inner(self.inner.call(request), required)
+            }
+            Err(_) if is_preflight(request.extensions()) => {
+                ResponseFuture::inner(self.inner.call(request), [None, None])
             }
             Err(rejection) => drain::reject(request, rejection, &self.drains),
         }

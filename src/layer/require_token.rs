@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, Request, Response};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -46,6 +47,7 @@ struct LayerConfig {
     table: Option<ScopeTable>,
     scheme: Scheme,
     anonymous: Anonymous,
+    allows_preflight: bool,
     drains: Drains,
 }
 
@@ -69,6 +71,7 @@ impl RequireToken {
                 table: None,
                 scheme: Scheme::Bearer,
                 anonymous: Anonymous::Reject,
+                allows_preflight: false,
                 drains: Drains::default(),
             }),
         }
@@ -234,6 +237,38 @@ impl RequireToken {
     /// ```
     pub fn allow_anonymous(mut self) -> Self {
         Arc::make_mut(&mut self.config).anonymous = Anonymous::Allow;
+        self
+    }
+
+    /// Allows CORS preflight requests without a token on every path, also if a
+    /// [scope table](Self::scope_table) does not name it. By default, they are rejected like every
+    /// other request, because a browser sends no token with them.
+    ///
+    /// Use it only if the CORS layer has to be inside this layer, for example in a router that is not
+    /// yours. A CORS layer outside needs no setting, see [Where the layers go](crate::docs::layers).
+    ///
+    /// * *Preflight request*: `OPTIONS` with the headers `Origin` and `Access-Control-Request-Method`
+    ///   ([Fetch standard]). Its `Authorization` header is ignored.
+    /// * *With a [`RequireScope`](crate::RequireScope) inside*: that layer lets the request pass, too.
+    /// * **Every client can send such a request.** It reaches the service inside without an
+    ///   [`AccessToken`], and so it reaches a handler that is routed with axum's `any` and no CORS
+    ///   layer before it.
+    ///
+    /// ```
+    /// # use axum::{Router, routing::get};
+    /// # use tower_cognito::{RequireToken, Verifier};
+    /// # use tower_http::cors::CorsLayer;
+    /// # fn example(verifier: Verifier) -> Router {
+    /// Router::new()
+    ///     .route("/item", get(|| async {}))
+    ///     .layer(CorsLayer::permissive())
+    ///     .layer(RequireToken::new(verifier).allow_cors_preflight())
+    /// # }
+    /// ```
+    ///
+    /// [Fetch standard]: https://fetch.spec.whatwg.org/#cors-preflight-fetch
+    pub fn allow_cors_preflight(mut self) -> Self {
+        Arc::make_mut(&mut self.config).allows_preflight = true;
         self
     }
 
@@ -407,6 +442,10 @@ where
         request.extensions_mut().remove::<LayerMarker>();
 
         let config = &self.config;
+        if config.allows_preflight && is_preflight(&request) {
+            request.extensions_mut().insert(LayerMarker { is_preflight: true, ..config.marker() });
+            return ResponseFuture::inner(self.inner.call(request), [None, None]);
+        }
         let requirement = config.requirement_for(&request);
         let outcome = match config.check(config.credentials(requirement, &request)) {
             Checked::Verified(outcome) => outcome,
@@ -469,6 +508,14 @@ impl<S> RequireTokenService<S> {
         };
         ResponseFuture::waiting(admitted, required)
     }
+}
+
+/// Returns `true` for a CORS preflight request
+/// ([Fetch standard](https://fetch.spec.whatwg.org/#cors-preflight-fetch)).
+fn is_preflight<B>(request: &Request<B>) -> bool {
+    request.method() == Method::OPTIONS
+        && request.headers().contains_key(ORIGIN)
+        && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// The result of checking credentials without a wait.
@@ -637,7 +684,7 @@ impl LayerConfig {
     }
 
     fn marker(&self) -> LayerMarker {
-        LayerMarker(Arc::clone(&self.rejection_config))
+        LayerMarker { config: Arc::clone(&self.rejection_config), is_preflight: false }
     }
 }
 
@@ -654,4 +701,8 @@ impl LayerConfig {
 /// The second row saves one allocation for each request with a cached token. Counted with an
 /// allocator: 3 instead of 4, or 1 instead of 2 if something else is already in the extensions.
 #[derive(Clone)]
-pub(crate) struct LayerMarker(pub(crate) Arc<RejectionConfig>);
+pub(crate) struct LayerMarker {
+    pub(crate) config: Arc<RejectionConfig>,
+    /// Whether the request is a CORS preflight request that needs no token.
+    pub(crate) is_preflight: bool,
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -15,8 +15,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_cognito::{
-    AccessToken, ClientIds, Rejection, RejectionBody, RejectionKind, RequireScope, RequireToken,
-    ResourceMetadata, Rules, TestServer, Verifier,
+    Access, AccessToken, ClientIds, Rejection, RejectionBody, RejectionKind, RequireScope,
+    RequireToken, ResourceMetadata, Rules, ScopeTable, TestServer, Verifier,
 };
 use tower_http::cors::{Any, CorsLayer};
 
@@ -200,6 +200,97 @@ async fn h088_cors_outside_answers_a_preflight_without_a_token() {
     assert_eq!(app.clone().oneshot(preflight).await.unwrap().status(), 200);
     assert_eq!(status(&app, Method::GET, "/item", None).await, 401);
     assert_eq!(status(&app, Method::OPTIONS, "/item", None).await, 200);
+}
+
+#[tokio::test]
+async fn browser_reads_the_challenge_if_cors_outside_exposes_it() {
+    let cors = CorsLayer::new()
+        .allow_origin(["https://app.example".parse().unwrap()])
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([AUTHORIZATION])
+        .expose_headers([WWW_AUTHENTICATE]);
+    let app = Router::new().route("/item", get(ok)).layer(require_token()).layer(cors);
+    let request = |method: Method| {
+        Request::builder().method(method).uri("/item").header("origin", "https://app.example")
+    };
+    let preflight = request(Method::OPTIONS)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization")
+        .body(Body::empty())
+        .unwrap();
+    let response = app.clone().oneshot(preflight).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header("access-control-allow-origin"), "https://app.example");
+    assert_eq!(header("access-control-allow-methods"), "GET,POST");
+    assert_eq!(header("access-control-allow-headers"), "authorization");
+
+    let rejected = request(Method::GET).body(Body::empty()).unwrap();
+    let response = app.oneshot(rejected).await.unwrap();
+    assert_eq!(response.status(), 401);
+    let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header("access-control-allow-origin"), "https://app.example");
+    assert_eq!(header("access-control-expose-headers"), "www-authenticate");
+    assert_eq!(header("www-authenticate"), r#"Bearer realm="api""#);
+}
+
+#[tokio::test]
+async fn only_preflight_requests_pass_without_a_token_if_they_are_allowed() {
+    let table = ScopeTable::new([("GET /item", Access::scope("demo-dev/read"))]).unwrap();
+    let inside = || {
+        Router::new()
+            .route("/item", any(async |token: Option<AccessToken>| token.is_some().to_string()))
+            .route("/strict", any(async |token: AccessToken| token.client_id().to_owned()))
+            .fallback(ok)
+            .layer(RequireScope::new("demo-dev/read"))
+    };
+    let origin = ("origin", "https://app.example");
+    let asks = ("access-control-request-method", "GET");
+    let valid = with_scope("demo-dev/read");
+    for layer in [require_token(), require_token().scope_table(table.clone())] {
+        let strict = inside().layer(layer.clone());
+        let app = inside().layer(layer.allow_cors_preflight());
+        let send = async |app: &Router, method: &str, path: &str, headers: &[(&str, &str)]| {
+            let mut request = Request::builder().method(method).uri(path);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(Body::empty()).unwrap();
+            let response = app.clone().oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8_lossy(&body).into_owned())
+        };
+        let none = (200, "false".to_owned());
+        assert_eq!(send(&app, "OPTIONS", "/item", &[origin, asks]).await, none);
+        // A token is ignored, even an invalid one.
+        let invalid = ("authorization", "Bearer bad");
+        assert_eq!(send(&app, "OPTIONS", "/item", &[origin, asks, invalid]).await, none);
+        let valid = ("authorization", &*valid);
+        assert_eq!(send(&app, "OPTIONS", "/item", &[origin, asks, valid]).await, none);
+        for path in ["/other", "/a/..;/b", "/a%2Fb"] {
+            assert_eq!(send(&app, "OPTIONS", path, &[origin, asks]).await.0, 200, "{path}");
+        }
+        // The extractor still requires a token.
+        assert_eq!(send(&app, "OPTIONS", "/strict", &[origin, asks]).await.0, 401);
+
+        for (method, headers) in [
+            ("OPTIONS", &[][..]),
+            ("OPTIONS", &[origin]),
+            ("OPTIONS", &[asks]),
+            ("GET", &[origin, asks]),
+            ("POST", &[origin, asks]),
+            ("options", &[origin, asks]),
+            ("TRACE", &[origin, asks]),
+        ] {
+            assert_eq!(send(&app, method, "/item", headers).await.0, 401, "{method} {headers:?}");
+        }
+        assert_eq!(send(&strict, "OPTIONS", "/item", &[origin, asks]).await.0, 401);
+        assert_eq!(send(&app, "GET", "/item", &[origin, asks, valid]).await.1, "true");
+        // An inner layer without the setting rejects it, whatever the outer one left.
+        let nested = inside().layer(require_token()).layer(require_token().allow_cors_preflight());
+        assert_eq!(send(&nested, "OPTIONS", "/item", &[origin, asks]).await.0, 401);
+    }
 }
 
 #[tokio::test]
