@@ -26,10 +26,11 @@
 mod bearer;
 mod drain;
 mod protocol;
-// The two layers are exported at the crate root only.
+// The two layers and the source of the token are exported at the crate root only.
 pub(crate) mod require_scope;
 pub(crate) mod require_token;
 mod response;
+pub(crate) mod token_source;
 
 pub use require_scope::RequireScopeService;
 pub use require_token::RequireTokenService;

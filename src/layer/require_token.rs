@@ -10,9 +10,10 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::bearer::{Credentials, Scheme, credentials, credentials_of};
+use super::bearer::{Credentials, Scheme};
 use super::drain::{self, Drains};
 use super::response::{Required, ResponseBody, ResponseFuture};
+use super::token_source::TokenSource;
 use crate::error::{VerifyError, VerifyErrorKind};
 use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
 use crate::resource_metadata::ResourceMetadata;
@@ -45,6 +46,7 @@ struct LayerConfig {
     document_path: Option<Box<str>>,
     /// The table with a public row for the document.
     table: Option<ScopeTable>,
+    source: TokenSource,
     scheme: Scheme,
     anonymous: Anonymous,
     allows_preflight: bool,
@@ -69,6 +71,7 @@ impl RequireToken {
                 given_table: None,
                 document_path: None,
                 table: None,
+                source: TokenSource::authorization(),
                 scheme: Scheme::Bearer,
                 anonymous: Anonymous::Reject,
                 allows_preflight: false,
@@ -208,9 +211,45 @@ impl RequireToken {
     /// RequireToken::new(verifier).accept_bare_token()
     /// # }
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`token_source`](Self::token_source) is not the `Authorization` header.
+    #[track_caller]
     pub fn accept_bare_token(mut self) -> Self {
         Arc::make_mut(&mut self.config).scheme = Scheme::BearerOrBare;
+        self.check_source();
         self
+    }
+
+    /// Sets which part of a request holds the token. The default is the `Authorization` header.
+    ///
+    /// Only this part is read: if it is another one, the `Authorization` header is ignored. A
+    /// challenge still has the scheme `Bearer`, and the body says where the token is expected. The
+    /// value that holds an accepted token is marked as sensitive, so that its `Debug` output does not
+    /// contain the token.
+    ///
+    /// See [`TokenSource`] for an example.
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`accept_bare_token`](Self::accept_bare_token) is set, and the source is not the
+    /// `Authorization` header.
+    #[track_caller]
+    pub fn token_source(mut self, source: TokenSource) -> Self {
+        self.rejection_config_mut().set_descriptions(source.descriptions());
+        Arc::make_mut(&mut self.config).source = source;
+        self.check_source();
+        self
+    }
+
+    #[track_caller]
+    fn check_source(&self) {
+        let config = &self.config;
+        assert!(
+            config.scheme == Scheme::Bearer || config.source.is_authorization(),
+            "a token without a scheme is accepted only in the `Authorization` header"
+        );
     }
 
     /// Allows requests without a token, too. By default, they are rejected with status 401.
@@ -345,7 +384,9 @@ impl RequireToken {
     /// for a framework that has its own type of headers.
     ///
     /// **Pass every value of the header**, in the order of the request: a second value is malformed,
-    /// and if it is left out, another server could have checked the other one.
+    /// and if it is left out, another server could have checked the other one. The header is
+    /// `Authorization`, or that of the [`TokenSource`]. For a WebSocket, check first that the request
+    /// is a handshake.
     ///
     /// ```
     /// use tower_cognito::{AccessToken, Rejection, RequireToken};
@@ -443,6 +484,7 @@ where
 
         let config = &self.config;
         if config.allows_preflight && is_preflight(&request) {
+            config.source.conceal(request.headers_mut());
             request.extensions_mut().insert(LayerMarker { is_preflight: true, ..config.marker() });
             return ResponseFuture::inner(self.inner.call(request), [None, None]);
         }
@@ -451,6 +493,7 @@ where
             Checked::Verified(outcome) => outcome,
             Checked::UnknownKey(token) => return self.call_later(token.to_owned(), request),
             Checked::Missing if config.allows_missing_token(requirement) => {
+                config.source.conceal(request.headers_mut());
                 request.extensions_mut().insert(config.marker());
                 let required = config.required_of_passed(requirement);
                 return ResponseFuture::inner(self.inner.call(request), required);
@@ -600,16 +643,16 @@ impl LayerConfig {
         match (requirement, self.anonymous) {
             // Public rows ignore the `Authorization` header.
             (RouteRequirement::Public, Anonymous::Reject) => Credentials::None,
-            _ => self.credentials_in(request.headers()),
+            _ => self.source.of_request(request, self.scheme),
         }
     }
 
     fn credentials_in<'h>(&self, headers: &'h HeaderMap) -> Credentials<'h> {
-        credentials(headers, self.scheme)
+        self.source.of_headers(headers, self.scheme)
     }
 
     fn credentials_of<'h>(&self, values: impl IntoIterator<Item = &'h [u8]>) -> Credentials<'h> {
-        credentials_of(values, self.scheme)
+        self.source.of_values(values, self.scheme)
     }
 
     // `credentials` and this function decide together. Without a scope table, every route is
@@ -677,6 +720,7 @@ impl LayerConfig {
     /// Records the caller in the span, and inserts the token for the service inside.
     fn admit<B>(&self, request: &mut Request<B>, token: AccessToken) {
         telemetry::admitted(&token);
+        self.source.conceal(request.headers_mut());
         request.extensions_mut().insert(token);
         if !self.has_default_config {
             request.extensions_mut().insert(self.marker());

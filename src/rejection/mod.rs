@@ -78,7 +78,7 @@ enum Reason {
     Token(VerifyError),
 }
 
-/// Names the kinds of [`Rejection`], one for each row of the rejection table.
+/// Lists the kinds of [`Rejection`], one for each row of the rejection table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectionKind {
@@ -91,7 +91,8 @@ pub enum RejectionKind {
     InsufficientScope,
     /// No `RequireToken` layer processed the request, which is an error of the service: 500.
     Internal,
-    /// The `Authorization` header is malformed: 400.
+    /// The `Authorization` header, or the header of another
+    /// [`TokenSource`](crate::TokenSource), is malformed: 400.
     InvalidRequest,
     /// The access token is invalid for a reason other than expiry: 401.
     InvalidToken,
@@ -191,7 +192,8 @@ impl Rejection {
             Challenge::Realm => {}
             Challenge::CodeAndDescription => challenge.push_str(&format!(
                 ", error=\"{}\", error_description=\"{}\"",
-                row.code, row.description
+                row.code,
+                self.error_description()
             )),
         }
         let scopes = if self.names_scopes() { self.required.named() } else { Vec::new() };
@@ -236,8 +238,12 @@ impl Rejection {
     }
 
     /// Returns the description of the error for the client.
-    pub fn error_description(&self) -> &'static str {
-        self.row().description
+    pub fn error_description(&self) -> &str {
+        match (&self.config.descriptions, &self.reason) {
+            (Some([missing, _]), Reason::MissingToken) => missing,
+            (Some([_, malformed]), Reason::InvalidRequest) => malformed,
+            _ => self.row().description,
+        }
     }
 
     /// Returns the scopes that the request requires, if the token lacks one of them.
@@ -370,6 +376,9 @@ impl fmt::Display for Rejection {
             RejectionKind::Forbidden => "the request is not allowed with this token",
             RejectionKind::InsufficientScope => "a required scope is missing",
             RejectionKind::Internal => "no `RequireToken` layer processed the request",
+            RejectionKind::InvalidRequest if self.config.descriptions.is_some() => {
+                "the header of the token is malformed"
+            }
             RejectionKind::InvalidRequest => "the `Authorization` header is malformed",
             RejectionKind::InvalidToken => "the access token is invalid",
             RejectionKind::MissingToken => "the request has no bearer token",

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower_cognito::{
     Access, CheckError, ClientIds, RefreshError, RejectionBody, RequireScope, RequireToken,
-    ResourceMetadata, Rules, ScopeTable, Verifier,
+    ResourceMetadata, Rules, ScopeTable, TokenSource, Verifier,
 };
 
 use super::architecture::{files_below, is_rust, root};
@@ -35,6 +35,7 @@ async fn responses_are_as_shown_on_the_page() {
         .unwrap();
     let metadata = ResourceMetadata::new("https://api.example.com/mcp", [issuer().issuer()]);
     let table = ScopeTable::new([("GET /item", Access::scope("item/read"))]).unwrap();
+    let alb = http::HeaderName::from_static("x-amzn-oidc-accesstoken");
 
     let expired = machine("item/read").issued_at(std::time::UNIX_EPOCH).sign();
     let other_scope = machine("item/write").sign();
@@ -57,6 +58,11 @@ async fn responses_are_as_shown_on_the_page() {
             "With a problem document",
             app(RequireToken::new(verifier()).rejection_body(RejectionBody::problem)),
             bearer(&expired),
+        ),
+        (
+            "The token is expected elsewhere",
+            app(RequireToken::new(verifier()).token_source(TokenSource::header(alb))),
+            bearer(&good),
         ),
         (
             "A token is missing or invalid, and the scopes are known",
