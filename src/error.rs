@@ -144,6 +144,10 @@ impl VerifyError {
     pub fn required_scopes(&self) -> &[Scope] {
         self.required.as_ref().map_or(&[], |required| required.scopes())
     }
+
+    pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
+        self.required.as_ref()
+    }
 }
 
 impl fmt::Display for VerifyError {

@@ -34,7 +34,7 @@ impl<S: Sync> FromRequestParts<S> for AccessToken {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Rejection> {
         match (parts.extensions.get::<Self>(), parts.extensions.get::<LayerMarker>()) {
             (Some(token), _) => Ok(token.clone()),
-            (None, Some(LayerMarker(config))) => {
+            (None, Some(LayerMarker { config, .. })) => {
                 let rejection = Rejection::missing_token(Arc::clone(config));
                 telemetry::rejected(rejection.reason());
                 Err(rejection)

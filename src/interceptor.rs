@@ -8,6 +8,7 @@ use tonic::{Code, Request, Status};
 
 use crate::layer::{Credentials, RequireScope, Scheme, credentials};
 use crate::rejection::{Rejection, RejectionConfig};
+use crate::scope::Requirement;
 use crate::telemetry;
 use crate::verifier::Verifier;
 use crate::verify::AccessToken;
@@ -54,7 +55,8 @@ impl TokenInterceptor {
         Self { verifier, scopes: Vec::new(), rejection_config: Arc::default() }
     }
 
-    /// Requires a scope, too. If you call it several times, every scope is required.
+    /// Requires a scope, too. If you call it several times, every scope is required, and a challenge
+    /// names all of them.
     pub fn require_scope(mut self, scope: RequireScope) -> Self {
         self.scopes.push(scope);
         self
@@ -70,8 +72,17 @@ impl TokenInterceptor {
         let token = token.ok_or_else(|| Rejection::invalid_request(config()))?;
         let verified = self.verifier.try_verify(token);
         let token = verified.map_err(|error| Rejection::token(error, config()))?;
-        self.scopes.iter().try_for_each(|scope| scope.authorize(&token))?;
-        Ok(token)
+        if self.scopes.iter().all(|scope| scope.requirement().is_met_by(token.scopes())) {
+            Ok(token)
+        } else {
+            Err(Rejection::insufficient_scope(config()))
+        }
+    }
+
+    /// Returns the requirements of the rules and of this interceptor.
+    fn required(&self) -> impl Iterator<Item = &Arc<Requirement>> {
+        let rules = self.verifier.common_requirement();
+        rules.into_iter().chain(self.scopes.iter().map(RequireScope::requirement))
     }
 }
 
@@ -88,7 +99,7 @@ impl Interceptor for TokenInterceptor {
             }
             Err(rejection) => {
                 telemetry::rejected(rejection.reason());
-                Err(rejection.into())
+                Err(rejection.requiring(self.required()).into())
             }
         }
     }

@@ -161,6 +161,7 @@ pub use jwks::Jwks;
 pub use layer::require_group::RequireGroup;
 pub use layer::require_scope::RequireScope;
 pub use layer::require_token::RequireToken;
+pub use layer::token_source::TokenSource;
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use resource_metadata::ResourceMetadata;
 pub use scope::{InvalidScope, Scope, Scopes, ScopesIter};

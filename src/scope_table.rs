@@ -168,6 +168,10 @@ impl Access {
     }
 
     /// Requires a valid token with at least one of these scopes.
+    ///
+    /// A challenge names only the first of them: clients request every scope that a challenge names,
+    /// and an issuer rejects a request for a scope that the client may not have. Put the least
+    /// powerful scope first.
     pub fn any_of<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Self {
         Self::from_parsed(Requirement::any_of(scopes))
     }
@@ -243,6 +247,17 @@ pub(crate) enum RouteRequirement {
     NotListed,
 }
 
+impl RouteRequirement {
+    /// Returns the required scopes, if there are any.
+    pub(crate) fn scopes(&self) -> Option<&Arc<Requirement>> {
+        match self {
+            Self::Scopes(scopes) => Some(scopes),
+            Self::Groups { scopes, .. } => scopes.as_ref(),
+            Self::Public | Self::Authenticated | Self::NotListed => None,
+        }
+    }
+}
+
 impl ScopeTable {
     /// Creates a table of these rows. The order of the rows does not matter.
     ///
@@ -269,6 +284,19 @@ impl ScopeTable {
             }
         }
         if problems.is_empty() { Ok(table) } else { Err(ConfigError::new(problems)) }
+    }
+
+    /// Adds the public row `GET` for the path of the metadata document, unless it has one.
+    ///
+    /// Returns an error if a row with this path requires a token, or if the table cannot match the
+    /// path.
+    pub(crate) fn with_public_document(mut self, path: &str) -> Result<Self, &'static str> {
+        let rest = path.strip_prefix('/').filter(|_| is_unambiguous(path));
+        let rest = rest.ok_or("the scope table cannot match the path of the metadata document")?;
+        let is_public = self.root.add_document(&mut rest.split('/'));
+        is_public
+            .then_some(self)
+            .ok_or("the scope table requires a token for the metadata document")
     }
 
     /// Returns what the request with this method and path requires.
@@ -351,6 +379,19 @@ impl Node {
                 named.node.add(rest, method, requirement)
             }
         }
+    }
+
+    /// Adds a public row for these named segments. Returns `false` if a row prevents that.
+    fn add_document<'p>(&mut self, path: &mut impl Iterator<Item = &'p str>) -> bool {
+        let Some(name) = path.next() else {
+            if let Some(requirement) = self.rows.for_method("GET") {
+                return matches!(requirement, RouteRequirement::Public);
+            }
+            return self.rows.add("GET", RouteRequirement::Public).is_ok();
+        };
+        let new = || Named { spelling: name.into(), node: Self::default() };
+        let named = self.named.entry(percent_decode(name).into()).or_insert_with(new);
+        *named.spelling == *name && named.node.add_document(path)
     }
 
     /// Finds the rows for a path, which is `None` after its last segment.

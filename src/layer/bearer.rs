@@ -4,7 +4,7 @@
 //! [RFC 6750 section 2.1]: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
 //! [RFC 9110 section 11.4]: https://www.rfc-editor.org/rfc/rfc9110#section-11.4
 
-use http::header::{AUTHORIZATION, HeaderMap};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 /// The credentials that a request presents.
 #[derive(PartialEq, Eq)]
@@ -43,18 +43,26 @@ pub(crate) enum Scheme {
 
 /// Returns the credentials of a request, without parsing the token.
 pub(crate) fn credentials(headers: &HeaderMap, accepted: Scheme) -> Credentials<'_> {
+    credentials_of(headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes), accepted)
+}
+
+/// Returns the credentials in the lines of an `Authorization` header.
+pub(crate) fn credentials_of<'h>(
+    lines: impl IntoIterator<Item = &'h [u8]>,
+    accepted: Scheme,
+) -> Credentials<'h> {
     const BEARER: &[u8] = b"Bearer";
 
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else {
+    let mut lines = lines.into_iter();
+    let Some(value) = lines.next() else {
         return Credentials::None;
     };
     // Reject repeated `Authorization` headers: a proxy may have checked the one that we would
     // ignore.
-    if values.next().is_some() {
+    if lines.next().is_some() {
         return Credentials::Malformed;
     }
-    match value.as_bytes().split_at_checked(BEARER.len()) {
+    match value.split_at_checked(BEARER.len()) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => match rest {
             [] => Credentials::Malformed,
             // RFC 6750 requires `1*SP`: one space or more.
@@ -63,9 +71,9 @@ pub(crate) fn credentials(headers: &HeaderMap, accepted: Scheme) -> Credentials<
                 token => Credentials::Bearer(RawToken(token)),
             },
             [b'\t', ..] => Credentials::Malformed,
-            _ => without_scheme(value.as_bytes(), accepted),
+            _ => without_scheme(value, accepted),
         },
-        _ => without_scheme(value.as_bytes(), accepted),
+        _ => without_scheme(value, accepted),
     }
 }
 

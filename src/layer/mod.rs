@@ -27,11 +27,12 @@
 mod bearer;
 mod drain;
 mod protocol;
-// The layers are exported at the crate root only.
+// The layers and the source of the token are exported at the crate root only.
 pub(crate) mod require_group;
 pub(crate) mod require_scope;
 pub(crate) mod require_token;
 mod response;
+pub(crate) mod token_source;
 
 pub use require_group::RequireGroupService;
 pub use require_scope::RequireScopeService;

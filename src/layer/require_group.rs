@@ -11,6 +11,7 @@ use tower_service::Service;
 
 use super::LayerMarker;
 use super::drain::{self, Drains};
+use super::require_scope::is_preflight;
 use super::response::{ResponseBody, ResponseFuture};
 use crate::rejection::Rejection;
 use crate::scope::GroupRequirement;
@@ -75,28 +76,30 @@ impl RequireGroup {
         }
     }
 
-    /// Checks whether a token has a required group.
+    /// Checks whether the token of a request has a required group, and returns the token.
     ///
     /// It is for code that decides which group is required after the layers ran, such as a gRPC
-    /// method behind an interceptor. The rejection has the realm `api` and the default body, and it
-    /// is not logged.
+    /// method behind an interceptor. [`RequireScope::authorize`](crate::RequireScope::authorize)
+    /// says what it reads and how it rejects.
     ///
     /// ```
-    /// use tower_cognito::{AccessToken, Rejection, RequireGroup};
+    /// use axum::http::Extensions;
+    /// use tower_cognito::{Rejection, RequireGroup};
     ///
-    /// fn delete_order(token: &AccessToken) -> Result<(), Rejection> {
-    ///     RequireGroup::new("sales").authorize(token)
+    /// fn delete_order(extensions: &Extensions) -> Result<(), Rejection> {
+    ///     let token = RequireGroup::new("sales").authorize(extensions)?;
+    ///     println!("order deleted by {}", token.subject());
+    ///     Ok(())
     /// }
     /// ```
     ///
     /// # Errors
     ///
-    /// Returns an error if the token has none of the required groups.
-    pub fn authorize(&self, token: &AccessToken) -> Result<(), Rejection> {
-        if self.requirement.is_met_by(token.groups()) {
-            return Ok(());
-        }
-        Err(Rejection::missing_group(Arc::default()))
+    /// Returns an error if the token has none of the required groups, if the request has no token,
+    /// or if no `RequireToken` or interceptor processed the request.
+    pub fn authorize<'r>(&self, extensions: &'r Extensions) -> Result<&'r AccessToken, Rejection> {
+        let checked = check(&self.requirement, extensions);
+        checked.inspect_err(|rejection| telemetry::rejected(rejection.reason()))
     }
 }
 
@@ -118,22 +121,23 @@ pub struct RequireGroupService<S> {
     drains: Drains,
 }
 
-impl<S> RequireGroupService<S> {
-    /// Checks the token that `RequireToken` left in the extensions. See [`LayerMarker`] for the
-    /// meaning of the two extensions.
-    fn authorize(&self, extensions: &Extensions) -> Result<(), Rejection> {
-        let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.0));
-        match extensions.get::<AccessToken>() {
-            Some(token) if self.requirement.is_met_by(token.groups()) => Ok(()),
-            Some(_) => Err(Rejection::missing_group(config().unwrap_or_default())),
-            None => Err(match config() {
-                Some(config) => Rejection::missing_token(config),
-                None => {
-                    telemetry::no_require_token("RequireGroup");
-                    Rejection::internal()
-                }
-            }),
-        }
+/// Checks the token that `RequireToken` left in the extensions. See [`LayerMarker`] for the meaning
+/// of the two extensions.
+fn check<'r>(
+    requirement: &GroupRequirement,
+    extensions: &'r Extensions,
+) -> Result<&'r AccessToken, Rejection> {
+    let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.config));
+    match extensions.get::<AccessToken>() {
+        Some(token) if requirement.is_met_by(token.groups()) => Ok(token),
+        Some(_) => Err(Rejection::missing_group(config().unwrap_or_default())),
+        None => Err(match config() {
+            Some(config) => Rejection::missing_token(config),
+            None => {
+                telemetry::no_require_token("RequireGroup");
+                Rejection::internal()
+            }
+        }),
     }
 }
 
@@ -160,8 +164,11 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        match self.authorize(request.extensions()) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+        match check(&self.requirement, request.extensions()) {
+            Ok(_) => ResponseFuture::inner(self.inner.call(request), [None, None]),
+            Err(_) if is_preflight(request.extensions()) => {
+                ResponseFuture::inner(self.inner.call(request), [None, None])
+            }
             Err(rejection) => drain::reject(request, rejection, &self.drains),
         }
     }

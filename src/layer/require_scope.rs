@@ -25,6 +25,9 @@ use crate::verify::AccessToken;
 /// Scopes are compared exactly, as in API Gateway: only the scope `activity/*` satisfies the
 /// requirement `activity/*`, and `activity/read` does not. See the [module docs](crate::layer) for
 /// an example.
+///
+/// If several layers require scopes, the challenge of an inner one also names the scopes of those
+/// around it, because a client needs all of them in one token.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RequireScope {
@@ -45,6 +48,10 @@ impl RequireScope {
     }
 
     /// Requires at least one of these scopes, as API Gateway does if a method lists several.
+    ///
+    /// A challenge names only the first of them: clients request every scope that a challenge names,
+    /// and an issuer rejects a request for a scope that the client may not have. Put the least
+    /// powerful scope first.
     ///
     /// # Panics
     ///
@@ -77,20 +84,38 @@ impl RequireScope {
         Self::parse_or_panic(Requirement::any_of_resource_server(resource_server))
     }
 
-    /// Checks whether a token has the required scopes.
+    /// Checks whether the token of a request has the required scopes, and returns the token.
     ///
-    /// It is for code that decides which scopes are required after the layers ran, such as a gRPC
-    /// method behind an interceptor. The rejection has the realm `api` and the default body, and it
-    /// is not logged.
+    /// It is for code that decides which scopes are required after the layers ran: a handler whose
+    /// requests differ in their body, or a gRPC method behind an interceptor. It reads what
+    /// [`RequireToken`](crate::RequireToken) or an interceptor left in the extensions of the request,
+    /// so a rejection has the realm, the metadata URL and the body of that layer. A rejection is
+    /// logged as one of the layer.
+    ///
+    /// ```
+    /// use axum::http::Extensions;
+    /// use tower_cognito::{Rejection, RequireScope};
+    ///
+    /// async fn call_tool(extensions: Extensions, name: String) -> Result<String, Rejection> {
+    ///     if name == "admin" {
+    ///         let token = RequireScope::new("mcp/admin").authorize(&extensions)?;
+    ///         return Ok(format!("administrator {}", token.subject()));
+    ///     }
+    ///     Ok(name)
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
-    /// Returns an error if the token does not have the required scopes.
-    pub fn authorize(&self, token: &AccessToken) -> Result<(), Rejection> {
-        if self.requirement.is_met_by(token.scopes()) {
-            return Ok(());
-        }
-        Err(Rejection::insufficient_scope(Arc::clone(&self.requirement), Arc::default()))
+    /// Returns an error if the token does not have the required scopes, if the request has no token,
+    /// or if no `RequireToken` or interceptor processed the request.
+    pub fn authorize<'r>(&self, extensions: &'r Extensions) -> Result<&'r AccessToken, Rejection> {
+        let checked = check(&self.requirement, extensions);
+        checked.inspect_err(|rejection| telemetry::rejected(rejection.reason()))
+    }
+
+    pub(crate) fn requirement(&self) -> &Arc<Requirement> {
+        &self.requirement
     }
 
     /// Panics at the line that calls the public constructor if a scope is malformed.
@@ -122,26 +147,30 @@ pub struct RequireScopeService<S> {
     drains: Drains,
 }
 
-impl<S> RequireScopeService<S> {
-    /// Checks the token that `RequireToken` left in the extensions. See [`LayerMarker`] for the
-    /// meaning of the two extensions.
-    fn authorize(&self, extensions: &Extensions) -> Result<(), Rejection> {
-        let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.0));
-        match extensions.get::<AccessToken>() {
-            Some(token) if self.requirement.is_met_by(token.scopes()) => Ok(()),
-            Some(_) => {
-                let required = Arc::clone(&self.requirement);
-                Err(Rejection::insufficient_scope(required, config().unwrap_or_default()))
+/// Checks the token that `RequireToken` left in the extensions. See [`LayerMarker`] for the meaning
+/// of the two extensions.
+fn check<'r>(
+    requirement: &Arc<Requirement>,
+    extensions: &'r Extensions,
+) -> Result<&'r AccessToken, Rejection> {
+    let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.config));
+    let rejection = match extensions.get::<AccessToken>() {
+        Some(token) if requirement.is_met_by(token.scopes()) => return Ok(token),
+        Some(_) => Rejection::insufficient_scope(config().unwrap_or_default()),
+        None => match config() {
+            Some(config) => Rejection::missing_token(config),
+            None => {
+                telemetry::no_require_token("RequireScope");
+                return Err(Rejection::internal());
             }
-            None => Err(match config() {
-                Some(config) => Rejection::missing_token(config),
-                None => {
-                    telemetry::no_require_token("RequireScope");
-                    Rejection::internal()
-                }
-            }),
-        }
-    }
+        },
+    };
+    Err(rejection.requiring([requirement]))
+}
+
+/// Returns `true` if `RequireToken` let the request pass as a CORS preflight request.
+pub(super) fn is_preflight(extensions: &Extensions) -> bool {
+    extensions.get::<LayerMarker>().is_some_and(|marker| marker.is_preflight)
 }
 
 impl<S: fmt::Debug> fmt::Debug for RequireScopeService<S> {
@@ -167,8 +196,14 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        match self.authorize(request.extensions()) {
-            Ok(()) => ResponseFuture::inner(self.inner.call(request)),
+        match check(&self.requirement, request.extensions()) {
+            Ok(_) => {
+                let required = [Some(Arc::clone(&self.requirement)), None];
+                ResponseFuture::inner(self.inner.call(request), required)
+            }
+            Err(_) if is_preflight(request.extensions()) => {
+                ResponseFuture::inner(self.inner.call(request), [None, None])
+            }
             Err(rejection) => drain::reject(request, rejection, &self.drains),
         }
     }

@@ -4,17 +4,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::bearer::{Credentials, Scheme, credentials};
+use super::bearer::{Credentials, Scheme};
 use super::drain::{self, Drains};
-use super::response::{ResponseBody, ResponseFuture};
-use crate::error::VerifyError;
+use super::response::{Required, ResponseBody, ResponseFuture};
+use super::token_source::TokenSource;
+use crate::error::{VerifyError, VerifyErrorKind};
 use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
 use crate::resource_metadata::ResourceMetadata;
+use crate::scope::Requirement;
 use crate::scope_table::{RouteRequirement, ScopeTable};
 use crate::telemetry;
 use crate::verifier::Verifier;
@@ -32,13 +35,21 @@ pub struct RequireToken {
 #[derive(Clone, Debug)]
 struct LayerConfig {
     verifier: Verifier,
+    /// The scopes that the verifier's rules require.
+    rules_requirement: Option<Arc<Requirement>>,
     rejection_config: Arc<RejectionConfig>,
     /// Whether nothing in `rejection_config` was set. Then a request with a token gets no
     /// [`LayerMarker`], see there.
     has_default_config: bool,
+    /// The table as it was set, and the path of the metadata document.
+    given_table: Option<ScopeTable>,
+    document_path: Option<Box<str>>,
+    /// The table with a public row for the document.
     table: Option<ScopeTable>,
+    source: TokenSource,
     scheme: Scheme,
     anonymous: Anonymous,
+    allows_preflight: bool,
     drains: Drains,
 }
 
@@ -53,12 +64,17 @@ impl RequireToken {
     pub fn new(verifier: Verifier) -> Self {
         Self {
             config: Arc::new(LayerConfig {
+                rules_requirement: verifier.common_requirement().map(Arc::clone),
                 verifier,
                 rejection_config: Arc::default(),
                 has_default_config: true,
+                given_table: None,
+                document_path: None,
                 table: None,
+                source: TokenSource::authorization(),
                 scheme: Scheme::Bearer,
                 anonymous: Anonymous::Reject,
+                allows_preflight: false,
                 drains: Drains::default(),
             }),
         }
@@ -110,18 +126,55 @@ impl RequireToken {
     /// replaces the table of the first.
     ///
     /// See [`ScopeTable`] for an example.
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`resource_metadata`](Self::resource_metadata) is also set, and a row requires a
+    /// token for that document, or the table cannot match its path. Without a row for the document,
+    /// it is public.
+    #[track_caller]
     pub fn scope_table(mut self, table: ScopeTable) -> Self {
-        Arc::make_mut(&mut self.config).table = Some(table);
+        Arc::make_mut(&mut self.config).given_table = Some(table);
+        self.update_table();
         self
     }
 
     /// Sets the metadata document that every challenge names, so that a client can find out where
     /// to get a token. By default, no document is named.
     ///
-    /// See [`ResourceMetadata`] for an example.
+    /// See [`ResourceMetadata`] for an example. With a [scope table](Self::scope_table), a `GET` of
+    /// the [path](ResourceMetadata::path) of the document needs no token: a client that could not read
+    /// the document could not get a token (RFC 9728 section 3.1). No other path is public because of
+    /// it, and without a scope table, the document must be outside this layer.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a scope table is also set, and a row requires a token for the document, or the table
+    /// cannot match its path.
+    #[track_caller]
     pub fn resource_metadata(mut self, metadata: &ResourceMetadata) -> Self {
         self.rejection_config_mut().set_resource_metadata(metadata.url());
+        Arc::make_mut(&mut self.config).document_path = Some(metadata.path().into());
+        self.update_table();
         self
+    }
+
+    /// Makes the metadata document public in the scope table.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the two settings contradict each other.
+    #[track_caller]
+    #[expect(clippy::panic, reason = "it is the caller's source that is wrong")]
+    fn update_table(&mut self) {
+        let config = Arc::make_mut(&mut self.config);
+        config.table = match (config.given_table.clone(), &config.document_path) {
+            (Some(table), Some(path)) => match table.with_public_document(path) {
+                Ok(table) => Some(table),
+                Err(problem) => panic!("{problem}"),
+            },
+            (table, _) => table,
+        };
     }
 
     /// Rejects gRPC requests with an HTTP status, too. By default, the rejection of a gRPC request
@@ -158,9 +211,45 @@ impl RequireToken {
     /// RequireToken::new(verifier).accept_bare_token()
     /// # }
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`token_source`](Self::token_source) is not the `Authorization` header.
+    #[track_caller]
     pub fn accept_bare_token(mut self) -> Self {
         Arc::make_mut(&mut self.config).scheme = Scheme::BearerOrBare;
+        self.check_source();
         self
+    }
+
+    /// Sets which part of a request holds the token. The default is the `Authorization` header.
+    ///
+    /// Only this part is read: if it is another one, the `Authorization` header is ignored. A
+    /// challenge still has the scheme `Bearer`, and the body says where the token is expected. The
+    /// value that holds an accepted token is marked as sensitive, so that its `Debug` output does not
+    /// contain the token.
+    ///
+    /// See [`TokenSource`] for an example.
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`accept_bare_token`](Self::accept_bare_token) is set, and the source is not the
+    /// `Authorization` header.
+    #[track_caller]
+    pub fn token_source(mut self, source: TokenSource) -> Self {
+        self.rejection_config_mut().set_descriptions(source.descriptions());
+        Arc::make_mut(&mut self.config).source = source;
+        self.check_source();
+        self
+    }
+
+    #[track_caller]
+    fn check_source(&self) {
+        let config = &self.config;
+        assert!(
+            config.scheme == Scheme::Bearer || config.source.is_authorization(),
+            "a token without a scheme is accepted only in the `Authorization` header"
+        );
     }
 
     /// Allows requests without a token, too. By default, they are rejected with status 401.
@@ -190,6 +279,38 @@ impl RequireToken {
         self
     }
 
+    /// Allows CORS preflight requests without a token on every path, also if a
+    /// [scope table](Self::scope_table) does not name it. By default, they are rejected like every
+    /// other request, because a browser sends no token with them.
+    ///
+    /// Use it only if the CORS layer has to be inside this layer, for example in a router that is not
+    /// yours. A CORS layer outside needs no setting, see [Where the layers go](crate::docs::layers).
+    ///
+    /// * *Preflight request*: `OPTIONS` with the headers `Origin` and `Access-Control-Request-Method`
+    ///   ([Fetch standard]). Its `Authorization` header is ignored.
+    /// * *With a [`RequireScope`](crate::RequireScope) inside*: that layer lets the request pass, too.
+    /// * **Every client can send such a request.** It reaches the service inside without an
+    ///   [`AccessToken`], and so it reaches a handler that is routed with axum's `any` and no CORS
+    ///   layer before it.
+    ///
+    /// ```
+    /// # use axum::{Router, routing::get};
+    /// # use tower_cognito::{RequireToken, Verifier};
+    /// # use tower_http::cors::CorsLayer;
+    /// # fn example(verifier: Verifier) -> Router {
+    /// Router::new()
+    ///     .route("/item", get(|| async {}))
+    ///     .layer(CorsLayer::permissive())
+    ///     .layer(RequireToken::new(verifier).allow_cors_preflight())
+    /// # }
+    /// ```
+    ///
+    /// [Fetch standard]: https://fetch.spec.whatwg.org/#cors-preflight-fetch
+    pub fn allow_cors_preflight(mut self) -> Self {
+        Arc::make_mut(&mut self.config).allows_preflight = true;
+        self
+    }
+
     /// Sets how many bytes of a rejected request's body are read before the response is sent. The
     /// default is 1 MiB; 0 turns it off.
     ///
@@ -209,6 +330,105 @@ impl RequireToken {
     pub fn drain_limit(mut self, bytes: u64) -> Self {
         self.rejection_config_mut().set_drain_limit(bytes);
         self
+    }
+
+    /// Verifies the token in the headers of a request, for a service that is not a Tower service.
+    ///
+    /// It decides what the layer decides before the layer looks at the path, with the same realm,
+    /// metadata URL and body. [`scope_table`](Self::scope_table) and
+    /// [`allow_anonymous`](Self::allow_anonymous) have no effect: a request without a token is
+    /// rejected with [`RejectionKind::MissingToken`](crate::RejectionKind::MissingToken).
+    /// [`Rejection::to_response`] gives the status, the headers and the body of a rejection, which is
+    /// logged as one of the layer. If the key of the token is unknown, this waits like the layer.
+    ///
+    /// ```
+    /// use http::{HeaderMap, Response};
+    /// use bytes::Bytes;
+    /// use tower_cognito::RequireToken;
+    ///
+    /// async fn handle(tokens: &RequireToken, headers: &HeaderMap) -> Response<Bytes> {
+    ///     match tokens.verify_headers(headers).await {
+    ///         Ok(token) => Response::new(Bytes::from(token.client_id().to_owned())),
+    ///         Err(rejection) => rejection.to_response(),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the layer would reject a request with these headers on every path.
+    pub async fn verify_headers(&self, headers: &HeaderMap) -> Result<AccessToken, Rejection> {
+        self.config.verify(self.config.credentials_in(headers)).await
+    }
+
+    /// Verifies the token like [`verify_headers`](Self::verify_headers), without waiting. If the key of
+    /// the token is unknown, the token is rejected, and a fetch of the keys is requested.
+    ///
+    /// ```
+    /// # use http::HeaderMap;
+    /// # use tower_cognito::RequireToken;
+    /// fn is_valid(tokens: &RequireToken, headers: &HeaderMap) -> bool {
+    ///     tokens.try_verify_headers(headers).is_ok()
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if [`verify_headers`](Self::verify_headers) would return one, or if the key is
+    /// unknown.
+    pub fn try_verify_headers(&self, headers: &HeaderMap) -> Result<AccessToken, Rejection> {
+        self.config.try_verify(self.config.credentials_in(headers))
+    }
+
+    /// Verifies the token like [`verify_headers`](Self::verify_headers) in the values of the header,
+    /// for a framework that has its own type of headers.
+    ///
+    /// **Pass every value of the header**, in the order of the request: a second value is malformed,
+    /// and if it is left out, another server could have checked the other one. The header is
+    /// `Authorization`, or that of the [`TokenSource`]. For a WebSocket, check first that the request
+    /// is a handshake.
+    ///
+    /// ```
+    /// use tower_cognito::{AccessToken, Rejection, RequireToken};
+    ///
+    /// /// A framework whose headers are pairs of names in lower case and values.
+    /// async fn check(
+    ///     tokens: &RequireToken,
+    ///     headers: &[(String, Vec<u8>)],
+    /// ) -> Result<AccessToken, Rejection> {
+    ///     let values = headers.iter().filter(|(name, _)| name == "authorization");
+    ///     tokens.verify_header_values(values.map(|(_, value)| &**value)).await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if [`verify_headers`](Self::verify_headers) would return one.
+    pub async fn verify_header_values<'h>(
+        &self,
+        values: impl IntoIterator<Item = &'h [u8]>,
+    ) -> Result<AccessToken, Rejection> {
+        let credentials = self.config.credentials_of(values);
+        self.config.verify(credentials).await
+    }
+
+    /// Verifies the token like [`verify_header_values`](Self::verify_header_values), without waiting.
+    ///
+    /// ```
+    /// # use tower_cognito::RequireToken;
+    /// fn is_valid(tokens: &RequireToken, authorization: &str) -> bool {
+    ///     tokens.try_verify_header_values([authorization.as_bytes()]).is_ok()
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if [`try_verify_headers`](Self::try_verify_headers) would return one.
+    pub fn try_verify_header_values<'h>(
+        &self,
+        values: impl IntoIterator<Item = &'h [u8]>,
+    ) -> Result<AccessToken, Rejection> {
+        self.config.try_verify(self.config.credentials_of(values))
     }
 
     fn rejection_config_mut(&mut self) -> &mut RejectionConfig {
@@ -263,32 +483,35 @@ where
         request.extensions_mut().remove::<LayerMarker>();
 
         let config = &self.config;
+        if config.allows_preflight && is_preflight(&request) {
+            config.source.conceal(request.headers_mut());
+            request.extensions_mut().insert(LayerMarker { is_preflight: true, ..config.marker() });
+            return ResponseFuture::inner(self.inner.call(request), [None, None]);
+        }
         let requirement = config.requirement_for(&request);
-        let token = match config.credentials(requirement, &request) {
-            Credentials::Bearer(token) => token,
-            Credentials::None if config.allows_missing_token(requirement) => {
+        let outcome = match config.check(config.credentials(requirement, &request)) {
+            Checked::Verified(outcome) => outcome,
+            Checked::UnknownKey(token) => return self.call_later(token.to_owned(), request),
+            Checked::Missing if config.allows_missing_token(requirement) => {
+                config.source.conceal(request.headers_mut());
                 request.extensions_mut().insert(config.marker());
-                return ResponseFuture::inner(self.inner.call(request));
+                let required = config.required_of_passed(requirement);
+                return ResponseFuture::inner(self.inner.call(request), required);
             }
-            Credentials::None => return config.reject(request, Rejection::missing_token),
-            Credentials::Malformed => return config.reject(request, Rejection::invalid_request),
-        };
-        let outcome = match config.verifier.cached(token.0) {
-            Some(outcome) => outcome,
-            None => {
-                let Some(text) = token.text() else {
-                    return config.reject(request, Rejection::invalid_request);
-                };
-                match config.verifier.verify_without_wait(text) {
-                    Some(outcome) => outcome,
-                    None => return self.call_later(text.to_owned(), request),
-                }
+            Checked::Missing => {
+                let rejection = config.rejection(Rejection::missing_token, requirement);
+                return drain::reject(request, rejection, &config.drains);
+            }
+            Checked::Malformed => {
+                let rejection = config.rejection(Rejection::invalid_request, requirement);
+                return drain::reject(request, rejection, &config.drains);
             }
         };
         match config.authorize(requirement, outcome) {
             Ok(token) => {
                 config.admit(&mut request, token);
-                ResponseFuture::inner(self.inner.call(request))
+                let required = config.required_of_passed(requirement);
+                ResponseFuture::inner(self.inner.call(request), required)
             }
             Err(rejection) => drain::reject(request, rejection, &config.drains),
         }
@@ -312,7 +535,8 @@ impl<S> RequireTokenService<S> {
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let config = Arc::clone(&self.config);
-        ResponseFuture::waiting(async move {
+        let required = config.required_of_passed(config.requirement_for(&request));
+        let admitted = async move {
             let outcome = config.verifier.verify(&token).await;
             match config.authorize(config.requirement_for(&request), outcome) {
                 Ok(token) => {
@@ -324,11 +548,86 @@ impl<S> RequireTokenService<S> {
                     Err(response) => Err(response),
                 },
             }
-        })
+        };
+        ResponseFuture::waiting(admitted, required)
     }
 }
 
+/// Returns `true` for a CORS preflight request
+/// ([Fetch standard](https://fetch.spec.whatwg.org/#cors-preflight-fetch)).
+fn is_preflight<B>(request: &Request<B>) -> bool {
+    request.method() == Method::OPTIONS
+        && request.headers().contains_key(ORIGIN)
+        && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// The result of checking credentials without a wait.
+enum Checked<'h> {
+    Missing,
+    Malformed,
+    Verified(Result<AccessToken, VerifyError>),
+    /// Newer keys could change the result for this token.
+    UnknownKey(&'h str),
+}
+
 impl LayerConfig {
+    #[inline]
+    fn check<'h>(&self, credentials: Credentials<'h>) -> Checked<'h> {
+        let token = match credentials {
+            Credentials::Bearer(token) => token,
+            Credentials::Malformed => return Checked::Malformed,
+            Credentials::None => return Checked::Missing,
+        };
+        if let Some(outcome) = self.verifier.cached(token.0) {
+            return Checked::Verified(outcome);
+        }
+        let Some(text) = token.text() else {
+            return Checked::Malformed;
+        };
+        match self.verifier.verify_without_wait(text) {
+            Some(outcome) => Checked::Verified(outcome),
+            None => Checked::UnknownKey(text),
+        }
+    }
+
+    async fn verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
+        match self.check(credentials) {
+            Checked::UnknownKey(token) => {
+                let outcome = self.verifier.verify(token).await;
+                self.decide_without_path(Checked::Verified(outcome))
+            }
+            checked => self.decide_without_path(checked),
+        }
+    }
+
+    fn try_verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
+        match self.check(credentials) {
+            Checked::UnknownKey(token) => {
+                let outcome = self.verifier.try_verify(token);
+                self.decide_without_path(Checked::Verified(outcome))
+            }
+            checked => self.decide_without_path(checked),
+        }
+    }
+
+    /// Makes and logs the decision that does not depend on the path.
+    fn decide_without_path(&self, checked: Checked<'_>) -> Result<AccessToken, Rejection> {
+        let any = &RouteRequirement::Authenticated;
+        let outcome = match checked {
+            Checked::Missing => Err(self.rejection(Rejection::missing_token, any)),
+            Checked::Malformed => Err(self.rejection(Rejection::invalid_request, any)),
+            Checked::Verified(outcome) => self.authorize(any, outcome),
+            Checked::UnknownKey(_) => {
+                self.authorize(any, Err(VerifyError::new(VerifyErrorKind::UnknownKey)))
+            }
+        };
+        match &outcome {
+            Ok(token) => telemetry::admitted(token),
+            Err(rejection) => telemetry::rejected(rejection.reason()),
+        }
+        outcome
+    }
+
     fn requirement_for<B>(&self, request: &Request<B>) -> &RouteRequirement {
         match &self.table {
             Some(table) => table.requirement_for(request.method().as_str(), request.uri().path()),
@@ -344,8 +643,16 @@ impl LayerConfig {
         match (requirement, self.anonymous) {
             // Public rows ignore the `Authorization` header.
             (RouteRequirement::Public, Anonymous::Reject) => Credentials::None,
-            _ => credentials(request.headers(), self.scheme),
+            _ => self.source.of_request(request, self.scheme),
         }
+    }
+
+    fn credentials_in<'h>(&self, headers: &'h HeaderMap) -> Credentials<'h> {
+        self.source.of_headers(headers, self.scheme)
+    }
+
+    fn credentials_of<'h>(&self, values: impl IntoIterator<Item = &'h [u8]>) -> Credentials<'h> {
+        self.source.of_values(values, self.scheme)
     }
 
     // `credentials` and this function decide together. Without a scope table, every route is
@@ -368,13 +675,26 @@ impl LayerConfig {
         is_anonymous || matches!(requirement, RouteRequirement::Public)
     }
 
-    fn reject<B: Body + Send + 'static, F>(
+    /// Creates a rejection that names the scopes that the request requires.
+    fn rejection(
         &self,
-        request: Request<B>,
-        rejection: impl FnOnce(Arc<RejectionConfig>) -> Rejection,
-    ) -> ResponseFuture<F> {
-        let rejection = rejection(Arc::clone(&self.rejection_config));
-        drain::reject(request, rejection, &self.drains)
+        new: impl FnOnce(Arc<RejectionConfig>) -> Rejection,
+        requirement: &RouteRequirement,
+    ) -> Rejection {
+        new(Arc::clone(&self.rejection_config)).requiring(self.required(requirement))
+    }
+
+    /// Returns the requirements of the rules and of the route.
+    fn required<'r>(
+        &'r self,
+        requirement: &'r RouteRequirement,
+    ) -> impl Iterator<Item = &'r Arc<Requirement>> {
+        self.rules_requirement.iter().chain(requirement.scopes())
+    }
+
+    /// Returns the requirements that rejections further inside also name.
+    fn required_of_passed(&self, requirement: &RouteRequirement) -> Required {
+        [self.rules_requirement.clone(), requirement.scopes().cloned()]
     }
 
     /// Returns the token if it is valid and satisfies the requirement of the route.
@@ -383,30 +703,35 @@ impl LayerConfig {
         requirement: &RouteRequirement,
         outcome: Result<AccessToken, VerifyError>,
     ) -> Result<AccessToken, Rejection> {
-        let config = || Arc::clone(&self.rejection_config);
-        match (outcome, requirement) {
-            (Err(error), _) => Err(Rejection::token(error, config())),
-            (Ok(_), RouteRequirement::NotListed) => Err(Rejection::unlisted(config())),
+        let rejected = match (outcome, requirement) {
+            (Err(error), _) => {
+                self.rejection(|config| Rejection::token(error, config), requirement)
+            }
+            (Ok(_), RouteRequirement::NotListed) => {
+                self.rejection(Rejection::unlisted, requirement)
+            }
             // Groups come first: a token that lacks both cannot be helped by another scope.
             (Ok(token), RouteRequirement::Groups { groups, .. })
                 if !groups.iter().all(|groups| groups.is_met_by(token.groups())) =>
             {
-                Err(Rejection::missing_group(config()))
+                self.rejection(Rejection::missing_group, requirement)
             }
             (
                 Ok(token),
                 RouteRequirement::Scopes(scopes)
                 | RouteRequirement::Groups { scopes: Some(scopes), .. },
             ) if !scopes.is_met_by(token.scopes()) => {
-                Err(Rejection::insufficient_scope(Arc::clone(scopes), config()))
+                self.rejection(Rejection::insufficient_scope, requirement)
             }
-            (Ok(token), _) => Ok(token),
-        }
+            (Ok(token), _) => return Ok(token),
+        };
+        Err(rejected)
     }
 
     /// Records the caller in the span, and inserts the token for the service inside.
     fn admit<B>(&self, request: &mut Request<B>, token: AccessToken) {
         telemetry::admitted(&token);
+        self.source.conceal(request.headers_mut());
         request.extensions_mut().insert(token);
         if !self.has_default_config {
             request.extensions_mut().insert(self.marker());
@@ -414,7 +739,7 @@ impl LayerConfig {
     }
 
     fn marker(&self) -> LayerMarker {
-        LayerMarker(Arc::clone(&self.rejection_config))
+        LayerMarker { config: Arc::clone(&self.rejection_config), is_preflight: false }
     }
 }
 
@@ -431,4 +756,8 @@ impl LayerConfig {
 /// The second row saves one allocation for each request with a cached token. Counted with an
 /// allocator: 3 instead of 4, or 1 instead of 2 if something else is already in the extensions.
 #[derive(Clone)]
-pub(crate) struct LayerMarker(pub(crate) Arc<RejectionConfig>);
+pub(crate) struct LayerMarker {
+    pub(crate) config: Arc<RejectionConfig>,
+    /// Whether the request is a CORS preflight request that needs no token.
+    pub(crate) is_preflight: bool,
+}

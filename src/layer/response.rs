@@ -3,18 +3,18 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use http::header::{CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::protocol::Protocol;
-use crate::rejection::{Rejection, RejectionBody, RejectionKind};
+use crate::rejection::{Rejection, RejectionKind};
+use crate::scope::Requirement;
 
 /// A rejection, and the protocol of its request. Response futures box it, so that it does not
 /// enlarge the futures of requests that pass.
@@ -56,30 +56,12 @@ impl RejectedResponse {
 pub(crate) fn response(rejection: Rejection, protocol: Protocol) -> Response<Bytes> {
     let mut response = match protocol {
         Protocol::Grpc(content_type) => grpc(&rejection, content_type),
-        Protocol::Http => http(&rejection),
+        Protocol::Http => rejection.to_response(),
         // The response has the headers of GET, but no body: hyper would send one, and HTTP/2
         // clients treat a body in the response to HEAD as a protocol error.
-        Protocol::HttpHead => http(&rejection).map(|_| Bytes::new()),
+        Protocol::HttpHead => rejection.to_response().map(|_| Bytes::new()),
     };
     response.extensions_mut().insert(rejection);
-    response
-}
-
-fn http(rejection: &Rejection) -> Response<Bytes> {
-    let RejectionBody { content_type, bytes } = rejection.body();
-    let length = bytes.len();
-    let mut response = Response::new(bytes);
-    *response.status_mut() = rejection.status();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(challenge) = rejection.challenge() {
-        headers.insert(WWW_AUTHENTICATE, challenge);
-    }
-    if let Some(delay) = rejection.retry_after() {
-        headers.insert(RETRY_AFTER, HeaderValue::from(delay.as_secs()));
-    }
     response
 }
 
@@ -175,6 +157,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         state: State<F>,
+        required: Required,
     }
 }
 
@@ -188,28 +171,52 @@ pin_project! {
     }
 }
 
+/// The requirements of a layer that let the request through: those of the rules, and of the route.
+pub(super) type Required = [Option<Arc<Requirement>>; 2];
+
+/// Adds the requirements of this layer to the rejection of a layer or handler inside, and to its
+/// challenge. A client that got only the scopes of the inner one would be rejected here next.
+#[cold]
+fn add_required<B>(response: &mut Response<B>, rejection: &Rejection, required: &Required) {
+    let complete = rejection.clone().requiring(required.iter().flatten());
+    let (before, after) = (rejection.challenge(), complete.challenge());
+    // Leave a challenge that the application has changed.
+    if let Some(after) = after
+        && before.is_some()
+        && response.headers().get(WWW_AUTHENTICATE) == before.as_ref()
+    {
+        response.headers_mut().insert(WWW_AUTHENTICATE, after);
+    }
+    response.extensions_mut().insert(complete);
+}
+
 impl<F> ResponseFuture<F> {
-    pub(super) fn inner(future: F) -> Self {
-        Self { state: State::Inner { future } }
+    fn new(state: State<F>) -> Self {
+        Self { state, required: [None, None] }
+    }
+
+    pub(super) fn inner(future: F, required: Required) -> Self {
+        Self { state: State::Inner { future }, required }
     }
 
     pub(super) fn rejected(response: RejectedResponse) -> Self {
-        Self { state: State::Rejected { response: Some(Box::new(response)) } }
+        Self::new(State::Rejected { response: Some(Box::new(response)) })
     }
 
     /// Creates a future that reads the rest of a rejected request's body first.
     pub(super) fn draining(
         drained: impl Future<Output = RejectedResponse> + Send + 'static,
     ) -> Self {
-        Self { state: State::Draining { drained: Box::pin(drained) } }
+        Self::new(State::Draining { drained: Box::pin(drained) })
     }
 
     /// Creates a future that first waits for the verification. It is boxed, because its type cannot
     /// be named, and only requests that wait for a key need it.
     pub(super) fn waiting(
         admitted: impl Future<Output = Result<F, RejectedResponse>> + Send + 'static,
+        required: Required,
     ) -> Self {
-        Self { state: State::Waiting { admitted: Box::pin(admitted) } }
+        Self { state: State::Waiting { admitted: Box::pin(admitted) }, required }
     }
 }
 
@@ -230,11 +237,17 @@ where
     #[inline(always)]
     #[expect(clippy::expect_used, reason = "polling a completed future is a bug in the caller")]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+        let this = self.project();
+        let mut state = this.state;
         loop {
             match state.as_mut().project() {
                 StateProj::Inner { future } => {
-                    let response = ready!(future.poll(cx));
+                    let mut response = ready!(future.poll(cx));
+                    if let Ok(response) = &mut response
+                        && let Some(rejection) = response.extensions().get::<Rejection>().cloned()
+                    {
+                        add_required(response, &rejection, this.required);
+                    }
                     return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
                 }
                 StateProj::Rejected { response } => {

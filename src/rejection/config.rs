@@ -16,6 +16,9 @@ pub(crate) struct RejectionConfig {
     pub(super) realm: Box<str>,
     pub(super) resource_metadata: Option<Box<str>>,
     pub(super) body: Option<Arc<BodyHook>>,
+    /// The descriptions of a missing token and of a malformed header, if the token is expected
+    /// elsewhere than in the `Authorization` header.
+    pub(super) descriptions: Option<[String; 2]>,
     /// Whether gRPC requests are rejected in the HTTP form, too.
     pub(super) is_http_rejections_only: bool,
     /// How many bytes of a rejected request's body are read before the response is sent.
@@ -55,6 +58,12 @@ impl RejectionConfig {
         self.body = Some(Arc::new(body));
     }
 
+    /// Sets the descriptions. They consist of fixed texts and the name of a header, so they have no
+    /// character that would need an escape.
+    pub(crate) fn set_descriptions(&mut self, descriptions: Option<[String; 2]>) {
+        self.descriptions = descriptions;
+    }
+
     pub(crate) fn set_drain_limit(&mut self, bytes: u64) {
         self.drain_limit = bytes;
     }
@@ -70,6 +79,7 @@ impl Default for RejectionConfig {
             realm: "api".into(),
             resource_metadata: None,
             body: None,
+            descriptions: None,
             is_http_rejections_only: false,
             drain_limit: DEFAULT_DRAIN_LIMIT,
         }

@@ -2,20 +2,22 @@
 //!
 //! | condition | status | challenge | gRPC |
 //! | --- | --- | --- | --- |
-//! | no token, or another scheme | 401 | only `realm` | 16 |
+//! | no token, or another scheme | 401 | `realm`, without an error | 16 |
 //! | malformed `Authorization` | 400 | `invalid_request` | 16 |
 //! | expired token | 401 | `invalid_token`, "The access token expired" | 16 |
 //! | token invalid for any other reason | 401 | `invalid_token`, "The access token is invalid" | 16 |
 //! | a scope is missing | 403 | `insufficient_scope`, with the required scopes | 7 |
-//! | forbidden by groups, the application's check or the scope table | 403 | `insufficient_scope` | 7 |
+//! | forbidden by groups, the application's check or the scope table | 403 | `realm`, without an error | 7 |
 //! | no current keys | 503 | none, `Retry-After` | 14 |
 //! | no `RequireToken` layer | 500 | none | 13 |
 //!
+//! Each challenge for 401, and for a missing scope, also has `scope` if the required scopes are known.
 //! The rule that rejected a token is only logged: a client that cannot sign a token learns nothing
 //! from the response.
 
 mod body;
 mod config;
+mod required;
 
 pub use body::RejectionBody;
 pub(crate) use config::RejectionConfig;
@@ -24,9 +26,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, HeaderMap};
-use http::{HeaderName, HeaderValue, StatusCode};
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
+use self::required::RequiredScopes;
 use crate::error::{VerifyError, VerifyErrorKind};
 use crate::scope::{Requirement, Scope};
 
@@ -57,12 +63,13 @@ use crate::scope::{Requirement, Scope};
 #[derive(Clone, Debug)]
 pub struct Rejection {
     reason: Reason,
+    required: RequiredScopes,
     config: Arc<RejectionConfig>,
 }
 
 #[derive(Clone, Debug)]
 enum Reason {
-    InsufficientScope(Arc<Requirement>),
+    InsufficientScope,
     Internal,
     InvalidRequest,
     /// The token lacks a group that the route requires.
@@ -86,7 +93,8 @@ pub enum RejectionKind {
     InsufficientScope,
     /// No `RequireToken` layer processed the request, which is an error of the service: 500.
     Internal,
-    /// The `Authorization` header is malformed: 400.
+    /// The `Authorization` header, or the header of another
+    /// [`TokenSource`](crate::TokenSource), is malformed: 400.
     InvalidRequest,
     /// The access token is invalid for a reason other than expiry: 401.
     InvalidToken,
@@ -98,40 +106,54 @@ pub enum RejectionKind {
 
 impl Rejection {
     pub(crate) fn missing_token(config: Arc<RejectionConfig>) -> Self {
-        Self { reason: Reason::MissingToken, config }
+        Self::new(Reason::MissingToken, config)
     }
 
     pub(crate) fn invalid_request(config: Arc<RejectionConfig>) -> Self {
-        Self { reason: Reason::InvalidRequest, config }
+        Self::new(Reason::InvalidRequest, config)
     }
 
-    pub(crate) fn insufficient_scope(
-        required: Arc<Requirement>,
-        config: Arc<RejectionConfig>,
-    ) -> Self {
-        Self { reason: Reason::InsufficientScope(required), config }
+    /// Creates the rejection for a missing scope. [`requiring`](Self::requiring) adds the scopes.
+    pub(crate) fn insufficient_scope(config: Arc<RejectionConfig>) -> Self {
+        Self::new(Reason::InsufficientScope, config)
     }
 
     pub(crate) fn missing_group(config: Arc<RejectionConfig>) -> Self {
-        Self { reason: Reason::MissingGroup, config }
+        Self::new(Reason::MissingGroup, config)
     }
 
     pub(crate) fn unlisted(config: Arc<RejectionConfig>) -> Self {
-        Self { reason: Reason::Unlisted, config }
+        Self::new(Reason::Unlisted, config)
     }
 
     pub(crate) fn internal() -> Self {
-        Self { reason: Reason::Internal, config: Arc::default() }
+        Self::new(Reason::Internal, Arc::default())
     }
 
     pub(crate) fn token(error: VerifyError, config: Arc<RejectionConfig>) -> Self {
-        Self { reason: Reason::Token(error), config }
+        let required = error.requirement().map(Arc::clone);
+        Self::new(Reason::Token(error), config).requiring(required.as_ref())
+    }
+
+    fn new(reason: Reason, config: Arc<RejectionConfig>) -> Self {
+        Self { reason, required: RequiredScopes::default(), config }
+    }
+
+    /// Adds a requirement of the request, whether or not the token meets it.
+    pub(crate) fn requiring<'r>(
+        mut self,
+        requirements: impl IntoIterator<Item = &'r Arc<Requirement>>,
+    ) -> Self {
+        for requirement in requirements {
+            self.required.add(requirement);
+        }
+        self
     }
 
     /// Returns the kind of rejection.
     pub fn kind(&self) -> RejectionKind {
         match &self.reason {
-            Reason::InsufficientScope(_) => RejectionKind::InsufficientScope,
+            Reason::InsufficientScope => RejectionKind::InsufficientScope,
             Reason::Internal => RejectionKind::Internal,
             Reason::InvalidRequest => RejectionKind::InvalidRequest,
             Reason::MissingToken => RejectionKind::MissingToken,
@@ -150,7 +172,7 @@ impl Rejection {
     /// to a client.
     pub(crate) fn reason(&self) -> &'static str {
         match &self.reason {
-            Reason::InsufficientScope(_) => "insufficient_scope",
+            Reason::InsufficientScope => "insufficient_scope",
             Reason::Internal => "no_require_token",
             Reason::InvalidRequest => "invalid_request",
             Reason::MissingGroup => "missing_group",
@@ -175,13 +197,13 @@ impl Rejection {
         match row.challenge {
             Challenge::None => return None,
             Challenge::Realm => {}
-            Challenge::Code => challenge.push_str(&format!(", error=\"{}\"", row.code)),
             Challenge::CodeAndDescription => challenge.push_str(&format!(
                 ", error=\"{}\", error_description=\"{}\"",
-                row.code, row.description
+                row.code,
+                self.error_description()
             )),
         }
-        let scopes = self.required_scopes().iter().map(Scope::as_str).collect::<Vec<_>>();
+        let scopes = if self.names_scopes() { self.required.named() } else { Vec::new() };
         if !scopes.is_empty() {
             challenge.push_str(&format!(", scope=\"{}\"", scopes.join(" ")));
         }
@@ -217,29 +239,74 @@ impl Rejection {
         }
     }
 
-    /// Returns the OAuth error code, as in the body, and in the challenge if it has one.
+    /// Returns the error code, as in the body, and in the challenge if it has one.
     pub fn error_code(&self) -> &'static str {
         self.row().code
     }
 
     /// Returns the description of the error for the client.
-    pub fn error_description(&self) -> &'static str {
-        self.row().description
+    pub fn error_description(&self) -> &str {
+        match (&self.config.descriptions, &self.reason) {
+            (Some([missing, _]), Reason::MissingToken) => missing,
+            (Some([_, malformed]), Reason::InvalidRequest) => malformed,
+            _ => self.row().description,
+        }
     }
 
-    /// Returns the scopes that the route requires, if the token lacks one of them.
+    /// Returns the scopes that the request requires, if the token lacks one of them.
     ///
-    /// It is empty for every other rejection, and for a route that requires any scope of a
-    /// resource server.
+    /// They include every alternative of a requirement such as
+    /// [`RequireScope::any_of`](crate::RequireScope::any_of), of which a challenge names only the
+    /// first. The list is empty for every other rejection, and for a route that requires any scope of
+    /// a resource server.
     pub fn required_scopes(&self) -> &[Scope] {
-        match &self.reason {
-            Reason::InsufficientScope(required) => required.scopes(),
-            Reason::Token(error) => error.required_scopes(),
+        match self.kind() {
+            RejectionKind::InsufficientScope => self.required.all(),
             _ => &[],
         }
     }
 
-    pub(crate) fn body(&self) -> RejectionBody {
+    /// Returns `true` if a token with other scopes, or any token, would help the client.
+    fn names_scopes(&self) -> bool {
+        use RejectionKind::{ExpiredToken, InsufficientScope, InvalidToken, MissingToken};
+
+        matches!(self.kind(), ExpiredToken | InsufficientScope | InvalidToken | MissingToken)
+    }
+
+    /// Returns the response of the layers in HTTP's form: the status, the headers and the body.
+    ///
+    /// The response to HEAD has the same headers, and no body.
+    ///
+    /// ```
+    /// use tower_cognito::Rejection;
+    ///
+    /// /// The rejection for a framework that has its own types.
+    /// fn parts(rejection: &Rejection) -> (u16, Vec<(String, Vec<u8>)>, Vec<u8>) {
+    ///     let (parts, body) = rejection.to_response().into_parts();
+    ///     let headers = parts.headers.iter();
+    ///     let headers = headers.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+    ///     (parts.status.as_u16(), headers.collect(), body.to_vec())
+    /// }
+    /// ```
+    pub fn to_response(&self) -> Response<Bytes> {
+        let RejectionBody { content_type, bytes } = self.body();
+        let length = bytes.len();
+        let mut response = Response::new(bytes);
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, content_type);
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = self.challenge() {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(delay) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(delay.as_secs()));
+        }
+        response
+    }
+
+    fn body(&self) -> RejectionBody {
         match &self.config.body {
             Some(body) => body(self),
             None => RejectionBody::json(self),
@@ -260,6 +327,9 @@ impl Rejection {
         let (code, message) = self.row().grpc;
         let mut metadata = HeaderMap::new();
         metadata.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = self.challenge() {
+            metadata.insert(WWW_AUTHENTICATE, challenge);
+        }
         if let Some(delay) = self.retry_after() {
             // gRPC proposal A6: the delay before a retry, in milliseconds.
             let pushback = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -271,13 +341,13 @@ impl Rejection {
 
     #[rustfmt::skip] // One row per kind is easier to compare.
     fn row(&self) -> Row {
-        use Challenge::{Code, CodeAndDescription, None, Realm};
+        use Challenge::{CodeAndDescription, None, Realm};
         use RejectionKind as Kind;
 
         let (status, code, challenge, description, grpc) = match self.kind() {
             Kind::ExpiredToken => (401, "invalid_token", CodeAndDescription,
                 "The access token expired", (16, "access token expired")),
-            Kind::Forbidden => (403, "insufficient_scope", Code,
+            Kind::Forbidden => (403, "forbidden", Realm,
                 "The request is not allowed with this token",
                 (7, "the request is not allowed with this token")),
             Kind::InsufficientScope => (403, "insufficient_scope", CodeAndDescription,
@@ -313,6 +383,9 @@ impl fmt::Display for Rejection {
             RejectionKind::Forbidden => "the request is not allowed with this token",
             RejectionKind::InsufficientScope => "a required scope is missing",
             RejectionKind::Internal => "no `RequireToken` layer processed the request",
+            RejectionKind::InvalidRequest if self.config.descriptions.is_some() => {
+                "the header of the token is malformed"
+            }
             RejectionKind::InvalidRequest => "the `Authorization` header is malformed",
             RejectionKind::InvalidToken => "the access token is invalid",
             RejectionKind::MissingToken => "the request has no bearer token",
@@ -337,7 +410,6 @@ struct Row {
 }
 
 enum Challenge {
-    Code,
     CodeAndDescription,
     None,
     Realm,

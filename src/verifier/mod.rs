@@ -15,6 +15,7 @@ use crate::error::{
 };
 use crate::health::Health;
 use crate::refresh::{Clock, NoKeys, WaitUntil, all_ready};
+use crate::scope::Requirement;
 use crate::telemetry::{self, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
@@ -216,6 +217,14 @@ impl Verifier {
     /// Returns an error if the time is over. It names every pool without keys and the reason.
     pub async fn ready(&self, within: Duration) -> Result<(), StartError> {
         self.wait_for_keys(within, WaitUntil::Timeout).await
+    }
+
+    /// Returns the scopes that the rules of every pool require. Returns `None` if the pools differ: a
+    /// client without a token could belong to any of them.
+    pub(crate) fn common_requirement(&self) -> Option<&Arc<Requirement>> {
+        let mut requirements = self.shared.pools.iter().map(|pool| pool.rules.requirement());
+        let first = requirements.next()??;
+        requirements.all(|other| other == Some(first)).then_some(first)
     }
 
     /// Verifies a token that is not cached, for a layer. The layer has called

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -15,12 +15,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_cognito::{
-    AccessToken, ClientIds, Rejection, RejectionKind, RequireScope, RequireToken, Rules,
-    TestServer, Verifier,
+    Access, AccessToken, ClientIds, Rejection, RejectionBody, RejectionKind, RequireScope,
+    RequireToken, ResourceMetadata, Rules, ScopeTable, TestServer, Verifier,
 };
 use tower_http::cors::{Any, CorsLayer};
 
-use super::support::{CLIENT, machine, verifier};
+use super::support::{CLIENT, Log, issuer, machine, verifier};
 
 fn require_token() -> RequireToken {
     RequireToken::new(verifier())
@@ -203,6 +203,97 @@ async fn h088_cors_outside_answers_a_preflight_without_a_token() {
 }
 
 #[tokio::test]
+async fn browser_reads_the_challenge_if_cors_outside_exposes_it() {
+    let cors = CorsLayer::new()
+        .allow_origin(["https://app.example".parse().unwrap()])
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([AUTHORIZATION])
+        .expose_headers([WWW_AUTHENTICATE]);
+    let app = Router::new().route("/item", get(ok)).layer(require_token()).layer(cors);
+    let request = |method: Method| {
+        Request::builder().method(method).uri("/item").header("origin", "https://app.example")
+    };
+    let preflight = request(Method::OPTIONS)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization")
+        .body(Body::empty())
+        .unwrap();
+    let response = app.clone().oneshot(preflight).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header("access-control-allow-origin"), "https://app.example");
+    assert_eq!(header("access-control-allow-methods"), "GET,POST");
+    assert_eq!(header("access-control-allow-headers"), "authorization");
+
+    let rejected = request(Method::GET).body(Body::empty()).unwrap();
+    let response = app.oneshot(rejected).await.unwrap();
+    assert_eq!(response.status(), 401);
+    let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header("access-control-allow-origin"), "https://app.example");
+    assert_eq!(header("access-control-expose-headers"), "www-authenticate");
+    assert_eq!(header("www-authenticate"), r#"Bearer realm="api""#);
+}
+
+#[tokio::test]
+async fn only_preflight_requests_pass_without_a_token_if_they_are_allowed() {
+    let table = ScopeTable::new([("GET /item", Access::scope("demo-dev/read"))]).unwrap();
+    let inside = || {
+        Router::new()
+            .route("/item", any(async |token: Option<AccessToken>| token.is_some().to_string()))
+            .route("/strict", any(async |token: AccessToken| token.client_id().to_owned()))
+            .fallback(ok)
+            .layer(RequireScope::new("demo-dev/read"))
+    };
+    let origin = ("origin", "https://app.example");
+    let asks = ("access-control-request-method", "GET");
+    let valid = with_scope("demo-dev/read");
+    for layer in [require_token(), require_token().scope_table(table.clone())] {
+        let strict = inside().layer(layer.clone());
+        let app = inside().layer(layer.allow_cors_preflight());
+        let send = async |app: &Router, method: &str, path: &str, headers: &[(&str, &str)]| {
+            let mut request = Request::builder().method(method).uri(path);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(Body::empty()).unwrap();
+            let response = app.clone().oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8_lossy(&body).into_owned())
+        };
+        let none = (200, "false".to_owned());
+        assert_eq!(send(&app, "OPTIONS", "/item", &[origin, asks]).await, none);
+        // A token is ignored, even an invalid one.
+        let invalid = ("authorization", "Bearer bad");
+        assert_eq!(send(&app, "OPTIONS", "/item", &[origin, asks, invalid]).await, none);
+        let valid = ("authorization", &*valid);
+        assert_eq!(send(&app, "OPTIONS", "/item", &[origin, asks, valid]).await, none);
+        for path in ["/other", "/a/..;/b", "/a%2Fb"] {
+            assert_eq!(send(&app, "OPTIONS", path, &[origin, asks]).await.0, 200, "{path}");
+        }
+        // The extractor still requires a token.
+        assert_eq!(send(&app, "OPTIONS", "/strict", &[origin, asks]).await.0, 401);
+
+        for (method, headers) in [
+            ("OPTIONS", &[][..]),
+            ("OPTIONS", &[origin]),
+            ("OPTIONS", &[asks]),
+            ("GET", &[origin, asks]),
+            ("POST", &[origin, asks]),
+            ("options", &[origin, asks]),
+            ("TRACE", &[origin, asks]),
+        ] {
+            assert_eq!(send(&app, method, "/item", headers).await.0, 401, "{method} {headers:?}");
+        }
+        assert_eq!(send(&strict, "OPTIONS", "/item", &[origin, asks]).await.0, 401);
+        assert_eq!(send(&app, "GET", "/item", &[origin, asks, valid]).await.1, "true");
+        // An inner layer without the setting rejects it, whatever the outer one left.
+        let nested = inside().layer(require_token()).layer(require_token().allow_cors_preflight());
+        assert_eq!(send(&nested, "OPTIONS", "/item", &[origin, asks]).await.0, 401);
+    }
+}
+
+#[tokio::test]
 async fn http_1_and_http_2_clients_get_the_same_rejections() {
     async fn show(token: AccessToken) -> String {
         token.scopes().iter().collect::<Vec<_>>().join(" ")
@@ -346,4 +437,59 @@ async fn scope_table_around_the_service_covers_routes_added_later() {
     assert_eq!(status(&last, Method::GET, "/item", None).await, 200);
     assert_eq!(status(&last, Method::GET, "/new", None).await, 200);
     assert_eq!(status(&last, Method::GET, "/unknown", None).await, 401);
+}
+
+/// Requires a scope in a handler, as a service with several tools on one path does.
+async fn call_tool(extensions: axum::http::Extensions, tool: String) -> Result<String, Rejection> {
+    let scope = format!("mcp/{tool}");
+    let token = RequireScope::new(&scope).authorize(&extensions)?;
+    Ok(token.client_id().to_owned())
+}
+
+#[tokio::test]
+async fn check_in_handler_rejects_like_the_layers_around_it() {
+    let log = Log::of_this_thread();
+    let metadata =
+        ResourceMetadata::new("https://api.example.com/mcp", [issuer().issuer()]).unwrap();
+    let inside = Router::new().route("/mcp", post(call_tool));
+    let layered = inside.clone().layer(RequireScope::new("mcp/call"));
+    let token = RequireToken::new(verifier())
+        .realm("tools")
+        .resource_metadata(&metadata)
+        .rejection_body(RejectionBody::problem);
+    let app = layered.layer(token.clone());
+    let call = async |app: &Router, scope: Option<&str>, tool: &str| {
+        let mut request = Request::post("/mcp");
+        if let Some(scope) = scope {
+            request = request.header("authorization", format!("Bearer {}", machine(scope).sign()));
+        }
+        let request = request.body(Body::from(tool.to_owned())).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        let rejection = response.extensions().get::<Rejection>().map(Rejection::kind);
+        let header = |name| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+        (response.status().as_u16(), header("www-authenticate"), header("content-type"), rejection)
+    };
+    let (status, ..) = call(&app, Some("mcp/call mcp/admin"), "admin").await;
+    assert_eq!(status, 200);
+    assert!(!log.take().contains("request rejected"));
+
+    let rejected = call(&app, Some("mcp/call"), "admin").await;
+    let challenge = r#"Bearer realm="tools", error="insufficient_scope", error_description="A required scope is missing", scope="mcp/admin mcp/call", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/mcp""#;
+    let problem = Some("application/problem+json".to_owned());
+    let kind = Some(RejectionKind::InsufficientScope);
+    assert_eq!(rejected, (403, Some(challenge.to_owned()), problem.clone(), kind));
+    let log_text = log.take();
+    let lines = log_text.lines().filter(|line| line.contains("request rejected"));
+    let lines = lines.collect::<Vec<_>>();
+    assert_eq!(lines.len(), 1, "{log_text}");
+    assert!(lines[0].contains(r#"reason="insufficient_scope""#), "{log_text}");
+
+    // Without a token, and without a layer.
+    let anonymous = inside.clone().layer(token.allow_anonymous());
+    let rejected = call(&anonymous, None, "admin").await;
+    let challenge = r#"Bearer realm="tools", scope="mcp/admin", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/mcp""#;
+    let kind = Some(RejectionKind::MissingToken);
+    assert_eq!(rejected, (401, Some(challenge.to_owned()), problem, kind));
+    let (status, challenge, _, kind) = call(&inside, Some("mcp/admin"), "admin").await;
+    assert_eq!((status, challenge, kind), (500, None, Some(RejectionKind::Internal)));
 }

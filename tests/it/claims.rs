@@ -377,9 +377,11 @@ fn first_failing_check_gives_the_error() {
 
 #[test]
 fn application_rejects_like_the_layers() {
-    let token = verified(&machine("a/b"));
-    assert!(RequireScope::new("a/b").authorize(&token).is_ok());
-    let rejection = RequireScope::all_of(["a/b", "c/d"]).authorize(&token).unwrap_err();
+    let mut extensions = http::Extensions::new();
+    extensions.insert(verified(&machine("a/b")));
+    let token = RequireScope::new("a/b").authorize(&extensions).unwrap();
+    assert_eq!(token.client_id(), CLIENT);
+    let rejection = RequireScope::all_of(["a/b", "c/d"]).authorize(&extensions).unwrap_err();
     assert_eq!(rejection.kind(), RejectionKind::InsufficientScope);
     let challenge = rejection.challenge().unwrap();
     assert!(challenge.to_str().unwrap().ends_with(r#"scope="a/b c/d""#), "{challenge:?}");
@@ -406,7 +408,7 @@ async fn forbidden_by_the_check_is_403_and_the_check_runs_last() {
     let user = |name: &str, groups: &[&str]| {
         issuer().user_token(CLIENT, name).scope("a/b").claim("cognito:groups", groups)
     };
-    let forbidden = r#"Bearer realm="api", error="insufficient_scope""#;
+    let forbidden = r#"Bearer realm="api""#;
     assert_eq!(send(&layer, &user("alice", &["staff"]).sign()).await.status(), 200);
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     let response = send(&layer, &user("bob", &["staff"]).sign()).await;

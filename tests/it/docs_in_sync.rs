@@ -10,8 +10,8 @@ use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower_cognito::{
-    CheckError, ClientIds, RefreshError, RejectionBody, RequireScope, RequireToken,
-    ResourceMetadata, Rules, Verifier,
+    Access, CheckError, ClientIds, RefreshError, RejectionBody, RequireScope, RequireToken,
+    ResourceMetadata, Rules, ScopeTable, TokenSource, Verifier,
 };
 
 use super::architecture::{files_below, is_rust, root};
@@ -34,6 +34,8 @@ async fn responses_are_as_shown_on_the_page() {
         .connect_lazy()
         .unwrap();
     let metadata = ResourceMetadata::new("https://api.example.com/mcp", [issuer().issuer()]);
+    let table = ScopeTable::new([("GET /item", Access::scope("item/read"))]).unwrap();
+    let alb = http::HeaderName::from_static("x-amzn-oidc-accesstoken");
 
     let expired = machine("item/read").issued_at(std::time::UNIX_EPOCH).sign();
     let other_scope = machine("item/write").sign();
@@ -45,11 +47,7 @@ async fn responses_are_as_shown_on_the_page() {
         ("A token that is not good", usual(), bearer("abc")),
         ("A token that has expired", usual(), bearer(&expired)),
         ("A scope is missing", usual(), bearer(&other_scope)),
-        (
-            "Groups, a check of yours, or the scope table say no",
-            app(RequireToken::new(forbidden)),
-            bearer(&good),
-        ),
+        ("The request is forbidden", app(RequireToken::new(forbidden)), bearer(&good)),
         ("There are no keys", app(RequireToken::new(without_keys)), bearer(&good)),
         (
             "The layers are put together wrongly",
@@ -60,6 +58,16 @@ async fn responses_are_as_shown_on_the_page() {
             "With a problem document",
             app(RequireToken::new(verifier()).rejection_body(RejectionBody::problem)),
             bearer(&expired),
+        ),
+        (
+            "The token is expected elsewhere",
+            app(RequireToken::new(verifier()).token_source(TokenSource::header(alb))),
+            bearer(&good),
+        ),
+        (
+            "A token is missing or invalid, and the scopes are known",
+            app(RequireToken::new(verifier()).scope_table(table)),
+            String::new(),
         ),
         (
             "With resource metadata",

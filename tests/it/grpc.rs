@@ -36,7 +36,7 @@ use tower_cognito::{
     ScopeTable, TestIssuer, TokenInterceptor, Verifier,
 };
 
-use super::rejections::{Case, Guard, cases, valid_token};
+use super::rejections::{Case, Guard, Row, cases, valid_token};
 use super::support::{CLIENT, http_1, issuer, machine, verifier};
 
 /// Counts its calls.
@@ -190,8 +190,7 @@ async fn call(channel: &Channel, sent: Sent, method: Method) -> Result<String, S
 }
 
 #[track_caller]
-fn check_rejected(answer: Result<String, Status>, case: &Case, name: &str) {
-    let Case { row, .. } = case;
+fn check_rejected(answer: Result<String, Status>, case: &Case, row: &Row, name: &str) {
     let name = format!("{}, {name}", case.name);
     let status = answer.expect_err(&name);
     assert_eq!(status.code() as i32, row.grpc_status, "{name}: {status:?}");
@@ -201,7 +200,7 @@ fn check_rejected(answer: Result<String, Status>, case: &Case, name: &str) {
     let text = |name| metadata.get(name).map(|value| value.to_str().unwrap());
     assert_eq!(text("grpc-retry-pushback-ms"), row.pushback, "{name}");
     assert_eq!(text("cache-control"), Some("no-store"), "{name}");
-    assert_eq!(text("www-authenticate"), None, "{name}");
+    assert_eq!(text("www-authenticate"), row.challenge.map(|[plain, _]| plain), "{name}");
 }
 
 #[track_caller]
@@ -211,12 +210,12 @@ fn check_status(answer: Result<String, Status>, code: Code, message: &str) {
 }
 
 /// Checks that both methods are rejected and never called.
-async fn check_both_rejected(address: SocketAddr, who: &Who, case: &Case, server: &str) {
+async fn check_both_rejected(address: SocketAddr, who: &Who, case: &Case, row: &Row, server: &str) {
     let channel = channel(address).await;
     for method in [Method::Check, Method::Watch] {
         let sent = Sent::authorization(&case.authorization);
         let answer = call(&channel, sent, method).await;
-        check_rejected(answer, case, &format!("{server}, {method:?}"));
+        check_rejected(answer, case, row, &format!("{server}, {method:?}"));
     }
     assert_eq!(who.calls(), 0, "{}, {server}", case.name);
 }
@@ -283,7 +282,7 @@ async fn each_row_reaches_the_client_of_a_layered_server() {
         let who = Who::default();
         let (token, scope) = (case.guard.require_token(), case.guard.scope.clone());
         let address = layered_server(&who, token, scope).await;
-        check_both_rejected(address, &who, &case, "server").await;
+        check_both_rejected(address, &who, &case, &case.row, "server").await;
     }
 }
 
@@ -293,7 +292,7 @@ async fn each_row_reaches_the_client_of_a_layered_service_and_other_services_sta
         let who = Who::default();
         let (token, scope) = (case.guard.require_token(), case.guard.scope.clone());
         let address = layered_service(&who, token, scope).await;
-        check_both_rejected(address, &who, &case, "service").await;
+        check_both_rejected(address, &who, &case, &case.row, "service").await;
         let sent = Sent::authorization(&case.authorization).to(Feed::NAME);
         assert_eq!(check(&channel(address).await, sent).await.unwrap(), "nobody");
     }
@@ -308,10 +307,11 @@ async fn each_row_of_an_interceptor_reaches_the_client() {
         };
         rows += 1;
         let who = Who::default();
+        let row = case.row_of_interceptor();
         let address = intercepted_service(&who, interceptor.clone()).await;
-        check_both_rejected(address, &who, &case, "with_interceptor").await;
+        check_both_rejected(address, &who, &case, &row, "with_interceptor").await;
         let address = intercepted_server(&who, interceptor).await;
-        check_both_rejected(address, &who, &case, "InterceptorLayer").await;
+        check_both_rejected(address, &who, &case, &row, "InterceptorLayer").await;
     }
     assert!(rows > 20, "{rows}");
 }
@@ -660,7 +660,8 @@ async fn h089_grpc_web_gets_its_own_form_with_translation_inside_or_outside() {
                 assert_eq!(text("grpc-status"), Some(&*status), "{name}");
                 assert_eq!(text("grpc-message"), Some(case.row.grpc_message), "{name}");
                 assert_eq!(text("grpc-retry-pushback-ms"), case.row.pushback, "{name}");
-                assert_eq!(text("www-authenticate"), None, "{name}");
+                let challenge = case.row.challenge.map(|[plain, _]| plain);
+                assert_eq!(text("www-authenticate"), challenge, "{name}");
                 assert_eq!(answer.body(), "", "{name}");
             }
         }

@@ -10,15 +10,16 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER,
+    SEC_WEBSOCKET_PROTOCOL, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_cognito::layer::ResponseBody;
 use tower_cognito::{
     AccessToken, CheckError, ClientIds, JwksDocument, RefreshError, Rejection, RejectionBody,
-    RejectionKind, RequireScope, RequireToken, Rules, Verifier, VerifyErrorKind,
+    RejectionKind, RequireScope, RequireToken, Rules, TokenSource, Verifier, VerifyErrorKind,
 };
 
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
@@ -99,6 +100,7 @@ fn stack(token: RequireToken) -> impl Layer<Counter, Service = Stacked> + Clone 
 type Stacked =
     tower_cognito::layer::RequireTokenService<tower_cognito::layer::RequireScopeService<Counter>>;
 
+#[derive(Clone, Copy)]
 struct Row {
     name: &'static str,
     status: u16,
@@ -267,8 +269,8 @@ async fn application_check_rejects_with_401_or_403() {
     let row = Row {
         name: "forbidden",
         status: 403,
-        challenge: Some(r#"Bearer realm="api", error="insufficient_scope""#),
-        body: r#"{"error":"insufficient_scope","error_description":"The request is not allowed with this token"}"#,
+        challenge: Some(r#"Bearer realm="api""#),
+        body: r#"{"error":"forbidden","error_description":"The request is not allowed with this token"}"#,
         kind: RejectionKind::Forbidden,
         reason: Some(VerifyErrorKind::Forbidden),
     };
@@ -339,11 +341,14 @@ async fn h088_head_has_the_headers_of_get_and_no_body() {
 async fn h013_forged_token_in_extensions_is_removed() {
     let forged = verifier().try_verify(&machine("activity/*").sign()).unwrap();
     let token = RequireToken::new(verifier());
-    for layer in [token.clone(), token.allow_anonymous()] {
+    let by_scope = Some(r#"Bearer realm="api", scope="activity/*""#);
+    for (layer, challenge) in
+        [(token.clone(), MISSING.challenge), (token.allow_anonymous(), by_scope)]
+    {
         let mut request = get(&[]);
         request.extensions_mut().insert(forged.clone());
         let (seen, calls) = send(stack(layer), request).await;
-        check(&seen, calls, &MISSING);
+        check(&seen, calls, &Row { challenge, ..MISSING });
     }
 }
 
@@ -383,7 +388,8 @@ async fn h092_allow_anonymous_passes_missing_tokens_and_rejects_invalid_ones() {
 
     // A required scope needs a token.
     let (seen, calls) = send(stack(anonymous()), get(&[])).await;
-    check(&seen, calls, &MISSING);
+    let challenge = Some(r#"Bearer realm="api", scope="activity/*""#);
+    check(&seen, calls, &Row { challenge, ..MISSING });
 }
 
 #[tokio::test]
@@ -413,7 +419,7 @@ async fn require_token_settings_apply_to_scope_layer_inside() {
 #[tokio::test]
 async fn challenge_names_the_required_scopes() {
     for (scope, named) in [
-        (RequireScope::any_of(["a/x", "a/y"]), Some("a/x a/y")),
+        (RequireScope::any_of(["a/x", "a/y"]), Some("a/x")),
         (RequireScope::all_of(["a/x", "a/y"]), Some("a/x a/y")),
         (RequireScope::any_of_resource_server("a"), None),
     ] {
@@ -529,4 +535,256 @@ async fn h091_logs_and_debug_output_do_not_contain_the_token() {
     for secret in [signature, "abc.def", "eyJ", "attacker"] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }
+}
+
+const ALB: HeaderName = HeaderName::from_static("x-amzn-oidc-accesstoken");
+
+fn header_source() -> RequireToken {
+    RequireToken::new(verifier()).token_source(TokenSource::header(ALB))
+}
+
+fn with_lines(name: &HeaderName, lines: &[&[u8]]) -> Request<Full<Bytes>> {
+    let mut request = get(&[]);
+    for line in lines {
+        request.headers_mut().append(name, HeaderValue::from_bytes(line).unwrap());
+    }
+    request
+}
+
+#[tokio::test]
+async fn token_in_another_header_is_read_without_a_scheme_and_nothing_else_is() {
+    let valid = machine("activity/*").sign();
+    let token = valid.as_bytes();
+    let with_scheme = format!("Bearer {valid}");
+    let (seen, calls) = send(stack(header_source()), with_lines(&ALB, &[token])).await;
+    assert_eq!((seen.status.as_u16(), calls), (200, 1));
+    assert_eq!(seen.body, CLIENT);
+
+    let mut other = with_lines(&ALB, &[token]);
+    other.headers_mut().insert(AUTHORIZATION, HeaderValue::from_static("Bearer bad"));
+    let (seen, _) = send(stack(header_source()), other).await;
+    assert_eq!(seen.status, 200, "`Authorization` was read");
+
+    let missing = r#"{"error":"unauthorized","error_description":"An access token in the header x-amzn-oidc-accesstoken is required"}"#;
+    let missing = Row { name: "missing", body: missing, ..MISSING };
+    let cookie = format!("x-amzn-oidc-accesstoken={valid}");
+    let mut in_uri = get(&[]);
+    *in_uri.uri_mut() = format!("/?access_token={valid}").parse().unwrap();
+    for request in
+        [get(&[]), bearer(&valid), with_lines(&http::header::COOKIE, &[cookie.as_bytes()]), in_uri]
+    {
+        let (seen, calls) = send(stack(header_source()), request).await;
+        check(&seen, calls, &missing);
+    }
+
+    let malformed = Row {
+        challenge: Some(
+            r#"Bearer realm="api", error="invalid_request", error_description="The header x-amzn-oidc-accesstoken is malformed""#,
+        ),
+        body: r#"{"error":"invalid_request","error_description":"The header x-amzn-oidc-accesstoken is malformed"}"#,
+        ..MALFORMED
+    };
+    for (name, lines) in [
+        ("two lines", &[token, token][..]),
+        ("two lines, one empty", &[token, b""]),
+        ("empty", &[b""]),
+        ("not ASCII", &[b"caf\xc3\xa9"]),
+        ("a tab", &[b"a\tb"]),
+    ] {
+        let (seen, calls) = send(stack(header_source()), with_lines(&ALB, lines)).await;
+        check(&seen, calls, &Row { name, ..malformed });
+        assert_eq!(seen.rejection.unwrap().to_string(), "the header of the token is malformed");
+    }
+    for (name, value) in [("a scheme", with_scheme.as_bytes()), ("two tokens", b"a.b.c,d.e.f")] {
+        let (seen, calls) = send(stack(header_source()), with_lines(&ALB, &[value])).await;
+        let reason = Some(VerifyErrorKind::Malformed);
+        check(&seen, calls, &Row { name, reason, ..INVALID });
+    }
+}
+
+#[tokio::test]
+async fn verify_headers_reads_the_source_of_the_layer() {
+    let valid = machine("").sign();
+    let layer = header_source();
+    let request = with_lines(&ALB, &[valid.as_bytes()]);
+    assert!(layer.verify_headers(request.headers()).await.is_ok());
+    assert!(layer.verify_header_values([valid.as_bytes()]).await.is_ok());
+    let rejection = layer.try_verify_headers(bearer(&valid).headers()).unwrap_err();
+    assert_eq!(rejection.kind(), RejectionKind::MissingToken);
+    let offered = format!("chat.v1, bearer.{valid}");
+    let layer = RequireToken::new(verifier()).token_source(TokenSource::websocket_protocol());
+    let mut headers = HeaderMap::new();
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, offered.parse().unwrap());
+    assert!(layer.verify_headers(&headers).await.is_err());
+    headers.insert("upgrade", HeaderValue::from_static("websocket"));
+    assert!(layer.verify_headers(&headers).await.is_ok());
+    assert!(layer.try_verify_header_values([offered.as_bytes()]).is_ok());
+}
+
+/// Sends one request, and returns its status and the headers that the service inside saw.
+async fn seen_inside(
+    layer: RequireToken,
+    request: Request<Full<Bytes>>,
+) -> (u16, Option<HeaderMap>) {
+    let seen = Arc::new(std::sync::Mutex::new(None));
+    let record = Arc::clone(&seen);
+    let inner = service_fn(move |request: Request<Full<Bytes>>| {
+        *record.lock().unwrap() = Some(request.headers().clone());
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+    });
+    let response = layer.layer(inner).oneshot(request).await.unwrap();
+    let headers = seen.lock().unwrap().take();
+    (response.status().as_u16(), headers)
+}
+
+fn handshake(lines: &[&str]) -> Request<Full<Bytes>> {
+    let mut request = get(&[]);
+    let headers = request.headers_mut();
+    headers.insert("connection", HeaderValue::from_static("Upgrade"));
+    headers.insert("upgrade", HeaderValue::from_static("WebSocket"));
+    for line in lines {
+        headers.append(SEC_WEBSOCKET_PROTOCOL, line.parse().unwrap());
+    }
+    request
+}
+
+#[tokio::test]
+async fn websocket_handshake_gives_the_token_and_the_service_inside_does_not_see_it() {
+    let valid = machine("activity/*").sign();
+    let layer = || RequireToken::new(verifier()).token_source(TokenSource::websocket_protocol());
+    for (lines, left) in [
+        (vec![format!("chat.v1, bearer.{valid}")], Some("chat.v1")),
+        (vec![format!("bearer.{valid},chat.v1 ,chat.v2")], Some("chat.v1, chat.v2")),
+        (vec!["chat.v1".to_owned(), format!("bearer.{valid}")], Some("chat.v1")),
+        (vec![format!("bearer.{valid}")], None),
+    ] {
+        let lines = lines.iter().map(|line| &**line).collect::<Vec<_>>();
+        let (status, headers) = seen_inside(layer(), handshake(&lines)).await;
+        assert_eq!(status, 200, "{left:?}");
+        let headers = headers.unwrap();
+        let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().collect::<Vec<_>>();
+        assert_eq!(values, left.into_iter().collect::<Vec<_>>());
+        assert!(!format!("{headers:?}").contains(&valid));
+    }
+
+    // Two tokens, an empty one, and something that is not a token.
+    let two = format!("bearer.{valid}, bearer.{valid}");
+    let split = [format!("bearer.{valid}"), "bearer.bad".to_owned()];
+    for (lines, status) in [
+        (vec![&*two], 400),
+        (vec![&*split[0], &*split[1]], 400),
+        (vec!["bearer.", "chat.v1"], 400),
+        (vec!["bearer.bad"], 401),
+        (vec!["chat.v1"], 401),
+        (vec![], 401),
+    ] {
+        assert_eq!(seen_inside(layer(), handshake(&lines)).await, (status, None), "{lines:?}");
+    }
+
+    // Other requests have no token.
+    let offered = format!("chat.v1, bearer.{valid}");
+    let mut post = handshake(&[&offered]);
+    *post.method_mut() = Method::POST;
+    let mut without_upgrade = handshake(&[&offered]);
+    without_upgrade.headers_mut().remove("upgrade");
+    let mut h2c = handshake(&[&offered]);
+    h2c.headers_mut().insert("upgrade", HeaderValue::from_static("h2c"));
+    let mut tunnel = handshake(&[&offered]);
+    *tunnel.method_mut() = Method::CONNECT;
+    *tunnel.version_mut() = http::Version::HTTP_2;
+    *tunnel.uri_mut() = "api.example.com:443".parse().unwrap();
+    let mut old = handshake(&[&offered]);
+    *old.method_mut() = Method::CONNECT;
+    for request in [post, without_upgrade, h2c, tunnel, old, bearer(&valid)] {
+        let name = format!("{:?}", request.method());
+        assert_eq!(seen_inside(layer(), request).await, (401, None), "{name}");
+    }
+
+    // The token is also removed if it is not read.
+    let public = tower_cognito::ScopeTable::new([("GET /", tower_cognito::Access::public())]);
+    let public = layer().scope_table(public.unwrap());
+    let (status, headers) = seen_inside(public, handshake(&[&offered])).await;
+    assert_eq!(
+        (status, &headers.unwrap()[SEC_WEBSOCKET_PROTOCOL]),
+        (200, &"chat.v1".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn websocket_over_http_2_is_a_connect_request_with_a_protocol() {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let valid = machine("activity/*").sign();
+    let layer = RequireToken::new(verifier()).token_source(TokenSource::websocket_protocol());
+    let offered = Arc::new(std::sync::Mutex::new(None));
+    let record = Arc::clone(&offered);
+    let app = layer.layer(service_fn(move |request: Request<hyper::body::Incoming>| {
+        *record.lock().unwrap() = request.headers().get(SEC_WEBSOCKET_PROTOCOL).cloned();
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+    }));
+    let (client, server) = tokio::io::duplex(65_536);
+    let serve = hyper::service::service_fn(move |request| app.clone().oneshot(request));
+    tokio::spawn(async move {
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .enable_connect_protocol()
+            .serve_connection(TokioIo::new(server), serve)
+            .await
+            .unwrap_or_default();
+    });
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    // The client learns from the server's settings that it may send `:protocol`.
+    let first = Request::get("http://localhost/").body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(client.send_request(first).await.unwrap().status(), 401);
+    for (token, status) in [(&*valid, 200), ("bad", 401)] {
+        let mut request = Request::connect("http://localhost/ws")
+            .header(SEC_WEBSOCKET_PROTOCOL, format!("chat.v1, bearer.{token}"))
+            .body(Full::<Bytes>::default())
+            .unwrap();
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
+        assert_eq!(client.send_request(request).await.unwrap().status(), status);
+    }
+    assert_eq!(offered.lock().unwrap().take().unwrap(), "chat.v1");
+}
+
+#[tokio::test]
+async fn value_that_holds_the_token_is_marked_sensitive() {
+    let valid = machine("activity/*").sign();
+    let authorization = RequireToken::new(verifier());
+    for (layer, name, request) in [
+        (authorization.clone(), AUTHORIZATION, bearer(&valid)),
+        (authorization.allow_anonymous(), AUTHORIZATION, bearer(&valid)),
+        (header_source(), ALB, with_lines(&ALB, &[valid.as_bytes()])),
+    ] {
+        let (status, headers) = seen_inside(layer, request).await;
+        let headers = headers.unwrap();
+        assert_eq!(status, 200);
+        assert!(headers[&name].is_sensitive());
+        assert!(!format!("{headers:?}").contains(&valid));
+    }
+}
+
+#[test]
+fn contradictory_token_sources_panic() {
+    let panics = |build: fn() -> RequireToken| std::panic::catch_unwind(build).is_err();
+    let plain = || RequireToken::new(verifier());
+    assert!(!panics(|| plain_source(TokenSource::authorization()).accept_bare_token()));
+    assert!(panics(|| plain_source(TokenSource::header(ALB)).accept_bare_token()));
+    assert!(panics(|| plain_source(TokenSource::websocket_protocol()).accept_bare_token()));
+    assert!(panics(|| {
+        RequireToken::new(verifier()).accept_bare_token().token_source(TokenSource::header(ALB))
+    }));
+    let _ =
+        plain().token_source(TokenSource::header(ALB)).token_source(TokenSource::authorization());
+    for name in [AUTHORIZATION, http::header::COOKIE, SEC_WEBSOCKET_PROTOCOL] {
+        let built = std::panic::catch_unwind(|| TokenSource::header(name.clone()));
+        assert!(built.is_err(), "{name}");
+    }
+}
+
+fn plain_source(source: TokenSource) -> RequireToken {
+    RequireToken::new(verifier()).token_source(source)
 }

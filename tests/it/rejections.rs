@@ -36,7 +36,7 @@ use tower_cognito::{
     TestIssuer, TokenInterceptor, Verifier, VerifyErrorKind,
 };
 
-use super::support::{CLIENT, initially, issuer, machine, rules, verifier};
+use super::support::{CLIENT, Log, initially, issuer, machine, rules, verifier};
 
 /// One row, as it is sent.
 #[derive(Clone, Copy)]
@@ -44,7 +44,7 @@ pub(crate) struct Row {
     kind: RejectionKind,
     status: u16,
     /// With the default settings, and with [`Look::Marked`].
-    challenge: Option<[&'static str; 2]>,
+    pub(crate) challenge: Option<[&'static str; 2]>,
     json: &'static str,
     problem: &'static str,
     text: &'static str,
@@ -68,6 +68,14 @@ const MISSING: Row = Row {
     grpc_status: 16,
     grpc_message: "missing bearer token",
     pushback: None,
+};
+/// If the layer that rejects the request requires `activity/*`.
+const MISSING_WITH_SCOPE: Row = Row {
+    challenge: Some([
+        r#"Bearer realm="api", scope="activity/*""#,
+        r#"Bearer realm="Orders (v2)", scope="activity/*", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    ..MISSING
 };
 const MALFORMED: Row = Row {
     kind: RejectionKind::InvalidRequest,
@@ -99,6 +107,13 @@ const INVALID: Row = Row {
     grpc_message: "invalid access token",
     pushback: None,
 };
+const INVALID_WITH_SCOPE: Row = Row {
+    challenge: Some([
+        r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid", scope="activity/*""#,
+        r#"Bearer realm="Orders (v2)", error="invalid_token", error_description="The access token is invalid", scope="activity/*", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    ..INVALID
+};
 const EXPIRED: Row = Row {
     kind: RejectionKind::ExpiredToken,
     status: 401,
@@ -113,6 +128,13 @@ const EXPIRED: Row = Row {
     grpc_status: 16,
     grpc_message: "access token expired",
     pushback: None,
+};
+const EXPIRED_WITH_SCOPE: Row = Row {
+    challenge: Some([
+        r#"Bearer realm="api", error="invalid_token", error_description="The access token expired", scope="activity/*""#,
+        r#"Bearer realm="Orders (v2)", error="invalid_token", error_description="The access token expired", scope="activity/*", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    ..EXPIRED
 };
 const SCOPE: Row = Row {
     kind: RejectionKind::InsufficientScope,
@@ -136,6 +158,14 @@ const TWO_SCOPES: Row = Row {
     ]),
     ..SCOPE
 };
+/// Of alternatives, only the first is named.
+const ONE_OF_TWO_SCOPES: Row = Row {
+    challenge: Some([
+        r#"Bearer realm="api", error="insufficient_scope", error_description="A required scope is missing", scope="item/read""#,
+        r#"Bearer realm="Orders (v2)", error="insufficient_scope", error_description="A required scope is missing", scope="item/read", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+    ]),
+    ..SCOPE
+};
 const UNNAMED_SCOPE: Row = Row {
     challenge: Some([
         r#"Bearer realm="api", error="insufficient_scope", error_description="A required scope is missing""#,
@@ -147,12 +177,12 @@ const FORBIDDEN: Row = Row {
     kind: RejectionKind::Forbidden,
     status: 403,
     challenge: Some([
-        r#"Bearer realm="api", error="insufficient_scope""#,
-        r#"Bearer realm="Orders (v2)", error="insufficient_scope", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
+        r#"Bearer realm="api""#,
+        r#"Bearer realm="Orders (v2)", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource/orders""#,
     ]),
-    json: r#"{"error":"insufficient_scope","error_description":"The request is not allowed with this token"}"#,
-    problem: r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The request is not allowed with this token","error":"insufficient_scope"}"#,
-    text: "insufficient_scope: The request is not allowed with this token\n",
+    json: r#"{"error":"forbidden","error_description":"The request is not allowed with this token"}"#,
+    problem: r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The request is not allowed with this token","error":"forbidden"}"#,
+    text: "forbidden: The request is not allowed with this token\n",
     retry_after: None,
     grpc_status: 7,
     grpc_message: "the request is not allowed with this token",
@@ -185,6 +215,7 @@ const INTERNAL: Row = Row {
 };
 
 /// A request, the layers around the service, and the expected row.
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) guard: Guard,
@@ -192,6 +223,18 @@ pub(crate) struct Case {
     pub(crate) authorization: Vec<HeaderValue>,
     pub(crate) row: Row,
     reason: Option<VerifyErrorKind>,
+}
+
+impl Case {
+    /// Returns the row of an interceptor, which knows the scopes that it requires.
+    pub(crate) fn row_of_interceptor(&self) -> Row {
+        match self.row.kind {
+            RejectionKind::MissingToken => MISSING_WITH_SCOPE,
+            RejectionKind::InvalidToken => INVALID_WITH_SCOPE,
+            RejectionKind::ExpiredToken => EXPIRED_WITH_SCOPE,
+            _ => self.row,
+        }
+    }
 }
 
 /// A `RequireScope`, with a `RequireToken` around it if there is a verifier.
@@ -381,7 +424,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "any scope of two",
             RequireScope::any_of(["item/read", "item/write"]),
             "activity/*",
-            TWO_SCOPES,
+            ONE_OF_TWO_SCOPES,
         ),
         scope(
             "the other scope of two",
@@ -684,6 +727,7 @@ fn check(seen: &Seen, case: &Case, look: Look, form: Form, transport: Transport)
             headers.push(("grpc-message", row.grpc_message.to_owned()));
             headers.extend(row.pushback.map(|n| ("grpc-retry-pushback-ms", n.to_owned())));
             headers.push(("grpc-status", row.grpc_status.to_string()));
+            headers.extend(look.challenge(row).map(|c| ("www-authenticate", c.to_owned())));
             // It is 500 without a `RequireToken`: `http_rejections_only` could not be set.
             (if row.status == 500 { 500 } else { 200 }, "")
         }
@@ -764,6 +808,7 @@ async fn each_row_is_exact_for_interceptor() {
 }
 
 async fn check_intercepted(interceptor: TokenInterceptor, case: &Case) {
+    let case = &Case { row: case.row_of_interceptor(), ..case.clone() };
     let Case { name, row, .. } = case;
     let sent = post(&case.authorization, "application/grpc");
     let metadata = MetadataMap::from_headers(sent.headers().clone());
@@ -775,6 +820,8 @@ async fn check_intercepted(interceptor: TokenInterceptor, case: &Case) {
     let mut metadata = vec![("cache-control".to_owned(), "no-store".to_owned())];
     let pushback = row.pushback.map(|n| ("grpc-retry-pushback-ms".to_owned(), n.to_owned()));
     metadata.extend(pushback);
+    let challenge = Look::Plain.challenge(row);
+    metadata.extend(challenge.map(|text| ("www-authenticate".to_owned(), text.to_owned())));
     assert_eq!(sorted(status.metadata().as_ref()), metadata, "{name}");
     let source = std::error::Error::source(&status).unwrap();
     let rejection = source.downcast_ref::<Rejection>().unwrap();
@@ -925,7 +972,7 @@ async fn http_rejections_only_gives_every_rejection_the_http_form() {
 #[tokio::test]
 async fn http_rejections_only_applies_to_scope_layer_without_token() {
     let public = ScopeTable::new([("POST /activity", Access::public())]).unwrap();
-    let case = &cases()[0];
+    let case = &Case { row: MISSING_WITH_SCOPE, ..cases()[0].clone() };
     for token in [
         RequireToken::new(verifier()).http_rejections_only().allow_anonymous(),
         RequireToken::new(verifier()).http_rejections_only().scope_table(public),
@@ -1051,16 +1098,16 @@ async fn allow_anonymous_passes_missing_tokens_and_rejects_invalid_ones() {
     let (valid, other) = (valid_token(), machine("activity/read").sign());
     let anonymous = || RequireToken::new(verifier()).allow_anonymous();
     for (name, layer, authorization, without_scope, with_scope) in [
-        ("no header", anonymous(), vec![], Passes(None), Fails(MISSING)),
-        ("Basic", anonymous(), lines(["Basic abc"]), Passes(None), Fails(MISSING)),
+        ("no header", anonymous(), vec![], Passes(None), Fails(MISSING_WITH_SCOPE)),
+        ("Basic", anonymous(), lines(["Basic abc"]), Passes(None), Fails(MISSING_WITH_SCOPE)),
         (
             "another scheme with a token",
             anonymous(),
             lines([format!("DPoP {valid}")]),
             Passes(None),
-            Fails(MISSING),
+            Fails(MISSING_WITH_SCOPE),
         ),
-        ("bare", anonymous(), lines([&valid]), Passes(None), Fails(MISSING)),
+        ("bare", anonymous(), lines([&valid]), Passes(None), Fails(MISSING_WITH_SCOPE)),
         (
             "bare, accepted",
             anonymous().accept_bare_token(),
@@ -1118,10 +1165,10 @@ async fn only_public_rows_of_scope_table_allow_missing_token() {
         ("/token", &none, Fails(MISSING), Fails(MISSING)),
         ("/token", &valid, client(), client()),
         ("/token", &invalid, Fails(INVALID), Fails(INVALID)),
-        ("/scope", &none, Fails(MISSING), Fails(MISSING)),
+        ("/scope", &none, Fails(MISSING_WITH_SCOPE), Fails(MISSING_WITH_SCOPE)),
         ("/scope", &valid, client(), client()),
         ("/scope", &other, Fails(SCOPE), Fails(SCOPE)),
-        ("/scope", &invalid, Fails(INVALID), Fails(INVALID)),
+        ("/scope", &invalid, Fails(INVALID_WITH_SCOPE), Fails(INVALID_WITH_SCOPE)),
         ("/other", &none, Fails(MISSING), Fails(MISSING)),
         ("/other", &valid, Fails(FORBIDDEN), Fails(FORBIDDEN)),
         ("/other", &invalid, Fails(INVALID), Fails(INVALID)),
@@ -1606,6 +1653,280 @@ fn h090_settings_that_would_break_a_challenge_are_rejected() {
     }
 }
 
+/// Returns the challenge of a response.
+fn challenge_of(seen: &Seen) -> Option<&str> {
+    let header = seen.headers.iter().find(|(name, _)| name == "www-authenticate");
+    header.map(|(_, value)| &**value)
+}
+
+/// Returns the scopes that a challenge names.
+#[track_caller]
+fn scopes_of(challenge: Option<&str>) -> Option<&str> {
+    let (_, rest) = challenge.unwrap().split_once(", scope=\"")?;
+    Some(rest.split_once('"').unwrap().0)
+}
+
+fn verifier_of(rules: Rules) -> Verifier {
+    Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap()
+}
+
+#[tokio::test]
+async fn challenge_of_401_names_scopes_of_rules_and_of_table_row() {
+    let past = SystemTime::now() - Duration::from_secs(7200);
+    let expired = machine("").issued_at(past).sign();
+    let table = ScopeTable::new([
+        ("GET /activity", Access::all_of(["a/x", "a/y"])),
+        ("POST /activity", Access::any_of(["a/read", "a/write"])),
+        ("PUT /activity", Access::any_of_resource_server("a")),
+        ("PATCH /activity", Access::authenticated()),
+    ])
+    .unwrap();
+    let plain = RequireToken::new(verifier());
+    let with_rules = RequireToken::new(verifier_of(rules().with_required_scopes(["base/use"])));
+    for (method, layer, expected) in [
+        (Method::GET, plain.clone(), None),
+        (Method::GET, plain.clone().scope_table(table.clone()), Some("a/x a/y")),
+        (Method::POST, plain.clone().scope_table(table.clone()), Some("a/read")),
+        (Method::PUT, plain.clone().scope_table(table.clone()), None),
+        (Method::PATCH, plain.clone().scope_table(table.clone()), None),
+        // No row names this method.
+        (Method::DELETE, plain.scope_table(table.clone()), None),
+        (Method::GET, with_rules.clone(), Some("base/use")),
+        (Method::GET, with_rules.clone().scope_table(table.clone()), Some("base/use a/x a/y")),
+        (Method::DELETE, with_rules.scope_table(table), Some("base/use")),
+    ] {
+        for transport in [Transport::Direct, Transport::Http1] {
+            let mut connection = Connection::open(transport, Some(layer.clone()), None).await;
+            for (authorization, start) in [
+                (vec![], r#"Bearer realm="api""#),
+                (bearer("bad"), INVALID.challenge.unwrap()[0]),
+                (bearer(&expired), EXPIRED.challenge.unwrap()[0]),
+            ] {
+                let seen = connection.send(request(method.clone(), &authorization)).await;
+                assert_eq!(seen.status, 401, "{method}");
+                let scope = expected.map(|scopes| format!(", scope=\"{scopes}\""));
+                let challenge = format!("{start}{}", scope.unwrap_or_default());
+                assert_eq!(challenge_of(&seen), Some(&*challenge), "{method}");
+                assert_eq!(seen.rejection.unwrap().required_scopes(), []);
+            }
+        }
+    }
+}
+
+/// Sends headers to the four methods that take no request, and checks that they decide alike.
+async fn check_headers(
+    layer: &RequireToken,
+    headers: &HeaderMap,
+) -> Result<AccessToken, Rejection> {
+    let values = || headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+    let decided = layer.verify_headers(headers).await;
+    let text = |result: &Result<AccessToken, Rejection>| format!("{result:?}");
+    assert_eq!(text(&layer.try_verify_headers(headers)), text(&decided));
+    assert_eq!(text(&layer.verify_header_values(values()).await), text(&decided));
+    assert_eq!(text(&layer.try_verify_header_values(values())), text(&decided));
+    decided
+}
+
+#[tokio::test]
+async fn verify_headers_decides_like_the_layer() {
+    let mut count = 0;
+    for look in LOOKS {
+        for case in cases() {
+            let Some(layer) = case.guard.require_token() else { continue };
+            // These are decided by a layer inside, or by the table.
+            let is_of_route = case.reason.is_none()
+                && [RejectionKind::InsufficientScope, RejectionKind::Forbidden]
+                    .contains(&case.row.kind);
+            let layer = look.set(layer.allow_anonymous());
+            let headers = get(&case.authorization).headers().clone();
+            let decided = check_headers(&layer, &headers).await;
+            if is_of_route {
+                assert_eq!(decided.unwrap().client_id(), CLIENT, "{}", case.name);
+                continue;
+            }
+            count += 1;
+            let rejection = decided.unwrap_err();
+            check_rejection(&rejection, &case, look, case.name);
+            let response = rejection.to_response();
+            let seen = Seen {
+                status: response.status(),
+                headers: sorted(response.headers()),
+                body: response.into_body(),
+                is_headers_only: false,
+                calls: vec![],
+                rejection: Some(rejection),
+                has_token: false,
+            };
+            check(&seen, &case, look, Form::Http, Transport::Direct);
+        }
+    }
+    assert!(count > 80, "{count}");
+    let headers = get(&bearer(&valid_token())).headers().clone();
+    let decided = check_headers(&RequireToken::new(verifier()), &headers).await;
+    assert_eq!(decided.unwrap().client_id(), CLIENT);
+    // The settings of the layer count.
+    let bare = get(&lines([valid_token()])).headers().clone();
+    assert!(check_headers(&RequireToken::new(verifier()), &bare).await.is_err());
+    let lenient = RequireToken::new(verifier()).accept_bare_token();
+    assert_eq!(check_headers(&lenient, &bare).await.unwrap().client_id(), CLIENT);
+}
+
+#[tokio::test]
+async fn verify_headers_names_scopes_of_rules_and_logs_each_rejection_once() {
+    let log = Log::of_this_thread();
+    let layer = RequireToken::new(verifier_of(rules().with_required_scopes(["base/use"])));
+    let rejection = layer.verify_headers(&HeaderMap::new()).await.unwrap_err();
+    let challenge = rejection.challenge().unwrap();
+    assert_eq!(challenge, r#"Bearer realm="api", scope="base/use""#);
+    let log = log.take();
+    assert_eq!(log.matches("request rejected").count(), 1, "{log}");
+    assert!(log.contains(r#"reason="missing_token""#), "{log}");
+}
+
+#[tokio::test]
+async fn verify_headers_waits_for_a_new_key_and_its_try_form_does_not() {
+    let rotation = Rotation::new();
+    let layer = RequireToken::new(rotation.verifier().await);
+    let token = rotation.rotate();
+    let headers = get(&bearer(&token)).headers().clone();
+    let rejection = layer.try_verify_headers(&headers).unwrap_err();
+    let kind = rejection.verify_error().map(|error| error.kind());
+    assert_eq!(kind, Some(VerifyErrorKind::UnknownKey));
+    assert_eq!(layer.verify_headers(&headers).await.unwrap().client_id(), CLIENT);
+    assert_eq!(rotation.fetches(), 2);
+}
+
+#[tokio::test]
+async fn malformed_header_and_missing_keys_name_no_scope() {
+    let table = ScopeTable::new([("GET /activity", Access::scope("a/x"))]).unwrap();
+    for (verifier, authorization, challenge) in [
+        (verifier(), lines(["Bearer"]), MALFORMED.challenge.map(|[plain, _]| plain)),
+        (no_keys(), bearer(&valid_token()), None),
+    ] {
+        let layer = RequireToken::new(verifier).scope_table(table.clone());
+        let mut connection = Connection::open(Transport::Direct, Some(layer), None).await;
+        assert_eq!(challenge_of(&connection.send(get(&authorization)).await), challenge);
+    }
+}
+
+#[tokio::test]
+async fn rules_of_several_pools_name_scopes_only_if_all_require_the_same() {
+    let other_rules = || {
+        let pool = tower_cognito::UserPool::new("us-east-1_Other").unwrap();
+        Rules::new(pool, ClientIds::any())
+    };
+    let own_rules = || rules().with_required_scopes(["base/use"]);
+    for (other_rules, expected) in [
+        (other_rules().with_required_scopes(["base/use"]), Some("base/use")),
+        (other_rules().with_required_scopes(["base/other"]), None),
+        (other_rules(), None),
+    ] {
+        let verifier = Verifier::builder(own_rules())
+            .add_pool(other_rules)
+            .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+            .connect_lazy()
+            .unwrap();
+        let token = Some(RequireToken::new(verifier));
+        let mut connection = Connection::open(Transport::Direct, token, None).await;
+        let seen = connection.send(get(&[])).await;
+        assert_eq!(scopes_of(challenge_of(&seen)), expected);
+    }
+}
+
+#[tokio::test]
+async fn missing_scope_of_rules_names_every_scope_of_the_request() {
+    let layer = RequireToken::new(verifier_of(rules().with_required_scopes(["base/use"])));
+    let table = ScopeTable::new([("GET /activity", Access::scope("a/x"))]).unwrap();
+    let start = r#"Bearer realm="api", error="insufficient_scope", error_description="A required scope is missing""#;
+    for (layer, granted, expected) in [
+        (layer.clone(), "a/x", "base/use"),
+        (layer.clone().scope_table(table.clone()), "a/x", "base/use a/x"),
+        (layer.scope_table(table), "base/use", "base/use a/x"),
+    ] {
+        let mut connection = Connection::open(Transport::Direct, Some(layer), None).await;
+        // In the second round, the token can be cached.
+        for _ in 0..2 {
+            let seen = connection.send(get(&bearer(&machine(granted).sign()))).await;
+            assert_eq!(seen.status, 403);
+            assert_eq!(challenge_of(&seen), Some(&*format!("{start}, scope=\"{expected}\"")));
+            assert_eq!(seen.body, SCOPE.json);
+            let rejection = seen.rejection.unwrap();
+            let required = rejection.required_scopes().iter().map(|scope| scope.as_str());
+            assert_eq!(required.collect::<Vec<_>>().join(" "), expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nested_layers_name_every_scope_in_one_challenge() {
+    let layers = |inner: BoxCloneService<Request<Body>, Response<Body>, Infallible>| {
+        let inner = boxed(RequireScope::new("mcp/admin").layer(inner));
+        let inner = boxed(RequireScope::any_of(["mcp/read", "mcp/write"]).layer(inner));
+        let inner = boxed(RequireScope::any_of_resource_server("mcp").layer(inner));
+        let inner = boxed(RequireScope::new("mcp/call").layer(inner));
+        let table = ScopeTable::new([("ANY /activity", Access::scope("mcp/use"))]).unwrap();
+        let rules = rules().with_required_scopes(["base/use"]);
+        boxed(RequireToken::new(verifier_of(rules)).scope_table(table).layer(inner))
+    };
+    let granted = machine("base/use mcp/use mcp/call mcp/write").sign();
+    let expected = "mcp/admin mcp/call base/use mcp/use mcp/read";
+    for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
+        let app = layers(boxed(Unreachable));
+        let mut connection = Connection::to(transport, app, Arc::default()).await;
+        let seen = connection.send(get(&bearer(&granted))).await;
+        assert_eq!(seen.status, 403);
+        assert_eq!(scopes_of(challenge_of(&seen)), Some(expected));
+        assert_eq!(seen.body, SCOPE.json);
+        let rejection = seen.rejection.unwrap();
+        let text = rejection.challenge().unwrap();
+        assert_eq!(scopes_of(Some(text.to_str().unwrap())), Some(expected));
+        let required = rejection.required_scopes().iter().map(|scope| scope.as_str());
+        let required = required.collect::<Vec<_>>().join(" ");
+        assert_eq!(required, "mcp/admin mcp/read mcp/write mcp/call base/use mcp/use");
+        if !matches!(transport, Transport::Http1) {
+            let seen = connection.send(post(&bearer(&granted), "application/grpc")).await;
+            assert_eq!(seen.status, 200);
+            assert_eq!(scopes_of(challenge_of(&seen)), Some(expected));
+        }
+    }
+    // A rejection of an outer layer names only what is known there.
+    let app = layers(boxed(Unreachable));
+    let mut connection = Connection::to(Transport::Direct, app, Arc::default()).await;
+    let seen = connection.send(get(&bearer(&machine("base/use mcp/use").sign()))).await;
+    assert_eq!(scopes_of(challenge_of(&seen)), Some("mcp/call base/use mcp/use"));
+}
+
+#[tokio::test]
+async fn challenge_that_the_application_changed_is_left_as_it_is() {
+    let inner = RequireScope::new("mcp/admin").layer(Unreachable);
+    let changed = tower::util::MapResponse::new(inner, |mut response: Response<_>| {
+        let own = HeaderValue::from_static("Bearer realm=\"own\"");
+        response.headers_mut().insert("www-authenticate", own);
+        response
+    });
+    let app = RequireToken::new(verifier()).layer(RequireScope::new("mcp/call").layer(changed));
+    let mut connection = Connection::to(Transport::Direct, boxed(app), Arc::default()).await;
+    let seen = connection.send(get(&bearer(&machine("mcp/call").sign()))).await;
+    assert_eq!(challenge_of(&seen), Some(r#"Bearer realm="own""#));
+    let challenge = seen.rejection.unwrap().challenge().unwrap();
+    assert_eq!(scopes_of(Some(challenge.to_str().unwrap())), Some("mcp/admin mcp/call"));
+}
+
+#[test]
+fn interceptor_names_every_scope_in_one_challenge() {
+    let rules = rules().with_required_scopes(["base/use"]);
+    let interceptor = TokenInterceptor::new(verifier_of(rules))
+        .require_scope(RequireScope::new("a/b"))
+        .require_scope(RequireScope::any_of(["c/d", "e/f"]));
+    for token in ["bad".to_owned(), machine("").sign(), machine("base/use a/b").sign()] {
+        let mut call = tonic::Request::new(());
+        call.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let status = interceptor.clone().call(call).unwrap_err();
+        let challenge = status.metadata().get("www-authenticate").unwrap().to_str().unwrap();
+        assert_eq!(scopes_of(Some(challenge)), Some("base/use a/b c/d"));
+    }
+}
+
 #[test]
 fn interceptor_requires_every_scope() {
     let interceptor = TokenInterceptor::new(verifier())
@@ -1667,7 +1988,13 @@ async fn h092_allow_anonymous_rejects_invalid_tokens() {
             let with_scope =
                 Connection::open(Transport::Direct, Some(layer.clone()), scope.clone());
             let seen = with_scope.await.send(post(&case.authorization, content_type)).await;
-            check(&seen, &case, Look::Plain, form, Transport::Direct);
+            // A missing token is rejected by the scope layer, which knows its scope.
+            let row = match case.row.kind {
+                RejectionKind::MissingToken => MISSING_WITH_SCOPE,
+                _ => case.row,
+            };
+            let case_with_scope = Case { row, ..case.clone() };
+            check(&seen, &case_with_scope, Look::Plain, form, Transport::Direct);
 
             let mut without_scope =
                 Connection::open(Transport::Direct, Some(layer.clone()), None).await;

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::post;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use http_body_util::BodyExt;
 use tower::{ServiceBuilder, ServiceExt};
 use tower_cognito::{Rejection, RejectionKind, RequireGroup, RequireScope, RequireToken};
@@ -117,14 +117,19 @@ async fn anonymous_request_is_401_and_a_forgotten_token_layer_is_500() {
 
 #[test]
 fn authorize_checks_a_token_after_the_layers() {
-    let token = |groups: &[&str]| {
+    let extensions = |groups: &[&str]| {
         let token = member(groups);
-        verifier().try_verify(token.strip_prefix("Bearer ").unwrap()).unwrap()
+        let mut extensions = Extensions::new();
+        let token = verifier().try_verify(token.strip_prefix("Bearer ").unwrap()).unwrap();
+        extensions.insert(token);
+        extensions
     };
     let group = RequireGroup::any_of(["a", "b"]);
-    assert!(group.authorize(&token(&["b"])).is_ok());
-    let rejection = group.authorize(&token(&["c"])).unwrap_err();
+    assert_eq!(group.authorize(&extensions(&["b"])).unwrap().groups(), ["b"]);
+    let rejection = group.authorize(&extensions(&["c"])).unwrap_err();
     assert_eq!((rejection.kind(), rejection.status().as_u16()), (RejectionKind::Forbidden, 403));
+    let rejection = group.authorize(&Extensions::new()).unwrap_err();
+    assert_eq!(rejection.kind(), RejectionKind::Internal);
 }
 
 #[test]

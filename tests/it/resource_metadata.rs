@@ -1,6 +1,8 @@
 //! RFC 9728: the URL of the document, its content, and its URL in every challenge.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -11,8 +13,8 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt};
 use tower_cognito::{
-    AccessToken, CheckError, JwksDocument, RefreshError, RequireScope, RequireToken,
-    ResourceMetadata, Verifier,
+    Access, AccessToken, CheckError, JwksDocument, RefreshError, RequireScope, RequireToken,
+    ResourceMetadata, ScopeTable, Verifier,
 };
 
 use super::support::{CLIENT, issuer, machine, rules, verifier};
@@ -313,13 +315,7 @@ async fn every_challenge_contains_the_url_of_the_document() {
             403,
             r#"Bearer realm="api", error="insufficient_scope", error_description="A required scope is missing", scope="mcp/call""#,
         ),
-        (
-            "forbidden",
-            forbidding,
-            Some(&valid),
-            403,
-            r#"Bearer realm="api", error="insufficient_scope""#,
-        ),
+        ("forbidden", forbidding, Some(&valid), 403, r#"Bearer realm="api""#),
         (
             "malformed",
             verifier(),
@@ -434,4 +430,98 @@ async fn required_audience_rejects_tokens_for_other_resources() {
     }
     let without = format!("Bearer {}", machine("").sign());
     assert_eq!(call(&app, request("GET", "/mcp", Some(&without))).await.status(), 401);
+}
+
+#[tokio::test]
+async fn scope_table_leaves_the_document_public_and_nothing_else() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let table = || {
+        ScopeTable::new([
+            ("POST /mcp", Access::scope("mcp/call")),
+            ("ANY /{*rest}", Access::authenticated()),
+        ])
+        .unwrap()
+    };
+    let metadata = metadata(RESOURCE);
+    let inside =
+        Router::new().route_service(metadata.path(), metadata.clone()).fallback(async move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+    let plain = || RequireToken::new(verifier());
+    for layer in [
+        plain().resource_metadata(&metadata).scope_table(table()),
+        plain().scope_table(table()).resource_metadata(&metadata),
+        // Only the document of the last call is public.
+        plain()
+            .scope_table(table())
+            .resource_metadata(&self::metadata("https://api.example.com/old"))
+            .resource_metadata(&metadata),
+    ] {
+        let app = inside.clone().layer(layer);
+        for method in ["GET", "HEAD"] {
+            let response = call(&app, request(method, metadata.path(), None)).await;
+            assert_eq!(response.status(), 200, "{method}");
+            // A token is not read there, so an invalid one does not matter.
+            let invalid = request(method, metadata.path(), Some("Bearer bad"));
+            assert_eq!(call(&app, invalid).await.status(), 200, "{method}");
+        }
+        for (method, path) in [
+            ("POST", metadata.path()),
+            ("OPTIONS", metadata.path()),
+            ("GET", "/.well-known/oauth-protected-resource"),
+            ("GET", "/.well-known/oauth-protected-resource/"),
+            ("GET", "/.well-known/oauth-protected-resource/mcp/"),
+            ("GET", "/.well-known/oauth-protected-resource/mcp/x"),
+            ("GET", "/.well-known/oauth-protected-resource/old"),
+            ("GET", "/.well-known/oauth-protected-resource/MCP"),
+            ("GET", "/.well-known/oauth-protected-resource/%6dcp"),
+            ("GET", "/.well-known/oauth-protected-resource/mcp;x"),
+            ("GET", "/.well-known/openid-configuration"),
+            ("GET", "/.well-known/anything"),
+            ("GET", "/.well-known"),
+            ("GET", "/elsewhere"),
+        ] {
+            let response = call(&app, request(method, path, None)).await;
+            assert_eq!(response.status(), 401, "{method} {path}");
+        }
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 0, "the fallback was reached");
+}
+
+#[test]
+fn scope_table_that_requires_a_token_for_the_document_panics() {
+    let document = "/.well-known/oauth-protected-resource/mcp";
+    let build = |resource: &str, key: &str, access: Access| {
+        let metadata = metadata(resource);
+        let table = ScopeTable::new([(key, access)]).unwrap();
+        let one = || {
+            RequireToken::new(verifier()).resource_metadata(&metadata).scope_table(table.clone())
+        };
+        let other = || {
+            RequireToken::new(verifier()).scope_table(table.clone()).resource_metadata(&metadata)
+        };
+        let built = [
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(one)).is_ok(),
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(other)).is_ok(),
+        ];
+        assert_eq!(built[0], built[1], "{resource}, {key}");
+        built[0]
+    };
+    for (key, access, is_built) in [
+        (format!("GET {document}"), Access::public(), true),
+        (format!("ANY {document}"), Access::public(), true),
+        (format!("POST {document}"), Access::authenticated(), true),
+        (format!("GET {document}"), Access::authenticated(), false),
+        (format!("ANY {document}"), Access::scope("mcp/call"), false),
+        ("ANY /.well-known/{*rest}".to_owned(), Access::authenticated(), true),
+    ] {
+        assert_eq!(build(RESOURCE, &key, access), is_built, "{key}");
+    }
+    // A path that the table rejects as ambiguous.
+    assert!(!build("https://api.example.com/a%2Fb", "GET /", Access::public()));
+    assert!(!build("https://api.example.com/a//b", "GET /", Access::public()));
+    // A row writes the same segment in another way.
+    let other = "GET /.well-known/oauth-protected-resource/%6dcp/x";
+    assert!(!build(RESOURCE, other, Access::public()));
 }

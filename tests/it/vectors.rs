@@ -325,6 +325,8 @@ fn is_answered_as_stated(vector: &Vector, answer: Option<&Answer>) -> bool {
         200 => None,
         400 => Some("invalid_request"),
         401 => Some("invalid_token"),
+        // Another token would not help.
+        _ if vector.reason == Some("Forbidden") => None,
         _ => Some("insufficient_scope"),
     };
     let named = answer.challenge.as_deref().and_then(|challenge| {

@@ -12,4 +12,10 @@ SCOPE = (
     f'{REALM}, error="insufficient_scope", '
     'error_description="A required scope is missing", scope="{}"'
 )
-UNLISTED = f'{REALM}, error="insufficient_scope"'
+# No other token would help, so there is no error code.
+UNLISTED = REALM
+
+
+def naming(challenge, scope):
+    """The challenge for 401, if the scope table knows the scope."""
+    return f'{challenge}, scope="{scope}"'

@@ -23,7 +23,7 @@ import threading
 import time
 from pathlib import Path
 
-from challenges import EXPIRED, INVALID, MALFORMED, REALM, SCOPE, UNLISTED
+from challenges import EXPIRED, INVALID, MALFORMED, REALM, SCOPE, UNLISTED, naming
 from processes import Issuer
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/forward_auth"
@@ -407,6 +407,8 @@ def check_verdicts(gateway, issuer):
         ("a scope too few", 403, NO_SCOPE, [bearer(issuer.token(scope="activity/read"))]),
     ]:
         answer = gateway.rejects(what, status, *post, headers, event)
+        if status == 401:
+            challenge = naming(challenge, "activity/*")
         check(f"{what}: its challenge", [challenge], answer.headers.get_all("www-authenticate"))
         check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
     answer = gateway.rejects("an unlisted path", 403, "GET", "/unlisted", [bearer(good)])
