@@ -222,7 +222,7 @@ impl Check {
 fn with_cached(header: &str, Case { rules, now, .. }: &Case) -> Verifier {
     let now = *now;
     let builder = Verifier::builder(rules.clone()).clock(move || now).token_cache_bytes(0);
-    let verifier = builder.with_jwks(jwks(YES)).unwrap();
+    let verifier = builder.build_with_jwks(jwks(YES)).unwrap();
     let _ = verifier.try_verify(&token(header, CLAIMS));
     verifier
 }

@@ -50,7 +50,7 @@ fn insufficient(scopes: &[&str]) -> Outcome {
 fn outcome_of<B>(response: &Response<B>) -> Outcome {
     match (response.extensions().get::<Rejection>(), response.extensions().get::<Found>()) {
         (Some(rejection), None) => {
-            let scopes = rejection.scopes().iter().map(Scope::to_string).collect();
+            let scopes = rejection.required_scopes().iter().map(Scope::to_string).collect();
             Rejected(response.status().as_u16(), scopes)
         }
         (None, Some(Found(client))) => Reached(client.clone()),
@@ -1309,7 +1309,7 @@ async fn route(
     uri: &Uri,
     authorization: Option<&str>,
 ) -> Response<Body> {
-    let mut request = request(method, "/", authorization).map(|()| Body::empty());
+    let mut request = request(method, "/", authorization).map(|_| Body::empty());
     *request.uri_mut() = uri.clone();
     app.clone().oneshot(request).await.unwrap()
 }
@@ -1340,7 +1340,7 @@ async fn random_requests_get_the_row_of_their_axum_route_or_are_rejected() {
             let routed = called(&route(&bare, method, &uri, None).await);
             let response = route(&guarded, method, &uri, Some(&none)).await;
             assert_eq!((response.status().as_u16(), called(&response)), (403, None), "{name}");
-            let required = response.extensions().get::<Rejection>().unwrap().scopes();
+            let required = response.extensions().get::<Rejection>().unwrap().required_scopes();
             let required = required.first().map(Scope::to_string);
             match (routed, required) {
                 (Some(row), Some(required)) => {

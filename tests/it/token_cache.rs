@@ -683,8 +683,8 @@ async fn h096_verifiers_with_different_rules_share_no_cached_result() {
             Err(Kind::Revoked),
         ),
     ] {
-        let first = first.with_rules(Rules::new(pool(), ClientIds::any())).unwrap();
-        let second = first.with_rules(other).unwrap();
+        let first = first.share_keys(Rules::new(pool(), ClientIds::any())).unwrap();
+        let second = first.share_keys(other).unwrap();
         cache(name, &first, &token).await;
         check(name, &second, &token, expected, MISS).await;
         check_everywhere(name, &second, &token, expected, expected.is_ok()).await;
@@ -692,7 +692,7 @@ async fn h096_verifiers_with_different_rules_share_no_cached_result() {
         check_everywhere(name, &first.clone(), &token, Ok(()), HIT).await;
     }
     // Each verifier uses its own leeway, at a hit as well.
-    let second = first.with_rules(rules()).unwrap();
+    let second = first.share_keys(rules()).unwrap();
     cache("leeway", &first, &token_that_ends).await;
     cache("no leeway", &second, &token_that_ends).await;
     // Claims are in whole seconds.
@@ -966,7 +966,7 @@ async fn h098_cache_that_is_off_caches_nothing() {
     for _ in 0..2 {
         check_everywhere("off", &verifier, &token, Ok(()), MISS).await;
         // A verifier that shares the keys has the same setting.
-        let sharer = verifier.with_rules(rules()).unwrap();
+        let sharer = verifier.share_keys(rules()).unwrap();
         check_everywhere("off for others", &sharer, &token, Ok(()), MISS).await;
         check_everywhere("off for others", &sharer, &token, Ok(()), MISS).await;
     }
