@@ -17,7 +17,7 @@ use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
 use crate::resource_metadata::ResourceMetadata;
 use crate::scope_table::{RouteRequirement, ScopeTable};
 use crate::telemetry;
-use crate::verifier::Verifier;
+use crate::verifier::{Attempt, UnknownKey, Verifier};
 use crate::verify::AccessToken;
 
 /// Requires a valid access token, and puts that [`AccessToken`] into the request's extensions.
@@ -280,8 +280,10 @@ where
                     return config.reject(request, Rejection::invalid_request);
                 };
                 match config.verifier.verify_without_wait(text) {
-                    Some(outcome) => outcome,
-                    None => return self.call_later(text.to_owned(), request),
+                    Attempt::Done(outcome) => outcome,
+                    Attempt::UnknownKey(unknown) => {
+                        return self.call_later(text.to_owned(), unknown, request);
+                    }
                 }
             }
         };
@@ -301,6 +303,7 @@ impl<S> RequireTokenService<S> {
     fn call_later<ReqBody, ResBody>(
         &mut self,
         token: String,
+        unknown: UnknownKey,
         mut request: Request<ReqBody>,
     ) -> ResponseFuture<S::Future>
     where
@@ -313,7 +316,7 @@ impl<S> RequireTokenService<S> {
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let config = Arc::clone(&self.config);
         ResponseFuture::waiting(async move {
-            let outcome = config.verifier.verify(&token).await;
+            let outcome = config.verifier.verify_with_newer_keys(&token, unknown).await;
             match config.authorize(config.requirement_for(&request), outcome) {
                 Ok(token) => {
                     config.admit(&mut request, token);

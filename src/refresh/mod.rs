@@ -45,7 +45,7 @@ use crate::background::{Home, NoBackgroundThread};
 use crate::error::RefreshError;
 use crate::fetch::DynFetchJwks;
 use crate::health::{Degraded, PoolHealth};
-use crate::jwks::{Jwks, KeySet};
+use crate::jwks::{Jwks, KeySet, KeySetId};
 use crate::schedule::Random;
 use crate::telemetry::KeyEvents;
 
@@ -135,7 +135,7 @@ impl Refresher {
     // Every request calls this: a call that is not inlined costs a twentieth of what the layers add.
     #[inline(always)]
     pub(crate) fn keys_or_wake(&self, now: SystemTime) -> Result<RefreshedKeys, Duration> {
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = self.shared.current();
         let moment = Instant::now();
         if snapshot.is_fast_path(now, moment) {
             return Ok(RefreshedKeys(snapshot));
@@ -153,7 +153,7 @@ impl Refresher {
     }
 
     pub(crate) fn health(&self, now: SystemTime) -> PoolHealth {
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = self.shared.current();
         let age = snapshot.age(now, Instant::now());
         let last_error = snapshot.failing.as_ref().map(|failing| failing.error.kind());
         let degraded = |since| Some(Degraded { since, age, last_error });
@@ -187,40 +187,54 @@ impl Refresher {
         }
     }
 
-    /// Waits for newer keys, within limits, until `found` returns `true`: they have the key.
+    /// Waits for newer keys, within limits, until `look` finds the key.
+    ///
+    /// `known` is the key set in which the caller has not found the key. `look` searches the current
+    /// keys and returns the set that lacks the key, or `None` if no other keys can change the result.
+    /// It is called only if the keys have changed.
     ///
     /// Joins the fetch that is under way. That fetch may have begun before the issuer published the
     /// key. If it does not bring the key, or no fetch is under way, one more is requested, as far
     /// as the budget allows.
-    pub(crate) async fn wait_for_key(&self, mut found: impl FnMut() -> bool) {
-        let Ok(_waiter) = self.shared.config.limits.waiters.try_acquire() else {
-            return;
-        };
+    pub(crate) async fn wait_for_key(
+        &self,
+        mut known: KeySetId,
+        mut look: impl FnMut() -> Option<KeySetId>,
+    ) {
         let Some(home) = self.ensure_running() else {
             return;
         };
-        let looking = async {
-            // Read the progress before the keys: otherwise a fetch that ends in between would
-            // count as seen, although its keys were not looked at.
-            let mut seen = self.shared.progress();
-            if found() {
-                return;
-            }
+        let mut is_found =
+            || self.shared.current().jwks.id() != known && look().map(|id| known = id).is_none();
+        // Read the progress before the keys: otherwise a fetch that ends in between would count as
+        // seen, although its keys were not looked at.
+        let mut seen = self.shared.progress();
+        if is_found() {
+            return;
+        }
+        if !seen.is_fetching() && !seen.is_budget_open() {
+            return KeyEvents::at(&self.shared.address).denied_on_demand();
+        }
+        let Ok(_waiter) = self.shared.config.limits.waiters.try_acquire() else {
+            // Those who wait may wait for another pool, so this pool's fetch is still requested.
+            return self.request_fetch();
+        };
+        let waiting = async {
             if seen.is_fetching() {
                 if !self.next_fetch(seen).await {
                     return;
                 }
                 seen = self.shared.progress();
-                if found() {
+                if is_found() {
                     return;
                 }
             }
             if self.next_fetch(seen).await {
-                found();
+                is_found();
             }
         };
         // After the limit this request is rejected, whatever the fetch brings.
-        let _ = home.timeout(MAX_WAIT, looking).await;
+        let _ = home.timeout(MAX_WAIT, waiting).await;
     }
 
     /// Waits for the first fetch that had not finished when `seen` was read, and requests it if it
@@ -313,7 +327,7 @@ impl Refresher {
 
     fn is_ready(&self) -> bool {
         let now = (self.shared.config.clock)();
-        self.shared.is_usable(self.shared.snapshot.load().age(now, Instant::now()))
+        self.shared.is_usable(self.shared.current().age(now, Instant::now()))
     }
 
     /// Requests the overdue refresh. Either the time of day went on without the task, as in a sandbox

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Clock, OVERDUE_AFTER, RefreshConfig};
 use crate::error::RefreshError;
 use crate::jwks::KeySet;
+use crate::telemetry::KeyEvents;
 
 pub(super) const FAR_FUTURE: Duration = Duration::from_secs(31_536_000);
 
@@ -94,6 +95,12 @@ impl Snapshot {
             Origin::Empty => None,
         };
         Self { jwks, origin, failing, next_refresh, fast_path_until }
+    }
+
+    /// Returns this with a smaller set of keys. Without any, it is as before the first fetch.
+    fn with_keys(&self, keys: KeySet, max_key_age: Duration) -> Self {
+        let origin = if keys.is_empty() { Origin::Empty } else { self.origin };
+        Self::new(Arc::new(keys), origin, self.failing.clone(), self.next_refresh, max_key_age)
     }
 
     /// Whether [`age`](Self::age) and [`overdue`](Self::overdue) need not be asked.
@@ -193,6 +200,44 @@ impl RefreshState {
 
     pub(super) fn progress(&self) -> Progress {
         *self.progress.borrow()
+    }
+
+    /// Returns the snapshot to verify with. No key of it is compromised.
+    // Every request calls this.
+    #[inline(always)]
+    pub(super) fn current(&self) -> Guard<Arc<Snapshot>> {
+        let snapshot = self.snapshot.load();
+        if snapshot.jwks.is_checked() { snapshot } else { self.drop_compromised() }
+    }
+
+    /// Replaces the snapshot if one of its keys was registered as compromised, by the task of any
+    /// pool.
+    #[cold]
+    fn drop_compromised(&self) -> Guard<Arc<Snapshot>> {
+        loop {
+            let snapshot = self.snapshot.load();
+            let Some(keys) = snapshot.jwks.without_compromised() else {
+                return snapshot;
+            };
+            let smaller = Arc::new(snapshot.with_keys(keys, self.config.max_key_age));
+            let previous = self.snapshot.compare_and_swap(&*snapshot, Arc::clone(&smaller));
+            // Otherwise the task or another request has replaced it meanwhile: look at that one.
+            if Arc::ptr_eq(&previous, &snapshot) {
+                KeyEvents::at(&self.address).keys_changed(&snapshot.jwks, &smaller.jwks);
+                if smaller.jwks.is_empty() {
+                    self.fetch_first_keys();
+                }
+            }
+        }
+    }
+
+    /// Requests a fetch at once, because no key is left.
+    fn fetch_first_keys(&self) {
+        self.progress.send_modify(|progress| progress.has_keys = false);
+        let seen = self.progress();
+        if !seen.is_fetching() {
+            self.request(|requests| &mut requests.explicit, seen.next());
+        }
     }
 
     /// Whether keys of this age can be used; `None` is no keys.

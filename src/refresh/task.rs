@@ -4,6 +4,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::Guard;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -15,7 +16,7 @@ use super::{FETCH_TIMEOUT, MAX_WAIT};
 use crate::background::Home;
 use crate::error::RefreshError;
 use crate::fetch::JwksDocument;
-use crate::jwks::{Jwks, KeySet};
+use crate::jwks::{CompromisedKey, Jwks, KeySet, ReadJwks, SkippedKey, register_compromised};
 use crate::schedule::{Budget, Random, pause_after_failure, pause_after_success};
 use crate::telemetry::KeyEvents;
 
@@ -58,8 +59,12 @@ pub(super) struct Task {
     began: Instant,
     budget: Budget,
     failures: u32,
-    /// That the keys are too old was said already.
+    /// Whether the event that the keys are too old was already logged.
     is_stale: bool,
+    /// The keys of the last document that cannot be used, and those whose private part it contains.
+    /// They are logged when they change.
+    skipped: Vec<SkippedKey>,
+    compromised: Vec<CompromisedKey>,
 }
 
 impl Task {
@@ -75,6 +80,8 @@ impl Task {
                 budget: Budget::full(),
                 failures: 0,
                 is_stale: false,
+                skipped: shared.current().jwks.skipped().to_vec(),
+                compromised: Vec::new(),
             };
             // A fetch that went with its task will never be finished.
             task.publish(|progress| progress.finished = progress.started);
@@ -135,7 +142,9 @@ impl Task {
     async fn fetch_and_publish(&mut self) {
         self.publish(|progress| progress.started = progress.next());
         let fetched = self.fetch().await;
-        let before = self.shared.snapshot.load_full();
+        let fetched = fetched.and_then(|(read, max_age)| Ok((self.usable_keys(read)?, max_age)));
+        // Without the keys that this fetch has shown to be compromised.
+        let before = Guard::into_inner(self.shared.current());
         let has_permanent_error = fetched.as_ref().is_err_and(RefreshError::is_permanent);
         let (jwks, origin, failing, pause) = match fetched {
             Ok((jwks, max_age)) => {
@@ -162,7 +171,7 @@ impl Task {
 
     /// Runs the fetch as a task of its own, so that a panic in it, even in its drop, stays there,
     /// and so that one that is late is gone for good.
-    async fn fetch(&self) -> Result<(Jwks, Option<Duration>), RefreshError> {
+    async fn fetch(&self) -> Result<(ReadJwks, Option<Duration>), RefreshError> {
         let fetcher = Arc::clone(&self.shared.config.fetcher);
         let address = Arc::clone(&self.shared.address);
         let mut fetch = AbortOnDrop(tokio::spawn(async move { fetcher.fetch(&address).await }));
@@ -171,7 +180,22 @@ impl Task {
             Ok(Err(_)) => return Err(RefreshError::panicked()),
             Err(_) => return Err(RefreshError::timed_out()),
         };
-        Ok((Jwks::from_json(body).map_err(RefreshError::document)?, max_age))
+        Ok((Jwks::read(&body).map_err(RefreshError::document)?, max_age))
+    }
+
+    /// Returns the keys that may be used. Whatever the result is, the keys whose private part was
+    /// fetched are not trusted any more, by any verifier of this process.
+    fn usable_keys(&mut self, mut read: ReadJwks) -> Result<Jwks, RefreshError> {
+        let in_use = self.shared.current();
+        for key in read.compromised.iter().filter(|key| !self.compromised.contains(key)) {
+            self.events().private_key_published(key, &in_use.jwks);
+            register_compromised(&key.numbers);
+        }
+        self.compromised.clone_from(&read.compromised);
+        read.skip_compromised();
+        self.events().keys_skipped(&self.skipped, read.skipped());
+        self.skipped = read.skipped().to_vec();
+        read.into_usable().map_err(RefreshError::document)
     }
 
     fn succeeded(

@@ -14,7 +14,7 @@ use crate::error::{ConfigError, StartError};
 #[cfg(feature = "reqwest")]
 use crate::fetch::HttpFetch;
 use crate::fetch::{DynFetchJwks, FetchJwks};
-use crate::jwks::{Jwks, KeySet};
+use crate::jwks::Jwks;
 use crate::refresh::{Clock, FileFetch, Limits, RefreshConfig, Refresher, WaitUntil};
 use crate::schedule::Random;
 use crate::telemetry;
@@ -251,7 +251,7 @@ impl VerifierBuilder {
         let (Some(rules), true) = (rules, problems.is_empty()) else {
             return Err(ConfigError::new(problems));
         };
-        let keys = KeySource::Static(Arc::new(KeySet::new(jwks)));
+        let keys = KeySource::fixed(jwks);
         Ok(Verifier::new(vec![Pool { rules, keys }], self.clock, self.token_cache_bytes))
     }
 

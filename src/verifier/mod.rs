@@ -14,7 +14,8 @@ use crate::error::{
     ConfigError, RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes,
 };
 use crate::health::Health;
-use crate::refresh::{Clock, NoKeys, WaitUntil, all_ready};
+use crate::jwks::KeySetId;
+use crate::refresh::{Clock, NoKeys, Refresher, WaitUntil, all_ready};
 use crate::telemetry::{self, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
@@ -78,11 +79,7 @@ impl Verifier {
     pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
         match self.attempt(token) {
             Attempt::Done(result) => result,
-            Attempt::UnknownKey { pool, timer } => {
-                let result = self.verify_with_newer_keys(token, pool).await;
-                timer.verified(&result);
-                result
-            }
+            Attempt::UnknownKey(unknown) => self.verify_with_newer_keys(token, unknown).await,
         }
     }
 
@@ -95,8 +92,8 @@ impl Verifier {
     pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
         match self.attempt(token) {
             Attempt::Done(result) => result,
-            Attempt::UnknownKey { pool, timer } => {
-                if let Some(refresher) = pool.keys.refresher() {
+            Attempt::UnknownKey(UnknownKey { pool, timer, .. }) => {
+                if let Some(refresher) = self.shared.refresher(pool) {
                     refresher.request_fetch();
                 }
                 let result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
@@ -221,16 +218,33 @@ impl Verifier {
     /// Verifies a token that is not cached, for a layer. The layer has called
     /// [`cached`](Self::cached) before, with bytes that need not be text.
     ///
-    /// Returns `None` if newer keys could change the result. The layer then calls
-    /// [`verify`](Self::verify), whose future is too large to be part of every request.
-    pub(crate) fn verify_without_wait(
+    /// If newer keys could change the result, the layer then calls
+    /// [`verify_with_newer_keys`](Self::verify_with_newer_keys), whose future is too large to be part
+    /// of every request.
+    pub(crate) fn verify_without_wait(&self, token: &str) -> Attempt {
+        self.attempt_uncached(token, (self.shared.clock)())
+    }
+
+    /// Verifies the token again after a refresh brought other keys, within the limits of
+    /// [`verify`](Self::verify).
+    pub(crate) async fn verify_with_newer_keys(
         &self,
         token: &str,
-    ) -> Option<Result<AccessToken, VerifyError>> {
-        match self.attempt_uncached(token, (self.shared.clock)()) {
-            Attempt::Done(result) => Some(result),
-            Attempt::UnknownKey { .. } => None,
+        UnknownKey { pool, keys, timer }: UnknownKey,
+    ) -> Result<AccessToken, VerifyError> {
+        let mut result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
+        let look = || match self.verify_uncached(token, (self.shared.clock)()) {
+            Outcome::Final(verified) => {
+                result = verified;
+                None
+            }
+            Outcome::UnknownKey(_, keys) => Some(keys),
+        };
+        if let Some(refresher) = self.shared.refresher(pool) {
+            refresher.wait_for_key(keys, look).await;
         }
+        timer.verified(&result);
+        result
     }
 
     /// Returns the result for a token that was verified before, if its keys are still current.
@@ -238,7 +252,7 @@ impl Verifier {
         self.cached_at(token, (self.shared.clock)())
     }
 
-    fn attempt(&self, token: &str) -> Attempt<'_> {
+    fn attempt(&self, token: &str) -> Attempt {
         let now = (self.shared.clock)();
         match self.cached_at(token.as_bytes(), now) {
             Some(result) => Attempt::Done(result),
@@ -246,39 +260,22 @@ impl Verifier {
         }
     }
 
-    fn attempt_uncached(&self, token: &str, now: SystemTime) -> Attempt<'_> {
+    fn attempt_uncached(&self, token: &str, now: SystemTime) -> Attempt {
         let timer = Timer::start();
         match self.verify_uncached(token, now) {
             Outcome::Final(result) => {
                 timer.verified(&result);
                 Attempt::Done(result)
             }
-            Outcome::UnknownKey(pool) if pool.keys.refresher().is_none() => {
+            Outcome::UnknownKey(pool, _) if self.shared.refresher(pool).is_none() => {
                 let result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
                 timer.verified(&result);
                 Attempt::Done(result)
             }
-            Outcome::UnknownKey(pool) => Attempt::UnknownKey { pool, timer },
-        }
-    }
-
-    async fn verify_with_newer_keys(
-        &self,
-        token: &str,
-        pool: &Pool,
-    ) -> Result<AccessToken, VerifyError> {
-        let mut result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
-        let found = || match self.verify_uncached(token, (self.shared.clock)()) {
-            Outcome::Final(verified) => {
-                result = verified;
-                true
+            Outcome::UnknownKey(pool, keys) => {
+                Attempt::UnknownKey(UnknownKey { pool, keys, timer })
             }
-            Outcome::UnknownKey(_) => false,
-        };
-        if let Some(refresher) = pool.keys.refresher() {
-            refresher.wait_for_key(found).await;
         }
-        result
     }
 
     fn cached_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
@@ -295,7 +292,7 @@ impl Verifier {
         Some(result)
     }
 
-    fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome<'_> {
+    fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome {
         let mut resolved = None;
         let result = verify_with_pools(token, now, |issuer| {
             let pool = self.shared.pool_of(issuer);
@@ -314,7 +311,9 @@ impl Verifier {
             (Err(VerifyErrorKind::KeysUnavailable), Some((_, _, Err(retry_after)))) => {
                 Outcome::Final(Err(VerifyError::keys_unavailable(retry_after)))
             }
-            (Err(VerifyErrorKind::UnknownKey), Some((_, pool, _))) => Outcome::UnknownKey(pool),
+            (Err(VerifyErrorKind::UnknownKey), Some((pool, _, Ok(keys)))) => {
+                Outcome::UnknownKey(pool, keys.id())
+            }
             (result, Some((_, pool, _))) => {
                 Outcome::Final(result.map_err(|kind| pool.rules.error(kind)))
             }
@@ -350,6 +349,11 @@ impl Shared {
         let (issuer, index) = self.by_issuer.get_key_value(issuer)?;
         Some((issuer, *index, self.pools.get(*index)?))
     }
+
+    /// Returns the task that can bring a key of this pool that is not known yet.
+    fn refresher(&self, pool: usize) -> Option<&Refresher> {
+        self.pools.get(pool)?.keys.refresher()
+    }
 }
 
 impl fmt::Debug for Verifier {
@@ -358,18 +362,24 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// What a verification without a wait results in.
-enum Attempt<'v> {
+/// The result of a verification without a wait.
+pub(crate) enum Attempt {
     Done(Result<AccessToken, VerifyError>),
-    /// Newer keys could change the result. The timer still runs.
-    UnknownKey {
-        pool: &'v Pool,
-        timer: Timer,
-    },
+    /// Newer keys could change the result.
+    UnknownKey(UnknownKey),
 }
 
-enum Outcome<'v> {
+/// The pool has no key with the token's key ID.
+pub(crate) struct UnknownKey {
+    pool: usize,
+    /// The keys that were searched.
+    keys: KeySetId,
+    /// It still runs.
+    timer: Timer,
+}
+
+enum Outcome {
     Final(Result<AccessToken, VerifyError>),
-    /// The pool has no key with the token's key ID.
-    UnknownKey(&'v Pool),
+    /// This pool has no key with the token's key ID in these keys.
+    UnknownKey(usize, KeySetId),
 }
