@@ -121,7 +121,7 @@ impl<F: FetchJwks> DynFetchJwks for F {
 }
 
 #[cfg(feature = "reqwest")]
-pub(crate) use over_http::HttpFetch;
+pub(crate) use over_http::{HttpFetch, why_no_client};
 
 #[cfg(feature = "reqwest")]
 mod over_http {
@@ -129,7 +129,7 @@ mod over_http {
     use reqwest::{Client, ClientBuilder, StatusCode, redirect};
 
     use super::{Duration, FetchJwks, JwksDocument, RefreshError};
-    use crate::error::InvalidJwks;
+    use crate::error::{InvalidJwks, with_causes};
     use crate::jwks::MAX_DOCUMENT_LEN;
     use crate::url::is_loopback_http;
 
@@ -198,6 +198,22 @@ mod over_http {
                 None => document,
             })
         }
+    }
+
+    /// Returns why no client could be built, in the terms of what the operator can set.
+    pub(crate) fn why_no_client(error: &reqwest::Error) -> String {
+        let text = with_causes(error);
+        // The platform's certificates are loaded by a crate whose error is only a text.
+        if !text.contains("No CA certificates were loaded") {
+            return text;
+        }
+        let sources = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(|name| {
+            let path = std::env::var_os(name)?;
+            Some(format!("`{}` (`{name}`)", path.display()))
+        });
+        let sources = sources.collect::<Vec<_>>().join(" and ");
+        let sources = if sources.is_empty() { "the system" } else { &sources };
+        format!("no CA certificates were loaded from {sources}")
     }
 
     /// Set last, so that nothing before them counts. The `no_…` switches exist whatever features

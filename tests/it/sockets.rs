@@ -646,7 +646,11 @@ async fn h060_bodies_that_are_no_key_set() {
         ("only an array", b"[]".to_vec(), no_object),
         ("the array of the keys", keys[7..].into(), no_object),
         ("no key at all", br#"{"keys":[]}"#.to_vec(), no_usable_key),
-        ("keys that are none", br#"{"keys":[null,1,"a",[],{}]}"#.to_vec(), no_usable_key),
+        (
+            "keys that are none",
+            br#"{"keys":[null,{}]}"#.to_vec(),
+            "invalid JWK Set: it has no usable key: key 0 is malformed, key 1 is malformed",
+        ),
         ("nothing but null", b"null".to_vec(), no_object),
         ("truncated", good[..good.len() - 1].into(), no_object),
         ("truncated in a key", good[..good.len() / 2].into(), no_object),
@@ -761,7 +765,7 @@ async fn h062_too_many_keys_and_keys_that_are_too_long() {
         (
             "one key of 60 KiB",
             format!(r#"{{"keys":[{long}]}}"#),
-            "invalid JWK Set: it has no usable key",
+            "invalid JWK Set: it has no usable key: key 0 is unacceptable_numbers",
         ),
     ] {
         let begun = Instant::now();
@@ -990,6 +994,42 @@ fn p12_a_proxy_of_the_environment_is_not_asked_for_a_loopback_url() {
     process.wait().unwrap();
     assert_eq!(proxy.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     assert!(is_ready);
+}
+
+#[test]
+fn error_without_ca_certificates_names_what_the_operator_has_set() {
+    const CHILD: &str = "TOWER_COGNITO_TEST_WITHOUT_CERTIFICATES";
+
+    if std::env::var_os(CHILD).is_some() {
+        let rules = rules("https://issuer.example/keys");
+        println!("{}.", Verifier::builder(rules).connect_lazy().unwrap_err());
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("tower-cognito-no-ca-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("empty")).unwrap();
+    let (file, dir) = (folder.join("empty.pem"), folder.join("empty"));
+    std::fs::write(&file, "").unwrap();
+    let (file, dir) = (file.to_str().unwrap(), dir.to_str().unwrap());
+    let missing = format!("{file}.missing");
+    let name = "sockets::error_without_ca_certificates_names_what_the_operator_has_set";
+    for (set, expected) in [
+        (vec![("SSL_CERT_FILE", file)], format!("`{file}` (`SSL_CERT_FILE`)")),
+        (vec![("SSL_CERT_FILE", &missing)], format!("`{missing}` (`SSL_CERT_FILE`)")),
+        (vec![("SSL_CERT_DIR", dir)], format!("`{dir}` (`SSL_CERT_DIR`)")),
+        (
+            vec![("SSL_CERT_FILE", file), ("SSL_CERT_DIR", dir)],
+            format!("`{file}` (`SSL_CERT_FILE`) and `{dir}` (`SSL_CERT_DIR`)"),
+        ),
+    ] {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", name, "--nocapture"]).env(CHILD, "1");
+        child.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR").envs(set);
+        let output = child.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let problem = format!("no HTTP client: no CA certificates were loaded from {expected}.");
+        assert!(text.contains(&problem), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// A certificate authority of the test's own.
