@@ -266,22 +266,42 @@ impl Refresher {
         if home.is_some() {
             self.shared.request(|requests| &mut requests.explicit, awaited);
         }
-        async move {
-            let Some(home) = home else {
-                return Err(RefreshError::transport("no task fetches these keys"));
-            };
-            // Covers the fetch under way, if there is one, and the requested one.
-            let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
-            let mut watched = self.shared.progress.subscribe();
-            let finished = watched.wait_for(|now| now.finished >= awaited);
-            match home.timeout(limit, finished).await {
-                Some(Ok(_)) => {}
-                _ => return Err(RefreshError::timed_out()),
-            }
-            match &self.shared.snapshot.load().failing {
-                Some(failing) => Err(failing.error.clone()),
-                None => Ok(()),
-            }
+        self.result_of(home, awaited)
+    }
+
+    /// Joins the fetch that is under way, or requests one unless the last one is younger than
+    /// `min_age` or the issuer has asked for a pause. The future returns the result of the last
+    /// fetch.
+    pub(crate) fn refresh_if_older_than(
+        &self,
+        min_age: Duration,
+        now: SystemTime,
+    ) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
+        let home = self.ensure_running();
+        let seen = self.shared.progress();
+        let may_fetch = self.shared.current().may_fetch(min_age, now, Instant::now());
+        let awaited = if may_fetch && !seen.is_fetching() { seen.next() } else { seen.started };
+        if home.is_some() && awaited > seen.started {
+            self.shared.request(|requests| &mut requests.explicit, awaited);
+        }
+        self.result_of(home, awaited)
+    }
+
+    async fn result_of(&self, home: Option<Home>, awaited: u64) -> Result<(), RefreshError> {
+        let Some(home) = home else {
+            return Err(RefreshError::transport("no task fetches these keys"));
+        };
+        // Covers the fetch under way, if there is one, and the requested one.
+        let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
+        let mut watched = self.shared.progress.subscribe();
+        let finished = watched.wait_for(|now| now.finished >= awaited);
+        match home.timeout(limit, finished).await {
+            Some(Ok(_)) => {}
+            _ => return Err(RefreshError::timed_out()),
+        }
+        match &self.shared.snapshot.load().failing {
+            Some(failing) => Err(failing.error.clone()),
+            None => Ok(()),
         }
     }
 

@@ -54,6 +54,12 @@ impl Deadline {
         })
     }
 
+    /// Returns how long ago it was, by the clock that says more.
+    fn elapsed(self, now: SystemTime, moment: Instant) -> Duration {
+        let wall = now.duration_since(self.wall).unwrap_or_default();
+        moment.saturating_duration_since(self.monotonic).max(wall)
+    }
+
     /// The earlier one on each clock.
     fn min(self, other: Self) -> Self {
         Self { monotonic: self.monotonic.min(other.monotonic), wall: self.wall.min(other.wall) }
@@ -75,6 +81,7 @@ pub(super) enum Origin {
 #[derive(Clone)]
 pub(super) struct FailureState {
     pub(super) since: SystemTime,
+    pub(super) last_attempt: Deadline,
     pub(super) error: RefreshError,
 }
 
@@ -113,17 +120,30 @@ impl Snapshot {
     pub(super) fn age(&self, now: SystemTime, moment: Instant) -> Option<Duration> {
         match self.origin {
             Origin::Fetched { monotonic, wall } => {
-                let wall_age = now.duration_since(wall).unwrap_or_default();
-                Some(moment.saturating_duration_since(monotonic).max(wall_age))
+                Some(Deadline { monotonic, wall }.elapsed(now, moment))
             }
             Origin::Empty => None,
         }
     }
 
+    /// Returns `true` if a fetch may be made now for a client: the last one is at least this old by
+    /// either clock, and the pause that the issuer asked for is over.
+    pub(super) fn may_fetch(&self, min_age: Duration, now: SystemTime, moment: Instant) -> bool {
+        let last = match (&self.failing, self.origin) {
+            (Some(failing), _) => Some(failing.last_attempt),
+            (None, Origin::Fetched { monotonic, wall }) => Some(Deadline { monotonic, wall }),
+            (None, Origin::Empty) => None,
+        };
+        let is_old = last.is_none_or(|last| last.elapsed(now, moment) >= min_age);
+        let has_asked = |failing: &FailureState| failing.error.retry_after().is_some();
+        let next = self.next_refresh;
+        let is_over = moment >= next.monotonic || now >= next.wall;
+        is_old && (is_over || !self.failing.as_ref().is_some_and(has_asked))
+    }
+
     /// How long ago the next refresh should have begun, by the clock that says more.
     pub(super) fn overdue(&self, now: SystemTime, moment: Instant) -> Duration {
-        let wall = now.duration_since(self.next_refresh.wall).unwrap_or_default();
-        moment.saturating_duration_since(self.next_refresh.monotonic).max(wall)
+        self.next_refresh.elapsed(now, moment)
     }
 }
 

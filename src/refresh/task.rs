@@ -231,7 +231,8 @@ impl Task {
         }
         self.is_stale = is_stale;
         let since = before.failing.as_ref().map_or(now, |failing| failing.since);
-        (FailureState { since, error }, pause)
+        let last_attempt = Deadline { monotonic: Instant::now(), wall: now };
+        (FailureState { since, last_attempt, error }, pause)
     }
 
     fn events(&self) -> KeyEvents<'_> {

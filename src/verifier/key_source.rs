@@ -57,13 +57,27 @@ impl KeySource {
 
     /// Requests a fetch that begins after this call. The future returns its result.
     pub(super) fn refresh(&self) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
-        let refresh = self.refresher().map(Refresher::refresh);
-        async move {
-            match refresh {
-                Some(refresh) => refresh.await,
-                None => Err(RefreshError::transport("no task fetches these keys")),
-            }
-        }
+        or_no_task(self.refresher().map(Refresher::refresh))
+    }
+
+    /// Requests a fetch unless the last one is younger than `min_age`. The future returns the result
+    /// of the last fetch.
+    pub(super) fn refresh_if_older_than(
+        &self,
+        min_age: Duration,
+        now: SystemTime,
+    ) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
+        let refresher = self.refresher();
+        or_no_task(refresher.map(|refresher| refresher.refresh_if_older_than(min_age, now)))
+    }
+}
+
+async fn or_no_task(
+    refresh: Option<impl Future<Output = Result<(), RefreshError>>>,
+) -> Result<(), RefreshError> {
+    match refresh {
+        Some(refresh) => refresh.await,
+        None => Err(RefreshError::transport("no task fetches these keys")),
     }
 }
 

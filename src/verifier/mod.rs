@@ -26,6 +26,9 @@ pub(crate) use builder::{
     CONNECT_TIMEOUT, INTERVALS, MAX_KEY_AGE, REFRESH_INTERVAL, SettingNames, TOKEN_CACHE_BYTES,
 };
 
+/// The shortest time between two fetches that a client can trigger.
+const MIN_FETCH_AGE: Duration = Duration::from_secs(1);
+
 /// Verifies access tokens with keys that it keeps current in the background.
 ///
 /// A clone shares everything. When the last one is dropped, the background tasks end.
@@ -164,21 +167,44 @@ impl Verifier {
 
     /// Fetches the keys of every pool now and waits for them, for a hook that reports a rotation.
     ///
-    /// The number of calls is not limited, so do not let a client trigger it.
+    /// The number of calls is not limited, and a pause that the issuer asks for is ignored. If a client
+    /// can trigger it, call [`refresh_if_older_than`](Self::refresh_if_older_than) instead.
     ///
     /// # Errors
     ///
     /// Returns an error if a fetch fails; with several pools, the first error. The current keys
     /// stay in use.
     pub async fn refresh(&self) -> Result<(), RefreshError> {
-        let refreshes = self.shared.pools.iter().map(|pool| pool.keys.refresh());
-        // Requests every fetch before it waits for the first.
-        let refreshes = refreshes.collect::<Vec<_>>();
-        let mut result = Ok(());
-        for refresh in refreshes {
-            result = result.and(refresh.await);
-        }
-        result
+        first_error(self.shared.pools.iter().map(|pool| pool.keys.refresh())).await
+    }
+
+    /// Fetches the keys of every pool whose last fetch, successful or not, ended at least this long
+    /// ago, and waits for them. The minimum is 1 second; a shorter time counts as the minimum.
+    ///
+    /// Any client may trigger it: calls join the fetch that is under way, and if the issuer asked for
+    /// a pause (`Retry-After`), no fetch is made before the pause is over, which is at most 5 minutes.
+    /// The time is the larger one of two clocks, so it also passes while a sandbox is frozen.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_cognito::Verifier;
+    /// # async fn example(verifier: Verifier) {
+    /// // For a hook without authentication: at most one fetch in a minute.
+    /// if let Err(error) = verifier.refresh_if_older_than(Duration::from_secs(60)).await {
+    ///     eprintln!("{error}");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a fetch fails, or if the last one has failed and it is too early for
+    /// another; with several pools, the first error. The current keys stay in use.
+    pub async fn refresh_if_older_than(&self, min_age: Duration) -> Result<(), RefreshError> {
+        let now = (self.shared.clock)();
+        let min_age = min_age.max(MIN_FETCH_AGE);
+        let pools = self.shared.pools.iter();
+        first_error(pools.map(|pool| pool.keys.refresh_if_older_than(min_age, now))).await
     }
 
     /// Ends the background tasks and waits until they are gone.
@@ -341,6 +367,18 @@ impl Verifier {
         .await;
         if problems.is_empty() { Ok(()) } else { Err(StartError::no_keys(problems)) }
     }
+}
+
+async fn first_error(
+    refreshes: impl Iterator<Item = impl Future<Output = Result<(), RefreshError>>>,
+) -> Result<(), RefreshError> {
+    // Requests every fetch before it waits for the first.
+    let refreshes = refreshes.collect::<Vec<_>>();
+    let mut result = Ok(());
+    for refresh in refreshes {
+        result = result.and(refresh.await);
+    }
+    result
 }
 
 impl Shared {

@@ -524,6 +524,68 @@ async fn p05_what_the_issuer_asks_for_is_honored_within_limits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p05_refresh_that_clients_trigger_respects_the_age_and_the_pause() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    let calls = |min_age| {
+        let verifier = verifier.clone();
+        async move {
+            for _ in 0..20 {
+                let _ = verifier.refresh_if_older_than(min_age).await;
+            }
+            verifier.refresh_if_older_than(min_age).await
+        }
+    };
+    calls(s(60)).await.unwrap();
+    assert_eq!(fake.requests(), 1, "the keys are young");
+    sleep(s(60)).await;
+    calls(s(60)).await.unwrap();
+    assert_eq!(fake.requests(), 2);
+    // The monotonic clock stood still.
+    fake.set_ahead(60);
+    calls(s(60)).await.unwrap();
+    assert_eq!(fake.requests(), 3);
+
+    fake.answers(Reply::Status(500));
+    sleep(s(1)).await;
+    // A failed fetch counts too, and no time is shorter than a second.
+    assert!(calls(Duration::ZERO).await.is_err());
+    assert_eq!(fake.requests(), 4);
+
+    fake.answers(Reply::RetryAfter(300));
+    verifier.refresh().await.unwrap_err();
+    assert_eq!(fake.requests(), 5);
+    for _ in 0..59 {
+        sleep(s(5)).await;
+        assert!(calls(s(1)).await.is_err());
+    }
+    assert_eq!(fake.requests(), 5, "the issuer asked for 300 seconds");
+    fake.answers(old_set());
+    fake.set_ahead(400);
+    calls(s(1)).await.unwrap();
+    assert_eq!(fake.requests(), 6, "they are over by the time of day");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p05_refresh_that_many_clients_trigger_is_one_fetch() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.takes(ms(500));
+    sleep(s(10)).await;
+    let requests = (0..1_000).map(|number| {
+        let verifier = verifier.clone();
+        tokio::spawn(async move {
+            sleep(ms(number / 2)).await;
+            verifier.refresh_if_older_than(s(10)).await
+        })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        request.await.unwrap().unwrap();
+    }
+    assert_eq!(fake.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn p06_a_storm_of_unknown_keys_causes_four_fetches_a_minute_at_most() {
     for takes in [Duration::ZERO, ms(700)] {
         let fake = Fake::new(old_set());
