@@ -63,7 +63,7 @@ pub trait FetchJwks: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// When there is no complete document; the keys that are held stay in use.
+    /// Returns an error if there is no complete document. The current keys stay in use.
     fn fetch_jwks(
         &self,
         url: &str,
@@ -136,11 +136,11 @@ mod over_http {
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
     const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// One GET over HTTP/1.1, within limits that the other side can not stretch.
+    /// One GET over HTTP/1.1, within limits that the server cannot extend.
     #[derive(Debug)]
     pub(crate) struct HttpFetch {
-        // Each is built only where a pool needs it: the first does not build on a machine
-        // without CA certificates, which loopback does not need.
+        // Each is built only if a pool needs it: the first cannot be built on a machine without CA
+        // certificates, and loopback needs none.
         anywhere: Option<Client>,
         loopback: Option<Client>,
     }
@@ -179,7 +179,8 @@ mod over_http {
                     None => error,
                 });
             }
-            // None was asked for, and none is decoded: a small answer may be a large document.
+            // No encoding was requested, and none is decoded: a small response could be a large
+            // document.
             if response.headers().contains_key(CONTENT_ENCODING) {
                 return Err(RefreshError::document(InvalidJwks::new("it is compressed")));
             }
@@ -204,7 +205,7 @@ mod over_http {
     pub(crate) fn why_no_client(error: &reqwest::Error) -> String {
         let text = with_causes(error);
         // The platform's certificates are loaded by a crate whose error is only a text.
-        if !text.contains("No CA certificates were loaded") {
+        if !text.contains("CA certificates were loaded") {
             return text;
         }
         let sources = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(|name| {
@@ -216,8 +217,8 @@ mod over_http {
         format!("no CA certificates were loaded from {sources}")
     }
 
-    /// Set last, so that nothing before them counts. The `no_…` switches exist whatever features
-    /// an application turns on in reqwest.
+    /// Sets the limits of this crate. They are set last, so that they replace earlier ones. The `no_…`
+    /// methods exist whatever features of reqwest an application turns on.
     fn with_limits(builder: ClientBuilder) -> ClientBuilder {
         builder
             .http1_only()
@@ -225,7 +226,8 @@ mod over_http {
             .timeout(TOTAL_TIMEOUT)
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
-            // Minutes later a kept connection is often dead, and after a sleep nobody was told.
+            // Keep no connection: by the next refresh most servers have closed it, and after a
+            // suspend the client would not know.
             .pool_max_idle_per_host(0)
             .referer(false)
             .no_gzip()
@@ -234,7 +236,7 @@ mod over_http {
             .no_deflate()
     }
 
-    /// The address stays out: it is a field of the event already, and the operator's own.
+    /// Leaves the URL out: it is a field of the event already.
     fn transport(error: reqwest::Error) -> RefreshError {
         if error.is_timeout() {
             return RefreshError::timed_out();
@@ -272,7 +274,7 @@ mod over_http {
         }
 
         #[test]
-        fn max_age_is_read_where_it_is_a_number() {
+        fn max_age_is_read_if_it_is_a_number() {
             check_max_age("max-age=60", Some(60));
             check_max_age("public, max-age=60, must-revalidate", Some(60));
             check_max_age("Max-Age=\"60\"", Some(60));

@@ -16,7 +16,7 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 static KEYS: LazyLock<Mutex<HashSet<KeyNumbers>>> = LazyLock::new(Mutex::default);
 
 /// Returns a number that changes when a key is registered.
-// Relaxed: whoever finds a change takes the lock, which orders the rest.
+// Relaxed: a reader that finds a change takes the lock, which orders the rest.
 pub(crate) fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }

@@ -195,15 +195,20 @@ impl ReadJwks {
 
 /// Names indexes and reasons only: anything else could be of any length, or be secret.
 fn no_usable_key(skipped: &[SkippedKey]) -> InvalidJwks {
-    let mut problem = "it has no usable key".to_owned();
-    for (number, SkippedKey { index, reason }) in skipped.iter().take(MAX_SHOWN).enumerate() {
-        let separator = if number == 0 { ": " } else { ", " };
-        problem += &format!("{separator}key {index} is {}", reason.as_str());
+    if skipped.is_empty() {
+        return InvalidJwks::new("it has no usable key");
     }
-    if let Some(more) = skipped.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
-        problem += &format!(", and {more} more");
-    }
-    InvalidJwks::new(problem)
+    let shown = skipped.iter().take(MAX_SHOWN);
+    let reasons = shown.map(|SkippedKey { index, reason }| {
+        let reason = reason.as_str();
+        format!("key {index} is {reason}")
+    });
+    let reasons = reasons.collect::<Vec<_>>().join(", ");
+    let more = match skipped.len().saturating_sub(MAX_SHOWN) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    InvalidJwks::new(format!("it has no usable key: {reasons}{more}"))
 }
 
 impl PartialEq for Jwks {

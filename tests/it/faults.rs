@@ -149,8 +149,8 @@ async fn h067_compromised_key_is_distrusted_at_once_in_every_pool() {
     let Disposable { member, token, .. } = &disposable();
     let fake = Fake::new(Reply::Set(set(&[member])));
     let leaking = fake.builder_for(disposable_rules()).connect().await.unwrap();
-    let neighbour = Fake::new(Reply::Set(set(&[&renamed(member, "another"), member])));
-    let neighbour = neighbour.builder_for(disposable_rules()).connect().await.unwrap();
+    let their_fake = Fake::new(Reply::Set(set(&[&renamed(member, "another"), member])));
+    let neighbour = their_fake.builder_for(disposable_rules()).connect().await.unwrap();
     let jwks = Jwks::from_json(set(&[member])).unwrap();
     let fixed = Verifier::builder(disposable_rules()).clock(fake.clock());
     let fixed = fixed.build_with_jwks(jwks.clone()).unwrap();
@@ -177,6 +177,13 @@ async fn h067_compromised_key_is_distrusted_at_once_in_every_pool() {
     let event = format!("kid=\"{}\" index=0", kid(member));
     assert!(errors[0].contains("the issuer publishes a private key"), "{errors:?}");
     assert!(errors[0].contains(&event), "{errors:?}");
+
+    // The neighbour has fetched again at once, and has keys as soon as its issuer has replaced them.
+    sleep(ms(1)).await;
+    assert_eq!(their_fake.requests(), 2);
+    their_fake.answers(new_set());
+    sleep(s(5)).await;
+    assert_eq!(neighbour.health(), Health::Ready);
 
     // A plain function of its arguments.
     let now = (fake.clock())();
