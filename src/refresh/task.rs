@@ -33,18 +33,18 @@ impl Running {
         self.task.0.is_finished() || self.home.is_of_another_process()
     }
 
-    /// Ends the task, and waits until it is gone.
+    /// Ends the task and waits until it is gone.
     pub(super) async fn end(mut self) {
         if self.home.is_of_another_process() {
             return self.forget_if_foreign();
         }
         self.task.0.abort();
-        // The limit is for a paused runtime that is not driven any more.
+        // The limit is for a paused runtime that is no longer driven.
         let _ = self.home.timeout(MAX_WAIT, &mut self.task.0).await;
     }
 
-    /// Leaves a task of the parent process alone: its locks may have been held, when the process
-    /// was forked, by threads that the child does not have.
+    /// Leaks a task of the parent process instead of aborting it: when the process was forked, threads
+    /// that the child does not have may have held its locks.
     pub(super) fn forget_if_foreign(self) {
         if self.home.is_of_another_process() {
             mem::forget(self);
@@ -68,10 +68,10 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Starts a task if there is none: at first, and after one that is gone.
+    /// Starts a task: the first one, or one that replaces a task that is gone.
     pub(super) fn spawn(shared: &Arc<RefreshState>, home: Home) -> Running {
         let task = {
-            // Its moments are on the clock that it runs on.
+            // So that its times are on the clock of the runtime on which it runs.
             let _entered = home.enter();
             let task = Self {
                 shared: Arc::clone(shared),
@@ -83,13 +83,13 @@ impl Task {
                 skipped: shared.current().jwks.skipped().to_vec(),
                 compromised: Vec::new(),
             };
-            // A fetch that went with its task will never be finished.
+            // The fetch of a task that is gone will never finish.
             task.publish(|progress| progress.finished = progress.started);
             task
         };
         let started = shared.progress().started;
         shared.requests.send_replace(FetchRequests { unknown_key: started, explicit: started });
-        // Before anybody can want anything of this task.
+        // Subscribe before the task is visible, so that it receives every request.
         let requests = shared.requests.subscribe();
         let task = AbortOnDrop(home.spawn(task.run(requests)));
         Running { task, home }
@@ -98,17 +98,17 @@ impl Task {
     async fn run(mut self, mut requests: watch::Receiver<FetchRequests>) {
         loop {
             let next_refresh = self.shared.snapshot.load().next_refresh.monotonic;
-            let is_wanted = match timeout_at(next_refresh, requests.changed()).await {
+            let is_requested = match timeout_at(next_refresh, requests.changed()).await {
                 Ok(Err(_)) => return,
                 Ok(Ok(())) => true,
                 Err(_) => false,
             };
-            let asked = *requests.borrow_and_update();
+            let requested = *requests.borrow_and_update();
             let started = self.shared.progress().started;
-            // What is due comes first, and is what everybody wants.
-            if !is_wanted || next_refresh <= Instant::now() || asked.explicit > started {
+            // A refresh that is due comes first, and also answers the requests for an unknown key.
+            if !is_requested || next_refresh <= Instant::now() || requested.explicit > started {
                 self.refresh().await;
-            } else if asked.unknown_key > started {
+            } else if requested.unknown_key > started {
                 self.refresh_on_demand().await;
             }
         }
@@ -117,9 +117,9 @@ impl Task {
     async fn refresh_on_demand(&mut self) {
         let limits = Arc::clone(&self.shared.config.limits);
         let slot = timeout(MAX_WAIT, limits.fetches_on_demand.acquire()).await;
-        let is_paid = slot.is_ok() && self.budget.charge(self.began.elapsed());
-        if !is_paid {
-            // The same fetch can be requests again, by others than those who are denied it now.
+        let is_allowed = slot.is_ok() && self.budget.charge(self.began.elapsed());
+        if !is_allowed {
+            // Forget the request, so that a later one for the same fetch is noticed.
             let started = self.shared.progress().started;
             self.shared.requests.send_modify(|requests| requests.unknown_key = started);
             self.events().denied_on_demand();
@@ -127,12 +127,12 @@ impl Task {
             return;
         }
         self.events().fetched_on_demand(self.budget.opens_at() > self.began.elapsed());
-        // Fails as any other fetch; but what it costs is paid already.
+        // The budget is charged already, also if this fetch fails.
         self.fetch_and_publish().await;
     }
 
     async fn refresh(&mut self) {
-        // While the issuer is down, attempts are attempts, whoever wants them.
+        // While the issuer is down, every attempt counts against the budget, whatever its reason.
         if self.failures > 0 {
             self.budget.charge_even_if_spent(self.began.elapsed());
         }
@@ -169,8 +169,8 @@ impl Task {
         });
     }
 
-    /// Runs the fetch as a task of its own, so that a panic in it, even in its drop, stays there,
-    /// and so that one that is late is gone for good.
+    /// Runs the fetch as a separate task, so that a panic in it, also while it is dropped, does not end
+    /// this one, and so that a late fetch is aborted. (A blocking read of a file cannot be aborted.)
     async fn fetch(&self) -> Result<(ReadJwks, Option<Duration>), RefreshError> {
         let fetcher = Arc::clone(&self.shared.config.fetcher);
         let address = Arc::clone(&self.shared.address);

@@ -167,7 +167,7 @@ impl Verifier {
 
     /// Fetches the keys of every pool now and waits for them, for a hook that reports a rotation.
     ///
-    /// The number of calls is not limited, and a pause that the issuer asks for is ignored. If a client
+    /// The number of calls is not limited, and a pause that the issuer requests is ignored. If a client
     /// can trigger it, call [`refresh_if_older_than`](Self::refresh_if_older_than) instead.
     ///
     /// # Errors
@@ -181,7 +181,7 @@ impl Verifier {
     /// Fetches the keys of every pool whose last fetch, successful or not, ended at least this long
     /// ago, and waits for them. The minimum is 1 second; a shorter time counts as the minimum.
     ///
-    /// Any client may trigger it: calls join the fetch that is under way, and if the issuer asked for
+    /// Any client may trigger it: calls join the fetch that is under way, and if the issuer requested
     /// a pause (`Retry-After`), no fetch is made before the pause is over, which is at most 5 minutes.
     /// The time is the larger one of two clocks, so it also passes while a sandbox is frozen.
     ///
