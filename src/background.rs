@@ -4,12 +4,12 @@
 //! thread. It starts with the first task and ends with the last one. The runtime of the caller is
 //! not used, for three reasons:
 //!
-//! * Tokio reports a runtime without timers only by a panic. There is no function for
-//!   it. Catching the panic works only if panics unwind, so with `panic = "abort"` the question
-//!   would end the process.
+//! * Tokio reports a runtime without timers only by a panic. No function tells whether a
+//!   runtime has timers. Catching the panic works only if panics unwind, so with `panic = "abort"`
+//!   the check would end the process.
 //! * A runtime can be alive and still not be driven, as a `current_thread` runtime between two
 //!   calls of `block_on`. Its timers do not fire then, and a wait on them has no end.
-//! * Any executor can poll `verify`, also one that knows nothing of tokio.
+//! * Any executor can poll `verify`, also one without tokio.
 //!
 //! The exception is paused time, which only tests have (tokio's feature `test-util`). There the
 //! task and the time limits stay on the caller's runtime, so that they follow its virtual clock.
@@ -46,7 +46,7 @@ pub(crate) struct Background {
 type Current = Mutex<Weak<Background>>;
 
 impl Background {
-    /// Returns the one of this process, which is started if there is none.
+    /// Returns the background thread of this process. Starts it if there is none.
     fn current() -> Result<Arc<Self>, NoBackgroundThread> {
         static CURRENT: Current = Mutex::new(Weak::new());
         Self::current_in(&CURRENT, process::id())
@@ -64,8 +64,8 @@ impl Background {
     }
 
     fn start(process: u32) -> io::Result<Self> {
-        // The thread is started before the runtime is built: a runtime that no thread takes would
-        // be dropped here, and tokio panics if that happens inside of another runtime.
+        // Start the thread before the runtime is built: if the thread could not be started, the
+        // runtime would be dropped here, and tokio panics if that happens inside another runtime.
         let (hand_over, handed_over) = mpsc::channel::<(Runtime, oneshot::Receiver<Infallible>)>();
         thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || {
             if let Ok((runtime, stopped)) = handed_over.recv() {
@@ -95,7 +95,7 @@ pub(crate) enum Home {
 }
 
 impl Home {
-    /// Returns the home of a task that is started here and now.
+    /// Returns the runtime for a task that is started now.
     pub(crate) fn of_new_task() -> Result<Self, NoBackgroundThread> {
         match paused_runtime() {
             Some(runtime) => Ok(Self::Paused(runtime)),
@@ -127,13 +127,14 @@ impl Home {
         }
     }
 
-    /// Waits for the future, which waits for the task that lives here. Returns `None` if the time
-    /// is over before.
+    /// Waits for a future that depends on the task of this runtime. Returns `None` if the limit is
+    /// reached first.
     ///
-    /// The timers are those of the background thread, which runs whatever happens to the caller's
-    /// runtime. Virtual time counts only if the task and the caller are both in it.
+    /// The timer is one of the background thread, which runs whatever happens to the caller's runtime.
+    /// The time is virtual only if the task and the caller are both on a paused runtime.
     pub(crate) async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
-        // Kept until the wait is over: a timer must not be polled after its runtime has ended.
+        // Keep the thread until the wait is over: a timer must not be polled after its runtime has
+        // ended.
         let background = match self {
             Self::Background(background) => Some(Arc::clone(background)),
             Self::Paused(_) if paused_runtime().is_some() => None,
@@ -147,11 +148,11 @@ impl Home {
     }
 }
 
-/// Returns the runtime that the caller is in, if its time is paused. Spins for a microsecond, so
-/// it is called at the start and at the beginning of a wait, and never for a known key.
+/// Returns the runtime of the caller, if its time is paused. Spins for a microsecond, so call it only
+/// at the start and at the beginning of a wait, and never for a known key.
 fn paused_runtime() -> Option<Handle> {
     let runtime = Handle::try_current().ok()?;
-    // Tokio's clock is read first and last: if it runs, it has moved by more than the system's.
+    // Read tokio's clock first and last: if it runs, it has moved at least as far as the system's.
     let before = Instant::now();
     let began = std::time::Instant::now();
     while began.elapsed() < Duration::from_micros(1) {
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn background_that_hangs_in_a_blocking_read_ends_all_the_same() {
+    fn background_that_hangs_in_a_blocking_read_still_ends() {
         let current = Current::default();
         let background = Background::current_in(&current, process::id()).unwrap();
         let (release, is_released) = mpsc::channel::<Infallible>();
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn paused_time_is_told_from_time_that_runs() {
+    fn paused_time_is_distinguished_from_running_time() {
         assert!(paused_runtime().is_none());
         let runs = Builder::new_current_thread().enable_all().build().unwrap();
         runs.block_on(async { assert!(paused_runtime().is_none()) });

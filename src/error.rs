@@ -11,6 +11,7 @@
 //!
 //! No text contains a byte of a token, of a key or of anything else that a client sent.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -57,11 +58,27 @@ invalid! {
     "invalid URL: {}; expected a URL such as `https://issuer.example/pool`"
 }
 
-invalid! {
-    /// A document that is not a JWK Set with at least one usable key.
-    InvalidJwks,
-    "invalid JWK Set: {}"
+/// A document that is not a JWK Set with at least one usable key.
+///
+/// If no key is usable, the text says why for the first 8 of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidJwks {
+    problem: Cow<'static, str>,
 }
+
+impl InvalidJwks {
+    pub(crate) fn new(problem: impl Into<Cow<'static, str>>) -> Self {
+        Self { problem: problem.into() }
+    }
+}
+
+impl fmt::Display for InvalidJwks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid JWK Set: {}", self.problem)
+    }
+}
+
+impl Error for InvalidJwks {}
 
 /// Describes claims that do not have the shape that the application requested.
 ///

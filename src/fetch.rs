@@ -121,7 +121,7 @@ impl<F: FetchJwks> DynFetchJwks for F {
 }
 
 #[cfg(feature = "reqwest")]
-pub(crate) use over_http::HttpFetch;
+pub(crate) use over_http::{HttpFetch, why_no_client};
 
 #[cfg(feature = "reqwest")]
 mod over_http {
@@ -129,18 +129,18 @@ mod over_http {
     use reqwest::{Client, ClientBuilder, StatusCode, redirect};
 
     use super::{Duration, FetchJwks, JwksDocument, RefreshError};
-    use crate::error::InvalidJwks;
+    use crate::error::{InvalidJwks, with_causes};
     use crate::jwks::MAX_DOCUMENT_LEN;
     use crate::url::is_loopback_http;
 
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
     const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// One GET over HTTP/1.1, within limits that the server cannot stretch.
+    /// One GET over HTTP/1.1, within limits that the server cannot extend.
     #[derive(Debug)]
     pub(crate) struct HttpFetch {
-        // Each is built only where a pool needs it: the first does not build on a machine
-        // without CA certificates, which loopback does not need.
+        // Each is built only if a pool needs it: the first cannot be built on a machine without CA
+        // certificates, and loopback needs none.
         anywhere: Option<Client>,
         loopback: Option<Client>,
     }
@@ -179,7 +179,8 @@ mod over_http {
                     None => error,
                 });
             }
-            // No encoding was requested, and none is decoded: a small body may be a large document.
+            // No encoding was requested, and none is decoded: a small response could be a large
+            // document.
             if response.headers().contains_key(CONTENT_ENCODING) {
                 return Err(RefreshError::document(InvalidJwks::new("it is compressed")));
             }
@@ -200,8 +201,24 @@ mod over_http {
         }
     }
 
-    /// Set last, so that nothing before them counts. The `no_…` switches exist whatever features
-    /// an application turns on in reqwest.
+    /// Returns why no client could be built, in the terms of what the operator can set.
+    pub(crate) fn why_no_client(error: &reqwest::Error) -> String {
+        let text = with_causes(error);
+        // The platform's certificates are loaded by a crate whose error is only a text.
+        if !text.contains("CA certificates were loaded") {
+            return text;
+        }
+        let sources = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(|name| {
+            let path = std::env::var_os(name)?;
+            Some(format!("`{}` (`{name}`)", path.display()))
+        });
+        let sources = sources.collect::<Vec<_>>().join(" and ");
+        let sources = if sources.is_empty() { "the system" } else { &sources };
+        format!("no CA certificates were loaded from {sources}")
+    }
+
+    /// Sets the limits of this crate. They are set last, so that they replace earlier ones. The `no_…`
+    /// methods exist whatever features of reqwest an application turns on.
     fn with_limits(builder: ClientBuilder) -> ClientBuilder {
         builder
             .http1_only()
@@ -209,7 +226,7 @@ mod over_http {
             .timeout(TOTAL_TIMEOUT)
             .redirect(redirect::Policy::none())
             .retry(reqwest::retry::never())
-            // Do not keep connections: by the next refresh most servers have closed them, and after a
+            // Keep no connection: by the next refresh most servers have closed it, and after a
             // suspend the client would not know.
             .pool_max_idle_per_host(0)
             .referer(false)
@@ -219,7 +236,7 @@ mod over_http {
             .no_deflate()
     }
 
-    /// The address stays out: it is a field of the event already, and the operator's own.
+    /// Leaves the URL out: it is a field of the event already.
     fn transport(error: reqwest::Error) -> RefreshError {
         if error.is_timeout() {
             return RefreshError::timed_out();
@@ -257,7 +274,7 @@ mod over_http {
         }
 
         #[test]
-        fn max_age_is_read_where_it_is_a_number() {
+        fn max_age_is_read_if_it_is_a_number() {
             check_max_age("max-age=60", Some(60));
             check_max_age("public, max-age=60, must-revalidate", Some(60));
             check_max_age("Max-Age=\"60\"", Some(60));

@@ -7,7 +7,7 @@ use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
 use crate::error::{RefreshError, VerifyError, with_causes};
-use crate::jwks::{Jwks, SkipReason};
+use crate::jwks::{CompromisedKey, Jwks, SkipReason, SkippedKey};
 use crate::url::without_query;
 use crate::verify::AccessToken;
 
@@ -118,7 +118,7 @@ impl<'s> KeyEvents<'s> {
         if failures > 0 {
             tracing::info!(%jwks_url, failures, "key refresh recovered");
         }
-        self.log_changes(before, after);
+        self.keys_changed(before, after);
         self.count_refresh("ok");
         self.set_age(Duration::ZERO);
     }
@@ -141,7 +141,7 @@ impl<'s> KeyEvents<'s> {
             ),
             None => tracing::warn!(
                 %jwks_url, error = %error_text, class, failures, retry_in_ms,
-                "key refresh failed, there are no keys yet"
+                "key refresh failed, there are no keys"
             ),
         }
         self.count_refresh(error.kind().as_str());
@@ -174,7 +174,8 @@ impl<'s> KeyEvents<'s> {
         self.count_on_demand("denied");
     }
 
-    fn log_changes(&self, before: &Jwks, after: &Jwks) {
+    /// Logs the keys that were added and removed.
+    pub(crate) fn keys_changed(&self, before: &Jwks, after: &Jwks) {
         let jwks_url = self.0;
         for id in after.key_ids().filter(|id| before.get(id).is_none()) {
             tracing::info!(%jwks_url, kid = ?id, "key added");
@@ -182,17 +183,28 @@ impl<'s> KeyEvents<'s> {
         for id in before.key_ids().filter(|id| after.get(id).is_none()) {
             tracing::info!(%jwks_url, kid = ?id, "key removed");
         }
-        if before.skipped() == after.skipped() {
+    }
+
+    /// Logs the keys of a document that cannot be used, unless the last document had the same.
+    pub(crate) fn keys_skipped(&self, before: &[SkippedKey], after: &[SkippedKey]) {
+        if before == after {
             return;
         }
-        for skipped in after.skipped() {
+        let jwks_url = self.0;
+        // `private_key_published` reports the others.
+        for skipped in after.iter().filter(|skipped| skipped.reason != SkipReason::Private) {
             let (index, reason) = (skipped.index, skipped.reason.as_str());
-            if skipped.reason == SkipReason::Private {
-                tracing::error!(%jwks_url, index, reason, "the issuer publishes a private key");
-            } else {
-                tracing::warn!(%jwks_url, index, reason, "a key in the JWK Set cannot be used");
-            }
+            tracing::warn!(%jwks_url, index, reason, "a key in the JWK Set cannot be used");
         }
+    }
+
+    /// Logs that the issuer has published the private part of a key. `kid` is the ID of the key in
+    /// use, or of the published one if the pool does not use it.
+    pub(crate) fn private_key_published(&self, key: &CompromisedKey, in_use: &Jwks) {
+        let (jwks_url, index) = (self.0, key.index);
+        let kid = in_use.key_ids_of(&key.numbers).next().or(key.key_id.as_deref());
+        let kid = kid.map(tracing::field::debug);
+        tracing::error!(%jwks_url, kid, index, "the issuer publishes a private key");
     }
 
     #[cfg(feature = "metrics")]

@@ -1,6 +1,7 @@
 //! Reads one JWK, and verifies signatures with it. The only file that touches cryptography.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use base64::Engine;
@@ -14,6 +15,13 @@ use crate::jws::MAX_KEY_ID_LEN;
 /// One RSA public key, ready to verify with.
 pub(crate) struct Key {
     parsed: ParsedPublicKey,
+    numbers: KeyNumbers,
+}
+
+/// The numbers of an RSA public key, big-endian and without leading zeros. Keys with the same
+/// numbers verify the same signatures, whatever their `kid` is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct KeyNumbers {
     modulus: Vec<u8>,
     exponent: Vec<u8>,
 }
@@ -33,29 +41,55 @@ impl Key {
         // The fuzz targets cannot sign. In a build for them, and in no other, a key with this
         // exponent accepts every signature, and any other key rejects every signature.
         if cfg!(tower_cognito_fuzz) {
-            return self.exponent == [3];
+            return self.numbers.exponent == [3];
         }
         // RFC 8017 section 8.2.2 step 1, here before any arithmetic.
-        signature.len() == self.modulus.len() && self.parsed.verify_sig(message, signature).is_ok()
+        signature.len() == self.numbers.modulus.len()
+            && self.parsed.verify_sig(message, signature).is_ok()
     }
 
     /// Returns `None` if a number is not acceptable. aws-lc accepts more (RFC 8725 section 3.5),
     /// and RFC 7518 section 6.3.1 forbids leading zeros.
     pub(super) fn from_components(modulus: Vec<u8>, exponent: Vec<u8>) -> Option<Self> {
-        let modulus_fits = (2048..=8192).contains(&bits(&modulus)?) && is_odd(&modulus);
-        let exponent_fits = (2..=33).contains(&bits(&exponent)?) && is_odd(&exponent);
-        if !modulus_fits || !exponent_fits {
+        let numbers = KeyNumbers { modulus, exponent };
+        if !numbers.are_acceptable() {
             return None;
         }
-        let components = RsaPublicKeyComponents { n: &modulus, e: &exponent };
+        let components = RsaPublicKeyComponents { n: &numbers.modulus, e: &numbers.exponent };
         let parsed = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).ok()?;
-        Some(Self { parsed, modulus, exponent })
+        Some(Self { parsed, numbers })
+    }
+
+    pub(super) fn numbers(&self) -> &KeyNumbers {
+        &self.numbers
+    }
+}
+
+impl KeyNumbers {
+    /// Reads the numbers of a key that need not be usable otherwise. Leading zeros and padding are
+    /// skipped, because this is not about which keys to accept: the owner of the private part can
+    /// sign however the numbers are written.
+    fn from_published(modulus: &RawValue, exponent: &RawValue) -> Option<Self> {
+        let decode = |number| {
+            let text = json::string(number)?;
+            let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
+            Some(bytes.into_iter().skip_while(|byte| *byte == 0).collect())
+        };
+        let numbers = Self { modulus: decode(modulus)?, exponent: decode(exponent)? };
+        numbers.are_acceptable().then_some(numbers)
+    }
+
+    fn are_acceptable(&self) -> bool {
+        let fits = |number: &[u8], sizes: RangeInclusive<usize>| {
+            bits(number).is_some_and(|bits| sizes.contains(&bits)) && is_odd(number)
+        };
+        fits(&self.modulus, 2048..=8192) && fits(&self.exponent, 2..=33)
     }
 }
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.modulus == other.modulus && self.exponent == other.exponent
+        self.numbers == other.numbers
     }
 }
 
@@ -65,12 +99,16 @@ impl Eq for Key {}
 pub(crate) enum SkipReason {
     /// A different key has the same `kid`.
     Ambiguous,
+    /// A trusted issuer has published its private part since this process started.
+    Compromised,
     /// It is not a JSON object with a `kid`, or it has a member of the wrong type.
     Malformed,
     /// It is not for RS256 signatures.
     OtherPurpose,
     /// It contains a private part: anyone who has read it can sign.
     Private,
+    /// It has members for a private part, but their values are not texts, or are empty.
+    PrivateWithoutValue,
     /// Its modulus or exponent is not acceptable for an RSA key.
     UnacceptableNumbers,
 }
@@ -79,30 +117,39 @@ impl SkipReason {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Ambiguous => "ambiguous",
+            Self::Compromised => "compromised",
             Self::Malformed => "malformed",
             Self::OtherPurpose => "other_purpose",
-            Self::Private => "private",
+            Self::Private | Self::PrivateWithoutValue => "private",
             Self::UnacceptableNumbers => "unacceptable_numbers",
         }
     }
 }
 
-/// Reads one member of a JWK Set: its ID, and the key with that ID if it can be used.
+/// One member of a JWK Set.
+pub(super) struct ReadJwk {
+    /// `None` if the member is not an object, or has no valid `kid`.
+    pub(super) key_id: Option<Box<str>>,
+    pub(super) key: Result<Key, SkipReason>,
+    /// The numbers of a key whose private part the member contains.
+    pub(super) compromised: Option<KeyNumbers>,
+}
+
+/// Reads one member of a JWK Set.
 ///
 /// jsonwebtoken's types read the values. They read `null` as absent and an object such as
 /// `{"RSA": null}` as its name, keep the last of two members with the same name, and ignore private
 /// parts, so each member is checked first. Whether they accept a number that no `f64` can represent
 /// depends on the features of serde_json, so they get only the relevant members.
-pub(super) fn from_jwk(
-    member: &RawValue,
-) -> Result<(Box<str>, Result<Key, SkipReason>), SkipReason> {
-    let JwkMembers { key_id, relevant, private } =
-        json::read_object(member.get(), JwkMembers::slot).map_err(|_| SkipReason::Malformed)?;
+pub(super) fn from_jwk(member: &RawValue) -> ReadJwk {
+    let Ok(members) = json::read_object(member.get(), JwkMembers::slot) else {
+        return ReadJwk { key_id: None, key: Err(SkipReason::Malformed), compromised: None };
+    };
+    let JwkMembers { key_id, relevant, private } = members;
     let key_id = key_id
         .and_then(json::string)
         .filter(|id| !id.is_empty() && id.len() <= MAX_KEY_ID_LEN)
-        .ok_or(SkipReason::Malformed)?
-        .into();
+        .map(Box::from);
     let relevant = RELEVANT.into_iter().zip(relevant);
     let relevant = relevant.filter_map(|(name, value)| Some((name, value?)));
     let relevant = relevant.collect::<BTreeMap<_, _>>();
@@ -112,8 +159,16 @@ pub(super) fn from_jwk(
     };
     let key_type = relevant.get("kty").copied().and_then(json::string);
 
-    let key = if private.iter().any(Option::is_some) {
+    let has_value = |part: &&RawValue| json::string(part).is_some_and(|value| !value.is_empty());
+    let is_compromised = private.iter().flatten().any(has_value);
+    let numbers = relevant.get("n").zip(relevant.get("e")).filter(|_| is_compromised);
+    let compromised = numbers.and_then(|(n, e)| KeyNumbers::from_published(n, e));
+    let key = if is_compromised {
         Err(SkipReason::Private)
+    } else if private.iter().any(Option::is_some) {
+        Err(SkipReason::PrivateWithoutValue)
+    } else if key_id.is_none() {
+        Err(SkipReason::Malformed)
     } else if key_type.is_some_and(|key_type| key_type != "RSA") {
         Err(SkipReason::OtherPurpose)
     } else if !relevant.iter().all(has_expected_type) {
@@ -122,7 +177,7 @@ pub(super) fn from_jwk(
         let jwk = serde_json::to_string(&relevant).and_then(|text| serde_json::from_str(&text));
         jwk.map_err(|_| SkipReason::Malformed).and_then(rsa_key)
     };
-    Ok((key_id, key))
+    ReadJwk { key_id, key, compromised }
 }
 
 /// The members of a JWK that matter (RFC 7517 section 4, RFC 7518 section 6.3).

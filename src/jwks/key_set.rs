@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Jwks;
+use super::compromised::{self, Registered};
 use super::key::{Key, SignatureVerified};
 
 /// A JWK Set that requests use. It is replaced as a whole when the keys change.
@@ -12,11 +13,42 @@ pub(crate) struct KeySet {
     id: KeySetId,
     jwks: Jwks,
     header_cache: HeaderCache,
+    /// The generation of compromised keys for which no key of this set is compromised.
+    checked: AtomicU64,
 }
 
 impl KeySet {
     pub(crate) fn new(jwks: Jwks) -> Self {
-        Self { id: KeySetId::next(), jwks, header_cache: HeaderCache::default() }
+        Self::with(KeySetId::next(), jwks, HeaderCache::default())
+    }
+
+    // 0 is the generation before the first compromised key. Any other is checked at the first use.
+    fn with(id: KeySetId, jwks: Jwks, header_cache: HeaderCache) -> Self {
+        Self { id, jwks, header_cache, checked: AtomicU64::new(0) }
+    }
+
+    /// Returns `true` if no key was registered as compromised since this set was checked.
+    // Every request calls this.
+    #[inline(always)]
+    pub(crate) fn is_checked(&self) -> bool {
+        self.checked.load(Ordering::Relaxed) == compromised::generation()
+    }
+
+    /// Returns the set to use instead of this one if a key of it is compromised. It has another ID,
+    /// so that the tokens which this set has verified are verified again.
+    #[cold]
+    pub(crate) fn without_compromised(&self) -> Option<Self> {
+        let registered = Registered::lock();
+        let generation = compromised::generation();
+        if !self.jwks.has_compromised(&registered) {
+            self.checked.store(generation, Ordering::Relaxed);
+            return None;
+        }
+        let mut jwks = self.jwks.clone();
+        jwks.remove_compromised(&registered);
+        let filtered = Self::new(jwks);
+        filtered.checked.store(generation, Ordering::Relaxed);
+        Some(filtered)
     }
 
     /// Returns the key set to use after `before`. If the keys are the same, the ID and the header
@@ -28,7 +60,7 @@ impl KeySet {
         if jwks.skipped() == before.jwks.skipped() {
             return Arc::clone(before);
         }
-        Arc::new(Self { id: before.id, jwks, header_cache: before.header_cache.clone() })
+        Arc::new(Self::with(before.id, jwks, before.header_cache.clone()))
     }
 
     pub(crate) fn id(&self) -> KeySetId {

@@ -2,6 +2,7 @@
 //!
 //! Only the unusable members of a set are skipped, so that one odd key does not disable the others.
 
+mod compromised;
 mod key;
 mod key_set;
 
@@ -11,17 +12,22 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use self::key::Key;
+use self::compromised::Registered;
+use self::key::{Key, ReadJwk};
 use crate::error::InvalidJwks;
 use crate::json::{self, Member};
 
-pub(crate) use self::key::{SignatureVerified, SkipReason};
+pub(crate) use self::compromised::register as register_compromised;
+pub(crate) use self::key::{KeyNumbers, SignatureVerified, SkipReason};
 pub(crate) use self::key_set::{HeaderCache, KeySet, KeySetId};
 
 /// The maximum length of a document in bytes. Cognito's documents have about 1 KB.
 pub(crate) const MAX_DOCUMENT_LEN: usize = 64 * 1024;
 
 const MAX_KEYS: usize = 100;
+
+/// The maximum number of keys of which the text of an error says why they were skipped.
+const MAX_SHOWN: usize = 8;
 
 /// A JWK Set ([RFC 7517]): the public keys of one issuer, each parsed once.
 ///
@@ -58,12 +64,19 @@ impl Jwks {
     /// All other members are skipped. If different keys have the same `kid`, all of them are
     /// skipped.
     ///
+    /// The result depends only on the document. A [`Verifier`](crate::Verifier) also rejects every
+    /// key whose private part a trusted issuer has published since the process started.
+    ///
     /// # Errors
     ///
     /// Returns an error if the document is longer than 64 KiB, is not a JWK Set, has more than 100
-    /// keys, or has no usable key.
+    /// keys, or has no usable key. If no key is usable, the text says why for the first 8.
     pub fn from_json(document: impl AsRef<[u8]>) -> Result<Self, InvalidJwks> {
-        let document = document.as_ref();
+        Self::read(document.as_ref())?.into_usable()
+    }
+
+    /// Reads a JWK Set that need not have a usable key.
+    pub(crate) fn read(document: &[u8]) -> Result<ReadJwks, InvalidJwks> {
         if document.len() > MAX_DOCUMENT_LEN {
             return Err(InvalidJwks::new("it is longer than 64 KiB"));
         }
@@ -72,37 +85,38 @@ impl Jwks {
             return Err(InvalidJwks::new("it has more than 100 keys"));
         }
 
-        let mut by_id: HashMap<Box<str>, Result<Key, SkipReason>> = HashMap::new();
-        let mut skipped = Vec::new();
+        let mut by_id: HashMap<Box<str>, Result<(usize, Key), SkipReason>> = HashMap::new();
+        let (mut skipped, mut compromised) = (Vec::new(), Vec::new());
         for (index, member) in members.into_iter().enumerate() {
-            let (id, key) = match key::from_jwk(member) {
-                Ok(read) => read,
-                Err(reason) => {
-                    skipped.push(SkippedKey { index, reason });
-                    continue;
-                }
-            };
+            let ReadJwk { key_id, key, compromised: numbers } = key::from_jwk(member);
+            if let Some(numbers) = numbers {
+                compromised.push(CompromisedKey { key_id: key_id.clone(), index, numbers });
+            }
             if let Err(reason) = &key {
                 skipped.push(SkippedKey { index, reason: *reason });
             }
+            let Some(id) = key_id else {
+                continue;
+            };
             match by_id.get_mut(&id) {
                 None => {
-                    by_id.insert(id, key);
+                    by_id.insert(id, key.map(|key| (index, key)));
                 }
-                Some(first) if *first == key && key.is_ok() => {}
+                Some(Ok((_, first))) if key.as_ref() == Ok(first) => {}
                 Some(first) => {
                     *first = Err(SkipReason::Ambiguous);
                     skipped.push(SkippedKey { index, reason: SkipReason::Ambiguous });
                 }
             }
         }
-
-        let keys: HashMap<_, _> =
-            by_id.into_iter().filter_map(|(id, key)| Some((id, Arc::new(key.ok()?)))).collect();
-        if keys.is_empty() {
-            return Err(InvalidJwks::new("it has no usable key"));
-        }
-        Ok(Self { keys, skipped })
+        let mut indexes = HashMap::new();
+        let keys = by_id.into_iter().filter_map(|(id, key)| {
+            let (index, key) = key.ok()?;
+            indexes.insert(id.clone(), index);
+            Some((id, Arc::new(key)))
+        });
+        let keys = keys.collect();
+        Ok(ReadJwks { jwks: Self { keys, skipped }, indexes, compromised })
     }
 
     /// Creates the set that is used until the first fetch has succeeded.
@@ -122,6 +136,79 @@ impl Jwks {
     pub(crate) fn skipped(&self) -> &[SkippedKey] {
         &self.skipped
     }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Returns the IDs of the keys with these numbers.
+    pub(crate) fn key_ids_of(&self, numbers: &KeyNumbers) -> impl Iterator<Item = &str> {
+        let keys = self.keys.iter().filter(move |(_, key)| key.numbers() == numbers);
+        keys.map(|(id, _)| &**id)
+    }
+
+    fn has_compromised(&self, registered: &Registered) -> bool {
+        self.keys.values().any(|key| registered.contains(key.numbers()))
+    }
+
+    /// Removes the keys that are registered as compromised. Returns their IDs.
+    fn remove_compromised(&mut self, registered: &Registered) -> Vec<Box<str>> {
+        let removed = self.keys.extract_if(|_, key| registered.contains(key.numbers()));
+        removed.map(|(id, _)| id).collect()
+    }
+}
+
+/// A document that was read, and may have no usable key.
+pub(crate) struct ReadJwks {
+    jwks: Jwks,
+    /// The index of each usable key in the document.
+    indexes: HashMap<Box<str>, usize>,
+    /// The keys whose private part the document contains.
+    pub(crate) compromised: Vec<CompromisedKey>,
+}
+
+impl ReadJwks {
+    pub(crate) fn skipped(&self) -> &[SkippedKey] {
+        self.jwks.skipped()
+    }
+
+    /// Skips the keys that no verifier of this process trusts any more.
+    pub(crate) fn skip_compromised(&mut self) {
+        for id in self.jwks.remove_compromised(&Registered::lock()) {
+            if let Some(index) = self.indexes.remove(&id) {
+                let skipped = SkippedKey { index, reason: SkipReason::Compromised };
+                self.jwks.skipped.push(skipped);
+            }
+        }
+        self.jwks.skipped.sort_by_key(|skipped| skipped.index);
+    }
+
+    /// Returns the set.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that says why each key is skipped, if there is no usable key.
+    pub(crate) fn into_usable(self) -> Result<Jwks, InvalidJwks> {
+        if self.jwks.is_empty() { Err(no_usable_key(self.skipped())) } else { Ok(self.jwks) }
+    }
+}
+
+/// Names indexes and reasons only: anything else could be of any length, or be secret.
+fn no_usable_key(skipped: &[SkippedKey]) -> InvalidJwks {
+    if skipped.is_empty() {
+        return InvalidJwks::new("it has no usable key");
+    }
+    let shown = skipped.iter().take(MAX_SHOWN);
+    let reasons = shown.map(|SkippedKey { index, reason }| {
+        let reason = reason.as_str();
+        format!("key {index} is {reason}")
+    });
+    let reasons = reasons.collect::<Vec<_>>().join(", ");
+    let more = match skipped.len().saturating_sub(MAX_SHOWN) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    InvalidJwks::new(format!("it has no usable key: {reasons}{more}"))
 }
 
 impl PartialEq for Jwks {
@@ -136,6 +223,15 @@ impl fmt::Debug for Jwks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.key_ids()).finish()
     }
+}
+
+/// A key whose private part the issuer has published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CompromisedKey {
+    /// `None` if the member has no valid `kid`.
+    pub(crate) key_id: Option<Box<str>>,
+    pub(crate) index: usize,
+    pub(crate) numbers: KeyNumbers,
 }
 
 /// A member that was skipped, and why.

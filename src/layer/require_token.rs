@@ -14,13 +14,13 @@ use super::bearer::{Credentials, Scheme};
 use super::drain::{self, Drains};
 use super::response::{Required, ResponseBody, ResponseFuture};
 use super::token_source::TokenSource;
-use crate::error::{VerifyError, VerifyErrorKind};
+use crate::error::VerifyError;
 use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
 use crate::resource_metadata::ResourceMetadata;
 use crate::scope::Requirement;
 use crate::scope_table::{RouteRequirement, ScopeTable};
 use crate::telemetry;
-use crate::verifier::Verifier;
+use crate::verifier::{Attempt, UnknownKey, Verifier};
 use crate::verify::AccessToken;
 
 /// Requires a valid access token, and puts that [`AccessToken`] into the request's extensions.
@@ -491,7 +491,9 @@ where
         let requirement = config.requirement_for(&request);
         let outcome = match config.check(config.credentials(requirement, &request)) {
             Checked::Verified(outcome) => outcome,
-            Checked::UnknownKey(token) => return self.call_later(token.to_owned(), request),
+            Checked::UnknownKey(token, unknown) => {
+                return self.call_later(token.to_owned(), unknown, request);
+            }
             Checked::Missing if config.allows_missing_token(requirement) => {
                 config.source.conceal(request.headers_mut());
                 request.extensions_mut().insert(config.marker());
@@ -524,6 +526,7 @@ impl<S> RequireTokenService<S> {
     fn call_later<ReqBody, ResBody>(
         &mut self,
         token: String,
+        unknown: UnknownKey,
         mut request: Request<ReqBody>,
     ) -> ResponseFuture<S::Future>
     where
@@ -537,7 +540,7 @@ impl<S> RequireTokenService<S> {
         let config = Arc::clone(&self.config);
         let required = config.required_of_passed(config.requirement_for(&request));
         let admitted = async move {
-            let outcome = config.verifier.verify(&token).await;
+            let outcome = config.verifier.verify_with_newer_keys(&token, unknown).await;
             match config.authorize(config.requirement_for(&request), outcome) {
                 Ok(token) => {
                     config.admit(&mut request, token);
@@ -567,7 +570,7 @@ enum Checked<'h> {
     Malformed,
     Verified(Result<AccessToken, VerifyError>),
     /// Newer keys could change the result for this token.
-    UnknownKey(&'h str),
+    UnknownKey(&'h str, UnknownKey),
 }
 
 impl LayerConfig {
@@ -585,15 +588,15 @@ impl LayerConfig {
             return Checked::Malformed;
         };
         match self.verifier.verify_without_wait(text) {
-            Some(outcome) => Checked::Verified(outcome),
-            None => Checked::UnknownKey(text),
+            Attempt::Done(outcome) => Checked::Verified(outcome),
+            Attempt::UnknownKey(unknown) => Checked::UnknownKey(text, unknown),
         }
     }
 
     async fn verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
         match self.check(credentials) {
-            Checked::UnknownKey(token) => {
-                let outcome = self.verifier.verify(token).await;
+            Checked::UnknownKey(token, unknown) => {
+                let outcome = self.verifier.verify_with_newer_keys(token, unknown).await;
                 self.decide_without_path(Checked::Verified(outcome))
             }
             checked => self.decide_without_path(checked),
@@ -601,13 +604,7 @@ impl LayerConfig {
     }
 
     fn try_verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
-        match self.check(credentials) {
-            Checked::UnknownKey(token) => {
-                let outcome = self.verifier.try_verify(token);
-                self.decide_without_path(Checked::Verified(outcome))
-            }
-            checked => self.decide_without_path(checked),
-        }
+        self.decide_without_path(self.check(credentials))
     }
 
     /// Makes and logs the decision that does not depend on the path.
@@ -617,8 +614,8 @@ impl LayerConfig {
             Checked::Missing => Err(self.rejection(Rejection::missing_token, any)),
             Checked::Malformed => Err(self.rejection(Rejection::invalid_request, any)),
             Checked::Verified(outcome) => self.authorize(any, outcome),
-            Checked::UnknownKey(_) => {
-                self.authorize(any, Err(VerifyError::new(VerifyErrorKind::UnknownKey)))
+            Checked::UnknownKey(_, unknown) => {
+                self.authorize(any, self.verifier.reject_unknown_key(unknown))
             }
         };
         match &outcome {

@@ -1,31 +1,32 @@
-//! Keeps one pool's keys current. The only folder that knows tokio.
+//! Keeps one pool's keys current. Only this folder and the background thread use tokio.
 //!
-//! One task owns the pool's fetches, its backoff and its budget; nothing else changes them. What
-//! it publishes are two immutable values: the [`Snapshot`] that requests read without waiting,
-//! and the [`Progress`] that those watch who wait for a fetch. The fetcher, the time of day and
-//! the random numbers are handed in.
+//! One task owns the pool's fetches, its backoff and its budget; nothing else changes them. It
+//! publishes two immutable values: the [`Snapshot`], which requests read without waiting, and the
+//! [`Progress`], which requests watch while they wait for a fetch. The fetcher, the time of day and
+//! the random numbers are arguments.
 //!
 //! | state | a token with a known key | next fetch |
 //! | --- | --- | --- |
 //! | no keys | unavailable | backoff from 100 ms to 5 s |
-//! | fresh: the last fetch was good | verified | after the interval, or for an unknown key ID |
-//! | failing: the last fetch was not | verified | backoff from 1 s to 30 s |
-//! | stale: failing for longer than the limit | unavailable | as without keys |
+//! | fresh: the last fetch succeeded | verified | after the interval, or for an unknown key ID |
+//! | failing: the last fetch failed | verified | backoff from 1 s to 30 s |
+//! | stale: failing for longer than the limit | unavailable | backoff from 100 ms to 5 s |
 //! | shut down | verified, unavailable once stale | none |
 //!
 //! | event | keys | then |
 //! | --- | --- | --- |
-//! | a fetch brings a good set | replaced, or kept if they are the same | fresh |
-//! | a fetch fails, is late, panics, or brings no good set | kept | failing, or still no keys |
-//! | an unknown key ID, budget open | kept | a fetch that everybody with an unknown key ID joins |
-//! | an unknown key ID, budget spent | kept | refused at once |
+//! | a fetch brings a usable set | replaced, or kept if they are the same | fresh |
+//! | a fetch fails, is late, panics, or brings no usable set | kept | failing, or still no keys |
+//! | the issuer of any pool publishes a private key | that key is removed | as before, or no keys and a fetch |
+//! | an unknown key ID, budget open | kept | a fetch that all requests with an unknown key ID share |
+//! | an unknown key ID, budget closed | kept | rejected at once, unless a fetch is under way |
 //! | a request finds the refresh overdue | kept | the task is woken, or started again if it is gone |
 //! | the last handle is dropped | gone | the task and its fetch are aborted |
 //!
-//! There are no atomics of our own here, and one lock, which finds the thread that all tasks share
-//! ([`background`](crate::background)). The snapshot is swapped by arc-swap, which is all that a request with a known
-//! key touches; the rest are tokio's watch channels and semaphores, each holding one value that is
-//! replaced as a whole, and their own loom tests cover what a model of them here would.
+//! This folder has no atomics of its own, and one lock, for the handle of the last read of a file. A
+//! request with a known key loads the snapshot from arc-swap, and one counter, which changes when a
+//! key is compromised. The rest are tokio's watch channels and semaphores. Each holds one value that
+//! is replaced as a whole, and tokio's own loom tests cover what a model of them here would.
 
 mod file;
 mod shared;
@@ -45,7 +46,7 @@ use crate::background::{Home, NoBackgroundThread};
 use crate::error::RefreshError;
 use crate::fetch::DynFetchJwks;
 use crate::health::{Degraded, PoolHealth};
-use crate::jwks::{Jwks, KeySet};
+use crate::jwks::{Jwks, KeySet, KeySetId};
 use crate::schedule::Random;
 use crate::telemetry::KeyEvents;
 
@@ -56,7 +57,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAITERS: usize = 1_024;
 const MAX_FETCHES_ON_DEMAND: usize = 16;
-/// A refresh that should have begun this long ago is not merely under way.
+/// A refresh that should have begun this long ago is overdue: a fetch takes at most 5 seconds.
 const OVERDUE_AFTER: Duration = Duration::from_secs(7);
 /// The time of day. Everything else here is measured on the monotonic clock.
 pub(crate) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -72,7 +73,7 @@ pub(crate) struct RefreshConfig {
     pub(crate) limits: Arc<Limits>,
 }
 
-/// What an attacker may occupy, counted over all pools of a verifier.
+/// The limits of what an attacker can occupy, over all pools of a verifier.
 #[derive(Debug)]
 pub(crate) struct Limits {
     waiters: Semaphore,
@@ -88,7 +89,7 @@ impl Limits {
     }
 }
 
-/// The keys of one pool, and the task that keeps them current. The task ends with this.
+/// The keys of one pool, and the task that keeps them current. The task ends when this is dropped.
 pub(crate) struct Refresher {
     shared: Arc<RefreshState>,
     task: watch::Sender<TaskSlot>,
@@ -100,7 +101,8 @@ enum TaskSlot {
 }
 
 impl Refresher {
-    /// Starts the task. Its first fetch begins after `delay`. The initial keys are saved ones.
+    /// Starts the task. Its first fetch begins after `delay`. `initial` are saved keys, and when they
+    /// were fetched.
     pub(crate) fn start(
         address: Arc<str>,
         config: RefreshConfig,
@@ -135,7 +137,7 @@ impl Refresher {
     // Every request calls this: a call that is not inlined costs a twentieth of what the layers add.
     #[inline(always)]
     pub(crate) fn keys_or_wake(&self, now: SystemTime) -> Result<RefreshedKeys, Duration> {
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = self.shared.current();
         let moment = Instant::now();
         if snapshot.is_fast_path(now, moment) {
             return Ok(RefreshedKeys(snapshot));
@@ -153,11 +155,11 @@ impl Refresher {
     }
 
     pub(crate) fn health(&self, now: SystemTime) -> PoolHealth {
-        let snapshot = self.shared.snapshot.load();
+        let snapshot = self.shared.current();
         let age = snapshot.age(now, Instant::now());
         let last_error = snapshot.failing.as_ref().map(|failing| failing.error.kind());
         let degraded = |since| Some(Degraded { since, age, last_error });
-        // By age and not by the schedule, since it must also notice a task that is no more.
+        // By age and not by the schedule, so that it also notices a task that is gone.
         let overdue = age.and_then(|age| age.checked_sub(self.shared.config.interval));
         let trouble = match (&snapshot.failing, overdue) {
             (Some(failing), _) => degraded(failing.since),
@@ -170,9 +172,9 @@ impl Refresher {
         PoolHealth { is_usable: self.shared.is_usable(age), trouble }
     }
 
-    /// Requests a fetch for an unknown key ID and does not wait for it.
+    /// Requests a fetch for an unknown key ID, if the budget allows one, and does not wait for it.
     pub(crate) fn request_fetch(&self) {
-        // First, because it may start a task again, whose fetch ended with it.
+        // Before the progress is read: if the task is gone, its fetch has ended too.
         if self.ensure_running().is_none() {
             return;
         }
@@ -187,40 +189,54 @@ impl Refresher {
         }
     }
 
-    /// Waits for newer keys, within limits, until `found` returns `true`: they have the key.
+    /// Waits for newer keys, within limits, until `look` finds the key.
+    ///
+    /// `known` is the key set in which the caller has not found the key. `look` searches the current
+    /// keys and returns the set that lacks the key, or `None` if no other keys can change the result.
+    /// It is called only if the keys have changed.
     ///
     /// Joins the fetch that is under way. That fetch may have begun before the issuer published the
     /// key. If it does not bring the key, or no fetch is under way, one more is requested, as far
     /// as the budget allows.
-    pub(crate) async fn wait_for_key(&self, mut found: impl FnMut() -> bool) {
-        let Ok(_waiter) = self.shared.config.limits.waiters.try_acquire() else {
-            return;
-        };
+    pub(crate) async fn wait_for_key(
+        &self,
+        mut known: KeySetId,
+        mut look: impl FnMut() -> Option<KeySetId>,
+    ) {
         let Some(home) = self.ensure_running() else {
             return;
         };
-        let looking = async {
-            // Read the progress before the keys: otherwise a fetch that ends in between would
-            // count as seen, although its keys were not looked at.
-            let mut seen = self.shared.progress();
-            if found() {
-                return;
-            }
+        let mut is_found =
+            || self.shared.current().jwks.id() != known && look().map(|id| known = id).is_none();
+        // Read the progress before the keys: otherwise a fetch that ends in between would count as
+        // seen, although its keys were not looked at.
+        let mut seen = self.shared.progress();
+        if is_found() {
+            return;
+        }
+        if !seen.is_fetching() && !seen.is_budget_open() {
+            return KeyEvents::at(&self.shared.address).denied_on_demand();
+        }
+        let Ok(_waiter) = self.shared.config.limits.waiters.try_acquire() else {
+            // Those who wait may wait for another pool, so this pool's fetch is still requested.
+            return self.request_fetch();
+        };
+        let waiting = async {
             if seen.is_fetching() {
                 if !self.next_fetch(seen).await {
                     return;
                 }
                 seen = self.shared.progress();
-                if found() {
+                if is_found() {
                     return;
                 }
             }
             if self.next_fetch(seen).await {
-                found();
+                is_found();
             }
         };
         // After the limit this request is rejected, whatever the fetch brings.
-        let _ = home.timeout(MAX_WAIT, looking).await;
+        let _ = home.timeout(MAX_WAIT, waiting).await;
     }
 
     /// Waits for the first fetch that had not finished when `seen` was read, and requests it if it
@@ -252,22 +268,42 @@ impl Refresher {
         if home.is_some() {
             self.shared.request(|requests| &mut requests.explicit, awaited);
         }
-        async move {
-            let Some(home) = home else {
-                return Err(RefreshError::transport("no task fetches these keys"));
-            };
-            // Covers the fetch under way, if there is one, and the requested one.
-            let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
-            let mut watched = self.shared.progress.subscribe();
-            let finished = watched.wait_for(|now| now.finished >= awaited);
-            match home.timeout(limit, finished).await {
-                Some(Ok(_)) => {}
-                _ => return Err(RefreshError::timed_out()),
-            }
-            match &self.shared.snapshot.load().failing {
-                Some(failing) => Err(failing.error.clone()),
-                None => Ok(()),
-            }
+        self.result_of(home, awaited)
+    }
+
+    /// Joins the fetch that is under way, or requests one unless the last one is younger than
+    /// `min_age` or the issuer has requested a pause. The future returns the result of the last
+    /// fetch.
+    pub(crate) fn refresh_if_older_than(
+        &self,
+        min_age: Duration,
+        now: SystemTime,
+    ) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
+        let home = self.ensure_running();
+        let seen = self.shared.progress();
+        let may_fetch = self.shared.current().may_fetch(min_age, now, Instant::now());
+        let awaited = if may_fetch && !seen.is_fetching() { seen.next() } else { seen.started };
+        if home.is_some() && awaited > seen.started {
+            self.shared.request(|requests| &mut requests.explicit, awaited);
+        }
+        self.result_of(home, awaited)
+    }
+
+    async fn result_of(&self, home: Option<Home>, awaited: u64) -> Result<(), RefreshError> {
+        let Some(home) = home else {
+            return Err(RefreshError::transport("no task fetches these keys"));
+        };
+        // Covers the fetch under way, if there is one, and the requested one.
+        let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
+        let mut watched = self.shared.progress.subscribe();
+        let finished = watched.wait_for(|now| now.finished >= awaited);
+        match home.timeout(limit, finished).await {
+            Some(Ok(_)) => {}
+            _ => return Err(RefreshError::timed_out()),
+        }
+        match &self.shared.snapshot.load().failing {
+            Some(failing) => Err(failing.error.clone()),
+            None => Ok(()),
         }
     }
 
@@ -313,11 +349,11 @@ impl Refresher {
 
     fn is_ready(&self) -> bool {
         let now = (self.shared.config.clock)();
-        self.shared.is_usable(self.shared.snapshot.load().age(now, Instant::now()))
+        self.shared.is_usable(self.shared.current().age(now, Instant::now()))
     }
 
-    /// Requests the overdue refresh. Either the time of day went on without the task, as in a sandbox
-    /// that was frozen, or the task is gone.
+    /// Requests the overdue refresh. Either time has passed without the task, as in a frozen sandbox,
+    /// or the task is gone.
     #[cold]
     fn wake(&self) {
         if self.ensure_running().is_some() {
@@ -365,8 +401,7 @@ pub(crate) enum WaitUntil {
 /// There are no keys yet. Contains the last error, if a fetch has failed.
 pub(crate) struct NoKeys(pub(crate) Option<RefreshError>);
 
-/// Waits until all of them have keys. All fetches are under way already, so it waits for one after
-/// the other.
+/// Waits until all of them have keys, one after the other: all fetches are under way already.
 pub(crate) async fn all_ready<'s>(
     refreshers: impl Iterator<Item = &'s Refresher>,
     time: Duration,

@@ -1,4 +1,4 @@
-//! What the task publishes, and what is requests of it: values that are replaced as a whole.
+//! The values that the task publishes, and the requests that it receives. Each is replaced as a whole.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Clock, OVERDUE_AFTER, RefreshConfig};
 use crate::error::RefreshError;
 use crate::jwks::KeySet;
+use crate::telemetry::KeyEvents;
 
 pub(super) const FAR_FUTURE: Duration = Duration::from_secs(31_536_000);
 
@@ -25,19 +26,19 @@ impl Deref for RefreshedKeys {
     }
 }
 
-/// What a request sees: one load, no lock, never half of anything.
+/// What a request sees: it is loaded at once, without a lock.
 pub(super) struct Snapshot {
     pub(super) jwks: Arc<KeySet>,
     pub(super) origin: Origin,
-    /// Since when, and for what, refreshes have failed.
+    /// Since when, and why, refreshes have failed. `None` if the last one succeeded.
     pub(super) failing: Option<FailureState>,
     pub(super) next_refresh: Deadline,
-    /// While both clocks are before this, the refresh is not overdue, and the keys are not too
-    /// old. Worked out once, since every request asks; what is beyond is judged by the ages.
+    /// While both clocks are before this, the refresh is not overdue, and the keys are not too old. It
+    /// is calculated once, because every request needs it. After this time, the ages decide.
     fast_path_until: Option<Deadline>,
 }
 
-/// A moment to come, on both clocks.
+/// A time on both clocks.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
     pub(super) monotonic: Instant,
@@ -45,7 +46,7 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// `None` where a clock can not show it.
+    /// Returns `None` if a clock cannot represent the time.
     fn plus(self, pause: Duration) -> Option<Self> {
         Some(Self {
             monotonic: self.monotonic.checked_add(pause)?,
@@ -53,7 +54,13 @@ impl Deadline {
         })
     }
 
-    /// The earlier one on each clock.
+    /// Returns how long ago it was, by the clock that shows more.
+    fn elapsed(self, now: SystemTime, moment: Instant) -> Duration {
+        let wall = now.duration_since(self.wall).unwrap_or_default();
+        moment.saturating_duration_since(self.monotonic).max(wall)
+    }
+
+    /// Returns the earlier time of each clock.
     fn min(self, other: Self) -> Self {
         Self { monotonic: self.monotonic.min(other.monotonic), wall: self.wall.min(other.wall) }
     }
@@ -74,6 +81,7 @@ pub(super) enum Origin {
 #[derive(Clone)]
 pub(super) struct FailureState {
     pub(super) since: SystemTime,
+    pub(super) last_attempt: Deadline,
     pub(super) error: RefreshError,
 }
 
@@ -96,40 +104,59 @@ impl Snapshot {
         Self { jwks, origin, failing, next_refresh, fast_path_until }
     }
 
-    /// Whether [`age`](Self::age) and [`overdue`](Self::overdue) need not be asked.
+    /// Returns this with a smaller set of keys. Without any, it is as before the first fetch.
+    fn with_keys(&self, keys: KeySet, max_key_age: Duration) -> Self {
+        let origin = if keys.is_empty() { Origin::Empty } else { self.origin };
+        Self::new(Arc::new(keys), origin, self.failing.clone(), self.next_refresh, max_key_age)
+    }
+
+    /// Returns `true` if [`age`](Self::age) and [`overdue`](Self::overdue) need not be calculated.
     pub(super) fn is_fast_path(&self, now: SystemTime, moment: Instant) -> bool {
         self.fast_path_until.is_some_and(|until| now < until.wall && moment < until.monotonic)
     }
 
-    /// The larger age of the two clocks: the monotonic one stands still while a machine sleeps or
-    /// a sandbox is frozen, the wall clock can be set back.
+    /// Returns the larger age of the two clocks: the monotonic one can stop while a machine sleeps or
+    /// a sandbox is frozen, and the wall clock can be set back.
     pub(super) fn age(&self, now: SystemTime, moment: Instant) -> Option<Duration> {
         match self.origin {
             Origin::Fetched { monotonic, wall } => {
-                let wall_age = now.duration_since(wall).unwrap_or_default();
-                Some(moment.saturating_duration_since(monotonic).max(wall_age))
+                Some(Deadline { monotonic, wall }.elapsed(now, moment))
             }
             Origin::Empty => None,
         }
     }
 
-    /// How long ago the next refresh should have begun, by the clock that says more.
+    /// Returns `true` if a fetch may be made now for a client: the last one is at least this old by
+    /// either clock, and the pause that the issuer requested is over.
+    pub(super) fn may_fetch(&self, min_age: Duration, now: SystemTime, moment: Instant) -> bool {
+        let last = match (&self.failing, self.origin) {
+            (Some(failing), _) => Some(failing.last_attempt),
+            (None, Origin::Fetched { monotonic, wall }) => Some(Deadline { monotonic, wall }),
+            (None, Origin::Empty) => None,
+        };
+        let is_old = last.is_none_or(|last| last.elapsed(now, moment) >= min_age);
+        let has_requested = |failing: &FailureState| failing.error.retry_after().is_some();
+        let next = self.next_refresh;
+        let is_over = moment >= next.monotonic || now >= next.wall;
+        is_old && (is_over || !self.failing.as_ref().is_some_and(has_requested))
+    }
+
+    /// Returns how long ago the next refresh should have begun, by the clock that shows more.
     pub(super) fn overdue(&self, now: SystemTime, moment: Instant) -> Duration {
-        let wall = now.duration_since(self.next_refresh.wall).unwrap_or_default();
-        moment.saturating_duration_since(self.next_refresh.monotonic).max(wall)
+        self.next_refresh.elapsed(now, moment)
     }
 }
 
-/// How far the task is: fetches are counted from 1.
+/// The progress of the task. Fetches are counted from 1.
 #[derive(Clone, Copy)]
 pub(super) struct Progress {
     pub(super) started: u64,
     pub(super) finished: u64,
-    /// How many were requests and not made.
+    /// How many requested fetches were not made.
     pub(super) denials: u64,
     pub(super) budget_opens: Instant,
     pub(super) has_keys: bool,
-    /// The last answer says that there is no such key set.
+    /// The last response says that there is no such key set.
     pub(super) has_permanent_error: bool,
 }
 
@@ -147,7 +174,8 @@ impl Progress {
     }
 }
 
-/// The last fetch that is requests, by those whose wants the budget limits, and by the others.
+/// The number of the last requested fetch: for an unknown key, which the budget limits, and for any
+/// other reason.
 #[derive(Clone, Copy, Default)]
 pub(super) struct FetchRequests {
     pub(super) unknown_key: u64,
@@ -195,23 +223,61 @@ impl RefreshState {
         *self.progress.borrow()
     }
 
-    /// Whether keys of this age can be used; `None` is no keys.
+    /// Returns the snapshot to verify with. No key of it is compromised.
+    // Every request calls this.
+    #[inline(always)]
+    pub(super) fn current(&self) -> Guard<Arc<Snapshot>> {
+        let snapshot = self.snapshot.load();
+        if snapshot.jwks.is_checked() { snapshot } else { self.drop_compromised() }
+    }
+
+    /// Replaces the snapshot if one of its keys was registered as compromised, by the task of any
+    /// pool.
+    #[cold]
+    fn drop_compromised(&self) -> Guard<Arc<Snapshot>> {
+        loop {
+            let snapshot = self.snapshot.load();
+            let Some(keys) = snapshot.jwks.without_compromised() else {
+                return snapshot;
+            };
+            let smaller = Arc::new(snapshot.with_keys(keys, self.config.max_key_age));
+            let previous = self.snapshot.compare_and_swap(&*snapshot, Arc::clone(&smaller));
+            // Otherwise the task or another request has replaced it meanwhile: look at that one.
+            if Arc::ptr_eq(&previous, &snapshot) {
+                KeyEvents::at(&self.address).keys_changed(&snapshot.jwks, &smaller.jwks);
+                if smaller.jwks.is_empty() {
+                    self.fetch_first_keys();
+                }
+            }
+        }
+    }
+
+    /// Requests a fetch at once, because no key is left.
+    fn fetch_first_keys(&self) {
+        self.progress.send_modify(|progress| progress.has_keys = false);
+        let seen = self.progress();
+        if !seen.is_fetching() {
+            self.request(|requests| &mut requests.explicit, seen.next());
+        }
+    }
+
+    /// Returns `true` if keys of this age can be used. `None` means that there are no keys.
     pub(super) fn is_usable(&self, age: Option<Duration>) -> bool {
         age.is_some_and(|age| age < self.config.max_key_age)
     }
 
-    /// Many may want the same fetch; it is made once.
+    /// Requests a fetch by its number. If many request the same fetch, it is made once.
     pub(super) fn request(&self, which: impl FnOnce(&mut FetchRequests) -> &mut u64, fetch: u64) {
         self.requests.send_if_modified(|requests| {
-            let requests = which(requests);
-            let is_news = fetch > *requests;
-            *requests = fetch.max(*requests);
-            is_news
+            let last = which(requests);
+            let is_new = fetch > *last;
+            *last = fetch.max(*last);
+            is_new
         });
     }
 }
 
-/// What no clock can show is as good as a year.
+/// Returns the time after this pause, or in one year if the addition overflows.
 pub(super) fn later(pause: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(pause).or_else(|| now.checked_add(FAR_FUTURE)).unwrap_or(now)
@@ -224,7 +290,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3_600);
 
     #[test]
-    fn it_is_quiet_while_no_clock_asks_for_anything() {
+    fn fast_path_ends_when_the_refresh_is_overdue_or_the_keys_are_too_old() {
         let start = Deadline { monotonic: Instant::now(), wall: SystemTime::now() };
         let origin = Origin::Fetched { monotonic: start.monotonic, wall: start.wall };
         let jwks = Arc::new(KeySet::new(crate::jwks::Jwks::empty()));
@@ -233,7 +299,7 @@ mod tests {
             let next = start.plus(due).unwrap();
             let snapshot = Snapshot::new(Arc::clone(&jwks), origin, None, next, max_key_age);
             let mut answers = [0, 0];
-            // Each clock on its own, from 12 s before that hour is over.
+            // Every pair of times of the two clocks, from 12 s before that hour is over.
             let around = (HOUR.as_secs() - 12..HOUR.as_secs() + 12).map(Duration::from_secs);
             for monotonic in around.clone() {
                 for wall in around.clone() {
@@ -245,9 +311,9 @@ mod tests {
                     answers[usize::from(is_fast_path)] += 1;
                 }
             }
-            // On either side: the moment itself is no longer quiet.
-            let quiet = if due == HOUR { 12 + 7 } else { 12 };
-            assert_eq!(answers[1], quiet * quiet);
+            // The deadline itself is not on the fast path.
+            let fast = if due == HOUR { 12 + 7 } else { 12 };
+            assert_eq!(answers[1], fast * fast);
         }
         let none = Snapshot::new(jwks, Origin::Empty, None, start, HOUR);
         assert!(!none.is_fast_path(start.wall, start.monotonic));

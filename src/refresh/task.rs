@@ -4,6 +4,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::Guard;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -15,7 +16,7 @@ use super::{FETCH_TIMEOUT, MAX_WAIT};
 use crate::background::Home;
 use crate::error::RefreshError;
 use crate::fetch::JwksDocument;
-use crate::jwks::{Jwks, KeySet};
+use crate::jwks::{CompromisedKey, Jwks, KeySet, ReadJwks, SkippedKey, register_compromised};
 use crate::schedule::{Budget, Random, pause_after_failure, pause_after_success};
 use crate::telemetry::KeyEvents;
 
@@ -32,18 +33,18 @@ impl Running {
         self.task.0.is_finished() || self.home.is_of_another_process()
     }
 
-    /// Ends the task, and waits until it is gone.
+    /// Ends the task and waits until it is gone.
     pub(super) async fn end(mut self) {
         if self.home.is_of_another_process() {
             return self.forget_if_foreign();
         }
         self.task.0.abort();
-        // The limit is for a paused runtime that is not driven any more.
+        // The limit is for a paused runtime that is no longer driven.
         let _ = self.home.timeout(MAX_WAIT, &mut self.task.0).await;
     }
 
-    /// Leaves a task of the parent process alone: its locks may have been held, when the process
-    /// was forked, by threads that the child does not have.
+    /// Leaks a task of the parent process instead of aborting it: when the process was forked, threads
+    /// that the child does not have may have held its locks.
     pub(super) fn forget_if_foreign(self) {
         if self.home.is_of_another_process() {
             mem::forget(self);
@@ -58,15 +59,19 @@ pub(super) struct Task {
     began: Instant,
     budget: Budget,
     failures: u32,
-    /// That the keys are too old was said already.
+    /// Whether the event that the keys are too old was already logged.
     is_stale: bool,
+    /// The keys of the last document that cannot be used, and those whose private part it contains.
+    /// They are logged when they change.
+    skipped: Vec<SkippedKey>,
+    compromised: Vec<CompromisedKey>,
 }
 
 impl Task {
-    /// Starts a task if there is none: at first, and after one that is gone.
+    /// Starts a task: the first one, or one that replaces a task that is gone.
     pub(super) fn spawn(shared: &Arc<RefreshState>, home: Home) -> Running {
         let task = {
-            // Its moments are on the clock that it runs on.
+            // So that its times are on the clock of the runtime on which it runs.
             let _entered = home.enter();
             let task = Self {
                 shared: Arc::clone(shared),
@@ -75,14 +80,16 @@ impl Task {
                 budget: Budget::full(),
                 failures: 0,
                 is_stale: false,
+                skipped: shared.current().jwks.skipped().to_vec(),
+                compromised: Vec::new(),
             };
-            // A fetch that went with its task will never be finished.
+            // The fetch of a task that is gone will never finish.
             task.publish(|progress| progress.finished = progress.started);
             task
         };
         let started = shared.progress().started;
         shared.requests.send_replace(FetchRequests { unknown_key: started, explicit: started });
-        // Before anybody can want anything of this task.
+        // Subscribe before the task is visible, so that it receives every request.
         let requests = shared.requests.subscribe();
         let task = AbortOnDrop(home.spawn(task.run(requests)));
         Running { task, home }
@@ -91,17 +98,17 @@ impl Task {
     async fn run(mut self, mut requests: watch::Receiver<FetchRequests>) {
         loop {
             let next_refresh = self.shared.snapshot.load().next_refresh.monotonic;
-            let is_wanted = match timeout_at(next_refresh, requests.changed()).await {
+            let is_requested = match timeout_at(next_refresh, requests.changed()).await {
                 Ok(Err(_)) => return,
                 Ok(Ok(())) => true,
                 Err(_) => false,
             };
-            let asked = *requests.borrow_and_update();
+            let requested = *requests.borrow_and_update();
             let started = self.shared.progress().started;
-            // What is due comes first, and is what everybody wants.
-            if !is_wanted || next_refresh <= Instant::now() || asked.explicit > started {
+            // A refresh that is due comes first, and also answers the requests for an unknown key.
+            if !is_requested || next_refresh <= Instant::now() || requested.explicit > started {
                 self.refresh().await;
-            } else if asked.unknown_key > started {
+            } else if requested.unknown_key > started {
                 self.refresh_on_demand().await;
             }
         }
@@ -110,9 +117,9 @@ impl Task {
     async fn refresh_on_demand(&mut self) {
         let limits = Arc::clone(&self.shared.config.limits);
         let slot = timeout(MAX_WAIT, limits.fetches_on_demand.acquire()).await;
-        let is_paid = slot.is_ok() && self.budget.charge(self.began.elapsed());
-        if !is_paid {
-            // The same fetch can be requests again, by others than those who are denied it now.
+        let is_allowed = slot.is_ok() && self.budget.charge(self.began.elapsed());
+        if !is_allowed {
+            // Forget the request, so that a later one for the same fetch is noticed.
             let started = self.shared.progress().started;
             self.shared.requests.send_modify(|requests| requests.unknown_key = started);
             self.events().denied_on_demand();
@@ -120,12 +127,12 @@ impl Task {
             return;
         }
         self.events().fetched_on_demand(self.budget.opens_at() > self.began.elapsed());
-        // Fails as any other fetch; but what it costs is paid already.
+        // The budget is charged already, also if this fetch fails.
         self.fetch_and_publish().await;
     }
 
     async fn refresh(&mut self) {
-        // While the issuer is down, attempts are attempts, whoever wants them.
+        // While the issuer is down, every attempt counts against the budget, whatever its reason.
         if self.failures > 0 {
             self.budget.charge_even_if_spent(self.began.elapsed());
         }
@@ -135,7 +142,9 @@ impl Task {
     async fn fetch_and_publish(&mut self) {
         self.publish(|progress| progress.started = progress.next());
         let fetched = self.fetch().await;
-        let before = self.shared.snapshot.load_full();
+        let fetched = fetched.and_then(|(read, max_age)| Ok((self.usable_keys(read)?, max_age)));
+        // Without the keys that this fetch has shown to be compromised.
+        let before = Guard::into_inner(self.shared.current());
         let has_permanent_error = fetched.as_ref().is_err_and(RefreshError::is_permanent);
         let (jwks, origin, failing, pause) = match fetched {
             Ok((jwks, max_age)) => {
@@ -160,9 +169,9 @@ impl Task {
         });
     }
 
-    /// Runs the fetch as a task of its own, so that a panic in it, even in its drop, stays there,
-    /// and so that one that is late is gone for good.
-    async fn fetch(&self) -> Result<(Jwks, Option<Duration>), RefreshError> {
+    /// Runs the fetch as a separate task, so that a panic in it, also while it is dropped, does not end
+    /// this one, and so that a late fetch is aborted. (A blocking read of a file cannot be aborted.)
+    async fn fetch(&self) -> Result<(ReadJwks, Option<Duration>), RefreshError> {
         let fetcher = Arc::clone(&self.shared.config.fetcher);
         let address = Arc::clone(&self.shared.address);
         let mut fetch = AbortOnDrop(tokio::spawn(async move { fetcher.fetch(&address).await }));
@@ -171,7 +180,22 @@ impl Task {
             Ok(Err(_)) => return Err(RefreshError::panicked()),
             Err(_) => return Err(RefreshError::timed_out()),
         };
-        Ok((Jwks::from_json(body).map_err(RefreshError::document)?, max_age))
+        Ok((Jwks::read(&body).map_err(RefreshError::document)?, max_age))
+    }
+
+    /// Returns the keys that may be used. Whatever the result is, the keys whose private part was
+    /// fetched are not trusted any more, by any verifier of this process.
+    fn usable_keys(&mut self, mut read: ReadJwks) -> Result<Jwks, RefreshError> {
+        let in_use = self.shared.current();
+        for key in read.compromised.iter().filter(|key| !self.compromised.contains(key)) {
+            self.events().private_key_published(key, &in_use.jwks);
+            register_compromised(&key.numbers);
+        }
+        self.compromised.clone_from(&read.compromised);
+        read.skip_compromised();
+        self.events().keys_skipped(&self.skipped, read.skipped());
+        self.skipped = read.skipped().to_vec();
+        read.into_usable().map_err(RefreshError::document)
     }
 
     fn succeeded(
@@ -207,7 +231,8 @@ impl Task {
         }
         self.is_stale = is_stale;
         let since = before.failing.as_ref().map_or(now, |failing| failing.since);
-        (FailureState { since, error }, pause)
+        let last_attempt = Deadline { monotonic: Instant::now(), wall: now };
+        (FailureState { since, last_attempt, error }, pause)
     }
 
     fn events(&self) -> KeyEvents<'_> {

@@ -8,13 +8,11 @@ use std::time::{Duration, SystemTime};
 use super::key_source::KeySource;
 use super::{Pool, Verifier};
 use crate::background::NoBackgroundThread;
-#[cfg(feature = "reqwest")]
-use crate::error::with_causes;
 use crate::error::{ConfigError, StartError};
-#[cfg(feature = "reqwest")]
-use crate::fetch::HttpFetch;
 use crate::fetch::{DynFetchJwks, FetchJwks};
-use crate::jwks::{Jwks, KeySet};
+#[cfg(feature = "reqwest")]
+use crate::fetch::{HttpFetch, why_no_client};
+use crate::jwks::Jwks;
 use crate::refresh::{Clock, FileFetch, Limits, RefreshConfig, Refresher, WaitUntil};
 use crate::schedule::Random;
 use crate::telemetry;
@@ -144,7 +142,8 @@ impl VerifierBuilder {
     }
 
     /// Sets how long [`connect`](Self::connect) tries to fetch the first keys. The default is 10
-    /// seconds.
+    /// seconds; the minimum is 100 milliseconds, so that its error can say why a fetch failed. A
+    /// shorter time counts as the minimum.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
         self
@@ -171,7 +170,7 @@ impl VerifierBuilder {
     /// Returns an error if the settings are invalid, or if a pool has no keys in time. It lists
     /// every problem.
     pub async fn connect(self) -> Result<Verifier, StartError> {
-        let within = self.connect_timeout;
+        let within = self.connect_timeout.max(MIN_CONNECT_TIMEOUT);
         let verifier = self.connect_lazy()?;
         verifier.wait_for_keys(within, WaitUntil::PermanentError).await?;
         Ok(verifier)
@@ -257,7 +256,7 @@ impl VerifierBuilder {
         let (Some(rules), true) = (rules, problems.is_empty()) else {
             return Err(ConfigError::new(problems));
         };
-        let keys = KeySource::Static(Arc::new(KeySet::new(jwks)));
+        let keys = KeySource::fixed(jwks);
         Ok(Verifier::new(vec![Pool { rules, keys }], self.clock, self.token_cache_bytes))
     }
 
@@ -348,7 +347,7 @@ impl VerifierBuilder {
         let urls = fetched.map(|rules| &**rules.pool().jwks_url());
         match HttpFetch::for_urls(urls, client) {
             Ok(fetcher) => Ok(Arc::new(fetcher)),
-            Err(error) => Err(format!("no HTTP client: {}", with_causes(&error))),
+            Err(error) => Err(format!("no HTTP client: {}", why_no_client(&error))),
         }
     }
 
@@ -408,6 +407,7 @@ impl SettingNames {
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 pub(crate) const MAX_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 pub(crate) const TOKEN_CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The shortest and the longest time between two refreshes.

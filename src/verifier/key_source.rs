@@ -5,33 +5,44 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
+
 use crate::error::RefreshError;
 use crate::health::PoolHealth;
-use crate::jwks::KeySet;
+use crate::jwks::{Jwks, KeySet};
 use crate::refresh::{RefreshedKeys, Refresher};
+
+/// When a client should try again, if all fixed keys are compromised: only a restart helps.
+const NO_FIXED_KEYS: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub(super) enum KeySource {
-    /// Keys that never change and never grow old.
-    Static(Arc<KeySet>),
+    /// Keys that no fetch changes, and that never grow old.
+    Fixed(Arc<FixedKeys>),
     Refreshing(Arc<Refresher>),
 }
 
 impl KeySource {
+    pub(super) fn fixed(jwks: Jwks) -> Self {
+        let trusted = ArcSwapOption::empty();
+        Self::Fixed(Arc::new(FixedKeys { keys: KeySet::new(jwks), trusted }))
+    }
+
     /// Returns the keys to verify with at this time of day, or how long a client should wait before
     /// it tries again. Wakes the refresh task if it is overdue.
     // Every request calls this: a call that is not inlined costs a twentieth of what the layers add.
     #[inline(always)]
     pub(super) fn current(&self, now: SystemTime) -> Result<CurrentKeys<'_>, Duration> {
         match self {
-            Self::Static(keys) => Ok(CurrentKeys::Static(keys)),
+            Self::Fixed(fixed) if fixed.keys.is_checked() => Ok(CurrentKeys::Fixed(&fixed.keys)),
+            Self::Fixed(fixed) => fixed.without_compromised(),
             Self::Refreshing(refresher) => refresher.keys_or_wake(now).map(CurrentKeys::Refreshed),
         }
     }
 
     pub(super) fn health(&self, now: SystemTime) -> PoolHealth {
         match self {
-            Self::Static(_) => PoolHealth { is_usable: true, trouble: None },
+            Self::Fixed(_) => PoolHealth { is_usable: self.current(now).is_ok(), trouble: None },
             Self::Refreshing(refresher) => refresher.health(now),
         }
     }
@@ -39,27 +50,68 @@ impl KeySource {
     /// Returns the task that can bring a key that is not known yet.
     pub(super) fn refresher(&self) -> Option<&Refresher> {
         match self {
-            Self::Static(_) => None,
+            Self::Fixed(_) => None,
             Self::Refreshing(refresher) => Some(refresher),
         }
     }
 
     /// Requests a fetch that begins after this call. The future returns its result.
     pub(super) fn refresh(&self) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
-        let refresh = self.refresher().map(Refresher::refresh);
-        async move {
-            match refresh {
-                Some(refresh) => refresh.await,
-                None => Err(RefreshError::transport("no task fetches these keys")),
-            }
+        or_no_task(self.refresher().map(Refresher::refresh))
+    }
+
+    /// Requests a fetch unless the last one is younger than `min_age`. The future returns the result
+    /// of the last fetch.
+    pub(super) fn refresh_if_older_than(
+        &self,
+        min_age: Duration,
+        now: SystemTime,
+    ) -> impl Future<Output = Result<(), RefreshError>> + Send + '_ {
+        let refresher = self.refresher();
+        or_no_task(refresher.map(|refresher| refresher.refresh_if_older_than(min_age, now)))
+    }
+}
+
+async fn or_no_task(
+    refresh: Option<impl Future<Output = Result<(), RefreshError>>>,
+) -> Result<(), RefreshError> {
+    match refresh {
+        Some(refresh) => refresh.await,
+        None => Err(RefreshError::transport("no task fetches these keys")),
+    }
+}
+
+/// Fixed keys, of which some may have been compromised since.
+pub(super) struct FixedKeys {
+    keys: KeySet,
+    /// The rest of the keys, if any was compromised.
+    trusted: ArcSwapOption<KeySet>,
+}
+
+impl FixedKeys {
+    #[cold]
+    fn without_compromised(&self) -> Result<CurrentKeys<'_>, Duration> {
+        let mut trusted = self.trusted.load_full();
+        let last = trusted.as_deref().unwrap_or(&self.keys);
+        if !last.is_checked()
+            && let Some(keys) = last.without_compromised()
+        {
+            trusted = Some(Arc::new(keys));
+            self.trusted.store(trusted.clone());
+        }
+        match trusted {
+            None => Ok(CurrentKeys::Fixed(&self.keys)),
+            Some(keys) if keys.is_empty() => Err(NO_FIXED_KEYS),
+            Some(keys) => Ok(CurrentKeys::Trusted(keys)),
         }
     }
 }
 
-/// The keys that are current now, without a reference count.
+/// The keys that are current now, without a reference count unless some were compromised.
 pub(super) enum CurrentKeys<'s> {
     Refreshed(RefreshedKeys),
-    Static(&'s KeySet),
+    Fixed(&'s KeySet),
+    Trusted(Arc<KeySet>),
 }
 
 impl Deref for CurrentKeys<'_> {
@@ -68,7 +120,8 @@ impl Deref for CurrentKeys<'_> {
     fn deref(&self) -> &KeySet {
         match self {
             Self::Refreshed(keys) => keys,
-            Self::Static(keys) => keys,
+            Self::Fixed(keys) => keys,
+            Self::Trusted(keys) => keys,
         }
     }
 }

@@ -14,7 +14,8 @@ use crate::error::{
     ConfigError, RefreshError, StartError, VerifyError, VerifyErrorKind, with_causes,
 };
 use crate::health::Health;
-use crate::refresh::{Clock, NoKeys, WaitUntil, all_ready};
+use crate::jwks::KeySetId;
+use crate::refresh::{Clock, NoKeys, Refresher, WaitUntil, all_ready};
 use crate::scope::Requirement;
 use crate::telemetry::{self, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
@@ -25,6 +26,9 @@ pub use builder::VerifierBuilder;
 pub(crate) use builder::{
     CONNECT_TIMEOUT, INTERVALS, MAX_KEY_AGE, REFRESH_INTERVAL, SettingNames, TOKEN_CACHE_BYTES,
 };
+
+/// The shortest time between two fetches that a client can trigger.
+const MIN_FETCH_AGE: Duration = Duration::from_secs(1);
 
 /// Verifies access tokens with keys that it keeps current in the background.
 ///
@@ -79,11 +83,7 @@ impl Verifier {
     pub async fn verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
         match self.attempt(token) {
             Attempt::Done(result) => result,
-            Attempt::UnknownKey { pool, timer } => {
-                let result = self.verify_with_newer_keys(token, pool).await;
-                timer.verified(&result);
-                result
-            }
+            Attempt::UnknownKey(unknown) => self.verify_with_newer_keys(token, unknown).await,
         }
     }
 
@@ -96,14 +96,7 @@ impl Verifier {
     pub fn try_verify(&self, token: &str) -> Result<AccessToken, VerifyError> {
         match self.attempt(token) {
             Attempt::Done(result) => result,
-            Attempt::UnknownKey { pool, timer } => {
-                if let Some(refresher) = pool.keys.refresher() {
-                    refresher.request_fetch();
-                }
-                let result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
-                timer.verified(&result);
-                result
-            }
+            Attempt::UnknownKey(unknown) => self.reject_unknown_key(unknown),
         }
     }
 
@@ -168,21 +161,44 @@ impl Verifier {
 
     /// Fetches the keys of every pool now and waits for them, for a hook that reports a rotation.
     ///
-    /// The number of calls is not limited, so do not let a client trigger it.
+    /// The number of calls is not limited, and a pause that the issuer requests is ignored. If a client
+    /// can trigger it, call [`refresh_if_older_than`](Self::refresh_if_older_than) instead.
     ///
     /// # Errors
     ///
     /// Returns an error if a fetch fails; with several pools, the first error. The current keys
     /// stay in use.
     pub async fn refresh(&self) -> Result<(), RefreshError> {
-        let refreshes = self.shared.pools.iter().map(|pool| pool.keys.refresh());
-        // Requests every fetch before it waits for the first.
-        let refreshes = refreshes.collect::<Vec<_>>();
-        let mut result = Ok(());
-        for refresh in refreshes {
-            result = result.and(refresh.await);
-        }
-        result
+        first_error(self.shared.pools.iter().map(|pool| pool.keys.refresh())).await
+    }
+
+    /// Fetches the keys of every pool whose last fetch, successful or not, ended at least this long
+    /// ago, and waits for them. The minimum is 1 second; a shorter time counts as the minimum.
+    ///
+    /// Any client may trigger it: calls join the fetch that is under way, and if the issuer requested
+    /// a pause (`Retry-After`), no fetch is made before the pause is over, which is at most 5 minutes.
+    /// The time is the larger one of two clocks, so it also passes while a sandbox is frozen.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_cognito::Verifier;
+    /// # async fn example(verifier: Verifier) {
+    /// // For a hook without authentication: at most one fetch in a minute.
+    /// if let Err(error) = verifier.refresh_if_older_than(Duration::from_secs(60)).await {
+    ///     eprintln!("{error}");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a fetch fails, or if the last one has failed and it is too early for
+    /// another; with several pools, the first error. The current keys stay in use.
+    pub async fn refresh_if_older_than(&self, min_age: Duration) -> Result<(), RefreshError> {
+        let now = (self.shared.clock)();
+        let min_age = min_age.max(MIN_FETCH_AGE);
+        let pools = self.shared.pools.iter();
+        first_error(pools.map(|pool| pool.keys.refresh_if_older_than(min_age, now))).await
     }
 
     /// Ends the background tasks and waits until they are gone.
@@ -230,16 +246,46 @@ impl Verifier {
     /// Verifies a token that is not cached, for a layer. The layer has called
     /// [`cached`](Self::cached) before, with bytes that need not be text.
     ///
-    /// Returns `None` if newer keys could change the result. The layer then calls
-    /// [`verify`](Self::verify), whose future is too large to be part of every request.
-    pub(crate) fn verify_without_wait(
+    /// If newer keys could change the result, the layer then calls
+    /// [`verify_with_newer_keys`](Self::verify_with_newer_keys), whose future is too large to be part
+    /// of every request.
+    pub(crate) fn verify_without_wait(&self, token: &str) -> Attempt {
+        self.attempt_uncached(token, (self.shared.clock)())
+    }
+
+    /// Verifies the token again after a refresh brought other keys, within the limits of
+    /// [`verify`](Self::verify).
+    pub(crate) async fn verify_with_newer_keys(
         &self,
         token: &str,
-    ) -> Option<Result<AccessToken, VerifyError>> {
-        match self.attempt_uncached(token, (self.shared.clock)()) {
-            Attempt::Done(result) => Some(result),
-            Attempt::UnknownKey { .. } => None,
+        UnknownKey { pool, keys, timer }: UnknownKey,
+    ) -> Result<AccessToken, VerifyError> {
+        let mut result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
+        let look = || match self.verify_uncached(token, (self.shared.clock)()) {
+            Outcome::Final(verified) => {
+                result = verified;
+                None
+            }
+            Outcome::UnknownKey(_, keys) => Some(keys),
+        };
+        if let Some(refresher) = self.shared.refresher(pool) {
+            refresher.wait_for_key(keys, look).await;
         }
+        timer.verified(&result);
+        result
+    }
+
+    /// Rejects the token without a wait, and requests a refresh.
+    pub(crate) fn reject_unknown_key(
+        &self,
+        UnknownKey { pool, timer, .. }: UnknownKey,
+    ) -> Result<AccessToken, VerifyError> {
+        if let Some(refresher) = self.shared.refresher(pool) {
+            refresher.request_fetch();
+        }
+        let result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
+        timer.verified(&result);
+        result
     }
 
     /// Returns the result for a token that was verified before, if its keys are still current.
@@ -247,7 +293,7 @@ impl Verifier {
         self.cached_at(token, (self.shared.clock)())
     }
 
-    fn attempt(&self, token: &str) -> Attempt<'_> {
+    fn attempt(&self, token: &str) -> Attempt {
         let now = (self.shared.clock)();
         match self.cached_at(token.as_bytes(), now) {
             Some(result) => Attempt::Done(result),
@@ -255,39 +301,22 @@ impl Verifier {
         }
     }
 
-    fn attempt_uncached(&self, token: &str, now: SystemTime) -> Attempt<'_> {
+    fn attempt_uncached(&self, token: &str, now: SystemTime) -> Attempt {
         let timer = Timer::start();
         match self.verify_uncached(token, now) {
             Outcome::Final(result) => {
                 timer.verified(&result);
                 Attempt::Done(result)
             }
-            Outcome::UnknownKey(pool) if pool.keys.refresher().is_none() => {
+            Outcome::UnknownKey(pool, _) if self.shared.refresher(pool).is_none() => {
                 let result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
                 timer.verified(&result);
                 Attempt::Done(result)
             }
-            Outcome::UnknownKey(pool) => Attempt::UnknownKey { pool, timer },
-        }
-    }
-
-    async fn verify_with_newer_keys(
-        &self,
-        token: &str,
-        pool: &Pool,
-    ) -> Result<AccessToken, VerifyError> {
-        let mut result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
-        let found = || match self.verify_uncached(token, (self.shared.clock)()) {
-            Outcome::Final(verified) => {
-                result = verified;
-                true
+            Outcome::UnknownKey(pool, keys) => {
+                Attempt::UnknownKey(UnknownKey { pool, keys, timer })
             }
-            Outcome::UnknownKey(_) => false,
-        };
-        if let Some(refresher) = pool.keys.refresher() {
-            refresher.wait_for_key(found).await;
         }
-        result
     }
 
     fn cached_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
@@ -304,7 +333,7 @@ impl Verifier {
         Some(result)
     }
 
-    fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome<'_> {
+    fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome {
         let mut resolved = None;
         let result = verify_with_pools(token, now, |issuer| {
             let pool = self.shared.pool_of(issuer);
@@ -323,7 +352,9 @@ impl Verifier {
             (Err(VerifyErrorKind::KeysUnavailable), Some((_, _, Err(retry_after)))) => {
                 Outcome::Final(Err(VerifyError::keys_unavailable(retry_after)))
             }
-            (Err(VerifyErrorKind::UnknownKey), Some((_, pool, _))) => Outcome::UnknownKey(pool),
+            (Err(VerifyErrorKind::UnknownKey), Some((pool, _, Ok(keys)))) => {
+                Outcome::UnknownKey(pool, keys.id())
+            }
             (result, Some((_, pool, _))) => {
                 Outcome::Final(result.map_err(|kind| pool.rules.error(kind)))
             }
@@ -353,11 +384,28 @@ impl Verifier {
     }
 }
 
+async fn first_error(
+    refreshes: impl Iterator<Item = impl Future<Output = Result<(), RefreshError>>>,
+) -> Result<(), RefreshError> {
+    // Requests every fetch before it waits for the first.
+    let refreshes = refreshes.collect::<Vec<_>>();
+    let mut result = Ok(());
+    for refresh in refreshes {
+        result = result.and(refresh.await);
+    }
+    result
+}
+
 impl Shared {
     /// Returns the pool of a trusted issuer, its index, and the issuer without a new allocation.
     fn pool_of(&self, issuer: &str) -> Option<(&Arc<str>, usize, &Pool)> {
         let (issuer, index) = self.by_issuer.get_key_value(issuer)?;
         Some((issuer, *index, self.pools.get(*index)?))
+    }
+
+    /// Returns the task that can bring a key of this pool that is not known yet.
+    fn refresher(&self, pool: usize) -> Option<&Refresher> {
+        self.pools.get(pool)?.keys.refresher()
     }
 }
 
@@ -367,18 +415,24 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// What a verification without a wait results in.
-enum Attempt<'v> {
+/// The result of a verification without a wait.
+pub(crate) enum Attempt {
     Done(Result<AccessToken, VerifyError>),
-    /// Newer keys could change the result. The timer still runs.
-    UnknownKey {
-        pool: &'v Pool,
-        timer: Timer,
-    },
+    /// Newer keys could change the result.
+    UnknownKey(UnknownKey),
 }
 
-enum Outcome<'v> {
+/// The pool has no key with the token's key ID.
+pub(crate) struct UnknownKey {
+    pool: usize,
+    /// The keys that were searched.
+    keys: KeySetId,
+    /// It still runs.
+    timer: Timer,
+}
+
+enum Outcome {
     Final(Result<AccessToken, VerifyError>),
-    /// The pool has no key with the token's key ID.
-    UnknownKey(&'v Pool),
+    /// This pool has no key with the token's key ID in these keys.
+    UnknownKey(usize, KeySetId),
 }

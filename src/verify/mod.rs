@@ -18,7 +18,9 @@ pub use rules::{CheckError, ClientIds, Rules};
 /// Verifies an access token with these keys, under these rules, at this time.
 ///
 /// It reads no clock, uses no network and caches nothing. `keys` are the keys of the pool that
-/// `rules` name. A [`Verifier`](crate::Verifier) keeps them current and caches verified tokens.
+/// `rules` name. A [`Verifier`](crate::Verifier) keeps them current and caches verified tokens. It also
+/// rejects keys whose private part a trusted issuer has published; this function uses every key of
+/// `keys`.
 ///
 /// ```
 /// use std::time::SystemTime;

@@ -13,13 +13,14 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::time::{Instant, sleep};
 use tower_cognito::{
-    ClientIds, Health, JwksDocument, RefreshError, Rules, Verifier, VerifyErrorKind,
+    ClientIds, Health, Jwks, JwksDocument, RefreshError, Rules, TestIssuer, UserPool, Verifier,
+    VerifyErrorKind, verify,
 };
 
 use super::executors::block_on_within;
 use super::promises::{
-    Dice, Fake, HOUR, Keys, Reply, both_sets, degraded, keys, kind, ms, new_set, old_set,
-    paused_runtime, rules, s, set, unknown,
+    Dice, Fake, HOUR, Keys, Reply, both_sets, degraded, keys, kind, lasting, members, ms, new_set,
+    old_set, paused_runtime, rules, s, set, unknown,
 };
 use super::support::{CLIENT, Log};
 
@@ -97,17 +98,201 @@ async fn h066_another_key_under_the_same_id_counts_from_the_swap_on() {
 #[tokio::test(start_paused = true)]
 async fn h067_a_private_key_is_not_used_and_said_aloud() {
     let log = Log::of_this_thread();
-    let Keys { old, new, .. } = keys();
-    for part in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
-        let private = format!(r#"{{"{part}":"AQAB",{}"#, &new[1..]);
-        let verifier = verifier_of(Reply::Set(set(&[old, &private]))).await;
-        assert_eq!(kind(&verifier, &keys().old_token), None);
-        assert_eq!(kind(&verifier, &keys().new_token), Some(VerifyErrorKind::UnknownKey));
+    let Disposable { member, other, token, other_token, .. } = &disposable();
+    for part in PRIVATE_PARTS {
+        let private = with_part(member, part, r#""AQAB""#);
+        let fake = Fake::new(Reply::Set(set(&[other, &private])));
+        let verifier = fake.builder_for(disposable_rules()).connect().await.unwrap();
+        assert_eq!(kind(&verifier, other_token), None);
+        assert_eq!(kind(&verifier, token), Some(VerifyErrorKind::UnknownKey));
     }
     let log = log.take();
     let said = log.lines().filter(|line| line.contains("ERROR"));
     let said = said.filter(|line| line.contains("the issuer publishes a private key"));
     assert_eq!(said.count(), 8, "{log}");
+}
+
+const PRIVATE_PARTS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+const DISPOSABLE: &str = "https://disposable.example";
+
+/// Two keys that only one test uses, because nothing in the process trusts a compromised key again.
+struct Disposable {
+    member: String,
+    other: String,
+    token: String,
+    other_token: String,
+}
+
+fn disposable() -> Disposable {
+    let issuer = TestIssuer::new();
+    let [member, _] = members(&issuer).try_into().unwrap();
+    let token = lasting(&issuer, DISPOSABLE);
+    issuer.rotate();
+    let [other, _, _] = members(&issuer).try_into().unwrap();
+    Disposable { member, other, token, other_token: lasting(&issuer, DISPOSABLE) }
+}
+
+fn disposable_rules() -> Rules {
+    Rules::new(UserPool::from_issuer(DISPOSABLE).unwrap(), ClientIds::only([CLIENT]))
+}
+
+fn with_part(member: &str, part: &str, value: &str) -> String {
+    format!(r#"{{"{part}":{value},{}"#, &member[1..])
+}
+
+fn errors(log: &Log) -> Vec<String> {
+    log.take().lines().filter(|line| line.contains("ERROR")).map(str::to_owned).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn h067_compromised_key_is_distrusted_at_once_in_every_pool() {
+    let Disposable { member, token, .. } = &disposable();
+    let fake = Fake::new(Reply::Set(set(&[member])));
+    let leaking = fake.builder_for(disposable_rules()).connect().await.unwrap();
+    let their_fake = Fake::new(Reply::Set(set(&[&renamed(member, "another"), member])));
+    let neighbour = their_fake.builder_for(disposable_rules()).connect().await.unwrap();
+    let jwks = Jwks::from_json(set(&[member])).unwrap();
+    let fixed = Verifier::builder(disposable_rules()).clock(fake.clock());
+    let fixed = fixed.build_with_jwks(jwks.clone()).unwrap();
+    let shared = fixed.share_keys(disposable_rules()).unwrap();
+    let verifiers = [&leaking, &neighbour, &fixed, &shared];
+    for verifier in verifiers {
+        verifier.try_verify(token).unwrap();
+        assert_eq!(verifier.health(), Health::Ready);
+    }
+
+    let log = Log::of_this_thread();
+    fake.answers(Reply::Set(set(&[&renamed(&with_part(member, "d", r#""x""#), "disguise")])));
+    let error = leaking.refresh().await.unwrap_err();
+    assert_eq!(error.kind().as_str(), "document");
+    for (number, verifier) in verifiers.into_iter().enumerate() {
+        // Also from the token cache.
+        let error = verifier.try_verify(token).unwrap_err();
+        assert_eq!(error.kind(), VerifyErrorKind::KeysUnavailable, "{number}");
+        assert!(error.retry_after().is_some_and(|pause| pause >= s(1) && pause <= s(30)));
+        assert_eq!(verifier.health(), Health::NotReady, "{number}");
+    }
+    let errors = errors(&log);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let event = format!("kid=\"{}\" index=0", kid(member));
+    assert!(errors[0].contains("the issuer publishes a private key"), "{errors:?}");
+    assert!(errors[0].contains(&event), "{errors:?}");
+
+    // The neighbour has fetched again at once, and has keys as soon as its issuer has replaced them.
+    sleep(ms(1)).await;
+    assert_eq!(their_fake.requests(), 2);
+    their_fake.answers(new_set());
+    sleep(s(5)).await;
+    assert_eq!(neighbour.health(), Health::Ready);
+
+    // A plain function of its arguments.
+    let now = (fake.clock())();
+    assert!(verify(token, &jwks, &disposable_rules(), now).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn h067_other_keys_of_the_pool_stay_in_use() {
+    let Disposable { member, other, token, other_token } = &disposable();
+    let fake = Fake::new(Reply::Set(set(&[member, other])));
+    let verifier = fake.builder_for(disposable_rules()).connect().await.unwrap();
+    for token in [token, other_token] {
+        verifier.try_verify(token).unwrap();
+    }
+    // No key of this document can be used, so the other key is still the one from before.
+    fake.answers(Reply::Set(set(&[&with_part(member, "p", r#""x""#)])));
+    verifier.refresh().await.unwrap_err();
+    assert_eq!(kind(&verifier, token), Some(VerifyErrorKind::UnknownKey));
+    assert_eq!(kind(&verifier, other_token), None);
+    assert!(matches!(verifier.health(), Health::Degraded(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn h067_compromised_key_stays_distrusted_without_its_private_part() {
+    let Disposable { member, token, .. } = &disposable();
+    let plain = set(&[member]);
+    let fake = Fake::new(Reply::Set(set(&[member, &with_part(member, "d", r#""x""#)])));
+    let brief = ms(10);
+    let start = fake.builder_for(disposable_rules()).connect_timeout(brief).connect().await;
+    let text = start.unwrap_err().to_string();
+    assert!(text.contains("key 0 is ambiguous") || text.contains("key 1 is private"), "{text}");
+
+    fake.answers(Reply::Set(plain.clone()));
+    let start = fake.builder_for(disposable_rules()).connect_timeout(brief).connect().await;
+    let text = start.unwrap_err().to_string();
+    assert!(text.ends_with("it has no usable key: key 0 is compromised"), "{text}");
+
+    let saved = Jwks::from_json(&plain).unwrap();
+    let pool = disposable_rules().pool().clone();
+    let initially = pool.clone().with_initial_jwks(saved, (fake.clock())());
+    let rules = Rules::new(initially, ClientIds::only([CLIENT]));
+    let verifier = fake.builder_for(rules).connect_lazy().unwrap();
+    assert_eq!(kind(&verifier, token), Some(VerifyErrorKind::KeysUnavailable));
+
+    let file = std::env::temp_dir().join(format!("tower-cognito-leak-{}", std::process::id()));
+    std::fs::write(&file, &plain).unwrap();
+    let rules = Rules::new(pool.with_jwks_file(&file), ClientIds::only([CLIENT]));
+    let verifier = Verifier::builder(rules).connect_lazy().unwrap();
+    let error = verifier.refresh().await.unwrap_err();
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(error.kind().as_str(), "document");
+    assert_eq!(kind(&verifier, token), Some(VerifyErrorKind::KeysUnavailable));
+}
+
+#[tokio::test(start_paused = true)]
+async fn h067_private_member_without_a_value_proves_nothing() {
+    let log = Log::of_this_thread();
+    let Disposable { member, other, token, .. } = &disposable();
+    let fake = Fake::new(Reply::Set(set(&[member, other])));
+    let verifier = fake.builder_for(disposable_rules()).connect().await.unwrap();
+    for part in PRIVATE_PARTS {
+        for value in ["null", r#""""#, "1", "[]", "{}", "true"] {
+            fake.answers(Reply::Set(set(&[&with_part(member, part, value), other])));
+            verifier.refresh().await.unwrap();
+            assert_eq!(kind(&verifier, token), Some(VerifyErrorKind::UnknownKey), "{part}");
+            fake.answers(Reply::Set(set(&[member, other])));
+            verifier.refresh().await.unwrap();
+            assert_eq!(kind(&verifier, token), None, "{part}: {value}");
+        }
+    }
+    let log = log.take();
+    assert!(!log.contains("ERROR"), "{log}");
+    let warned = log.matches(r#"a key in the JWK Set cannot be used"#).count();
+    assert_eq!(warned, 8 * 6, "{log}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn h067_private_part_counts_in_a_key_that_cannot_be_used_otherwise() {
+    for (name, value) in [("use", r#""enc""#), ("alg", r#""RS512""#), ("kty", "7"), ("kid", "7")] {
+        let Disposable { member, other, token, .. } = &disposable();
+        let fake = Fake::new(Reply::Set(set(&[member, other])));
+        let verifier = fake.builder_for(disposable_rules()).connect().await.unwrap();
+        let mut key: serde_json::Value = serde_json::from_str(member).unwrap();
+        key[name] = serde_json::from_str(value).unwrap();
+        key["n"] = format!("AAAA{}=", key["n"].as_str().unwrap()).into();
+        key["d"] = "x".into();
+        fake.answers(Reply::Set(set(&[other, &key.to_string()])));
+        verifier.refresh().await.unwrap();
+        fake.answers(Reply::Set(set(&[member, other])));
+        verifier.refresh().await.unwrap();
+        assert_eq!(kind(&verifier, token), Some(VerifyErrorKind::UnknownKey), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h060_each_key_of_a_set_without_a_usable_one_is_logged_once() {
+    let log = Log::of_this_thread();
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.answers(Reply::Set(set(&["7", r#"{"kty":"oct","kid":"k"}"#])));
+    for _ in 0..3 {
+        verifier.refresh().await.unwrap_err();
+    }
+    let log = log.take();
+    let text = "it has no usable key: key 0 is malformed, key 1 is other_purpose";
+    assert_eq!(log.matches(text).count(), 3, "{log}");
+    for event in ["index=0 reason=\"malformed\"", "index=1 reason=\"other_purpose\""] {
+        assert_eq!(log.matches(event).count(), 1, "{log}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -95,8 +95,9 @@ fn skipped_text(name: &str, member: &str) {
     }
     let jwks = Jwks::from_json(format!(r#"{{"keys":[{member},{other}]}}"#)).unwrap();
     assert_eq!(ids(&jwks), [id_of(&other_key())], "{name}");
-    let alone = Jwks::from_json(format!(r#"{{"keys":[{member}]}}"#));
-    assert_eq!(alone.unwrap_err().to_string(), "invalid JWK Set: it has no usable key", "{name}");
+    let alone = Jwks::from_json(format!(r#"{{"keys":[{member}]}}"#)).unwrap_err().to_string();
+    let problem = "invalid JWK Set: it has no usable key: key 0 is ";
+    assert!(alone.starts_with(problem), "{name}: {alone}");
 }
 
 /// Checks that a third key is used, and that it is skipped with these changes.
@@ -521,8 +522,9 @@ fn h060_document_that_is_not_a_set_is_rejected() {
     ] {
         check(text, "its member `keys` is not an array");
     }
-    for text in [r#"{"keys":[]}"#, r#"{"keys":[null]}"#, r#"{"keys":[[]]}"#, r#"{"keys":[{},1]}"#] {
-        check(text, "it has no usable key");
+    check(r#"{"keys":[]}"#, "it has no usable key");
+    for text in [r#"{"keys":[null]}"#, r#"{"keys":[[]]}"#, r#"{"keys":["key"]}"#] {
+        check(text, "it has no usable key: key 0 is malformed");
     }
 
     let utf16: Vec<u8> = good.encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -532,6 +534,26 @@ fn h060_document_that_is_not_a_set_is_rejected() {
     latin[place] = 0xe9;
     check(latin, "it is not UTF-8");
     check([0x1f, 0x8b, 0x08, 0x00], "it is not UTF-8");
+}
+
+#[test]
+fn h060_error_about_a_set_without_a_usable_key_says_why_for_each() {
+    let [mut same, mut private] = [good_key(), good_key()];
+    same["kid"] = "same".into();
+    private["d"] = "c2VjcmV0".into();
+    let mut other = other_key();
+    other["kid"] = "same".into();
+    let short = with(&good_key(), json!({ "kid": "short", "n": "AQAB" }));
+    let ecdsa = json!({ "kty": "EC", "kid": "k".repeat(200) });
+    let mut keys = vec![json!({}), ecdsa, private, short, same, other];
+    let error = |keys: &[Value]| Jwks::from_json(document(keys)).unwrap_err().to_string();
+    let text = "invalid JWK Set: it has no usable key: key 0 is malformed, key 1 is other_purpose, \
+                key 2 is private, key 3 is unacceptable_numbers, key 5 is ambiguous";
+    assert_eq!(error(&keys), text);
+    keys.extend((0..94).map(|_| json!({})));
+    let text =
+        format!("{text}, key 6 is malformed, key 7 is malformed, key 8 is malformed, and 91 more");
+    assert_eq!(error(&keys), text);
 }
 
 #[test]

@@ -15,9 +15,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{Instant, sleep};
+use tower::{Layer, Service};
 use tower_cognito::{
-    ClientIds, Degraded, Health, JwksDocument, RefreshError, Rules, TestIssuer, TestServer,
-    UserPool, Verifier, VerifierBuilder, VerifyErrorKind,
+    ClientIds, Degraded, Health, JwksDocument, RefreshError, RequireToken, Rules, TestIssuer,
+    TestServer, UserPool, Verifier, VerifierBuilder, VerifyErrorKind,
 };
 
 use super::executors::block_on_within;
@@ -62,12 +63,12 @@ pub(crate) fn keys() -> &'static Keys {
     &KEYS
 }
 
-fn members(issuer: &TestIssuer) -> Vec<String> {
+pub(crate) fn members(issuer: &TestIssuer) -> Vec<String> {
     let set: serde_json::Value = serde_json::from_str(&issuer.jwks_json()).unwrap();
     set["keys"].as_array().unwrap().iter().map(ToString::to_string).collect()
 }
 
-fn lasting(issuer: &TestIssuer, iss: &str) -> String {
+pub(crate) fn lasting(issuer: &TestIssuer, iss: &str) -> String {
     let token = issuer.machine_token(CLIENT).claim("iss", iss);
     token.claim("exp", 9_999_999_999_u64).sign()
 }
@@ -523,6 +524,68 @@ async fn p05_what_the_issuer_asks_for_is_honored_within_limits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p05_refresh_that_clients_trigger_respects_the_age_and_the_pause() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    let calls = |min_age| {
+        let verifier = verifier.clone();
+        async move {
+            for _ in 0..20 {
+                let _ = verifier.refresh_if_older_than(min_age).await;
+            }
+            verifier.refresh_if_older_than(min_age).await
+        }
+    };
+    calls(s(60)).await.unwrap();
+    assert_eq!(fake.requests(), 1, "the keys are young");
+    sleep(s(60)).await;
+    calls(s(60)).await.unwrap();
+    assert_eq!(fake.requests(), 2);
+    // The monotonic clock stood still.
+    fake.set_ahead(60);
+    calls(s(60)).await.unwrap();
+    assert_eq!(fake.requests(), 3);
+
+    fake.answers(Reply::Status(500));
+    sleep(s(1)).await;
+    // A failed fetch counts too, and no time is shorter than a second.
+    assert!(calls(Duration::ZERO).await.is_err());
+    assert_eq!(fake.requests(), 4);
+
+    fake.answers(Reply::RetryAfter(300));
+    verifier.refresh().await.unwrap_err();
+    assert_eq!(fake.requests(), 5);
+    for _ in 0..59 {
+        sleep(s(5)).await;
+        assert!(calls(s(1)).await.is_err());
+    }
+    assert_eq!(fake.requests(), 5, "the issuer asked for 300 seconds");
+    fake.answers(old_set());
+    fake.set_ahead(400);
+    calls(s(1)).await.unwrap();
+    assert_eq!(fake.requests(), 6, "they are over by the time of day");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p05_refresh_that_many_clients_trigger_is_one_fetch() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.takes(ms(500));
+    sleep(s(10)).await;
+    let requests = (0..1_000).map(|number| {
+        let verifier = verifier.clone();
+        tokio::spawn(async move {
+            sleep(ms(number / 2)).await;
+            verifier.refresh_if_older_than(s(10)).await
+        })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        request.await.unwrap().unwrap();
+    }
+    assert_eq!(fake.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn p06_a_storm_of_unknown_keys_causes_four_fetches_a_minute_at_most() {
     for takes in [Duration::ZERO, ms(700)] {
         let fake = Fake::new(old_set());
@@ -666,6 +729,91 @@ async fn p07_so_many_wait_and_no_more_and_none_of_them_long() {
     assert!(verifier.verify(&unknown(0)).await.is_err());
     assert!(begun.elapsed() >= s(1));
     assert_eq!(fake.requests(), 2, "for the fetch that is under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p07_another_pools_new_key_is_fetched_although_all_places_are_taken() {
+    const OTHER: &str = "https://other.example";
+
+    let (fake, other) = (Fake::new(old_set()), Fake::new(old_set()));
+    let other_rules = Rules::new(UserPool::from_issuer(OTHER).unwrap(), ClientIds::only([CLIENT]));
+    let (first, second) = (fake.clone(), other.clone());
+    let verifier = Verifier::builder(rules()).add_pool(other_rules).clock(fake.clock());
+    let verifier =
+        verifier.jwks_fetcher(
+            move |url: String| {
+                if url.starts_with(OTHER) { second.fetch() } else { first.fetch() }
+            },
+        );
+    let verifier = verifier.connect().await.unwrap();
+    fake.answers(Reply::Hang);
+    other.answers(new_set());
+    let waiting = (0..1_024).map(|number| {
+        let verifier = verifier.clone();
+        tokio::spawn(async move { verifier.verify(&unknown(number)).await.is_err() })
+    });
+    let waiting = waiting.collect::<Vec<_>>();
+    fake.is_open().await;
+    let token = lasting(&keys().issuer, OTHER);
+    let error = verifier.verify(&token).await.unwrap_err();
+    assert_eq!(error.kind(), VerifyErrorKind::UnknownKey, "no place to wait was left");
+    sleep(ms(1)).await;
+    assert_eq!(other.requests(), 2);
+    assert_eq!(kind(&verifier, &token), None, "the key was fetched all the same");
+    assert!(!waiting.iter().any(|request| request.is_finished()));
+}
+
+/// Counts how often a verifier reads the clock: once for each verification, and once to look for a
+/// cached token.
+async fn with_clock_count(fake: &Fake) -> (Verifier, Arc<AtomicUsize>) {
+    let (clock, count) = (fake.clock(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&count);
+    let builder = fake.builder().clock(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        clock()
+    });
+    (builder.connect().await.unwrap(), count)
+}
+
+#[tokio::test(start_paused = true)]
+async fn p07_unknown_key_is_verified_once_if_the_budget_is_closed() {
+    let fake = Fake::new(old_set());
+    let (verifier, clock) = with_clock_count(&fake).await;
+    let service = tower::service_fn(|_: http::Request<String>| async {
+        Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+    });
+    let mut layer = RequireToken::new(verifier.clone()).layer(service);
+    for number in 0..2 {
+        assert!(verifier.verify(&unknown(number)).await.is_err());
+    }
+    sleep(ms(1)).await;
+    assert_eq!(fake.requests(), 3, "the budget is spent");
+
+    let begun = Instant::now();
+    clock.store(0, Ordering::SeqCst);
+    assert!(verifier.verify(&unknown(2)).await.is_err());
+    assert_eq!(clock.swap(0, Ordering::SeqCst), 1, "`verify` looks and verifies at one time");
+    let request =
+        http::Request::builder().header("authorization", format!("Bearer {}", unknown(3)));
+    let response = layer.call(request.body(String::new()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert_eq!(clock.swap(0, Ordering::SeqCst), 2);
+    assert_eq!((begun.elapsed(), fake.requests()), (Duration::ZERO, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p07_unknown_key_is_verified_again_only_with_other_keys() {
+    let fake = Fake::new(old_set());
+    let (verifier, clock) = with_clock_count(&fake).await;
+    fake.takes(ms(100));
+    clock.store(0, Ordering::SeqCst);
+    let begun = Instant::now();
+    assert!(verifier.verify(&unknown(0)).await.is_err());
+    assert!(begun.elapsed() >= ms(100));
+    let with_same_keys = clock.swap(0, Ordering::SeqCst);
+    fake.answers(new_set());
+    verifier.verify(&keys().new_token).await.unwrap();
+    assert_eq!(clock.swap(0, Ordering::SeqCst), with_same_keys + 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1292,7 +1440,7 @@ async fn p20_keys_that_never_were_are_not_too_old() {
     sleep(HOUR).await;
     assert_eq!(verifier.health(), Health::NotReady);
     let log = log.take();
-    assert!(log.contains("there are no keys yet") && !log.contains("too old"), "{log}");
+    assert!(log.contains("there are no keys") && !log.contains("too old"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -1462,11 +1610,13 @@ async fn p20_each_reason_why_a_key_can_not_be_used_has_its_name() {
         key.to_string()
     };
     let Keys { old, new, .. } = keys();
+    // Not one of the shared keys, because nothing in this process would trust it again.
+    let private = &members(&TestIssuer::new())[0];
     let fake = Fake::new(Reply::Set(set(&[
         old,
         "7",
         r#"{"kty":"oct","kid":"k"}"#,
-        &with(&with(new, "kid", "private"), "d", "AQAB"),
+        &with(&with(private, "kid", "private"), "d", ""),
         &with(&with(new, "kid", "short"), "n", "AQAB"),
         &with(old, "kid", "same"),
         &with(new, "kid", "same"),

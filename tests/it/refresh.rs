@@ -112,6 +112,21 @@ async fn connect_gives_up_at_once_where_there_is_no_such_key_set() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connect_with_a_short_limit_reports_the_error_of_the_first_fetch() {
+    for limit in [0, 1, 40] {
+        let verifier = Verifier::builder(support::rules()).jwks_fetcher(|_| async {
+            sleep(Duration::from_millis(50)).await;
+            Err(RefreshError::status(500))
+        });
+        let verifier = verifier.connect_timeout(Duration::from_millis(limit));
+        let begun = tokio::time::Instant::now();
+        let error = verifier.connect().await.unwrap_err().to_string();
+        assert!(error.ends_with("the response has status 500, expected 200"), "{limit}: {error}");
+        assert!(begun.elapsed() < Duration::from_millis(150), "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn connect_tries_again_what_may_pass_and_names_every_pool_that_failed() {
     let endpoint = Endpoint::new(Answer::Status(503));
     let one = UserPool::new("us-east-1_One").unwrap();
@@ -691,7 +706,7 @@ async fn no_duration_is_too_long() {
         .refresh_interval(Duration::MAX)
         .connect_lazy()
         .unwrap_err();
-    assert!(error.to_string().contains("the maximum is 24 hours"), "{error}");
+    assert!(error.to_string().contains("but the maximum is 24 hours"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

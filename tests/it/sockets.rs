@@ -22,9 +22,11 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tower_cognito::{
-    ClientIds, Health, RefreshError, Rules, UserPool, Verifier, VerifierBuilder, VerifyErrorKind,
+    ClientIds, Health, RefreshError, Rules, TestIssuer, UserPool, Verifier, VerifierBuilder,
+    VerifyErrorKind,
 };
 
+use super::promises::members;
 use super::support::{CLIENT, Log, initially, issuer, machine};
 
 const PATH: &str = "/pool/.well-known/jwks.json";
@@ -648,7 +650,11 @@ async fn h060_bodies_that_are_no_key_set() {
         ("only an array", b"[]".to_vec(), no_object),
         ("the array of the keys", keys[7..].into(), no_object),
         ("no key at all", br#"{"keys":[]}"#.to_vec(), no_usable_key),
-        ("keys that are none", br#"{"keys":[null,1,"a",[],{}]}"#.to_vec(), no_usable_key),
+        (
+            "keys that are none",
+            br#"{"keys":[null,{}]}"#.to_vec(),
+            "invalid JWK Set: it has no usable key: key 0 is malformed, key 1 is malformed",
+        ),
         ("nothing but null", b"null".to_vec(), no_object),
         ("truncated", good[..good.len() - 1].into(), no_object),
         ("truncated in a key", good[..good.len() / 2].into(), no_object),
@@ -763,7 +769,7 @@ async fn h062_too_many_keys_and_keys_that_are_too_long() {
         (
             "one key of 60 KiB",
             format!(r#"{{"keys":[{long}]}}"#),
-            "invalid JWK Set: it has no usable key",
+            "invalid JWK Set: it has no usable key: key 0 is unacceptable_numbers",
         ),
     ] {
         let begun = Instant::now();
@@ -796,16 +802,17 @@ async fn h063_good_set_with_an_akp_key_works() {
 #[tokio::test]
 async fn h067_private_members_are_an_error_event_and_the_key_is_skipped() {
     let event = "the issuer publishes a private key";
+    // Not one of the shared keys, because nothing in this process would trust it again.
+    let disposable = &members(&TestIssuer::new())[0];
     for member in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
         let server = Server::bind().await;
         let verifier = server.connect().await;
-        // The first key is the one that signs access tokens.
-        let private = format!(r#"[{{"{member}":"c2VjcmV0LXBhcnQ","#);
-        server.answers(document(issuer().jwks_json().replacen("[{", &private, 1)));
+        let private = format!(r#"{{"{member}":"c2VjcmV0LXBhcnQ","#);
+        let private = disposable.replacen('{', &private, 1);
+        server.answers(document(issuer().jwks_json().replacen('[', &format!("[{private},"), 1)));
         let log = Log::of_this_thread_and_keys_at(&server.url());
         verifier.refresh().await.unwrap();
-        let error = verifier.try_verify(&machine("").sign()).unwrap_err();
-        assert_eq!(error.kind(), VerifyErrorKind::UnknownKey, "{member}");
+        verifier.try_verify(&machine("").sign()).unwrap();
         verifier.refresh().await.unwrap();
         let log = log.take();
         let events = log.lines().filter(|line| line.contains(event)).collect::<Vec<_>>();
@@ -991,6 +998,42 @@ fn p12_a_proxy_of_the_environment_is_not_asked_for_a_loopback_url() {
     process.wait().unwrap();
     assert_eq!(proxy.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     assert!(is_ready);
+}
+
+#[test]
+fn error_without_ca_certificates_names_what_the_operator_has_set() {
+    const CHILD: &str = "TOWER_COGNITO_TEST_WITHOUT_CERTIFICATES";
+
+    if std::env::var_os(CHILD).is_some() {
+        let rules = rules("https://issuer.example/keys");
+        println!("{}.", Verifier::builder(rules).connect_lazy().unwrap_err());
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("tower-cognito-no-ca-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("empty")).unwrap();
+    let (file, dir) = (folder.join("empty.pem"), folder.join("empty"));
+    std::fs::write(&file, "").unwrap();
+    let (file, dir) = (file.to_str().unwrap(), dir.to_str().unwrap());
+    let missing = format!("{file}.missing");
+    let name = "sockets::error_without_ca_certificates_names_what_the_operator_has_set";
+    for (set, expected) in [
+        (vec![("SSL_CERT_FILE", file)], format!("`{file}` (`SSL_CERT_FILE`)")),
+        (vec![("SSL_CERT_FILE", &missing)], format!("`{missing}` (`SSL_CERT_FILE`)")),
+        (vec![("SSL_CERT_DIR", dir)], format!("`{dir}` (`SSL_CERT_DIR`)")),
+        (
+            vec![("SSL_CERT_FILE", file), ("SSL_CERT_DIR", dir)],
+            format!("`{file}` (`SSL_CERT_FILE`) and `{dir}` (`SSL_CERT_DIR`)"),
+        ),
+    ] {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", name, "--nocapture"]).env(CHILD, "1");
+        child.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR").envs(set);
+        let output = child.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let problem = format!("no HTTP client: no CA certificates were loaded from {expected}.");
+        assert!(text.contains(&problem), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// A certificate authority of the test's own.

@@ -7,8 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -26,7 +25,7 @@ const FIRST_KEYS: Duration = Duration::from_secs(6);
 const LATE_KEYS: Duration = Duration::from_secs(1);
 
 fn app(verifier: Verifier) -> Router {
-    let keys = Keys { verifier: verifier.clone(), tried: Arc::default() };
+    let keys = verifier.clone();
     Router::new()
         .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
         .route("/item", get(items).layer(RequireScope::new("demo-dev/read")))
@@ -44,43 +43,23 @@ async fn items() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], r#"[{"test": "hoge"}]"#)
 }
 
-#[derive(Clone)]
-struct Keys {
-    verifier: Verifier,
-    tried: Arc<Mutex<Option<SystemTime>>>,
-}
-
-impl Keys {
-    /// Returns `true` if this request should wait for a refresh. While the issuer is down, one
-    /// request in 10 seconds waits, or one in a second if there are no keys. Uses the wall clock,
-    /// because the monotonic clock can stop while the process is frozen.
-    fn are_due(&self) -> bool {
-        let pause = match self.verifier.health() {
-            Health::Ready => return false,
-            Health::NotReady => Duration::from_secs(1),
-            _ => Duration::from_secs(10),
-        };
-        let now = SystemTime::now();
-        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_early = tried
-            .and_then(|tried| now.duration_since(tried).ok())
-            .is_some_and(|passed| passed < pause);
-        if !is_early {
-            *tried = Some(now);
-        }
-        !is_early
-    }
-}
-
 /// Waits for a refresh if the keys are overdue.
 ///
 /// Lambda freezes the process after each response, including the task that refreshes the keys. A
-/// refresh in the background would be frozen as well, and a removed key would stay trusted.
-async fn refresh_if_due(State(keys): State<Keys>, request: Request, next: Next) -> Response {
-    if keys.are_due() {
-        // The task logs errors, and the verifier rejects tokens if its keys are too old.
-        let _ = timeout(LATE_KEYS, keys.verifier.refresh()).await;
-    }
+/// refresh in the background would be frozen as well, and a removed key would stay trusted. While the
+/// issuer is down, one request in 10 seconds waits, or one in a second if there are no keys.
+async fn refresh_if_due(
+    State(verifier): State<Verifier>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let min_age = match verifier.health() {
+        Health::Ready => return next.run(request).await,
+        Health::NotReady => Duration::from_secs(1),
+        _ => Duration::from_secs(10),
+    };
+    // The task logs errors, and the verifier rejects tokens if its keys are too old.
+    let _ = timeout(LATE_KEYS, verifier.refresh_if_older_than(min_age)).await;
     next.run(request).await
 }
 
