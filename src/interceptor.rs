@@ -87,7 +87,7 @@ impl Interceptor for TokenInterceptor {
                 Ok(request)
             }
             Err(rejection) => {
-                telemetry::rejected(rejection.reason());
+                telemetry::rejected(&rejection);
                 Err(rejection.into())
             }
         }

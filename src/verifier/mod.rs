@@ -18,7 +18,7 @@ use crate::refresh::{Clock, NoKeys, WaitUntil, all_ready};
 use crate::telemetry::{self, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
-use crate::verify::{AccessToken, Rules, TrustedPool, verify_with_pools};
+use crate::verify::{AccessToken, Invalid, Rules, TrustedPool, verify_with_pools};
 
 pub use builder::VerifierBuilder;
 pub(crate) use builder::{
@@ -311,14 +311,19 @@ impl Verifier {
                 self.shared.cache.insert(token, entry);
                 Outcome::Final(Ok(verified))
             }
-            (Err(VerifyErrorKind::KeysUnavailable), Some((_, _, Err(retry_after)))) => {
-                Outcome::Final(Err(VerifyError::keys_unavailable(retry_after)))
+            (
+                Err(Invalid { kind: VerifyErrorKind::KeysUnavailable, .. }),
+                Some((_, _, Err(retry_after))),
+            ) => Outcome::Final(Err(VerifyError::keys_unavailable(retry_after))),
+            (Err(Invalid { kind: VerifyErrorKind::UnknownKey, .. }), Some((_, pool, _))) => {
+                Outcome::UnknownKey(pool)
             }
-            (Err(VerifyErrorKind::UnknownKey), Some((_, pool, _))) => Outcome::UnknownKey(pool),
             (result, Some((_, pool, _))) => {
-                Outcome::Final(result.map_err(|kind| pool.rules.error(kind)))
+                Outcome::Final(result.map_err(|invalid| pool.rules.error(invalid)))
             }
-            (result, None) => Outcome::Final(result.map_err(VerifyError::new)),
+            (result, None) => {
+                Outcome::Final(result.map_err(|Invalid { kind, .. }| VerifyError::new(kind)))
+            }
         }
     }
 
