@@ -1,6 +1,9 @@
 //! Every log event, span field and metric of this crate. The page `docs::observability` lists
 //! their names, which are kept stable.
 
+use std::mem;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tracing::Span;
@@ -8,9 +11,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::error::{RefreshError, VerifyError, with_causes};
 use crate::jwks::{Jwks, SkipReason};
-use crate::rejection::Rejection;
-#[cfg(feature = "metrics")]
-use crate::rejection::RejectionKind;
+use crate::rejection::{Rejection, RejectionKind};
 use crate::url::without_query;
 use crate::verify::AccessToken;
 
@@ -158,6 +159,96 @@ fn count_rejection(kind: RejectionKind) {
         Unavailable = "unavailable",
     }
     .increment(1);
+}
+
+/// Warns if every request is rejected. Each verifier has one.
+///
+/// The first token that is accepted ends this for good. From then on, it costs a request one load.
+#[derive(Debug, Default)]
+pub(crate) struct AllRejected {
+    is_over: AtomicBool,
+    streak: Mutex<Streak>,
+}
+
+/// The rejections since the start, or since the last warning.
+#[derive(Debug, Default)]
+struct Streak {
+    by_reason: Vec<(&'static str, u32)>,
+    has_token: bool,
+    warnings: u32,
+}
+
+impl AllRejected {
+    /// Returns `true` if a token was accepted.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Records that a request with a token was accepted.
+    pub(crate) fn accepted(&self) {
+        if !self.is_over() {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Records a rejection, and logs a warning if it completes a streak.
+    pub(crate) fn rejected(&self, rejection: &Rejection) {
+        if self.is_over() {
+            return;
+        }
+        // A forked process may find the lock taken forever, and under contention an exact count is
+        // not worth a wait.
+        let Ok(mut streak) = self.streak.try_lock() else {
+            return;
+        };
+        let completed = streak.add(rejection);
+        drop(streak);
+        if let Some(completed) = completed {
+            completed.log();
+        }
+    }
+}
+
+impl Streak {
+    /// Adds a rejection, and returns the streak if it is complete.
+    fn add(&mut self, rejection: &Rejection) -> Option<Self> {
+        self.has_token |= rejection.kind() != RejectionKind::MissingToken;
+        let reason = rejection.reason();
+        match self.by_reason.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count = count.saturating_add(1),
+            None => self.by_reason.push((reason, 1)),
+        }
+        // Each streak is twice as long as the one before, so that clients cannot flood the log.
+        let first: u32 = if self.has_token { 20 } else { 200 };
+        if self.rejections() < first.saturating_mul(2_u32.saturating_pow(self.warnings)) {
+            return None;
+        }
+        let next = Self { warnings: self.warnings.saturating_add(1), ..Self::default() };
+        Some(mem::replace(self, next))
+    }
+
+    fn rejections(&self) -> u32 {
+        self.by_reason.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
+    fn log(&self) {
+        let rejections = self.rejections();
+        // If some requests have a token, those without one are often only probes.
+        let missing_token = ("missing_token", 0);
+        let with_token = self.by_reason.iter().filter(|(reason, _)| *reason != missing_token.0);
+        let (reason, _) = with_token.max_by_key(|(_, count)| *count).unwrap_or(&missing_token);
+        let page = "tower_cognito::docs::errors";
+        if self.has_token {
+            tracing::warn!(rejections, reason, page, "every request so far was rejected");
+        } else {
+            tracing::warn!(
+                rejections,
+                reason,
+                page,
+                "every request so far was rejected: none had a token in the configured place"
+            );
+        }
+    }
 }
 
 /// Logs that a layer or extractor found no `RequireToken` outside it.

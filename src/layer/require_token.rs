@@ -288,7 +288,7 @@ where
         match config.authorize(requirement, outcome) {
             Ok(token) => {
                 config.admit(&mut request, token);
-                ResponseFuture::inner(self.inner.call(request))
+                config.respond(self.inner.call(request))
             }
             Err(rejection) => drain::reject(request, rejection, &config.drains),
         }
@@ -317,7 +317,7 @@ impl<S> RequireTokenService<S> {
             match config.authorize(config.requirement_for(&request), outcome) {
                 Ok(token) => {
                     config.admit(&mut request, token);
-                    Ok(inner.call(request))
+                    Ok(config.respond(inner.call(request)))
                 }
                 Err(rejection) => match drain::drain(request, rejection, &config.drains) {
                     Ok(draining) => Err(draining.await),
@@ -373,6 +373,7 @@ impl LayerConfig {
         rejection: impl FnOnce(Arc<RejectionConfig>) -> Rejection,
     ) -> ResponseFuture<F> {
         let rejection = rejection(Arc::clone(&self.rejection_config));
+        self.verifier.all_rejected().rejected(&rejection);
         drain::reject(request, rejection, &self.drains)
     }
 
@@ -383,13 +384,26 @@ impl LayerConfig {
         outcome: Result<AccessToken, VerifyError>,
     ) -> Result<AccessToken, Rejection> {
         let config = || Arc::clone(&self.rejection_config);
-        match (outcome, requirement) {
-            (Err(error), _) => Err(Rejection::token(error, config())),
-            (Ok(_), RouteRequirement::NotListed) => Err(Rejection::unlisted(config())),
+        let rejection = match (outcome, requirement) {
+            (Err(error), _) => Rejection::token(error, config()),
+            (Ok(_), RouteRequirement::NotListed) => Rejection::unlisted(config()),
             (Ok(token), RouteRequirement::Scopes(scopes)) if !scopes.is_met_by(token.scopes()) => {
-                Err(Rejection::insufficient_scope(Arc::clone(scopes), config()))
+                Rejection::insufficient_scope(Arc::clone(scopes), config())
             }
-            (Ok(token), _) => Ok(token),
+            (Ok(token), _) => return Ok(token),
+        };
+        self.verifier.all_rejected().rejected(&rejection);
+        Err(rejection)
+    }
+
+    /// Responds to an admitted request. Until one was accepted, looks whether a layer or extractor
+    /// inside rejects it.
+    fn respond<F>(&self, response: F) -> ResponseFuture<F> {
+        let all_rejected = self.verifier.all_rejected();
+        if all_rejected.is_over() {
+            ResponseFuture::inner(response)
+        } else {
+            ResponseFuture::watched(response, Arc::clone(all_rejected))
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use pin_project_lite::pin_project;
 
 use super::protocol::Protocol;
 use crate::rejection::{Rejection, RejectionBody, RejectionKind};
+use crate::telemetry::AllRejected;
 
 /// A rejection, and the protocol of its request. Response futures box it, so that it does not
 /// enlarge the futures of requests that pass.
@@ -182,15 +184,23 @@ pin_project! {
     #[project = StateProj]
     enum State<F> {
         Inner { #[pin] future: F },
+        Watched { #[pin] future: F, all_rejected: Arc<AllRejected> },
         Rejected { response: Option<Box<RejectedResponse>> },
         Draining { drained: Pin<Box<dyn Future<Output = RejectedResponse> + Send>> },
-        Waiting { admitted: Pin<Box<dyn Future<Output = Result<F, RejectedResponse>> + Send>> },
+        Waiting {
+            admitted: Pin<Box<dyn Future<Output = Result<ResponseFuture<F>, RejectedResponse>> + Send>>,
+        },
     }
 }
 
 impl<F> ResponseFuture<F> {
     pub(super) fn inner(future: F) -> Self {
         Self { state: State::Inner { future } }
+    }
+
+    /// Creates a future that records whether the inner service accepts the request.
+    pub(super) fn watched(future: F, all_rejected: Arc<AllRejected>) -> Self {
+        Self { state: State::Watched { future, all_rejected } }
     }
 
     pub(super) fn rejected(response: RejectedResponse) -> Self {
@@ -207,7 +217,7 @@ impl<F> ResponseFuture<F> {
     /// Creates a future that first waits for the verification. It is boxed, because its type cannot
     /// be named, and only requests that wait for a key need it.
     pub(super) fn waiting(
-        admitted: impl Future<Output = Result<F, RejectedResponse>> + Send + 'static,
+        admitted: impl Future<Output = Result<Self, RejectedResponse>> + Send + 'static,
     ) -> Self {
         Self { state: State::Waiting { admitted: Box::pin(admitted) } }
     }
@@ -237,6 +247,14 @@ where
                     let response = ready!(future.poll(cx));
                     return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
                 }
+                StateProj::Watched { future, all_rejected } => {
+                    let response = ready!(future.poll(cx));
+                    match response.as_ref().ok().and_then(|ok| ok.extensions().get::<Rejection>()) {
+                        Some(rejection) => all_rejected.rejected(rejection),
+                        None => all_rejected.accepted(),
+                    }
+                    return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
+                }
                 StateProj::Rejected { response } => {
                     let response =
                         response.take().expect("`ResponseFuture` polled after completion");
@@ -248,7 +266,7 @@ where
                 }
                 StateProj::Waiting { admitted } => {
                     let next = match ready!(admitted.as_mut().poll(cx)) {
-                        Ok(future) => State::Inner { future },
+                        Ok(admitted) => admitted.state,
                         Err(response) => State::Rejected { response: Some(Box::new(response)) },
                     };
                     state.set(next);

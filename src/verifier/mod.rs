@@ -15,7 +15,7 @@ use crate::error::{
 };
 use crate::health::Health;
 use crate::refresh::{Clock, NoKeys, WaitUntil, all_ready};
-use crate::telemetry::{self, Timer};
+use crate::telemetry::{self, AllRejected, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
 use crate::verify::{AccessToken, Invalid, Rules, TrustedPool, verify_with_pools};
@@ -52,6 +52,7 @@ struct Shared {
     cache: TokenCache,
     /// The size of the cache, also for verifiers that share the keys.
     cache_bytes: usize,
+    all_rejected: Arc<AllRejected>,
 }
 
 /// One pool: its rules, and the keys that count for these rules only.
@@ -238,6 +239,11 @@ impl Verifier {
         self.cached_at(token, (self.shared.clock)())
     }
 
+    /// Returns what warns if the layers of this verifier reject every request.
+    pub(crate) fn all_rejected(&self) -> &Arc<AllRejected> {
+        &self.shared.all_rejected
+    }
+
     fn attempt(&self, token: &str) -> Attempt<'_> {
         let now = (self.shared.clock)();
         match self.cached_at(token.as_bytes(), now) {
@@ -333,7 +339,9 @@ impl Verifier {
         });
         let by_issuer = by_issuer.collect();
         let cache = TokenCache::new(cache_bytes);
-        Self { shared: Arc::new(Shared { pools, by_issuer, clock, cache, cache_bytes }) }
+        let all_rejected = Arc::default();
+        let shared = Shared { pools, by_issuer, clock, cache, cache_bytes, all_rejected };
+        Self { shared: Arc::new(shared) }
     }
 
     async fn wait_for_keys(&self, within: Duration, until: WaitUntil) -> Result<(), StartError> {
