@@ -124,26 +124,27 @@ pub struct VerifyError {
     kind: VerifyErrorKind,
     retry_after: Option<Duration>,
     required: Option<Arc<Requirement>>,
+    /// From a token whose signature is valid. Only the log shows it.
+    wrong_client: Option<Arc<String>>,
 }
 
 impl VerifyError {
     /// Creates an error without a time to retry. For missing keys, use
     /// [`keys_unavailable`](Self::keys_unavailable).
     pub(crate) fn new(kind: VerifyErrorKind) -> Self {
-        Self { kind, retry_after: None, required: None }
+        Self { kind, retry_after: None, required: None, wrong_client: None }
     }
 
     pub(crate) fn insufficient_scope(required: Arc<Requirement>) -> Self {
-        let kind = VerifyErrorKind::InsufficientScope;
-        Self { kind, retry_after: None, required: Some(required) }
+        Self { required: Some(required), ..Self::new(VerifyErrorKind::InsufficientScope) }
     }
 
     pub(crate) fn keys_unavailable(retry_after: Duration) -> Self {
-        Self {
-            kind: VerifyErrorKind::KeysUnavailable,
-            retry_after: Some(retry_after),
-            required: None,
-        }
+        Self { retry_after: Some(retry_after), ..Self::new(VerifyErrorKind::KeysUnavailable) }
+    }
+
+    pub(crate) fn of_wrong_client(client_id: Arc<String>) -> Self {
+        Self { wrong_client: Some(client_id), ..Self::new(VerifyErrorKind::WrongClient) }
     }
 
     /// Returns the rule that the token breaks.
@@ -160,6 +161,11 @@ impl VerifyError {
     /// Returns the scopes that the rules require, if the token lacks one of them.
     pub fn required_scopes(&self) -> &[Scope] {
         self.required.as_ref().map_or(&[], |required| required.scopes())
+    }
+
+    /// Returns the `client_id` that is not allowed, of a token whose signature is valid.
+    pub(crate) fn wrong_client(&self) -> Option<&str> {
+        self.wrong_client.as_ref().map(|client_id| client_id.as_str())
     }
 
     pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {

@@ -36,7 +36,7 @@ impl<S: Sync> FromRequestParts<S> for AccessToken {
             (Some(token), _) => Ok(token.clone()),
             (None, Some(LayerMarker { config, .. })) => {
                 let rejection = Rejection::missing_token(Arc::clone(config));
-                telemetry::rejected(rejection.reason());
+                telemetry::rejected(&rejection);
                 Err(rejection)
             }
             (None, None) => Err(reject_without_layer()),
@@ -82,5 +82,7 @@ impl IntoResponse for Rejection {
 /// Logs the missing layer, and returns the rejection.
 fn reject_without_layer() -> Rejection {
     telemetry::no_require_token("AccessToken");
-    Rejection::internal()
+    let rejection = Rejection::internal();
+    telemetry::rejected(&rejection);
+    rejection
 }

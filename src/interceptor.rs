@@ -94,11 +94,13 @@ impl Interceptor for TokenInterceptor {
         match self.authorize(request.metadata()) {
             Ok(token) => {
                 telemetry::admitted(&token);
+                self.verifier.all_rejected().accepted();
                 request.extensions_mut().insert(token);
                 Ok(request)
             }
             Err(rejection) => {
-                telemetry::rejected(rejection.reason());
+                telemetry::rejected(&rejection);
+                self.verifier.all_rejected().rejected(&rejection);
                 Err(rejection.requiring(self.required()).into())
             }
         }

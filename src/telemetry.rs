@@ -1,15 +1,47 @@
 //! Every log event, span field and metric of this crate. The page `docs::observability` lists
 //! their names, which are kept stable.
 
-use std::time::Duration;
+use std::mem;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
 use crate::error::{RefreshError, VerifyError, with_causes};
 use crate::jwks::{CompromisedKey, Jwks, SkipReason, SkippedKey};
+use crate::rejection::{Rejection, RejectionKind};
 use crate::url::without_query;
 use crate::verify::AccessToken;
+
+/// Describes every metric to the recorder, once for each verifier that is built.
+pub(crate) fn describe_metrics() {
+    #[cfg(feature = "metrics")]
+    {
+        use metrics::Unit::Seconds;
+        use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+        describe_counter!("cognito_verifications_total", "verified tokens, by result and reason");
+        describe_counter!("cognito_rejections_total", "rejected requests, by kind of rejection");
+        describe_histogram!(
+            "cognito_verify_duration_seconds",
+            Seconds,
+            "time to verify a token that is not cached"
+        );
+        describe_counter!("cognito_token_cache_hits_total", "verified tokens that were cached");
+        describe_counter!("cognito_jwks_refreshes_total", "fetches of the keys, by result");
+        describe_gauge!(
+            "cognito_jwks_last_refresh_timestamp_seconds",
+            Seconds,
+            "Unix time of the last successful fetch of the keys, or 0"
+        );
+        describe_counter!(
+            "cognito_unknown_kid_fetches_total",
+            "requested fetches for an unknown key ID, by result"
+        );
+    }
+}
 
 /// Measures the duration of a verification, with the feature `metrics`.
 pub(crate) struct Timer {
@@ -91,11 +123,132 @@ pub(crate) fn admitted(token: &AccessToken) {
     }
 }
 
-/// Logs a rejected request, and records the reason in the current span. Call it once for each
-/// rejection.
-pub(crate) fn rejected(reason: &'static str) {
+/// Logs and counts a rejected request, and records the reason in the current span. Call it once for
+/// each rejection.
+pub(crate) fn rejected(rejection: &Rejection) {
+    let reason = rejection.reason();
     Span::current().record("cognito.refused", reason);
-    tracing::debug!(reason, "request rejected");
+    match rejection.verify_error().and_then(VerifyError::wrong_client) {
+        Some(client_id) => tracing::debug!(reason, client_id, "request rejected"),
+        None => tracing::debug!(reason, "request rejected"),
+    }
+    #[cfg(feature = "metrics")]
+    count_rejection(rejection.kind());
+}
+
+#[cfg(feature = "metrics")]
+fn count_rejection(kind: RejectionKind) {
+    // With literals only, a key is static, so that a rejection allocates nothing here.
+    macro_rules! count {
+        ($($kind:ident = $name:literal,)*) => {
+            match kind {
+                $(RejectionKind::$kind => {
+                    metrics::counter!("cognito_rejections_total", "kind" => $name)
+                })*
+            }
+        };
+    }
+    count! {
+        ExpiredToken = "expired_token",
+        Forbidden = "forbidden",
+        InsufficientScope = "insufficient_scope",
+        Internal = "internal",
+        InvalidRequest = "invalid_request",
+        InvalidToken = "invalid_token",
+        MissingToken = "missing_token",
+        Unavailable = "unavailable",
+    }
+    .increment(1);
+}
+
+/// Warns if every request is rejected. Each verifier has one.
+///
+/// The first token that is accepted ends this for good. From then on, it costs a request one load.
+#[derive(Debug, Default)]
+pub(crate) struct AllRejected {
+    is_over: AtomicBool,
+    streak: Mutex<Streak>,
+}
+
+/// The rejections since the start, or since the last warning.
+#[derive(Debug, Default)]
+struct Streak {
+    by_reason: Vec<(&'static str, u32)>,
+    has_token: bool,
+    warnings: u32,
+}
+
+impl AllRejected {
+    /// Returns `true` if a token was accepted.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Records that a request with a token was accepted.
+    pub(crate) fn accepted(&self) {
+        if !self.is_over() {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Records a rejection, and logs a warning if it completes a streak.
+    pub(crate) fn rejected(&self, rejection: &Rejection) {
+        if self.is_over() {
+            return;
+        }
+        // A forked process may find the lock taken forever, and under contention an exact count is
+        // not worth a wait.
+        let Ok(mut streak) = self.streak.try_lock() else {
+            return;
+        };
+        let completed = streak.add(rejection);
+        drop(streak);
+        if let Some(completed) = completed {
+            completed.log();
+        }
+    }
+}
+
+impl Streak {
+    /// Adds a rejection, and returns the streak if it is complete.
+    fn add(&mut self, rejection: &Rejection) -> Option<Self> {
+        self.has_token |= rejection.kind() != RejectionKind::MissingToken;
+        let reason = rejection.reason();
+        match self.by_reason.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count = count.saturating_add(1),
+            None => self.by_reason.push((reason, 1)),
+        }
+        // Each streak is twice as long as the one before, so that clients cannot flood the log.
+        let first: u32 = if self.has_token { 20 } else { 200 };
+        if self.rejections() < first.saturating_mul(2_u32.saturating_pow(self.warnings)) {
+            return None;
+        }
+        let next = Self { warnings: self.warnings.saturating_add(1), ..Self::default() };
+        Some(mem::replace(self, next))
+    }
+
+    fn rejections(&self) -> u32 {
+        self.by_reason.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
+    fn log(&self) {
+        let rejections = self.rejections();
+        // If some requests have a token, those without one are often only probes.
+        let missing_token = ("missing_token", 0);
+        let with_token = self.by_reason.iter().filter(|(reason, _)| *reason != missing_token.0);
+        let (reason, _) = with_token.max_by_key(|(_, count)| *count).unwrap_or(&missing_token);
+        let page = "tower_cognito::docs::errors";
+        if self.has_token {
+            tracing::warn!(rejections, reason, page, "every request so far was rejected");
+        } else {
+            tracing::warn!(
+                rejections,
+                reason,
+                page,
+                "every request so far was rejected: none had a token in the configured place"
+            );
+        }
+    }
 }
 
 /// Logs that a layer or extractor found no `RequireToken` outside it.
@@ -111,8 +264,13 @@ impl<'s> KeyEvents<'s> {
         Self(without_query(address))
     }
 
-    /// Records a successful refresh, after this many failed ones.
-    pub(crate) fn refreshed(&self, before: &Jwks, after: &Jwks, failures: u32) {
+    /// Records when the keys were fetched that the process starts with, if there are any.
+    pub(crate) fn started(&self, last_refresh: Option<SystemTime>) {
+        self.set_last_refresh(last_refresh);
+    }
+
+    /// Records a successful refresh at this time, after this many failed ones.
+    pub(crate) fn refreshed(&self, before: &Jwks, after: &Jwks, failures: u32, now: SystemTime) {
         let jwks_url = self.0;
         tracing::debug!(%jwks_url, keys = after.key_ids().count(), "keys refreshed");
         if failures > 0 {
@@ -120,16 +278,17 @@ impl<'s> KeyEvents<'s> {
         }
         self.keys_changed(before, after);
         self.count_refresh("ok");
-        self.set_age(Duration::ZERO);
+        self.set_last_refresh(Some(now));
     }
 
-    /// Records a failed refresh. `age` is the age of the keys in use, if there are any, and `pause`
-    /// is the time until the next attempt.
+    /// Records a failed refresh. `age` is the age of the keys in use, if there are any,
+    /// `last_refresh` is when they were fetched, and `pause` is the time until the next attempt.
     pub(crate) fn refresh_failed(
         &self,
         error: &RefreshError,
         failures: u32,
         age: Option<Duration>,
+        last_refresh: Option<SystemTime>,
         pause: Duration,
     ) {
         let (jwks_url, class, error_text) = (self.0, error.kind().as_str(), with_causes(error));
@@ -145,9 +304,8 @@ impl<'s> KeyEvents<'s> {
             ),
         }
         self.count_refresh(error.kind().as_str());
-        if let Some(age) = age {
-            self.set_age(age);
-        }
+        // Repeated, for a recorder that was installed after the last one, or forgets idle metrics.
+        self.set_last_refresh(last_refresh);
     }
 
     /// Logs that the keys have reached their maximum age.
@@ -215,8 +373,11 @@ impl<'s> KeyEvents<'s> {
     }
 
     #[cfg(feature = "metrics")]
-    fn set_age(&self, age: Duration) {
-        metrics::gauge!("cognito_jwks_age_seconds", "jwks_url" => self.0.to_owned()).set(age);
+    fn set_last_refresh(&self, time: Option<SystemTime>) {
+        let since_epoch = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let jwks_url = self.0.to_owned();
+        metrics::gauge!("cognito_jwks_last_refresh_timestamp_seconds", "jwks_url" => jwks_url)
+            .set(since_epoch.unwrap_or_default());
     }
 
     #[cfg(feature = "metrics")]
@@ -233,7 +394,7 @@ impl<'s> KeyEvents<'s> {
     fn count_refresh(&self, _: &'static str) {}
 
     #[cfg(not(feature = "metrics"))]
-    fn set_age(&self, _: Duration) {}
+    fn set_last_refresh(&self, _: Option<SystemTime>) {}
 
     #[cfg(not(feature = "metrics"))]
     fn count_on_demand(&self, _: &'static str) {}

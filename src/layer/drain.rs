@@ -92,7 +92,7 @@ where
     B: Body + Send + 'static,
 {
     // The layers reject every request here, so each rejection is logged exactly once.
-    telemetry::rejected(rejection.reason());
+    telemetry::rejected(&rejection);
     let limit = rejection.drain_limit();
     let response = RejectedResponse::new(&request, rejection);
     let is_http_1 = request.version() <= Version::HTTP_11;

@@ -99,7 +99,7 @@ impl RequireGroup {
     /// or if no `RequireToken` or interceptor processed the request.
     pub fn authorize<'r>(&self, extensions: &'r Extensions) -> Result<&'r AccessToken, Rejection> {
         let checked = check(&self.requirement, extensions);
-        checked.inspect_err(|rejection| telemetry::rejected(rejection.reason()))
+        checked.inspect_err(telemetry::rejected)
     }
 }
 

@@ -513,7 +513,7 @@ where
             Ok(token) => {
                 config.admit(&mut request, token);
                 let required = config.required_of_passed(requirement);
-                ResponseFuture::inner(self.inner.call(request), required)
+                config.respond(self.inner.call(request), required)
             }
             Err(rejection) => drain::reject(request, rejection, &config.drains),
         }
@@ -544,7 +544,7 @@ impl<S> RequireTokenService<S> {
             match config.authorize(config.requirement_for(&request), outcome) {
                 Ok(token) => {
                     config.admit(&mut request, token);
-                    Ok(inner.call(request))
+                    Ok(config.respond(inner.call(request), required))
                 }
                 Err(rejection) => match drain::drain(request, rejection, &config.drains) {
                     Ok(draining) => Err(draining.await),
@@ -552,7 +552,7 @@ impl<S> RequireTokenService<S> {
                 },
             }
         };
-        ResponseFuture::waiting(admitted, required)
+        ResponseFuture::waiting(admitted)
     }
 }
 
@@ -619,8 +619,11 @@ impl LayerConfig {
             }
         };
         match &outcome {
-            Ok(token) => telemetry::admitted(token),
-            Err(rejection) => telemetry::rejected(rejection.reason()),
+            Ok(token) => {
+                telemetry::admitted(token);
+                self.verifier.all_rejected().accepted();
+            }
+            Err(rejection) => telemetry::rejected(rejection),
         }
         outcome
     }
@@ -678,7 +681,10 @@ impl LayerConfig {
         new: impl FnOnce(Arc<RejectionConfig>) -> Rejection,
         requirement: &RouteRequirement,
     ) -> Rejection {
-        new(Arc::clone(&self.rejection_config)).requiring(self.required(requirement))
+        let rejection = new(Arc::clone(&self.rejection_config));
+        let rejection = rejection.requiring(self.required(requirement));
+        self.verifier.all_rejected().rejected(&rejection);
+        rejection
     }
 
     /// Returns the requirements of the rules and of the route.
@@ -723,6 +729,17 @@ impl LayerConfig {
             (Ok(token), _) => return Ok(token),
         };
         Err(rejected)
+    }
+
+    /// Responds to an admitted request. Until one was accepted, looks whether a layer or extractor
+    /// inside rejects it.
+    fn respond<F>(&self, response: F, required: Required) -> ResponseFuture<F> {
+        let all_rejected = self.verifier.all_rejected();
+        if all_rejected.is_over() {
+            ResponseFuture::inner(response, required)
+        } else {
+            ResponseFuture::watched(response, required, Arc::clone(all_rejected))
+        }
     }
 
     /// Records the caller in the span, and inserts the token for the service inside.

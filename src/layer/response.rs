@@ -15,6 +15,7 @@ use pin_project_lite::pin_project;
 use super::protocol::Protocol;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::scope::Requirement;
+use crate::telemetry::AllRejected;
 
 /// A rejection, and the protocol of its request. Response futures box it, so that it does not
 /// enlarge the futures of requests that pass.
@@ -165,9 +166,12 @@ pin_project! {
     #[project = StateProj]
     enum State<F> {
         Inner { #[pin] future: F },
+        Watched { #[pin] future: F, all_rejected: Arc<AllRejected> },
         Rejected { response: Option<Box<RejectedResponse>> },
         Draining { drained: Pin<Box<dyn Future<Output = RejectedResponse> + Send>> },
-        Waiting { admitted: Pin<Box<dyn Future<Output = Result<F, RejectedResponse>> + Send>> },
+        Waiting {
+            admitted: Pin<Box<dyn Future<Output = Result<ResponseFuture<F>, RejectedResponse>> + Send>>,
+        },
     }
 }
 
@@ -199,6 +203,11 @@ impl<F> ResponseFuture<F> {
         Self { state: State::Inner { future }, required }
     }
 
+    /// Creates a future that records whether the inner service accepts the request.
+    pub(super) fn watched(future: F, required: Required, all_rejected: Arc<AllRejected>) -> Self {
+        Self { state: State::Watched { future, all_rejected }, required }
+    }
+
     pub(super) fn rejected(response: RejectedResponse) -> Self {
         Self::new(State::Rejected { response: Some(Box::new(response)) })
     }
@@ -213,10 +222,9 @@ impl<F> ResponseFuture<F> {
     /// Creates a future that first waits for the verification. It is boxed, because its type cannot
     /// be named, and only requests that wait for a key need it.
     pub(super) fn waiting(
-        admitted: impl Future<Output = Result<F, RejectedResponse>> + Send + 'static,
-        required: Required,
+        admitted: impl Future<Output = Result<Self, RejectedResponse>> + Send + 'static,
     ) -> Self {
-        Self { state: State::Waiting { admitted: Box::pin(admitted) }, required }
+        Self { state: State::Waiting { admitted: Box::pin(admitted) }, required: [None, None] }
     }
 }
 
@@ -250,6 +258,20 @@ where
                     }
                     return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
                 }
+                StateProj::Watched { future, all_rejected } => {
+                    let mut response = ready!(future.poll(cx));
+                    match response.as_mut().ok().and_then(|response| {
+                        let rejection = response.extensions().get::<Rejection>().cloned();
+                        rejection.map(|rejection| (response, rejection))
+                    }) {
+                        Some((response, rejection)) => {
+                            all_rejected.rejected(&rejection);
+                            add_required(response, &rejection, this.required);
+                        }
+                        None => all_rejected.accepted(),
+                    }
+                    return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
+                }
                 StateProj::Rejected { response } => {
                     let response =
                         response.take().expect("`ResponseFuture` polled after completion");
@@ -261,7 +283,10 @@ where
                 }
                 StateProj::Waiting { admitted } => {
                     let next = match ready!(admitted.as_mut().poll(cx)) {
-                        Ok(future) => State::Inner { future },
+                        Ok(admitted) => {
+                            *this.required = admitted.required;
+                            admitted.state
+                        }
                         Err(response) => State::Rejected { response: Some(Box::new(response)) },
                     };
                     state.set(next);

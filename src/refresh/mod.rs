@@ -121,6 +121,7 @@ impl Refresher {
             }
             None => (Jwks::empty(), Origin::Empty),
         };
+        KeyEvents::at(&address).started(origin.fetched_at());
         let keys = Arc::new(KeySet::new(jwks));
         let shared = Arc::new(RefreshState::new(address, config, keys, origin, delay));
         drop(entered);

@@ -78,6 +78,15 @@ pub(super) enum Origin {
     Empty,
 }
 
+impl Origin {
+    pub(super) fn fetched_at(self) -> Option<SystemTime> {
+        match self {
+            Self::Fetched { wall, .. } => Some(wall),
+            Self::Empty => None,
+        }
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct FailureState {
     pub(super) since: SystemTime,

@@ -204,11 +204,11 @@ impl Task {
         max_age: Option<Duration>,
         before: &Snapshot,
     ) -> (Arc<KeySet>, Origin, Duration) {
-        self.events().refreshed(&before.jwks, &jwks, self.failures);
+        let wall = (self.shared.config.clock)();
+        self.events().refreshed(&before.jwks, &jwks, self.failures, wall);
         self.failures = 0;
         self.is_stale = false;
         let jwks = KeySet::reuse_if_unchanged(jwks, &before.jwks);
-        let wall = (self.shared.config.clock)();
         let origin = Origin::Fetched { monotonic: Instant::now(), wall };
         let interval = self.shared.config.interval;
         (jwks, origin, pause_after_success(interval, max_age, &mut self.random))
@@ -224,7 +224,8 @@ impl Task {
         if retry_after.is_some() {
             self.budget.close_until(self.began.elapsed().saturating_add(pause));
         }
-        self.events().refresh_failed(&error, self.failures, age, pause);
+        let last_refresh = before.origin.fetched_at();
+        self.events().refresh_failed(&error, self.failures, age, last_refresh, pause);
         let is_stale = age.is_some() && !is_usable;
         if is_stale && !self.is_stale {
             self.events().went_stale();

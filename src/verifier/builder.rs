@@ -194,6 +194,7 @@ impl VerifierBuilder {
         let (Ok(fetcher), true) = (fetcher, problems.is_empty()) else {
             return Err(ConfigError::new(problems).into());
         };
+        telemetry::describe_metrics();
         telemetry::foreign_variables(&self.foreign_variables);
         let pools = self.rules.iter().map(Rules::pool).filter(|_| self.fetcher.is_none());
         for host in pools.filter_map(UserPool::plain_http_host) {
@@ -256,6 +257,7 @@ impl VerifierBuilder {
         let (Some(rules), true) = (rules, problems.is_empty()) else {
             return Err(ConfigError::new(problems));
         };
+        telemetry::describe_metrics();
         let keys = KeySource::fixed(jwks);
         Ok(Verifier::new(vec![Pool { rules, keys }], self.clock, self.token_cache_bytes))
     }

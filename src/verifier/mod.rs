@@ -17,10 +17,10 @@ use crate::health::Health;
 use crate::jwks::KeySetId;
 use crate::refresh::{Clock, NoKeys, Refresher, WaitUntil, all_ready};
 use crate::scope::Requirement;
-use crate::telemetry::{self, Timer};
+use crate::telemetry::{self, AllRejected, Timer};
 use crate::token_cache::{CacheEntry, TokenCache};
 use crate::url::without_query;
-use crate::verify::{AccessToken, Rules, TrustedPool, verify_with_pools};
+use crate::verify::{AccessToken, Invalid, Rules, TrustedPool, verify_with_pools};
 
 pub use builder::VerifierBuilder;
 pub(crate) use builder::{
@@ -57,6 +57,7 @@ struct Shared {
     cache: TokenCache,
     /// The size of the cache, also for verifiers that share the keys.
     cache_bytes: usize,
+    all_rejected: Arc<AllRejected>,
 }
 
 /// One pool: its rules, and the keys that count for these rules only.
@@ -293,6 +294,11 @@ impl Verifier {
         self.cached_at(token, (self.shared.clock)())
     }
 
+    /// Returns what warns if the layers of this verifier reject every request.
+    pub(crate) fn all_rejected(&self) -> &Arc<AllRejected> {
+        &self.shared.all_rejected
+    }
+
     fn attempt(&self, token: &str) -> Attempt {
         let now = (self.shared.clock)();
         match self.cached_at(token.as_bytes(), now) {
@@ -349,16 +355,19 @@ impl Verifier {
                 self.shared.cache.insert(token, entry);
                 Outcome::Final(Ok(verified))
             }
-            (Err(VerifyErrorKind::KeysUnavailable), Some((_, _, Err(retry_after)))) => {
-                Outcome::Final(Err(VerifyError::keys_unavailable(retry_after)))
-            }
-            (Err(VerifyErrorKind::UnknownKey), Some((pool, _, Ok(keys)))) => {
+            (
+                Err(Invalid { kind: VerifyErrorKind::KeysUnavailable, .. }),
+                Some((_, _, Err(retry_after))),
+            ) => Outcome::Final(Err(VerifyError::keys_unavailable(retry_after))),
+            (Err(Invalid { kind: VerifyErrorKind::UnknownKey, .. }), Some((pool, _, Ok(keys)))) => {
                 Outcome::UnknownKey(pool, keys.id())
             }
             (result, Some((_, pool, _))) => {
-                Outcome::Final(result.map_err(|kind| pool.rules.error(kind)))
+                Outcome::Final(result.map_err(|invalid| pool.rules.error(invalid)))
             }
-            (result, None) => Outcome::Final(result.map_err(VerifyError::new)),
+            (result, None) => {
+                Outcome::Final(result.map_err(|Invalid { kind, .. }| VerifyError::new(kind)))
+            }
         }
     }
 
@@ -368,7 +377,9 @@ impl Verifier {
         });
         let by_issuer = by_issuer.collect();
         let cache = TokenCache::new(cache_bytes);
-        Self { shared: Arc::new(Shared { pools, by_issuer, clock, cache, cache_bytes }) }
+        let all_rejected = Arc::default();
+        let shared = Shared { pools, by_issuer, clock, cache, cache_bytes, all_rejected };
+        Self { shared: Arc::new(shared) }
     }
 
     async fn wait_for_keys(&self, within: Duration, until: WaitUntil) -> Result<(), StartError> {

@@ -6,7 +6,7 @@ mod rules;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::claims::RawClaims;
+use crate::claims::{Claims, RawClaims};
 use crate::error::{VerifyError, VerifyErrorKind};
 use crate::jwks::{HeaderCache, Jwks};
 use crate::jws::{Jws, MAX_TOKEN_LEN};
@@ -56,7 +56,7 @@ pub fn verify(
         let issuer = rules.trusted_issuer(issuer).ok_or(VerifyErrorKind::UnknownIssuer)?;
         Ok(TrustedPool { rules, issuer, keys, header_cache: None })
     });
-    verified.map_err(|kind| rules.error(kind))
+    verified.map_err(|invalid| rules.error(invalid))
 }
 
 /// The rules of one pool, and the only keys that may have signed its tokens.
@@ -67,12 +67,34 @@ pub(crate) struct TrustedPool<'p> {
     pub(crate) header_cache: Option<&'p HeaderCache>,
 }
 
+/// Why a token is invalid.
+#[derive(Debug)]
+pub(crate) struct Invalid {
+    pub(crate) kind: VerifyErrorKind,
+    /// The `client_id` of a token whose signature is valid, if this client is not allowed.
+    pub(crate) wrong_client: Option<Arc<String>>,
+}
+
+impl Invalid {
+    fn claims(kind: VerifyErrorKind, claims: &Claims<'_>) -> Self {
+        let is_wrong_client = kind == VerifyErrorKind::WrongClient;
+        let wrong_client = is_wrong_client.then(|| Arc::new(claims.client_id.clone().into_owned()));
+        Self { kind, wrong_client }
+    }
+}
+
+impl From<VerifyErrorKind> for Invalid {
+    fn from(kind: VerifyErrorKind) -> Self {
+        Self { kind, wrong_client: None }
+    }
+}
+
 /// Verifies a token as [`verify`] does; the issuer that the token names chooses the pool.
 pub(crate) fn verify_with_pools<'p>(
     token: &str,
     now: SystemTime,
     resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'p>, VerifyErrorKind>,
-) -> Result<AccessToken, VerifyErrorKind> {
+) -> Result<AccessToken, Invalid> {
     // There are two sizes because clearing the larger one would cost every usual token something.
     if token.len() <= SMALL_TOKEN_LEN {
         verify_with(token, &mut [0; SMALL_TOKEN_LEN], now, resolve_pool)
@@ -99,7 +121,7 @@ fn verify_with<'p>(
     buffer: &mut [u8],
     now: SystemTime,
     resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'p>, VerifyErrorKind>,
-) -> Result<AccessToken, VerifyErrorKind> {
+) -> Result<AccessToken, Invalid> {
     let Jws { signing_input, header, payload, signature } = Jws::from_token(token, buffer)?;
 
     // Steps 3 and 4 run before step 2, because the pool may have cached the header. Their result
@@ -125,7 +147,7 @@ fn verify_with<'p>(
 
     // The signature is valid: the claims can be trusted from here on.
     let claims = raw_claims.parse(proof)?;
-    rules.check_claims(&claims, now)?;
+    rules.check_claims(&claims, now).map_err(|kind| Invalid::claims(kind, &claims))?;
     let token = AccessToken::new(claims, issuer, payload);
     rules.check_application(&token)?;
     Ok(token)

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::AccessToken;
+use super::{AccessToken, Invalid};
 use crate::claims::Claims;
 use crate::error::{VerifyError, VerifyErrorKind};
 use crate::scope::{Requirement, Scopes};
@@ -137,13 +137,16 @@ impl Rules {
         self.requirement.as_ref()
     }
 
-    /// Creates the error for this kind, with the scopes that these rules require if one is missing.
-    pub(crate) fn error(&self, kind: VerifyErrorKind) -> VerifyError {
-        match (kind, &self.requirement) {
-            (VerifyErrorKind::InsufficientScope, Some(requirement)) => {
+    /// Creates the error, with the scopes that these rules require if one is missing.
+    pub(crate) fn error(&self, invalid: impl Into<Invalid>) -> VerifyError {
+        match (invalid.into(), &self.requirement) {
+            (Invalid { kind: VerifyErrorKind::InsufficientScope, .. }, Some(requirement)) => {
                 VerifyError::insufficient_scope(Arc::clone(requirement))
             }
-            (kind, _) => VerifyError::new(kind),
+            (Invalid { wrong_client: Some(client_id), .. }, _) => {
+                VerifyError::of_wrong_client(client_id)
+            }
+            (Invalid { kind, .. }, _) => VerifyError::new(kind),
         }
     }
 

@@ -163,17 +163,21 @@ fn log_events_are_the_rows_of_the_page() {
         if !["debug", "info", "warn", "error"].contains(&level) {
             continue;
         }
-        let call = &call[..call.find(");").unwrap()];
+        let ends = [");", "),\n"].into_iter().filter_map(|end| call.find(end));
+        let call = &call[..ends.min().unwrap()];
         let text = call.rsplit('"').nth(1).unwrap();
         texts.push((level, text));
     }
-    assert_eq!(texts.len(), 14);
+    assert_eq!(texts.len(), 17);
     for (level, text) in &texts {
-        let row = OBSERVABILITY.lines().find(|line| line.contains(text));
+        let row = OBSERVABILITY.lines().find(|line| line.contains(&format!(" | {text} | ")));
         let row = row.unwrap_or_else(|| panic!("no row for {text}"));
         assert!(row.starts_with(&format!("| {level} | ")), "{row}");
     }
     let rows = section(OBSERVABILITY, "Log events").lines().filter(|line| line.starts_with("| "));
+    let texts = texts.into_iter().collect::<BTreeSet<_>>();
+    // "request rejected" has two calls, for the two sets of its fields.
+    assert_eq!(texts.len(), 16);
     assert_eq!(rows.count(), texts.len() + 2);
 }
 
@@ -248,7 +252,9 @@ fn error_texts_are_the_rows_of_the_page() {
     assert!(OTHERS.iter().all(|other| texts.remove(*other)));
     assert!(texts.len() > 140, "{}", texts.len());
 
-    let page = with_gaps(&ERRORS.replace('\n', " "));
+    // The descriptions of the metrics are on the other page.
+    let page = format!("{ERRORS}{}", section(OBSERVABILITY, "Metrics"));
+    let page = with_gaps(&page.replace('\n', " "));
     let missing = texts.iter().filter(|text| !page.contains(&with_gaps(text)));
     assert_eq!(missing.collect::<Vec<_>>(), [""; 0], "not on the page");
 
@@ -535,7 +541,7 @@ const QUOTED: [&str; 9] = [
 
 /// Files that are not rewritten yet. A file leaves this list when it has none of the words any
 /// more; no file is added.
-const TO_REWRITE: [&str; 55] = [
+const TO_REWRITE: [&str; 54] = [
     ".ci/run",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -553,7 +559,6 @@ const TO_REWRITE: [&str; 55] = [
     "src/docs/layers.md",
     "src/docs/limitations.md",
     "src/docs/migrating.md",
-    "src/docs/observability.md",
     "src/docs/outage.md",
     "src/docs/responses.md",
     "src/docs/scopes.md",
