@@ -192,6 +192,13 @@ fn metrics_are_the_rows_of_the_page() {
     }
     let rows = shown.lines().filter(|line| line.starts_with("| `cognito_"));
     assert_eq!(rows.count(), names.len());
+
+    let (_, kinds) = telemetry.split_once("count! {\n").unwrap();
+    let kinds = kinds.split_once('}').unwrap().0.split('"').skip(1).step_by(2);
+    let kinds = kinds.map(|kind| format!("`{kind}`")).collect::<Vec<_>>();
+    let (others, last) = kinds.split_at(kinds.len() - 1);
+    let labels = format!("`kind`: {} or {}", others.join(", "), last[0]);
+    assert!(shown.contains(&labels), "{labels}");
 }
 
 #[tokio::test]
