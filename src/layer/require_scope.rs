@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::LayerMarker;
 use super::drain::{self, Drains};
 use super::response::{ResponseBody, ResponseFuture};
-use crate::rejection::Rejection;
+use crate::rejection::{Rejection, RejectionConfig};
 use crate::scope::{InvalidScope, Requirement};
 use crate::telemetry;
 use crate::verify::AccessToken;
@@ -28,7 +28,13 @@ use crate::verify::AccessToken;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RequireScope {
-    requirement: Arc<Requirement>,
+    config: Arc<ScopeConfig>,
+}
+
+/// One allocation for everything, because axum clones the service for every request.
+#[derive(Debug)]
+struct ScopeConfig {
+    requirement: Requirement,
     drains: Drains,
 }
 
@@ -87,10 +93,10 @@ impl RequireScope {
     ///
     /// Returns an error if the token does not have the required scopes.
     pub fn authorize(&self, token: &AccessToken) -> Result<(), Rejection> {
-        if self.requirement.is_met_by(token.scopes()) {
+        if self.config.requirement.is_met_by(token.scopes()) {
             return Ok(());
         }
-        Err(Rejection::insufficient_scope(Arc::clone(&self.requirement), Arc::default()))
+        Err(self.config.insufficient_scope(None))
     }
 
     /// Panics at the line that calls the public constructor if a scope is malformed.
@@ -100,7 +106,14 @@ impl RequireScope {
     }
 
     pub(crate) fn of(requirement: Requirement) -> Self {
-        Self { requirement: Arc::new(requirement), drains: Drains::default() }
+        Self { config: Arc::new(ScopeConfig { requirement, drains: Drains::default() }) }
+    }
+}
+
+impl ScopeConfig {
+    fn insufficient_scope(&self, config: Option<Arc<RejectionConfig>>) -> Rejection {
+        let required = Arc::new(self.requirement.clone());
+        Rejection::insufficient_scope(required, config.unwrap_or_default())
     }
 }
 
@@ -108,8 +121,7 @@ impl<S> Layer<S> for RequireScope {
     type Service = RequireScopeService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let requirement = Arc::clone(&self.requirement);
-        RequireScopeService { inner, requirement, drains: self.drains.clone() }
+        RequireScopeService { inner, config: Arc::clone(&self.config) }
     }
 }
 
@@ -118,8 +130,7 @@ impl<S> Layer<S> for RequireScope {
 #[must_use]
 pub struct RequireScopeService<S> {
     inner: S,
-    requirement: Arc<Requirement>,
-    drains: Drains,
+    config: Arc<ScopeConfig>,
 }
 
 impl<S> RequireScopeService<S> {
@@ -128,11 +139,8 @@ impl<S> RequireScopeService<S> {
     fn authorize(&self, extensions: &Extensions) -> Result<(), Rejection> {
         let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.0));
         match extensions.get::<AccessToken>() {
-            Some(token) if self.requirement.is_met_by(token.scopes()) => Ok(()),
-            Some(_) => {
-                let required = Arc::clone(&self.requirement);
-                Err(Rejection::insufficient_scope(required, config().unwrap_or_default()))
-            }
+            Some(token) if self.config.requirement.is_met_by(token.scopes()) => Ok(()),
+            Some(_) => Err(self.config.insufficient_scope(config())),
             None => Err(match config() {
                 Some(config) => Rejection::missing_token(config),
                 None => {
@@ -148,7 +156,7 @@ impl<S: fmt::Debug> fmt::Debug for RequireScopeService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequireScopeService")
             .field("inner", &self.inner)
-            .field("requirement", &self.requirement)
+            .field("requirement", &self.config.requirement)
             .finish()
     }
 }
@@ -169,7 +177,7 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         match self.authorize(request.extensions()) {
             Ok(()) => ResponseFuture::inner(self.inner.call(request)),
-            Err(rejection) => drain::reject(request, rejection, &self.drains),
+            Err(rejection) => drain::reject(request, rejection, &self.config.drains),
         }
     }
 }
