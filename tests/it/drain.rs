@@ -10,13 +10,14 @@ use axum::body::Bytes;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::routing::{any, post};
+use http_body_util::{BodyExt, Limited};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 use tower_cognito::{
-    Access, JwksDocument, RefreshError, RejectionKind, RequireScope, RequireToken, Scope,
-    ScopeTable, Verifier,
+    Access, AccessToken, JwksDocument, RefreshError, Rejection, RejectionKind, RequireScope,
+    RequireToken, Scope, ScopeTable, Verifier,
 };
 
 use super::support::{machine, rules, verifier};
@@ -539,6 +540,44 @@ async fn client_that_hangs_up_in_the_body_does_no_harm() {
         let _ = client.stream.write_all(b"hello").await;
         closes = client.answer("POST").await.is_none_or(|answer| answer.closes());
         assert!(began.elapsed() < PATIENCE, "no place became free");
+    }
+}
+
+/// The three lines of the page, and the extractor that also solves the problem.
+#[tokio::test]
+async fn handler_that_reads_the_body_before_its_rejection_keeps_the_connection() {
+    async fn early(token: AccessToken, request: Request) -> Result<(), Rejection> {
+        let _body = request.into_body();
+        RequireScope::new("activity/admin").authorize(&token)
+    }
+    async fn three_lines(token: AccessToken, request: Request) -> Result<(), Rejection> {
+        let rejection = RequireScope::new("activity/admin").authorize(&token);
+        let mut body = Limited::new(request.into_body(), MIB);
+        let drained = async { while let Some(Ok(_)) = body.frame().await {} };
+        let _ = timeout(Duration::from_secs(2), drained).await;
+        rejection
+    }
+    async fn extractor(token: AccessToken, _body: Bytes) -> Result<(), Rejection> {
+        RequireScope::new("activity/admin").authorize(&token)
+    }
+    for (name, handler, stays_open) in [
+        ("early", post(early), false),
+        ("three lines", post(three_lines), true),
+        ("extractor", post(extractor), true),
+    ] {
+        let app = Router::new()
+            .route("/upload", handler)
+            .route("/activity", post(echo))
+            .layer(RequireToken::new(verifier()));
+        let server = Server::serve(app, Arc::default()).await;
+        let mut client = server.connect().await;
+        let headers = format!("{}content-length: 20000\r\n", valid());
+        client.send(head("POST /upload HTTP/1.1", &headers).as_bytes()).await;
+        server.has_arrived(1).await;
+        // If the handler is early, the server may have closed the connection.
+        let _ = client.stream.write_all(&[b'x'; 20_000]).await;
+        assert_eq!(client.answer("POST").await.unwrap().status(), "403", "{name}");
+        assert_eq!(client.is_open().await, stays_open, "{name}");
     }
 }
 
