@@ -2,6 +2,7 @@
 //! wait until the layer has it, and only then send the body.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic_web::GrpcWebLayer;
 use tower_cognito::{
     Access, AccessToken, JwksDocument, RefreshError, Rejection, RejectionKind, RequireScope,
     RequireToken, Scope, ScopeTable, Verifier,
@@ -43,7 +46,7 @@ fn without_scope() -> String {
 
 /// A server, and the signals of its service.
 struct Server {
-    listener: std::net::SocketAddr,
+    address: SocketAddr,
     /// A permit for each request that has reached the layers.
     arrived: Arc<Semaphore>,
     /// Lets `/slow` respond.
@@ -78,15 +81,13 @@ impl Server {
             next.run(request)
         }));
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let listener = server.local_addr().unwrap();
+        let address = server.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(server, app).await });
-        Self { listener, arrived, released }
+        Self { address, arrived, released }
     }
 
     async fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.listener).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Client { stream, unread: Vec::new() }
+        Client::connect(self.address).await
     }
 
     async fn has_arrived(&self, requests: u32) {
@@ -130,6 +131,12 @@ impl Answer {
 }
 
 impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, unread: Vec::new() }
+    }
+
     async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
@@ -606,6 +613,31 @@ async fn at_most_256_bodies_are_read_at_a_time() {
     server.has_arrived(1).await;
     first.send(b"hello").await;
     assert!(!first.answer("POST").await.unwrap().closes());
+}
+
+/// The layer sees the content type of gRPC, and HTTP/1.1.
+#[tokio::test]
+async fn grpc_web_that_is_translated_outside_keeps_the_connection() {
+    let (_, health) = tonic_health::server::health_reporter();
+    let server = tonic::transport::Server::builder().accept_http1(true);
+    let mut server = server.layer(GrpcWebLayer::new()).layer(RequireToken::new(verifier()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = TcpListenerStream::new(listener);
+    tokio::spawn(server.add_service(health).serve_with_incoming(incoming));
+
+    let mut client = Client::connect(address).await;
+    let headers = "content-type: application/grpc-web+proto\r\ncontent-length: 20000\r\n";
+    let request = head("POST /grpc.health.v1.Health/Check HTTP/1.1", headers);
+    for _ in 0..2 {
+        client.send(request.as_bytes()).await;
+        // No signal: the server of tonic calls the layer a few turns later.
+        sleep(Duration::from_millis(50)).await;
+        client.send(&[b'x'; 20_000]).await;
+        let answer = client.answer("POST").await.unwrap();
+        assert!(answer.head.contains("\r\ngrpc-status: 16\r\n"), "{answer:?}");
+        assert!(!answer.closes(), "{answer:?}");
+    }
 }
 
 // HTTP/2, in frames: a library would stop sending after a reset, and a network does not.
