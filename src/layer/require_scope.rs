@@ -31,6 +31,12 @@ use crate::verify::AccessToken;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RequireScope {
+    config: Arc<ScopeConfig>,
+}
+
+/// One allocation for everything, because axum clones the service for every request.
+#[derive(Debug)]
+struct ScopeConfig {
     requirement: Arc<Requirement>,
     drains: Drains,
 }
@@ -110,12 +116,12 @@ impl RequireScope {
     /// Returns an error if the token does not have the required scopes, if the request has no token,
     /// or if no `RequireToken` or interceptor processed the request.
     pub fn authorize<'r>(&self, extensions: &'r Extensions) -> Result<&'r AccessToken, Rejection> {
-        let checked = check(&self.requirement, extensions);
+        let checked = check(&self.config.requirement, extensions);
         checked.inspect_err(telemetry::rejected)
     }
 
     pub(crate) fn requirement(&self) -> &Arc<Requirement> {
-        &self.requirement
+        &self.config.requirement
     }
 
     /// Panics at the line that calls the public constructor if a scope is malformed.
@@ -125,7 +131,8 @@ impl RequireScope {
     }
 
     pub(crate) fn of(requirement: Requirement) -> Self {
-        Self { requirement: Arc::new(requirement), drains: Drains::default() }
+        let requirement = Arc::new(requirement);
+        Self { config: Arc::new(ScopeConfig { requirement, drains: Drains::default() }) }
     }
 }
 
@@ -133,8 +140,7 @@ impl<S> Layer<S> for RequireScope {
     type Service = RequireScopeService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let requirement = Arc::clone(&self.requirement);
-        RequireScopeService { inner, requirement, drains: self.drains.clone() }
+        RequireScopeService { inner, config: Arc::clone(&self.config) }
     }
 }
 
@@ -143,8 +149,7 @@ impl<S> Layer<S> for RequireScope {
 #[must_use]
 pub struct RequireScopeService<S> {
     inner: S,
-    requirement: Arc<Requirement>,
-    drains: Drains,
+    config: Arc<ScopeConfig>,
 }
 
 /// Checks the token that `RequireToken` left in the extensions. See [`LayerMarker`] for the meaning
@@ -177,7 +182,7 @@ impl<S: fmt::Debug> fmt::Debug for RequireScopeService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequireScopeService")
             .field("inner", &self.inner)
-            .field("requirement", &self.requirement)
+            .field("requirement", &self.config.requirement)
             .finish()
     }
 }
@@ -196,15 +201,15 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        match check(&self.requirement, request.extensions()) {
+        match check(&self.config.requirement, request.extensions()) {
             Ok(_) => {
-                let required = [Some(Arc::clone(&self.requirement)), None];
+                let required = [Some(Arc::clone(&self.config.requirement)), None];
                 ResponseFuture::inner(self.inner.call(request), required)
             }
             Err(_) if is_preflight(request.extensions()) => {
                 ResponseFuture::inner(self.inner.call(request), [None, None])
             }
-            Err(rejection) => drain::reject(request, rejection, &self.drains),
+            Err(rejection) => drain::reject(request, rejection, &self.config.drains),
         }
     }
 }

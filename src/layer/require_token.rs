@@ -312,14 +312,18 @@ impl RequireToken {
     }
 
     /// Sets how many bytes of a rejected request's body are read before the response is sent. The
-    /// default is 1 MiB; 0 turns it off.
+    /// default is 1 MiB; 0 turns off all reading.
     ///
     /// A client that is still sending when the server closes the connection sees a broken pipe, or
-    /// a gateway answers 502, instead of the rejection. Therefore the layers, also
-    /// [`RequireScope`](crate::RequireScope) inside, read and drop the body first, for at most 2
-    /// seconds. A longer body is answered at once, and up to 32 MiB of it are read for 2 more
-    /// seconds. At most 256 bodies are read at a time for each layer. See
-    /// [What clients see](crate::docs::responses).
+    /// a gateway answers 502, instead of the rejection ([RFC 9112 section 9.6]). Therefore the
+    /// layers, including [`RequireScope`](crate::RequireScope) layers inside, read and drop the
+    /// body first, for at most 2 seconds.
+    ///
+    /// A request with a longer body is answered at once, and up to 32 MiB more of the body are read
+    /// for at most 2 seconds. Each layer reads at most 256 bodies at a time. See
+    /// [What clients see](crate::docs::responses) for the details.
+    ///
+    /// [RFC 9112 section 9.6]: https://www.rfc-editor.org/rfc/rfc9112#section-9.6
     ///
     /// ```
     /// # use tower_cognito::{RequireToken, Verifier};

@@ -37,7 +37,7 @@ impl RejectedResponse {
     }
 
     /// Announces that the connection will be closed. HTTP/2 has no such header.
-    pub(super) fn closing(mut self, is_http_1: bool) -> Self {
+    pub(super) fn closing(mut self: Box<Self>, is_http_1: bool) -> Box<Self> {
         self.closes = is_http_1;
         self
     }
@@ -168,9 +168,9 @@ pin_project! {
         Inner { #[pin] future: F },
         Watched { #[pin] future: F, all_rejected: Arc<AllRejected> },
         Rejected { response: Option<Box<RejectedResponse>> },
-        Draining { drained: Pin<Box<dyn Future<Output = RejectedResponse> + Send>> },
+        Draining { drained: Pin<Box<dyn Future<Output = Box<RejectedResponse>> + Send>> },
         Waiting {
-            admitted: Pin<Box<dyn Future<Output = Result<ResponseFuture<F>, RejectedResponse>> + Send>>,
+            admitted: Pin<Box<dyn Future<Output = Admitted<F>> + Send>>,
         },
     }
 }
@@ -194,6 +194,9 @@ fn add_required<B>(response: &mut Response<B>, rejection: &Rejection, required: 
     response.extensions_mut().insert(complete);
 }
 
+/// The future of an admitted request, or the response to a rejected one.
+type Admitted<F> = Result<ResponseFuture<F>, Box<RejectedResponse>>;
+
 impl<F> ResponseFuture<F> {
     fn new(state: State<F>) -> Self {
         Self { state, required: [None, None] }
@@ -208,22 +211,20 @@ impl<F> ResponseFuture<F> {
         Self { state: State::Watched { future, all_rejected }, required }
     }
 
-    pub(super) fn rejected(response: RejectedResponse) -> Self {
-        Self::new(State::Rejected { response: Some(Box::new(response)) })
+    pub(super) fn rejected(response: Box<RejectedResponse>) -> Self {
+        Self::new(State::Rejected { response: Some(response) })
     }
 
     /// Creates a future that reads the rest of a rejected request's body first.
     pub(super) fn draining(
-        drained: impl Future<Output = RejectedResponse> + Send + 'static,
+        drained: impl Future<Output = Box<RejectedResponse>> + Send + 'static,
     ) -> Self {
         Self::new(State::Draining { drained: Box::pin(drained) })
     }
 
     /// Creates a future that first waits for the verification. It is boxed, because its type cannot
     /// be named, and only requests that wait for a key need it.
-    pub(super) fn waiting(
-        admitted: impl Future<Output = Result<Self, RejectedResponse>> + Send + 'static,
-    ) -> Self {
+    pub(super) fn waiting(admitted: impl Future<Output = Admitted<F>> + Send + 'static) -> Self {
         Self { state: State::Waiting { admitted: Box::pin(admitted) }, required: [None, None] }
     }
 }
@@ -287,7 +288,7 @@ where
                             *this.required = admitted.required;
                             admitted.state
                         }
-                        Err(response) => State::Rejected { response: Some(Box::new(response)) },
+                        Err(response) => State::Rejected { response: Some(response) },
                     };
                     state.set(next);
                 }

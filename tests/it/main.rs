@@ -9,6 +9,7 @@ mod claims;
 mod config;
 mod differential;
 mod docs_in_sync;
+mod drain;
 mod errors;
 mod examples;
 mod executors;
