@@ -430,6 +430,6 @@ impl FetchJwks for NoFetch {
         &self,
         _url: &str,
     ) -> Result<crate::fetch::JwksDocument, crate::error::RefreshError> {
-        Err(crate::error::RefreshError::transport("no pool is fetched from a URL"))
+        Err(crate::error::RefreshError::transport("every pool has a file"))
     }
 }

@@ -821,8 +821,8 @@ def payload():
                         ("a text", '"a"'), ("an array", '[1,[],"a"]'),
                         ("an object", '{"a":{"b":null}}')]:
         yield accept(f"unread claims, each {name}", with_claims(**{claim: value for claim in (
-            "auth_time", "version", "event_id", "origin_jti", "email", "azp", "scp", "roles", "device_key", "act",
-            "nonce", "at_hash")}))
+            "auth_time", "version", "event_id", "origin_jti", "email", "azp", "scp", "roles", "device_key",
+            "may_act", "nonce", "at_hash")}))
 
 
 def duplicates():
@@ -1033,22 +1033,31 @@ def client():
 
 TEXT_TRAPS = ("null", "0", "true", "[]", '["a"]', "{}")
 DATE_TRAPS = ("null", "true", quoted(EXP), '""', f"[{EXP}]", "{}")
+# RFC 8693 section 4.1.
+ACTORS = ("{}", '{"sub":"s"}', '{"iss":"x","sub":"s"}', '{"sub":"s","act":{"sub":1}}', '{"client_id":1}')
+ACTOR_TRAPS = ("null", "1", "true", '"s"', "[]", '[{"sub":"s"}]', '{"sub":1}', '{"sub":null}', '{"sub":""}',
+               '{"sub":["s"]}', '{"sub":"s","sub":"s"}', '{"sub":"s","\\u0073ub":"t"}', '{"x":1,"x":1}',
+               '{"x":"\\ud800"}')
 LIST_TRAPS = ("null", "1", "true", '{"0":"a"}', "[1]", '["a",null]', '["a",["b"]]', "[{}]")
 
 
 def claim_types():
     for claim, traps in [("sub", TEXT_TRAPS), ("scope", (*TEXT_TRAPS, '["activity/*"]')), ("username", TEXT_TRAPS),
                          ("jti", TEXT_TRAPS), ("exp", DATE_TRAPS), ("nbf", DATE_TRAPS),
-                         ("iat", DATE_TRAPS), ("aud", LIST_TRAPS), ("cognito:groups", (*LIST_TRAPS, '"ops"', '""'))]:
+                         ("iat", DATE_TRAPS), ("aud", LIST_TRAPS), ("cognito:groups", (*LIST_TRAPS, '"ops"', '""')),
+                         ("act", ACTOR_TRAPS)]:
         for value in traps:
             yield refuse("InvalidClaim", f"{claim} {value}", with_claims(**{claim: value}))
+    yield refuse("InvalidClaim", 'sub ""', with_claims(sub='""'))
+    for value in ACTORS:
+        yield accept(f"act {value}", with_claims(act=value))
     for claim in ("sub", "exp"):
         yield refuse("InvalidClaim", f"{claim} absent", with_claims(**{claim: None}))
         yield refuse("InvalidClaim", f"{claim} absent under any client", with_claims(**{claim: None}),
                      rules="any client")
     for claim in ("iat", "scope"):
         yield accept(f"{claim} absent", with_claims(**{claim: None}))
-    for claim, value in [("sub", '""'), ("username", '""'), ("jti", '""'), ("scope", '""'), ("cognito:groups", "[]"),
+    for claim, value in [("username", '""'), ("jti", '""'), ("scope", '""'), ("cognito:groups", "[]"),
                          ("cognito:groups", '[""]'), ("aud", "[]"), ("aud", '""'),
                          ("iat", "0"), ("iat", str(EXP + HOUR)), ("nbf", "0"), ("nbf", "-1")]:
         yield accept(f"{claim} {value}", with_claims(**{claim: value}))
