@@ -11,6 +11,7 @@ use axum::body::Bytes;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::routing::{any, post};
+use http::Extensions;
 use http_body_util::{BodyExt, Limited};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,8 +20,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic_web::GrpcWebLayer;
 use tower_cognito::{
-    Access, AccessToken, JwksDocument, RefreshError, Rejection, RejectionKind, RequireScope,
-    RequireToken, Scope, ScopeTable, Verifier,
+    Access, JwksDocument, RefreshError, Rejection, RejectionKind, RequireScope, RequireToken,
+    Scope, ScopeTable, Verifier,
 };
 
 use super::support::{machine, rules, verifier};
@@ -553,19 +554,21 @@ async fn client_that_hangs_up_in_the_body_does_no_harm() {
 /// The three lines of the page, and the extractor that also solves the problem.
 #[tokio::test]
 async fn handler_that_reads_the_body_before_its_rejection_keeps_the_connection() {
-    async fn early(token: AccessToken, request: Request) -> Result<(), Rejection> {
-        let _body = request.into_body();
-        RequireScope::new("activity/admin").authorize(&token)
+    async fn early(request: Request) -> Result<(), Rejection> {
+        RequireScope::new("activity/admin").authorize(request.extensions())?;
+        Ok(())
     }
-    async fn three_lines(token: AccessToken, request: Request) -> Result<(), Rejection> {
-        let rejection = RequireScope::new("activity/admin").authorize(&token);
+    async fn three_lines(request: Request) -> Result<(), Rejection> {
+        let rejection =
+            RequireScope::new("activity/admin").authorize(request.extensions()).map(drop);
         let mut body = Limited::new(request.into_body(), MIB);
         let drained = async { while let Some(Ok(_)) = body.frame().await {} };
         let _ = timeout(Duration::from_secs(2), drained).await;
         rejection
     }
-    async fn extractor(token: AccessToken, _body: Bytes) -> Result<(), Rejection> {
-        RequireScope::new("activity/admin").authorize(&token)
+    async fn extractor(extensions: Extensions, _body: Bytes) -> Result<(), Rejection> {
+        RequireScope::new("activity/admin").authorize(&extensions)?;
+        Ok(())
     }
     for (name, handler, stays_open) in [
         ("early", post(early), false),

@@ -125,7 +125,9 @@ fn authorize_checks_a_token_after_the_layers() {
         extensions
     };
     let group = RequireGroup::any_of(["a", "b"]);
-    assert_eq!(group.authorize(&extensions(&["b"])).unwrap().groups(), ["b"]);
+    let extensions_of_member = extensions(&["b"]);
+    let token = group.authorize(&extensions_of_member).unwrap();
+    assert_eq!(token.groups().collect::<Vec<_>>(), ["b"]);
     let rejection = group.authorize(&extensions(&["c"])).unwrap_err();
     assert_eq!((rejection.kind(), rejection.status().as_u16()), (RejectionKind::Forbidden, 403));
     let rejection = group.authorize(&Extensions::new()).unwrap_err();

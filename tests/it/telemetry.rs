@@ -225,7 +225,7 @@ fn each_verification_is_counted_and_timed_once() {
 fn each_rejection_is_counted_once_by_its_kind() {
     measured(async |metrics| {
         let inner = || {
-            service_fn(|_: Request<super::support::NoBody>| async {
+            service_fn(|_: Request<super::support::EmptyBody>| async {
                 Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
             })
         };
@@ -870,7 +870,7 @@ async fn accepted_request_allocates_nothing_for_the_warning() {
     let mut counts = Vec::new();
     for _ in 0..3 {
         let request = bearer(&token);
-        let service = layer.layer(service_fn(|_: Request<super::support::NoBody>| async {
+        let service = layer.layer(service_fn(|_: Request<super::support::EmptyBody>| async {
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         }));
         let mut response = std::pin::pin!(service.oneshot(request));
