@@ -272,9 +272,9 @@ impl Refresher {
         self.result_of(home, awaited)
     }
 
-    /// Joins the fetch that is under way, or requests one unless the last one is younger than
-    /// `min_age` or the issuer has requested a pause. The future returns the result of the last
-    /// fetch.
+    /// Joins the fetch that is under way if it started within the last second. If none is under way,
+    /// requests one, unless the last one is younger than `min_age` or the issuer has requested a
+    /// pause. The future returns the result of the last fetch.
     pub(crate) fn refresh_if_older_than(
         &self,
         min_age: Duration,
@@ -283,11 +283,19 @@ impl Refresher {
         let home = self.ensure_running();
         let seen = self.shared.progress();
         let may_fetch = self.shared.current().may_fetch(min_age, now, Instant::now());
+        let is_late = seen.is_fetching() && seen.started_at.elapsed() >= MAX_WAIT;
         let awaited = if may_fetch && !seen.is_fetching() { seen.next() } else { seen.started };
         if home.is_some() && awaited > seen.started {
             self.shared.request(|requests| &mut requests.explicit, awaited);
         }
-        self.result_of(home, awaited)
+        async move {
+            // Otherwise each client would wait in turn for a fetch that hangs.
+            if is_late {
+                Err(RefreshError::timed_out())
+            } else {
+                self.result_of(home, awaited).await
+            }
+        }
     }
 
     async fn result_of(&self, home: Option<Home>, awaited: u64) -> Result<(), RefreshError> {

@@ -161,6 +161,8 @@ impl Snapshot {
 pub(super) struct Progress {
     pub(super) started: u64,
     pub(super) finished: u64,
+    /// When the last fetch started.
+    pub(super) started_at: Instant,
     /// How many requested fetches were not made.
     pub(super) denials: u64,
     pub(super) budget_opens: Instant,
@@ -213,6 +215,7 @@ impl RefreshState {
         let progress = Progress {
             started: 0,
             finished: 0,
+            started_at: Instant::now(),
             denials: 0,
             budget_opens: Instant::now(),
             has_keys: false,

@@ -140,7 +140,10 @@ impl Task {
     }
 
     async fn fetch_and_publish(&mut self) {
-        self.publish(|progress| progress.started = progress.next());
+        self.publish(|progress| {
+            progress.started = progress.next();
+            progress.started_at = Instant::now();
+        });
         let fetched = self.fetch().await;
         let fetched = fetched.and_then(|(read, max_age)| Ok((self.usable_keys(read)?, max_age)));
         // Without the keys that this fetch has shown to be compromised.

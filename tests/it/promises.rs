@@ -586,6 +586,22 @@ async fn p05_refresh_that_many_clients_trigger_is_one_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p05_refresh_that_clients_trigger_does_not_wait_for_a_fetch_that_hangs() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().connect().await.unwrap();
+    fake.answers(Reply::Hang);
+    sleep(s(10)).await;
+    let first = tokio::time::timeout(s(1), verifier.refresh_if_older_than(s(10))).await;
+    assert!(first.is_err(), "it waits");
+    let begun = Instant::now();
+    for _ in 0..50 {
+        let error = verifier.refresh_if_older_than(s(10)).await.unwrap_err();
+        assert_eq!(error.kind().as_str(), "timed_out");
+    }
+    assert_eq!((begun.elapsed(), fake.requests()), (Duration::ZERO, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn p06_a_storm_of_unknown_keys_causes_four_fetches_a_minute_at_most() {
     for takes in [Duration::ZERO, ms(700)] {
         let fake = Fake::new(old_set());
