@@ -294,14 +294,9 @@ impl RequireToken {
     ///   layer before it.
     ///
     /// ```
-    /// # use axum::{Router, routing::get};
     /// # use tower_cognito::{RequireToken, Verifier};
-    /// # use tower_http::cors::CorsLayer;
-    /// # fn example(verifier: Verifier) -> Router {
-    /// Router::new()
-    ///     .route("/item", get(|| async {}))
-    ///     .layer(CorsLayer::permissive())
-    ///     .layer(RequireToken::new(verifier).allow_cors_preflight())
+    /// # fn example(verifier: Verifier) -> RequireToken {
+    /// RequireToken::new(verifier).allow_cors_preflight()
     /// # }
     /// ```
     ///
