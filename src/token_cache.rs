@@ -435,6 +435,13 @@ mod tests {
             let token = machine();
             token.sign_texts(&token.header_json(), &payload)
         };
+        let actor = |length: usize| {
+            let act = format!(r#","act":{{"sub":"{}"}}}}"#, r"\u0061".repeat(length));
+            let token = machine();
+            let payload = token.payload_json();
+            let payload = payload.strip_suffix('}').unwrap().to_owned() + &act;
+            token.sign_texts(&token.header_json(), &payload)
+        };
         let groups = |count: usize, group: &str| {
             let groups = vec![group.to_owned(); count];
             machine().claim("username", "alice").claim("cognito:groups", groups).sign()
@@ -445,6 +452,7 @@ mod tests {
             ("slashes escaped", machine().scope("activity/*").escaped_slashes().sign()),
             ("all escaped", escaped(20)),
             ("all escaped, long", escaped(120)),
+            ("an escaped actor", actor(850)),
             ("groups without a name", groups(1_600, "")),
             ("groups of one character", groups(1_200, "g")),
             ("long groups", groups(10, &"g".repeat(400))),
