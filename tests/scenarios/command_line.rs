@@ -62,6 +62,6 @@ fn prints_the_reason_for_an_invalid_token() {
     assert_eq!(code, 1);
     assert!(text.contains("; the file has "), "{text}");
 
-    assert_eq!(run("http://cognito:9229/pool", &jwks, "robot", &valid).1, 2);
+    assert_eq!(run("cognito", &jwks, "robot", &valid).1, 2);
     assert_eq!(run(issuer.issuer(), "{}", "robot", &valid).1, 2);
 }

@@ -18,7 +18,9 @@ const ISSUER: &str = "http://cognito:9229/local_1a2b3c";
 const KEYS: &str = "http://keys.internal:9229/local_1a2b3c/jwks.json";
 
 fn pool() -> Result<UserPool, InvalidUrl> {
-    UserPool::from_issuer(ISSUER)?.with_jwks_url(KEYS)
+    UserPool::from_issuer(ISSUER)?
+        .with_jwks_url(KEYS)?
+        .with_insecure_jwks_host("keys.internal:9229")
 }
 
 fn verifier(pool: UserPool, proxy: &str) -> Result<VerifierBuilder, reqwest::Error> {
