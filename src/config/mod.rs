@@ -44,6 +44,7 @@ use crate::verify::{ClientIds, MAX_LEEWAY, Rules};
 /// | `COGNITO_CLIENT_IDS` | `client_ids` | one or more app clients, or the word `any`; required |
 /// | `COGNITO_REQUIRED_SCOPES` | `required_scopes` | every token needs all of these scopes |
 /// | `COGNITO_AUDIENCE` | `audience` | `aud` must contain one of these |
+/// | `COGNITO_AUDIENCE_IF_PRESENT` | `audience_if_present` | the same, but a token without `aud` is accepted; either this or the audience |
 /// | `COGNITO_GROUPS` | `groups` | a user must be in one of these groups |
 /// | `COGNITO_LEEWAY_SECONDS` | `leeway_seconds` | default 0; 0 to 300 |
 /// | `COGNITO_REFRESH_INTERVAL_SECONDS` | `refresh_interval_seconds` | default 300; 10 to 86400 |
@@ -224,8 +225,9 @@ impl<'de> Deserialize<'de> for Config {
     }
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "audience",
+    "audience_if_present",
     "client_ids",
     "connect_timeout_seconds",
     "groups",
@@ -358,7 +360,13 @@ impl RawConfig {
         let pool = self.pool();
         let clients = self.clients();
         let required_scopes = self.required_scopes();
-        let audiences = self.audiences();
+        let audiences = self.audiences("audience");
+        let audiences_if_present = self.audiences("audience_if_present");
+        if audiences.is_some() && audiences_if_present.is_some() {
+            let audience = (self.name_of)("audience");
+            let what = format!("`{audience}` is set too, expected only one of them");
+            self.problem("audience_if_present", &what);
+        }
         let groups = self.list("groups", Separator::Space);
         let leeway = self.seconds("leeway_seconds", 0..=MAX_LEEWAY.as_secs());
         let (shortest, longest) = INTERVALS;
@@ -381,6 +389,9 @@ impl RawConfig {
         let mut rules = Rules::new(pool, clients).with_leeway(leeway.unwrap_or_default());
         if let Some(audiences) = audiences {
             rules = rules.with_audiences(audiences);
+        }
+        if let Some(audiences) = audiences_if_present {
+            rules = rules.with_audience_if_present(audiences);
         }
         if let Some(groups) = groups {
             rules = rules.with_groups(groups);
@@ -503,13 +514,13 @@ impl RawConfig {
         Some(ClientIds::only(ids))
     }
 
-    fn audiences(&mut self) -> Option<Vec<String>> {
-        let audiences = self.list("audience", Separator::Space)?;
+    fn audiences(&mut self, key: &'static str) -> Option<Vec<String>> {
+        let audiences = self.list(key, Separator::Space)?;
         for audience in &audiences {
             if audience.contains(|c: char| c.is_whitespace() || c == '"' || c == '\'') {
-                self.problem("audience", "an item has white space or a quotation mark");
+                self.problem(key, "an item has white space or a quotation mark");
             } else if audience.contains(':') && !is_absolute_uri(audience) {
-                self.problem("audience", "an item has a `:`, but is not an absolute URI");
+                self.problem(key, "an item has a `:`, but is not an absolute URI");
             }
         }
         Some(audiences)

@@ -798,6 +798,18 @@ fn audience_and_groups_change_the_verdict() {
     assert_eq!(kind(&config, &machine("").sign()), Some(VerifyErrorKind::WrongAudience));
     assert_eq!(kind(&with(&[]).unwrap(), &aud("https://b")), None);
 
+    let config = with(&[("audience_if_present", "https://a b")]).unwrap();
+    for token in [aud("https://a"), aud("b"), machine("").sign()] {
+        assert_eq!(kind(&config, &token), None);
+    }
+    assert_eq!(kind(&config, &aud("https://b")), Some(VerifyErrorKind::WrongAudience));
+    let both = with(&[("audience", "https://a"), ("audience_if_present", "https://a")]);
+    let expected = "`COGNITO_AUDIENCE_IF_PRESENT`: `COGNITO_AUDIENCE` is set too, expected only \
+                    one of them";
+    assert_eq!(both.unwrap_err(), [expected]);
+    let malformed = "`COGNITO_AUDIENCE_IF_PRESENT`: an item has a `:`, but is not an absolute URI";
+    assert_eq!(with(&[("audience_if_present", ":a")]).unwrap_err(), [malformed]);
+
     let member = |groups: &[&str]| {
         let token = issuer().user_token(CLIENT, "alice").claim("cognito:groups", groups);
         token.sign()

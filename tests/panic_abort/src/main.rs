@@ -122,7 +122,7 @@ impl Issuer {
         *self.document.lock().unwrap() = Some(self.issuer.jwks_json());
     }
 
-    fn start(&self) -> Verifier {
+    fn connect_lazy(&self) -> Verifier {
         let document = Arc::clone(&self.document);
         let rules = Rules::new(self.issuer.user_pool(), ClientIds::only([CLIENT]));
         let builder = Verifier::builder(rules).jwks_fetcher(move |_url| {
