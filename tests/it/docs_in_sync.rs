@@ -267,15 +267,15 @@ fn error_texts_are_the_rows_of_the_page() {
 
     // Conversely, every text in the column of the page is in the source.
     let texts = with_gaps(&texts.into_iter().collect::<Vec<_>>().join("\n"));
-    let mut column = 0;
-    for line in ERRORS.lines().filter(|line| line.starts_with("| ")) {
+    let mut column = None;
+    let mut lines = ERRORS.lines().filter(|line| line.starts_with("| ")).peekable();
+    while let Some(line) = lines.next() {
         let cells = line.split(" | ").map(|cell| cell.trim_start_matches("| ")).collect::<Vec<_>>();
-        match cells.iter().position(|cell| *cell == "text") {
-            Some(at) => column = at,
-            None => {
-                let text = with_gaps(cells[column].trim_start_matches("…: "));
-                assert!(text == "---" || texts.contains(&text), "not in the source: {text}");
-            }
+        if lines.peek().is_some_and(|next| next.starts_with("| --- |")) {
+            column = cells.iter().position(|cell| cell.trim_end_matches(" |") == "text");
+        } else if let (Some(column), false) = (column, line.starts_with("| --- |")) {
+            let text = with_gaps(cells[column].trim_start_matches("…: "));
+            assert!(texts.contains(&text), "not in the source: {text}");
         }
     }
 }
@@ -548,7 +548,7 @@ const QUOTED: [&str; 9] = [
 
 /// Files that are not rewritten yet. A file leaves this list when it has none of the words any
 /// more; no file is added.
-const TO_REWRITE: [&str; 39] = [
+const TO_REWRITE: [&str; 38] = [
     ".ci/run",
     "CONTRIBUTING.md",
     "SECURITY.md",
@@ -563,7 +563,6 @@ const TO_REWRITE: [&str; 39] = [
     "src/docs/layers.md",
     "src/docs/limitations.md",
     "src/docs/migrating.md",
-    "src/docs/outage.md",
     "src/docs/responses.md",
     "src/docs/start.md",
     "src/docs/testing.md",
