@@ -1,23 +1,23 @@
-//! Pages that belong to no single item.
+//! Guides about topics that concern several items.
 //!
-//! * [Quick start](start): from nothing to a protected service.
-//! * [Scopes](scopes): what opens what, and where to ask for it.
+//! * [Quick start](start): from an empty project to a protected service.
+//! * [Scopes](scopes): what each scope allows, and where to require it.
 //! * [Where the layers go](layers): each placement in an axum router, and what it leaves open.
-//! * [What clients see](responses): each refusal as `curl -i` shows it, and as gRPC clients do.
-//! * [Where it runs](where_it_runs): which server or gateway, what to copy, what is tested.
-//! * [Coming from API Gateway](api_gateway): what stays, and what clients notice.
+//! * [What clients see](responses): each rejection, as `curl -i` and as gRPC clients show it.
+//! * [Where it runs](where_it_runs): the supported servers and gateways, what to copy, what is tested.
+//! * [Coming from API Gateway](api_gateway): what stays the same, and what clients notice.
 //! * [Coming from another library](migrating): aws-jwt-verify, jwt-authorizer and others.
-//! * [When Cognito is down](outage): what happens minute by minute, and what to set.
+//! * [When Cognito is down](outage): what happens minute by minute, and what to configure.
 //! * [Errors](errors): each text and log event, its cause, and what to do.
-//! * [Testing your service](testing): tokens, time travel, rotation, without a network.
-//! * [Large fleets](fleet): what 10,000 replicas ask of Cognito, and what to change.
-//! * [What it costs](cost): beside the bare signature check, and beside other crates.
-//! * [Beside others](comparison): other crates, with file and line for each cell.
+//! * [Testing your service](testing): tokens, time travel and rotation, without a network.
+//! * [Large fleets](fleet): the load of 10,000 replicas on Cognito, and how to reduce it.
+//! * [What it costs](cost): compared with the bare signature check and with other crates.
+//! * [Comparison](comparison): other crates, with file and line for each cell.
 //! * [Observability](observability): log events, span fields, metrics, readiness.
-//! * [Security](security): what is promised, against whom, and how it is shown.
-//! * [Hostile inputs](hostile): what may be brought, what is expected, and the tests that hold it.
-//! * [Limitations](limitations): what it does not do, and what to do instead.
-//! * [Design](design): the code map, the invariants, and why.
+//! * [Security](security): the guarantees, the attackers, and the evidence.
+//! * [Hostile inputs](hostile): each hostile input, the expected result, and the tests for it.
+//! * [Limitations](limitations): what the crate does not do, and the alternatives.
+//! * [Design](design): the code map, the invariants, and the reasons.
 
 pub mod start {
     #![doc = include_str!("docs/start.md")]
@@ -40,7 +40,7 @@ pub mod errors {
 }
 
 pub mod where_it_runs {
-    //! What judges tokens in which server or gateway, what to copy, and what is tested.
+    //! What checks requests in each server or gateway, what to copy, and what is tested.
     //!
     #![doc = include_str!("docs/where.svg")]
     //!
@@ -68,7 +68,8 @@ pub mod testing {
 }
 
 pub mod cost {
-    //! What a verification costs: beside the bare signature check, beside other crates, and a month.
+    //! The cost of a verification, compared with the bare signature check and with other crates, and per
+    //! month.
     //!
     #![doc = include_str!("docs/cost.svg")]
     //!
@@ -84,7 +85,7 @@ pub mod observability {
 }
 
 pub mod security {
-    //! What is promised, against whom, and how it is shown.
+    //! The guarantees of this crate, the attackers that it considers, and the evidence.
     //!
     //! [hostile]: crate::docs::hostile
     //!
