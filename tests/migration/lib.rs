@@ -169,7 +169,7 @@ fn request(row: &str, issuer: &TestIssuer) -> HeaderMap {
     let machine = || issuer.machine_token(CLIENT).scope("activity/*");
     let good = machine().sign();
     match row {
-        "a good token" => bearer(&good),
+        "a valid token" => bearer(&good),
         "no token" => HeaderMap::new(),
         "`Bearer` and no token" => authorization(["Bearer "]),
         "`bearer` in lower case" => authorization([&*format!("bearer {good}")]),
@@ -189,7 +189,7 @@ fn request(row: &str, issuer: &TestIssuer) -> HeaderMap {
             bearer(&machine().claim("nbf", seconds + 3_600).sign())
         }
         "no `iss`" => bearer(&machine().without_claim("iss").sign()),
-        "an `aud` that nobody asked for" => {
+        "an `aud`, and none is required" => {
             bearer(&machine().claim("aud", "https://api.example.com").sign())
         }
         "a `crit` header" => {
@@ -215,13 +215,13 @@ fn rows(title: &str) -> Vec<(&'static str, [u16; 3])> {
 
 const TITLE: &str = "| request | jwt-authorizer | tower-oauth2-resource-server | here |";
 const ROTATED: &str = "the first token of a new key";
-const DOWN: &str = "a good token, and no keys yet";
+const DOWN: &str = "a valid token, and no keys yet";
 
 #[tokio::test]
 async fn the_statuses_are_those_of_the_page() {
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
     let apps = Apps::new(&server).await;
-    let good = request("a good token", server.issuer());
+    let good = request("a valid token", server.issuer());
     apps.until_they_have_keys(&good).await;
 
     let rows = rows(TITLE);
@@ -233,21 +233,21 @@ async fn the_statuses_are_those_of_the_page() {
     }
 
     server.issuer().rotate();
-    let rotated = apps.statuses(&request("a good token", server.issuer())).await;
+    let rotated = apps.statuses(&request("a valid token", server.issuer())).await;
 
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
     server.set_fault(Fault::Down);
     let apps = Apps::new(&server).await;
-    let down = apps.statuses(&request("a good token", server.issuer())).await;
+    let down = apps.statuses(&request("a valid token", server.issuer())).await;
     assert_eq!(of_a_moment, [(ROTATED, rotated), (DOWN, down)]);
 }
 
-/// The token has no `aud`, as none of Cognito's has unless its client asked for one.
+/// The token has no `aud`, as none of Cognito's has unless its client requested one.
 #[tokio::test]
-async fn asked_for_an_audience_one_refuses_all_tokens_and_one_checks_nothing() {
+async fn with_a_required_audience_one_rejects_all_tokens_and_one_checks_nothing() {
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
     let issuer = server.issuer();
-    let good = request("a good token", issuer);
+    let good = request("a valid token", issuer);
     let with_audience = issuer.machine_token(CLIENT).scope("activity/*").claim("aud", CLIENT);
     let with_audience = bearer(&with_audience.sign());
     let app = tower_oauth2_resource_server_before::app_with_audience(issuer.issuer()).await;

@@ -26,13 +26,13 @@ NOW = int(time.time())
 # The code of the page, with keys in memory and a fixed clock. It makes no request.
 DRIVER = """
 import { readFileSync } from "node:fs";
-import { judge, verifier } from "./before.mjs";
+import { check, verifier } from "./before.mjs";
 
 const { jwks, now, tokens } = JSON.parse(readFileSync(0, "utf8"));
 Date.now = () => now * 1000;
 verifier.cacheJwks(jwks);
 for (const token of tokens) {
-  console.log(await judge(token).then(() => "accepts", (error) => `refuses ${error.name}`));
+  console.log(await check(token).then(() => "accepts", (error) => `rejects ${error.name}`));
 }
 """
 
@@ -67,16 +67,16 @@ class StillIssuer(Issuer):
 def tokens(issuer):
     """Returns the token of each row of the table."""
     return {
-        "a good one, with one of the scopes": issuer.token(),
+        "valid, with one of the scopes": issuer.token(),
         "without any of the scopes": issuer.token(scope="activity/read"),
         "of another client": issuer.token("another"),
         "an ID token": issuer.token(token_use="id", aud=CLIENT),
         "of another pool": issuer.token(iss=POOL + "2"),
         "expired a second ago": issuer.token(exp=NOW - 1),
-        "at the very second of `exp`": issuer.token(exp=NOW),
+        "at the exact second of `exp`": issuer.token(exp=NOW),
         "`nbf` a second from now": issuer.token(nbf=NOW + 1),
-        "an `aud` that nobody asked for": issuer.token(aud="https://api.example.com"),
-        "bound to a key of its sender (`cnf`)": issuer.token(cnf={"jkt": "a"}),
+        "an `aud`, and none is required": issuer.token(aud="https://api.example.com"),
+        "sender-constrained (`cnf`)": issuer.token(cnf={"jkt": "a"}),
         "with base64 padding at its end": issuer.token() + "==",
     }
 
@@ -92,7 +92,7 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
-def judge_tokens(folder, issuer):
+def compare_verdicts(folder, issuer):
     rows = table(PAGE, "| token | aws-jwt-verify | here |")
     made, jwks = tokens(issuer), issuer.jwks()
     expect("each row of the table has a token", [row[0] for row in rows], list(made))
@@ -111,10 +111,12 @@ def judge_tokens(folder, issuer):
         "\n".join(made.values()),
     )
     there_said, here_said = there.stdout.splitlines(), here.stdout.splitlines()
-    expect("aws-jwt-verify judged each token", len(made), len(there_said), there.stderr)
-    expect("the example judged each token", len(made), len(here_said), here.stderr)
+    expect("aws-jwt-verify verified each token", len(made), len(there_said), there.stderr)
+    expect("the example verified each token", len(made), len(here_said), here.stderr)
     for (row, *expected), there_said, here_said in zip(rows, there_said, here_said):
-        actual = [there_said.split()[0], here_said.split()[0] + "s"]
+        here_word = here_said.split()[0]
+        here_word = {"accept": "accepts", "refuse": "rejects"}.get(here_word, here_word)
+        actual = [there_said.split()[0], here_word]
         expect(row, expected, actual, f"    there: {there_said}\n    here:  {here_said}")
     return sum(row[1] != row[2] for row in rows), len(rows)
 
@@ -142,13 +144,13 @@ def main():
     expect("other layers: all tests ran", 0, tested.returncode, tested.stderr + tested.stdout)
 
     with StillIssuer(os.environ["ISSUER_BIN"]) as issuer:
-        different, judged = judge_tokens(folder, issuer)
+        different, compared = compare_verdicts(folder, issuer)
 
     fragments = blocks(API_GATEWAY, "yaml")
     for name, fragment in zip(["a REST API", "an HTTP API"], fragments, strict=True):
         lint(folder, name, fragment)
 
-    print(f"\naws-jwt-verify and this crate judge {different} of {judged} tokens differently")
+    print(f"\naws-jwt-verify and this crate decide {different} of {compared} tokens differently")
     print(f"{counts[True]} passed, {counts[False]} failed")
     sys.exit(counts[False] > 0)
 
