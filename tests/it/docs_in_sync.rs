@@ -546,8 +546,7 @@ const QUOTED: [&str; 11] = [
 
 /// Files that are not rewritten yet. A file leaves this list when it has none of the words any
 /// more; no file is added.
-const TO_REWRITE: [&str; 20] = [
-    ".ci/run",
+const TO_REWRITE: [&str; 19] = [
     "src/docs/comparison.md",
     "src/docs/cost.md",
     "src/docs/hostile.md",
