@@ -43,6 +43,7 @@ pub use response::{ResponseBody, ResponseFuture};
 pub(crate) use bearer::{Credentials, Scheme, credentials};
 #[cfg(feature = "axum")]
 pub(crate) use protocol::Protocol;
+#[cfg(feature = "tonic")]
 pub(crate) use require_scope::RequireScope;
 pub(crate) use require_token::LayerMarker;
 #[cfg(feature = "axum")]

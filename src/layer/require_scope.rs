@@ -120,6 +120,7 @@ impl RequireScope {
         checked.inspect_err(telemetry::rejected)
     }
 
+    #[cfg(feature = "tonic")]
     pub(crate) fn requirement(&self) -> &Arc<Requirement> {
         &self.config.requirement
     }

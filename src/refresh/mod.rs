@@ -203,9 +203,9 @@ impl Refresher {
         &self,
         mut known: KeySetId,
         mut look: impl FnMut() -> Option<KeySetId>,
-    ) {
+    ) -> bool {
         let Some(home) = self.ensure_running() else {
-            return;
+            return false;
         };
         let mut is_found =
             || self.shared.current().jwks.id() != known && look().map(|id| known = id).is_none();
@@ -213,14 +213,16 @@ impl Refresher {
         // seen, although its keys were not looked at.
         let mut seen = self.shared.progress();
         if is_found() {
-            return;
+            return false;
         }
         if !seen.is_fetching() && !seen.is_budget_open() {
-            return KeyEvents::at(&self.shared.address).denied_on_demand();
+            KeyEvents::at(&self.shared.address).denied_on_demand();
+            return false;
         }
         let Ok(_waiter) = self.shared.config.limits.waiters.try_acquire() else {
             // Those who wait may wait for another pool, so this pool's fetch is still requested.
-            return self.request_fetch();
+            self.request_fetch();
+            return false;
         };
         let waiting = async {
             if seen.is_fetching() {
@@ -238,6 +240,7 @@ impl Refresher {
         };
         // After the limit this request is rejected, whatever the fetch brings.
         let _ = home.timeout(MAX_WAIT, waiting).await;
+        true
     }
 
     /// Waits for the first fetch that had not finished when `seen` was read, and requests it if it

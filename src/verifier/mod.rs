@@ -271,8 +271,16 @@ impl Verifier {
             }
             Outcome::UnknownKey(_, keys) => Some(keys),
         };
-        if let Some(refresher) = self.shared.refresher(pool) {
-            refresher.wait_for_key(keys, look).await;
+        let has_waited = match self.shared.refresher(pool) {
+            Some(refresher) => refresher.wait_for_key(keys, look).await,
+            None => false,
+        };
+        // During the wait, the keys may have become too old. Then nothing is known about the token.
+        if let (Err(error), Some(pool), true) = (&result, self.shared.pools.get(pool), has_waited)
+            && error.kind() == VerifyErrorKind::UnknownKey
+            && let Err(retry_after) = pool.keys.current((self.shared.clock)())
+        {
+            result = Err(VerifyError::keys_unavailable(retry_after));
         }
         timer.verified(&result);
         result

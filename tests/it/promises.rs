@@ -829,7 +829,22 @@ async fn p07_unknown_key_is_verified_again_only_with_other_keys() {
     let with_same_keys = clock.swap(0, Ordering::SeqCst);
     fake.answers(new_set());
     verifier.verify(&keys().new_token).await.unwrap();
-    assert_eq!(clock.swap(0, Ordering::SeqCst), with_same_keys + 1);
+    // The token is verified again, and the age of the keys is not checked again.
+    assert_eq!(clock.swap(0, Ordering::SeqCst), with_same_keys);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p07_unknown_key_is_unavailable_if_the_keys_become_too_old_during_the_wait() {
+    let fake = Fake::new(old_set());
+    let verifier = fake.builder().clock(fake.clock()).connect().await.unwrap();
+    fake.answers(Reply::Hang);
+    let token = unknown(0);
+    let later = async {
+        sleep(ms(100)).await;
+        fake.set_ahead(2 * 24 * 60 * 60);
+    };
+    let (result, ()) = tokio::join!(verifier.verify(&token), later);
+    assert_eq!(result.unwrap_err().kind(), VerifyErrorKind::KeysUnavailable);
 }
 
 #[tokio::test(start_paused = true)]
