@@ -24,7 +24,7 @@ use axum::routing::any;
 use tokio::net::TcpListener;
 use tokio::signal;
 use tower::{Service, ServiceBuilder, ServiceExt};
-use tower_cognito::{Access, AccessToken, Config, RequireToken, ScopeTable, StartError};
+use tower_cognito::{Access, AccessToken, Config, ConfigError, RequireToken, ScopeTable};
 
 /// The headers in which the gateway sends the method and the URI of the client's request. It
 /// overwrites any headers of these names that the client sent.
@@ -32,7 +32,7 @@ const METHOD: &str = "x-original-method";
 const URI: &str = "x-original-uri";
 
 /// Returns the scopes of the service behind the gateway. Requests that match no row are rejected.
-fn table() -> Result<ScopeTable, StartError> {
+fn table() -> Result<ScopeTable, ConfigError> {
     ScopeTable::new([
         ("GET  /health", Access::public()),
         ("ANY  /public/{*rest}", Access::public()),
@@ -129,7 +129,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         return Err("COGNITO_REQUIRED_SCOPES: the table sets the required scopes".into());
     }
     // Until there are keys, public rows are served and all other requests are answered with 503.
-    let verifier = Config::from_env()?.verifier().start()?;
+    let verifier = Config::from_env()?.verifier_builder().connect_lazy()?;
     let guarded = ServiceBuilder::new()
         // A gRPC rejection has status 200, which the gateway would treat as success.
         .layer(RequireToken::new(verifier).http_rejections_only().scope_table(table()?))

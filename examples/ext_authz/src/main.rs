@@ -21,7 +21,7 @@ use envoy_types::pb::google::rpc;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{interval, sleep};
@@ -32,12 +32,12 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_cognito::{
-    Access, AccessToken, Config, Health, Rejection, RequireScope, RequireToken, Scope, ScopeTable,
-    StartError, Verifier,
+    Access, AccessToken, Config, ConfigError, Health, Rejection, RequireScope, RequireToken, Scope,
+    ScopeTable, Verifier,
 };
 
 /// Returns the scopes of the whole API. Requests that match no row are rejected.
-fn scopes() -> Result<ScopeTable, StartError> {
+fn scopes() -> Result<ScopeTable, ConfigError> {
     ScopeTable::new([
         ("GET  /health", Access::public()),
         ("POST /activity", Access::scope("activity/*")),
@@ -68,7 +68,7 @@ impl Authorization for Authorizer {
 }
 
 impl Authorizer {
-    fn new(verifier: Verifier) -> Result<Self, StartError> {
+    fn new(verifier: Verifier) -> Result<Self, ConfigError> {
         let by_route = RequireToken::new(verifier);
         Ok(Self { by_table: by_route.clone().scope_table(scopes()?), by_route })
     }
@@ -94,7 +94,7 @@ impl Authorizer {
 }
 
 /// Returns the parts of the request that are needed to authorize it, or `None` if it is invalid.
-fn parse(http: &HttpRequest) -> Option<Request<Empty<&'static [u8]>>> {
+fn parse(http: &HttpRequest) -> Option<Request<String>> {
     let mut request = Request::builder().method(&*http.method).uri(&*http.path);
     if let Some(value) = http.headers.get("content-type") {
         request = request.header(CONTENT_TYPE, value);
@@ -103,7 +103,7 @@ fn parse(http: &HttpRequest) -> Option<Request<Empty<&'static [u8]>>> {
     for line in http.headers.get("authorization").into_iter().flat_map(|value| value.split(',')) {
         request = request.header(AUTHORIZATION, line);
     }
-    let request = request.body(Empty::new()).ok()?;
+    let request = request.body(String::new()).ok()?;
     // Parsing removes a fragment or a host, and then the checked path would differ from the routed
     // one.
     let path = request.uri().path_and_query()?;
@@ -128,7 +128,7 @@ fn scope_of_route(
 }
 
 /// The service behind the layers. Every request that reaches it is allowed.
-async fn admit(request: Request<Empty<&'static [u8]>>) -> Result<Response<String>, Infallible> {
+async fn admit(request: Request<String>) -> Result<Response<String>, Infallible> {
     let token = request.extensions().get::<AccessToken>().cloned();
     let mut response = Response::new(String::new());
     response.extensions_mut().insert(Admitted(token));
@@ -139,9 +139,9 @@ async fn admit(request: Request<Empty<&'static [u8]>>) -> Result<Response<String
 #[derive(Clone)]
 struct Admitted(Option<AccessToken>);
 
-async fn answer<S, B>(guarded: S, request: Request<Empty<&'static [u8]>>) -> CheckResponse
+async fn answer<S, B>(guarded: S, request: Request<String>) -> CheckResponse
 where
-    S: Service<Request<Empty<&'static [u8]>>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<String>, Response = Response<B>, Error = Infallible>,
     B: Body<Error = Infallible>,
 {
     let Ok(response) = guarded.oneshot(request).await;
