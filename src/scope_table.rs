@@ -72,7 +72,7 @@ use crate::scope::{GroupRequirement, InvalidScope, Requirement};
 ///
 /// A wildcard row such as `/admin/{*rest}` also keeps parameters and wider wildcards away from
 /// `/admin` and `/admin/`: routers often serve these two paths with the same handler, as axum's `nest`
-/// and `nest_service` do. Without a row of their own, both paths are rejected, even if the table has a
+/// and `nest_service` do. Without their own rows, both paths are rejected, even if the table has a
 /// row `/{page}` or `/{*rest}`. If your service has them, add a row for each.
 ///
 /// # Ambiguous paths

@@ -1,4 +1,4 @@
-//! A JWK Set in use, with an identity and a cache of its own.
+//! A JWK Set in use, with its identity and its cache.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -15,7 +15,7 @@ use crate::scope::Scopes;
 /// A verified access token.
 ///
 /// Only [`verify`](crate::verify()) and [`Verifier`](crate::Verifier) create one, after every check,
-/// so a function that takes an `AccessToken` needs no check of its own. A clone increments a
+/// so a function that takes an `AccessToken` needs no further check. A clone increments a
 /// reference count. `Debug` shows `sub`, `client_id` and `exp`, but no part of the encoded token.
 ///
 /// ```
@@ -120,7 +120,7 @@ impl AccessToken {
     /// Returns `act`: who acts for the [`subject`](Self::subject) of an exchanged token.
     ///
     /// A client can exchange a user's token for one of another service (token exchange,
-    /// [RFC 8693 section 4.1]). If it also presents a token of its own, the exchanged token names it
+    /// [RFC 8693 section 4.1]). If it also presents its own token, the exchanged token names it
     /// here. Without `act`, the exchanged token looks as if the user acted directly: only `client_id`
     /// names the client. A token that is not exchanged has no `act`.
     ///
