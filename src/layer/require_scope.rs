@@ -116,11 +116,10 @@ impl RequireScope {
     /// Returns an error if the token does not have the required scopes, if the request has no token,
     /// or if no `RequireToken` or interceptor processed the request.
     pub fn authorize<'r>(&self, extensions: &'r Extensions) -> Result<&'r AccessToken, Rejection> {
-        let checked = check(&self.config.requirement, extensions);
+        let checked = check(self.requirement(), extensions);
         checked.inspect_err(telemetry::rejected)
     }
 
-    #[cfg(feature = "tonic")]
     pub(crate) fn requirement(&self) -> &Arc<Requirement> {
         &self.config.requirement
     }
