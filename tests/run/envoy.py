@@ -272,12 +272,13 @@ def is_rejection(answer, status, challenge):
     except ValueError:
         return False
     named = re.search(r' error="([^"]*)"', challenge)
+    unnamed = "forbidden" if status == 403 else "unauthorized"
     return (
         code == status
         and headers.get("www-authenticate") == challenge
         and headers.get("cache-control") == "no-store"
         and headers.get("content-type") == "application/json"
-        and error["error"] == (named[1] if named else "unauthorized")
+        and error["error"] == (named[1] if named else unnamed)
     )
 
 
@@ -503,7 +504,7 @@ def grpc_answers(api, issuer):
     check("a gRPC call with a valid token", is_served((int(status), {}, body), "activity",
           ("alice", CLIENT, "activity/*")), status, body)
     grpc_rejected("a gRPC call without a token", api, "16", "missing bearer token",
-                 www_authenticate=None, cache_control="no-store")
+                 www_authenticate=naming(REALM, "activity/*").lower(), cache_control="no-store")
     grpc_rejected("a gRPC call with an invalid token", api, "16", "invalid access token", bearer("a.b.c"))
     grpc_rejected("a gRPC call with two tokens", api, "16", "malformed authorization metadata",
                  bearer(full), bearer(full))
@@ -645,7 +646,7 @@ def main():
     header, payload, signature = issuer.token(scope="demo-dev/read").split(".")
     header = json.loads(base64.urlsafe_b64decode(header + "==")) | {"kid": "unknown"}
     header = base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
-    rejected("an unknown key", api, 401, INVALID,
+    rejected("an unknown key", api, 401, READ_INVALID,
             "GET", "/item", bearer(f"{header}.{payload}.{signature}"))
 
     best = measure(measured, for_measure)
