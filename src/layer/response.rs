@@ -165,8 +165,8 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F> {
-        Inner { #[pin] future: F },
-        Watched { #[pin] future: F, all_rejected: Arc<AllRejected> },
+        // `all_rejected` is told whether the inner service accepts the request.
+        Inner { #[pin] future: F, all_rejected: Option<Arc<AllRejected>> },
         Rejected { response: Option<Box<RejectedResponse>> },
         Draining { drained: Pin<Box<dyn Future<Output = Box<RejectedResponse>> + Send>> },
         Waiting {
@@ -203,12 +203,12 @@ impl<F> ResponseFuture<F> {
     }
 
     pub(super) fn inner(future: F, required: Required) -> Self {
-        Self { state: State::Inner { future }, required }
+        Self { state: State::Inner { future, all_rejected: None }, required }
     }
 
     /// Creates a future that records whether the inner service accepts the request.
     pub(super) fn watched(future: F, required: Required, all_rejected: Arc<AllRejected>) -> Self {
-        Self { state: State::Watched { future, all_rejected }, required }
+        Self { state: State::Inner { future, all_rejected: Some(all_rejected) }, required }
     }
 
     pub(super) fn rejected(response: Box<RejectedResponse>) -> Self {
@@ -250,26 +250,17 @@ where
         let mut state = this.state;
         loop {
             match state.as_mut().project() {
-                StateProj::Inner { future } => {
+                StateProj::Inner { future, all_rejected } => {
                     let mut response = ready!(future.poll(cx));
-                    if let Ok(response) = &mut response
-                        && let Some(rejection) = response.extensions().get::<Rejection>().cloned()
-                    {
-                        add_required(response, &rejection, this.required);
+                    let extensions = response.as_ref().ok().map(Response::extensions);
+                    let rejection = extensions.and_then(|all| all.get::<Rejection>()).cloned();
+                    match (all_rejected, &rejection) {
+                        (None, _) => {}
+                        (Some(all_rejected), Some(rejection)) => all_rejected.rejected(rejection),
+                        (Some(all_rejected), None) => all_rejected.accepted(),
                     }
-                    return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
-                }
-                StateProj::Watched { future, all_rejected } => {
-                    let mut response = ready!(future.poll(cx));
-                    match response.as_mut().ok().and_then(|response| {
-                        let rejection = response.extensions().get::<Rejection>().cloned();
-                        rejection.map(|rejection| (response, rejection))
-                    }) {
-                        Some((response, rejection)) => {
-                            all_rejected.rejected(&rejection);
-                            add_required(response, &rejection, this.required);
-                        }
-                        None => all_rejected.accepted(),
+                    if let (Ok(response), Some(rejection)) = (&mut response, rejection) {
+                        add_required(response, &rejection, this.required);
                     }
                     return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
                 }
