@@ -487,7 +487,11 @@ def check_headers(gateway, good):
     got = gateway.passes("no other identity from the client's headers", "POST", "/activity", [
         bearer(good), *claims,
     ])
-    who = [("x-auth-client-id", CLIENT), ("x-auth-scope", "activity/*"), ("x-auth-subject", "me")]
+    who = [
+        ("x-auth-client-id", CLIENT),
+        ("x-auth-scope", "activity/* demo-dev/read"),
+        ("x-auth-subject", "me"),
+    ]
     check("only what the authorizer says arrives", who, identity(got))
 
     for name in ["Authorization", "X-Original-URI", "X-Original-Method", "Content-Length", "Host"]:
@@ -509,11 +513,30 @@ def check_headers(gateway, good):
     gateway.rejects("a WebSocket, unlisted", 403, "GET", "/unlisted", [*upgrade, bearer(good)])
     upgrade = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]
     gateway.rejects("h2c", 401, "GET", "/item", upgrade)
+    check_upgrades(gateway, good)
     expect = ["Expect: 100-continue"]
     gateway.rejects("Expect: 100-continue", 401, "POST", "/activity", expect, b"x")
     both = ["Transfer-Encoding: chunked", "Content-Length: 4"]
     smuggled = b"0\r\n\r\nGET /item HTTP/1.1\r\nHost: a\r\n\r\n"
     gateway.rejects("chunked and a length", (400, 401), "POST", "/activity", both, smuggled)
+
+
+def check_upgrades(gateway, good):
+    """After a change of protocol, the gateway checks no further request of the client."""
+    for protocols in [["example/1"], ["websocket", "example/1"], ["example/1", "websocket"]]:
+        lines = ["Connection: Upgrade", *(f"Upgrade: {protocol}" for protocol in protocols)]
+        joined = ["Connection: upgrade", f"Upgrade: {', '.join(protocols)}"]
+        for upgrade in [lines, joined]:
+            for target, row, token in [
+                ("/public/x", "a public row", []),
+                ("/item", "a protected row", [bearer(good)]),
+            ]:
+                answer, got = gateway.send("GET", target, [*upgrade, *token])
+                seen = [pair for each in got for pair in each["headers"] if pair[0] == "upgrade"]
+                what = f"{'; '.join(upgrade)}: only websocket reaches the service, {row}"
+                allowed = [[], [["upgrade", "websocket"]]]
+                check(f"{what}: {answer.status}", True, bool(got) and seen in allowed)
+        gateway.rejects(f"{lines}, no token", 401, "GET", "/item", lines)
 
 
 def check_outages(gateway, authorizer, issuer):
@@ -644,7 +667,7 @@ def main():
     port = start_gateway(name, "with", authorizer.address, service)
     gateway = Gateway(name, port, service)
 
-    good = issuer.token(scope="activity/*", sub="me")
+    good = issuer.token(scope="activity/* demo-dev/read", sub="me")
     narrow = bearer(issuer.token(scope="unknown/scope"))
     asked = ["X-Original-Method: POST", "X-Original-URI: /activity", bearer(good)]
     authorized = lambda: send(authorizer.port, "GET", "/authorize", asked).status
