@@ -1,10 +1,6 @@
-#!/usr/bin/env python3
-"""Sends requests through a gateway that calls the forward_auth example, and checks the results.
+"""Sends requests through a gateway that calls the example `forward_auth`, and checks the results.
 
-    python3 forward_auth.py nginx|caddy EXAMPLES
-
-EXAMPLES is the folder of the built examples. Requests and expected results are the same for both
-gateways. nginx.sh and caddy.sh install and build everything that it needs.
+nginx.py and caddy.py start it. Requests and expected results are the same for both gateways.
 """
 
 import http.client
@@ -12,41 +8,32 @@ import http.server
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import statistics
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-from challenges import EXPIRED, INVALID, MALFORMED, REALM, SCOPE, UNLISTED, naming
-from processes import Issuer
+from harness import CLIENT_ID as CLIENT
+from harness import EXPIRED, FORBIDDEN, INVALID, MALFORMED, MISSING_SCOPE, NO_TOKEN, ROOT
+from harness import Checks, Issuer, bearer, build, debian, free_port, listens, main, start
+from harness import send as send_bytes
+from harness import stop_processes, temporary_folder
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples/forward_auth"
-CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
-NO_SCOPE = SCOPE.format("activity/*")
+EXAMPLE = ROOT / "examples/forward_auth"
 PATIENCE = 20
 
 # ---- Checks ------------------------------------------------------------------------------------
 
-passed = 0
-failed = 0
+checks = Checks()
 requests = 0
 verdicts = {}
 
 
 def check(what, expected, actual):
-    global passed, failed
-    if expected == actual:
-        passed += 1
-        print(f"ok - {what}")
-    else:
-        failed += 1
-        print(f"FAIL - {what}\n    expected: {expected}\n    actual:   {actual}")
+    checks.equal(what, expected, actual)
 
 
 def wait_until(what, holds):
@@ -54,7 +41,7 @@ def wait_until(what, holds):
     deadline = time.monotonic() + PATIENCE
     while not holds():
         if time.monotonic() > deadline:
-            sys.exit(f"FAIL - {what}: it did not within {PATIENCE} s")
+            raise RuntimeError(f"{what}: it did not within {PATIENCE} s")
         time.sleep(0.02)
 
 
@@ -72,6 +59,9 @@ class Service(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Echo)
         self.address = f"127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, *_):
+        """A gateway may end a connection at any time."""
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
@@ -114,45 +104,22 @@ class Echo(http.server.BaseHTTPRequestHandler):
 
 # ---- Processes ---------------------------------------------------------------------------------
 
-work = Path(tempfile.mkdtemp())
-# The workers of nginx belong to another user.
-work.chmod(0o755)
-processes = []
+# The script sets it to a temporary folder.
+work = None
 
 
-def start(*command, **options):
-    log = open(work / "log", "a", encoding="utf-8")
-    process = subprocess.Popen(command, stderr=log, text=True, **options)
-    processes.append(process)
-    return process
-
-
-def clean_up():
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-    for process in processes:
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    shutil.rmtree(work)
+def start_with_log(*command, **options):
+    with open(work / "log", "a", encoding="utf-8") as log:
+        return start(*command, stderr=log, text=True, **options)
 
 
 def log():
     return (work / "log").read_text(encoding="utf-8")
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 class Authorizer:
-    def __init__(self, examples, issuer):
-        self.program = examples / "forward_auth"
+    def __init__(self, program, issuer):
+        self.program = program
         self.settings = {
             "COGNITO_ISSUER": issuer.url,
             "COGNITO_JWKS_URL": issuer.jwks_url,
@@ -163,10 +130,10 @@ class Authorizer:
         self.start()
 
     def start(self):
-        self.process = start(self.program, stdout=subprocess.PIPE, env=self.settings)
+        self.process = start_with_log(self.program, stdout=subprocess.PIPE, env=self.settings)
         said = self.process.stdout.readline()
         if not (found := re.fullmatch(r"AUTHORIZE_URL=http://(127.0.0.1:(\d+))/authorize\n", said)):
-            sys.exit(f"FAIL - the authorizer starts\n{log()}")
+            raise RuntimeError(f"the authorizer does not start\n{log()}")
         self.address, self.port = found[1], int(found[2])
         # The next one listens on the same port.
         self.settings["FORWARD_AUTH"] = self.address
@@ -191,7 +158,7 @@ def replace(text, *pairs):
     for pattern, replacement in pairs:
         text, count = re.subn(pattern, replacement, text, flags=re.DOTALL)
         if count != 1:
-            sys.exit(f"FAIL - the configuration has {pattern!r} {count} times")
+            raise RuntimeError(f"the configuration has {pattern!r} {count} times")
     return text
 
 
@@ -200,16 +167,17 @@ def nginx(folder, port, authorizer, service, edits):
     addresses = [(8080, f"127.0.0.1:{port}"), (9001, authorizer), (9002, service)]
     addresses = [(rf"127\.0\.0\.1:{usual}", address) for usual, address in addresses]
     (folder / "nginx.conf").write_text(replace(text, *addresses, *edits), encoding="utf-8")
-    start("nginx", "-e", "stderr", "-p", folder, "-c", "nginx.conf", "-g", "daemon off;")
+    options = ["-p", folder, "-c", "nginx.conf", "-g", "daemon off;"]
+    return start_with_log(debian("nginx"), "-e", "stderr", *options)
 
 
 def caddy(folder, port, authorizer, service, edits):
     text = (EXAMPLE / "Caddyfile").read_text(encoding="utf-8")
     (folder / "Caddyfile").write_text(replace(text, *edits), encoding="utf-8")
-    command = ("caddy", "run", "--config", folder / "Caddyfile", "--adapter", "caddyfile")
+    command = (debian("caddy"), "run", "--config", folder / "Caddyfile", "--adapter", "caddyfile")
     settings = {"GATEWAY_PORT": str(port), "AUTHORIZER": authorizer, "SERVICE": service}
     folders = {"HOME": str(folder), "PATH": os.environ["PATH"]}
-    start(*command, env=settings | folders)
+    return start_with_log(*command, env=settings | folders)
 
 
 # The parts to remove from the configuration.
@@ -223,48 +191,24 @@ def start_gateway(name, what, authorizer, service, *edits):
     folder = work / what
     folder.mkdir()
     port = free_port()
-    {"nginx": nginx, "caddy": caddy}[name](folder, port, authorizer, service.address, edits)
-
-    def listens():
-        if processes[-1].poll() is not None:
-            sys.exit(f"FAIL - {name} starts\n{log()}")
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    wait_until(f"{name} listens", listens)
+    process = {"nginx": nginx, "caddy": caddy}[name](
+        folder, port, authorizer, service.address, edits
+    )
+    if not listens(port, process, PATIENCE):
+        raise RuntimeError(f"{name} does not start\n{log()}")
     return port
 
 
 # ---- Requests ----------------------------------------------------------------------------------
 
 
-class Answer:
-    def __init__(self, stream, method):
-        response = http.client.HTTPResponse(stream, method=method)
-        response.begin()
-        self.status = response.status
-        self.headers = response.headers
-        self.body = response.read().decode()
-
-
 def send(port, method, target, headers=(), body=b""):
     """Sends one request, byte for byte, on its own connection."""
     global requests
     requests += 1
-    lines = [f"{method} {target} HTTP/1.1", *headers]
-    lines.append("Host: api.example.com")
-    if body and not any(line.startswith("Transfer-Encoding") for line in lines):
-        lines.append(f"Content-Length: {len(body)}")
-    try:
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
-            stream.sendall("\r\n".join([*lines, "", ""]).encode("utf-8") + body)
-            return Answer(stream, method)
-    except (OSError, http.client.HTTPException) as error:
-        sys.exit(f"FAIL - {method} {target} is answered: {error!r}")
-
-
-def bearer(token):
-    return f"Authorization: Bearer {token}"
+    answer = send_bytes(port, method, target, headers, body, within=PATIENCE)
+    answer.body = answer.body.decode()
+    return answer
 
 
 class Gateway:
@@ -397,22 +341,26 @@ def check_verdicts(gateway, issuer):
         seen = answer.status, answer.body, answer.headers.get_all("www-authenticate")
         check(f"an own {status} of the service stays as it is", own, seen)
 
-    for what, status, challenge, headers in [
-        ("no token", 401, REALM, []),
-        ("another scheme", 401, REALM, ["Authorization: Basic dTpw"]),
-        ("a garbage token", 401, INVALID, [bearer("garbage")]),
-        ("a changed token", 401, INVALID, [bearer(good[:-9] + "AAAAAAAAA")]),
-        ("an expired token", 401, EXPIRED, [bearer(issuer.token(scope="activity/*", exp=1_000))]),
-        ("Bearer without a token", 401, MALFORMED, ["Authorization: Bearer"]),
-        ("a scope too few", 403, NO_SCOPE, [bearer(issuer.token(scope="activity/read"))]),
+    missing_scope = MISSING_SCOPE.requiring("activity/*")
+    for what, rejection, headers in [
+        ("no token", NO_TOKEN, []),
+        ("another scheme", NO_TOKEN, ["Authorization: Basic dTpw"]),
+        ("a garbage token", INVALID, [bearer("garbage")]),
+        ("a changed token", INVALID, [bearer(good[:-9] + "AAAAAAAAA")]),
+        ("an expired token", EXPIRED, [bearer(issuer.token(scope="activity/*", exp=1_000))]),
+        ("Bearer without a token", MALFORMED, ["Authorization: Bearer"]),
+        ("a scope too few", missing_scope, [bearer(issuer.token(scope="activity/read"))]),
     ]:
+        # Behind a gateway, a malformed header is 401, too.
+        status = 403 if rejection is missing_scope else 401
         answer = gateway.rejects(what, status, *post, headers, event)
-        if status == 401 and challenge != MALFORMED:
-            challenge = naming(challenge, "activity/*")
-        check(f"{what}: its challenge", [challenge], answer.headers.get_all("www-authenticate"))
+        if rejection in (NO_TOKEN, INVALID, EXPIRED):
+            rejection = rejection.requiring("activity/*")
+        check(f"{what}: its challenge", [rejection.challenge], answer.headers.get_all("www-authenticate"))
         check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
     answer = gateway.rejects("an unlisted path", 403, "GET", "/unlisted", [bearer(good)])
-    check("an unlisted path: its challenge", UNLISTED, answer.headers["www-authenticate"])
+    challenge = answer.headers["www-authenticate"]
+    check("an unlisted path: its challenge", FORBIDDEN.challenge, challenge)
     gateway.rejects("an unlisted path, without a token", 401, "GET", "/unlisted")
     gateway.rejects("HEAD without a token", 401, "HEAD", "/item")
     gateway.rejects("a token too long", (400, 401), *post, [bearer("a" * 20_000)], event)
@@ -653,17 +601,16 @@ def measure(port, headers, count=200):
         response.read()
         took.append(time.perf_counter() - begin)
         if response.status != 200:
-            sys.exit(f"FAIL - a request that is measured: {response.status}")
+            raise RuntimeError(f"a request that is measured: {response.status}")
     connection.close()
     return statistics.median(took) * 1000
 
 
-def main():
-    name, examples = sys.argv[1], Path(sys.argv[2])
+def check_gateway(name):
+    programs = build("issuer", "forward_auth")
     service = Service()
-    issuer = Issuer(examples / "examples/issuer")
-    processes.append(issuer.process)
-    authorizer = Authorizer(examples, issuer)
+    issuer = Issuer(programs["issuer"])
+    authorizer = Authorizer(programs["forward_auth"], issuer)
     port = start_gateway(name, "with", authorizer.address, service)
     gateway = Gateway(name, port, service)
 
@@ -683,20 +630,24 @@ def main():
     rounds = [(measure(bare, {}), measure(port, token)) for _ in range(3)]
     check_outages(gateway, authorizer, issuer)
 
-    print()
     for title, medians in zip(("without", "with"), zip(*rounds)):
         best = min(medians)
-        print(f"{name} {title} authorization: {best:.2f} ms a request, {1000 / best:.0f} a second")
+        figure = f"{best:.2f} ms a request, {1000 / best:.0f} a second"
+        checks.figure(f"{name} {title} authorization", figure)
     counts = ", ".join(f"{status} {count} times" for status, count in sorted(verdicts.items()))
-    print(f"{requests} requests; through {name}: {counts}")
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+    checks.figure("requests", requests)
+    checks.figure(f"through {name}", counts)
 
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        code = main()
-    finally:
-        clean_up()
-    sys.exit(code)
+def run(name):
+    """Checks this gateway, and exits."""
+
+    def script(_):
+        global work
+        with temporary_folder() as work:
+            try:
+                check_gateway(name)
+            finally:
+                stop_processes()
+
+    main(script, checks)

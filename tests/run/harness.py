@@ -185,22 +185,22 @@ class Checks:
         return NOT_CHECKED if self.unchecked else 0
 
 
-def main(run):
-    """Runs a script with its checks, and exits."""
-    checks = Checks()
-    stop_at_signals()
+def main(script, checks=None):
+    """Runs `script(checks)`, and exits."""
+    checks = checks or Checks()
+    _exit_at_signals()
     os.chdir(ROOT)
     # Everything runs on this machine, also if the caller has a proxy.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
     try:
-        run(checks)
+        script(checks)
     except NotAvailable as error:
         checks.not_checked(Path(sys.argv[0]).stem, error)
     except Exception:
         traceback.print_exc()
         checks.that(False, "the script ran to its end")
     finally:
-        _stop_processes()
+        stop_processes()
     print()
     for what, value in checks.figures:
         print(f"{what:56} {value}")
@@ -359,13 +359,17 @@ def npm(*packages):
 def build(*names):
     """Builds programs of this workspace and returns their paths by name. A name is that of an example of
     the root package, or of another package with one program. PROFILE names another cargo profile."""
-    folder = ROOT / "examples"
-    packages = [name for name in names if not (folder / f"{name}.rs").exists()]
-    examples = [name for name in names if name not in packages]
-    selections = [[f"--example={name}" for name in examples]] if examples else []
-    selections += [["--package", name] for name in packages]
+    examples = [name for name in names if (ROOT / f"examples/{name}.rs").exists()]
+    packages = [name for name in names if name not in examples]
+    # With the packages that `cargo test` builds, so that what they have in common is compiled once.
+    usual = ["-p", "tower-cognito", "-p", "integration-tests"]
+    selections = {None: ["--example", "issuer"]} if examples else {}
+    for name in examples:
+        selections[None] += ["--example", name]
+    for name in packages:
+        selections[name] = [*usual, "--example", "issuer", "-p", name, "--bins"]
     found = {}
-    for selection in selections:
+    for package, selection in selections.items():
         command = ["cargo", "build", "--profile", os.environ.get("PROFILE", "dev"), *selection]
         done = subprocess.run(
             [*command, "--message-format=json-render-diagnostics"],
@@ -378,8 +382,8 @@ def build(*names):
         for line in done.stdout.splitlines():
             artifact = json.loads(line)
             if artifact.get("executable"):
-                name = selection[1] if selection[0] == "--package" else artifact["target"]["name"]
-                found[name] = artifact["executable"]
+                kind, name = artifact["target"]["kind"], artifact["target"]["name"]
+                found[package if kind == ["bin"] else name] = artifact["executable"]
     return found
 
 
@@ -395,24 +399,28 @@ def start(*command, **options):
     return process
 
 
-def _stop_processes():
-    for process in _processes:
-        if process.poll() is None:
+def stop_processes():
+    """Stops what `start` started. `main` does so, too."""
+    left = [process for process in _processes if process.poll() is None]
+    for process in left:
+        # A master process that is killed would leave its workers running.
+        process.terminate()
+        process.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + 5
+    for process in left:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def stop_at_signals():
-    """Also stops the processes after a signal, regardless of the thread that started them."""
-
-    def stop(number, _):
-        for children in Path("/proc/self/task").glob("*/children"):
-            for process in children.read_text().split():
-                os.kill(int(process), signal.SIGKILL)
+def _exit_at_signals():
+    def leave(number, _):
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
 
 
 def wait_until(condition, within=60, pause=0.02):
