@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Generates the tables and the chart of the page "What it costs" from the results.
+"""Generates the tables and the chart of the page "Performance" from the results.
 
     benches/report.py            # after benches/measure.sh
     benches/report.py --check    # fails unless page, README and chart match benches/results/
@@ -15,9 +15,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches" / "results"
-PAGE = ROOT / "src" / "docs" / "cost.md"
+PAGE = ROOT / "src" / "docs" / "performance.md"
 README = ROOT / "README.md"
-CHART = ROOT / "src" / "docs" / "cost.svg"
+CHART = ROOT / "src" / "docs" / "performance.svg"
 
 # The price of one vCPU of AWS Fargate (Linux, x86) in us-east-1 per hour, and the hours of a month.
 VCPU_HOUR = 0.04048

@@ -83,20 +83,17 @@
 //!
 //! # Where to look next
 //!
-//! * [Quick start](docs::start), [Scopes](docs::scopes), [Testing your service](docs::testing).
-//! * [`RequireToken`] and [`RequireScope`]: the two layers; [Where the layers go](docs::layers);
-//!   [`ScopeTable`]: the scopes of a whole service in one table.
-//! * [What clients see](docs::responses): each rejection as `curl -i` shows it;
-//!   [Errors](docs::errors): each text, its cause, and what to do.
-//! * [`Config`]: the settings from the environment or a file; [`ResourceMetadata`]: RFC 9728.
-//! * [When Cognito is down](docs::outage); [Observability](docs::observability): logs, metrics,
-//!   readiness; [What it costs](docs::cost); [Comparison](docs::comparison).
-//! * [Where it runs](docs::where_it_runs); [Large fleets](docs::fleet); coming from
-//!   [API Gateway](docs::api_gateway) or [another library](docs::migrating).
+//! * [Quick start](docs::quick_start), [Scopes](docs::scopes), [Testing](docs::testing).
+//! * [`RequireToken`] and [`RequireScope`]: the two layers; [`ScopeTable`]: the scopes of a whole
+//!   service in one table.
+//! * [Responses](docs::responses): each rejection as `curl -i` shows it; [Errors](docs::errors): each
+//!   text, its cause, and what to do.
+//! * [Configuration](docs::configuration), [Deployment](docs::deployment), [Keys](docs::keys),
+//!   [Observability](docs::observability), [Performance](docs::performance).
+//! * [Coming from API Gateway](docs::api_gateway), [Choosing a crate](docs::comparison).
 //! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
 //! * `TestIssuer`: tokens for the tests of your service.
-//! * [Security](docs::security), [Hostile inputs](docs::hostile), [Limitations](docs::limitations),
-//!   [Design](docs::design).
+//! * [Security](docs::security), [Design](docs::design).
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -19,7 +19,7 @@
 //! ```
 //!
 //! A rejection is a response, never an error of the service. The response's extensions contain the
-//! [`Rejection`](crate::Rejection). See [Where the layers go](crate::docs::layers) for every way to
+//! [`Rejection`](crate::Rejection). See [Where the layers go](crate::docs::scopes#where-the-layers-go) for every way to
 //! place the layers.
 //!
 //! This module contains the types that the layers return. Most applications never name them.

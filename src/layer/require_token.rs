@@ -284,7 +284,7 @@ impl RequireToken {
     /// other request, because a browser sends no token with them.
     ///
     /// Use it only if the CORS layer has to be inside this layer, for example in a router that is not
-    /// yours. A CORS layer outside needs no setting, see [Where the layers go](crate::docs::layers).
+    /// yours. A CORS layer outside needs no setting, see [Where the layers go](crate::docs::scopes#where-the-layers-go).
     ///
     /// * *Preflight request*: `OPTIONS` with the headers `Origin` and `Access-Control-Request-Method`
     ///   ([Fetch standard]). Its `Authorization` header is ignored.

@@ -1,5 +1,5 @@
 //! Which scopes meet which requirement, tested through the layers. A number in a test name is that of
-//! a row in `src/docs/hostile.md`.
+//! a row in `tests/hostile_inputs.tsv`.
 
 use std::cell::RefCell;
 use std::convert::Infallible;

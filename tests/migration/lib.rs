@@ -1,4 +1,4 @@
-//! The tables and the code of `src/docs/migrating.md`, where they are about other layers.
+//! The tables and the code of `src/docs/comparison.md`, where they are about other layers.
 
 #![cfg(test)]
 
@@ -12,7 +12,7 @@ use tower::{Service, ServiceExt};
 use tower_cognito::test_issuer::Fault;
 use tower_cognito::{TestIssuer, TestServer};
 
-const PAGE: &str = include_str!("../../src/docs/migrating.md");
+const PAGE: &str = include_str!("../../src/docs/comparison.md");
 const CLIENT: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
 
 /// What an application has to read, where its layer leaves these to it.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the code of src/docs/migrating.md and src/docs/api_gateway.md. See migrating.sh.
+"""Runs the code of src/docs/comparison.md and src/docs/api_gateway.md. See migrating.sh.
 
     ISSUER_BIN=… VERIFY_BIN=… python3 migrating.py FOLDER
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from processes import Issuer
 
-PAGE = Path("src/docs/migrating.md").read_text(encoding="utf-8")
+PAGE = Path("src/docs/comparison.md").read_text(encoding="utf-8")
 API_GATEWAY = Path("src/docs/api_gateway.md").read_text(encoding="utf-8")
 CLIENT = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
 POOL = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_TestIssuer"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the code of src/docs/migrating.md: compares the layers of two other crates with ours, and
+# Runs the code of src/docs/comparison.md: compares the layers of two other crates with ours, and
 # aws-jwt-verify with our `verify` example, on the same tokens. Lints the CloudFormation of
 # src/docs/api_gateway.md.
 #
