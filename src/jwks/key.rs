@@ -39,8 +39,9 @@ impl Key {
     #[must_use]
     fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         // The fuzz targets cannot sign. In a build for them, and in no other, a key with this
-        // exponent accepts every signature, and any other key rejects every signature.
-        if cfg!(tower_cognito_fuzz) {
+        // exponent accepts every signature, and any other key rejects every signature. A release
+        // build has no debug assertions, so a stray flag changes nothing there.
+        if cfg!(all(tower_cognito_fuzz, debug_assertions)) {
             return self.numbers.exponent == [3];
         }
         // RFC 8017 section 8.2.2 step 1, here before any arithmetic.

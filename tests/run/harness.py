@@ -20,7 +20,7 @@ A script is one file, tests/run/NAME.py, that `.ci/run NAME` starts on a bare ma
     main(script)
 
 The line `# ci:` says how `.ci/run` runs it: at which level (`merge` or `all`), whether it `waits` more
-than it computes or `computes` (then it runs alone), and what to do if it fails.
+than it computes or `computes` (then no other script runs), and what to do if it fails.
 
 `checks.that`, `checks.equal` and so on print `ok - …` or `FAIL - …`. Whatever cannot be installed raises
 `NotAvailable`: `main` then prints `NOT CHECKED: …`. Catch it around a part of a script to check the
