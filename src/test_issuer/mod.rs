@@ -3,7 +3,7 @@
 //!
 //! [`TestIssuer`](crate::TestIssuer) generates keys, signs tokens with the claims of Cognito's
 //! tokens, and returns its JWK Set. [`TestServer`](crate::TestServer) serves a `TestIssuer` on a
-//! loopback port and adds a token endpoint.
+//! loopback port and adds a discovery document and the two ways in which a machine gets a token.
 //!
 //! ```
 //! use std::time::SystemTime;
@@ -72,6 +72,7 @@
 
 #![expect(clippy::expect_used, reason = "only the machine or a test's own input can fail here")]
 
+mod grant;
 pub(crate) mod issuer;
 pub(crate) mod server;
 mod signer;

@@ -1,6 +1,6 @@
-//! Serves a `TestIssuer` on a loopback port: JWK Set, discovery document and token endpoint.
+//! Serves a `TestIssuer` on a loopback port: JWK Set, discovery document, token endpoint and
+//! `GetClientToken`.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -9,21 +9,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Form, State};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_REQUEST_HEADERS, CACHE_CONTROL, CONTENT_TYPE, HeaderMap,
+};
 use http::{HeaderValue, StatusCode};
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::task::JoinHandle;
 
+use super::grant::{self, Clients, Granted};
 use super::issuer::{POOL_ID, TestIssuer};
 use crate::{FetchJwks, JwksDocument, RefreshError};
 
 /// A [`TestIssuer`] that is served over HTTP on this machine until it is dropped.
+///
+/// It serves what a machine needs to get a token and a service to verify it:
+///
+/// * the JWK Set and the discovery document of the pool. The document has the members of Cognito's,
+///   and no other. The endpoints for users that it names answer 404, because there are no users.
+/// * the token endpoint, for the client credentials grant. The client authenticates by HTTP Basic
+///   or in the body. The parameter `resource` is ignored, because Cognito's machine tokens have no
+///   `aud`.
+/// * the operation `GetClientToken` of the user pools API, at the root of this server, for the AWS
+///   SDKs. Cognito wants `ALLOW_CLIENT_TOKEN_AUTH` as the only flow of such an app client; here,
+///   every client can use both ways.
+///
+/// Programs of every origin can read the responses in a browser.
 ///
 /// ```
 /// use tower_cognito::{ClientIds, Rules, TestServer, Verifier};
@@ -49,14 +66,15 @@ pub struct TestServer {
 
 struct Shared {
     issuer: TestIssuer,
-    clients: Mutex<HashMap<String, Client>>,
+    clients: Mutex<Clients>,
     fault: Mutex<Option<Fault>>,
     jwks_requests: AtomicU64,
 }
 
-struct Client {
-    secret: String,
-    scopes: Vec<String>,
+impl Shared {
+    fn sign(&self, granted: &Granted) -> String {
+        self.issuer.machine_token(&granted.client_id).scope(&granted.scope).sign()
+    }
 }
 
 /// A fault of the JWK Set endpoint of a [`TestServer`](crate::TestServer), or of a verifier without
@@ -138,9 +156,14 @@ impl TestServer {
             jwks_requests: AtomicU64::new(0),
         });
         let app = Router::new()
-            .route(&format!("/{POOL_ID}/.well-known/jwks.json"), get(jwks))
-            .route(&format!("/{POOL_ID}/.well-known/openid-configuration"), get(discovery))
-            .route("/oauth2/token", post(token))
+            .route(&format!("/{POOL_ID}/.well-known/jwks.json"), get(jwks).options(preflight))
+            .route(
+                &format!("/{POOL_ID}/.well-known/openid-configuration"),
+                get(discovery).options(preflight),
+            )
+            .route("/oauth2/token", post(token).options(preflight))
+            .route("/", post(user_pools_api).options(preflight))
+            .layer(map_response(allow_every_origin))
             .with_state(Arc::clone(&shared));
         let task = tokio::spawn(axum::serve(listener, app).into_future());
         Ok(Self { shared, address, task })
@@ -158,16 +181,17 @@ impl TestServer {
 
     /// Adds an app client that may request these scopes.
     ///
-    /// The pool's resource servers define these scopes from then on.
+    /// The pool's resource servers define these scopes from then on. A token request without `scope`
+    /// gets all of them. Of the requested scopes, one that no client has is dropped. The request is
+    /// rejected with `invalid_scope` if none is left or one has no `/`, like `openid`, and with
+    /// `invalid_grant` if only another client has one.
     pub fn add_client<'a>(
         &self,
         id: &str,
         secret: &str,
         scopes: impl IntoIterator<Item = &'a str>,
     ) {
-        let scopes = scopes.into_iter().map(str::to_owned).collect();
-        let client = Client { secret: secret.to_owned(), scopes };
-        locked(&self.shared.clients).insert(id.to_owned(), client);
+        locked(&self.shared.clients).add(id, secret, scopes);
     }
 
     /// Sets the fault of the JWK Set endpoint. By default, there is none.
@@ -211,24 +235,25 @@ async fn jwks(State(shared): State<Arc<Shared>>) -> Response {
     json(StatusCode::OK, shared.issuer.jwks_json())
 }
 
+/// Has the members of Cognito's document, in its order, and no other. Only `jwks_uri` and
+/// `token_endpoint` are served.
 async fn discovery(State(shared): State<Arc<Shared>>) -> Response {
     let issuer = shared.issuer.issuer();
-    let host = issuer.strip_suffix(POOL_ID).unwrap_or(issuer);
+    let domain = issuer.strip_suffix(POOL_ID).unwrap_or(issuer);
     let document = format!(
-        r#"{{"id_token_signing_alg_values_supported":["RS256"],"issuer":"{issuer}","jwks_uri":"{issuer}/.well-known/jwks.json","response_types_supported":["code","token"],"scopes_supported":["openid","email","phone","profile"],"subject_types_supported":["public"],"token_endpoint":"{host}oauth2/token","token_endpoint_auth_methods_supported":["client_secret_basic","client_secret_post"]}}"#
+        r#"{{"authorization_endpoint":"{domain}oauth2/authorize","end_session_endpoint":"{domain}logout","id_token_signing_alg_values_supported":["RS256"],"issuer":"{issuer}","jwks_uri":"{issuer}/.well-known/jwks.json","response_types_supported":["code","token"],"revocation_endpoint":"{domain}oauth2/revoke","scopes_supported":["openid","email","phone","profile"],"subject_types_supported":["public"],"token_endpoint":"{domain}oauth2/token","token_endpoint_auth_methods_supported":["client_secret_basic","client_secret_post"],"userinfo_endpoint":"{domain}oauth2/userInfo"}}"#
     );
     json(StatusCode::OK, document)
 }
 
-type Pairs = Form<Vec<(String, String)>>;
-
-/// Implements the client credentials grant (RFC 6749 section 4.4) with Cognito's answers.
+/// Implements the client credentials grant.
 async fn token(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
-    form: Result<Pairs, FormRejection>,
+    form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
-    match grant(&shared, &headers, form) {
+    let granted = grant::at_token_endpoint(&locked(&shared.clients), &headers, form);
+    match granted.map(|granted| shared.sign(&granted)) {
         Ok(token) => json(
             StatusCode::OK,
             format!(r#"{{"access_token":"{token}","expires_in":3600,"token_type":"Bearer"}}"#),
@@ -237,71 +262,50 @@ async fn token(
     }
 }
 
-fn grant(
-    shared: &Shared,
-    headers: &HeaderMap,
-    form: Result<Pairs, FormRejection>,
-) -> Result<String, &'static str> {
-    let Form(pairs) = form.map_err(|_| "invalid_request")?;
-    let mut names = HashSet::new();
-    if !pairs.iter().all(|(name, _)| names.insert(name)) {
-        return Err("invalid_request");
-    }
-    let parameter = |name| {
-        let pair = pairs.iter().find(|(parameter, _)| parameter == name);
-        pair.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
-    };
-
-    let grant_type = parameter("grant_type").ok_or("invalid_request")?;
-    if grant_type != "client_credentials" {
-        return Err("unsupported_grant_type");
-    }
-    let (id, secret) = match headers.get(AUTHORIZATION) {
-        Some(value) => basic_credentials(value).ok_or("invalid_client")?,
-        None => {
-            let id = parameter("client_id").ok_or("invalid_client")?;
-            (id.to_owned(), parameter("client_secret").ok_or("invalid_client")?.to_owned())
+/// Implements the operation `GetClientToken` of the user pools API, whose endpoint is the root of
+/// this server.
+async fn user_pools_api(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    input: Bytes,
+) -> Response {
+    let operation = headers.get("x-amz-target").map(HeaderValue::as_bytes);
+    let granted = match operation {
+        Some(b"AWSCognitoIdentityProviderService.GetClientToken") => {
+            grant::by_get_client_token(&locked(&shared.clients), &input)
         }
+        _ => Err(("UnknownOperationException", "only GetClientToken is served")),
     };
-    let clients = locked(&shared.clients);
-    let client = clients.get(&id).filter(|client| client.secret == secret);
-    let client = client.ok_or("invalid_client")?;
-    let scopes = granted_scopes(parameter("scope"), client, &clients)?;
-    Ok(shared.issuer.machine_token(&id).scope(&scopes).sign())
+    let (status, body) = match granted.map(|granted| shared.sign(&granted)) {
+        Ok(token) => (
+            StatusCode::OK,
+            format!(
+                r#"{{"ClientAuthenticationResult":{{"AccessToken":"{token}","ExpiresIn":3600,"TokenType":"Bearer"}}}}"#
+            ),
+        ),
+        Err((exception, message)) => (
+            StatusCode::BAD_REQUEST,
+            format!(r#"{{"__type":"{exception}","message":"{message}"}}"#),
+        ),
+    };
+    (status, [(CONTENT_TYPE, "application/x-amz-json-1.1")], body).into_response()
 }
 
-/// Returns the scopes that Cognito would grant. Without `scope`, these are all scopes of the
-/// client. Requested scopes that no resource server defines are dropped; the others must belong to
-/// the client. The request fails if none is left.
-fn granted_scopes(
-    requested: Option<&str>,
-    client: &Client,
-    clients: &HashMap<String, Client>,
-) -> Result<String, &'static str> {
-    let Some(requested) = requested else {
-        return Ok(client.scopes.join(" "));
-    };
-    let is_defined = |scope: &&str| {
-        clients.values().any(|client| client.scopes.iter().any(|defined| defined == scope))
-    };
-    let defined = requested.split(' ').filter(is_defined).collect::<Vec<_>>();
-    if defined.is_empty() {
-        return Err("invalid_scope");
+/// Answers the preflight of a browser. AWS documents only that every origin is allowed.
+async fn preflight(headers: HeaderMap) -> Response {
+    let mut response = StatusCode::OK.into_response();
+    let allowed = HeaderValue::from_static("GET, POST");
+    response.headers_mut().insert(ACCESS_CONTROL_ALLOW_METHODS, allowed);
+    if let Some(requested) = headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        response.headers_mut().insert(ACCESS_CONTROL_ALLOW_HEADERS, requested.clone());
     }
-    if !defined.iter().all(|scope| client.scopes.iter().any(|own| own == scope)) {
-        return Err("invalid_grant");
-    }
-    Ok(defined.join(" "))
+    response
 }
 
-fn basic_credentials(value: &HeaderValue) -> Option<(String, String)> {
-    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("Basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (id, secret) = decoded.split_once(':')?;
-    Some((id.to_owned(), secret.to_owned()))
+/// Lets programs of every origin read the response, as Cognito does.
+async fn allow_every_origin(mut response: Response) -> Response {
+    response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
 }
 
 fn json(status: StatusCode, body: String) -> Response {

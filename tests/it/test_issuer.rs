@@ -223,17 +223,14 @@ async fn token_endpoint_grants_the_requested_scopes() {
         ("activity%2Fread", "activity/read"),
         ("activity%2Fread+activity%2F*", "activity/read activity/*"),
         ("activity%2Fread+not%2Fdefined", "activity/read"),
+        ("activity%2Fread+activity%2Fread", "activity/read"),
         ("", "activity/* activity/read"),
     ] {
         let body = format!("grant_type=client_credentials&scope={scope}");
         let headers = vec![("authorization", basic("client", "secret"))];
         let (status, text) = post(&server, headers, &body).await;
         assert_eq!(status, 200, "{scope}: {text}");
-        let answer: Value = serde_json::from_str(&text).unwrap();
-        let token = answer["access_token"].as_str().unwrap();
-        let claims = decoded(token.split('.').nth(1).unwrap());
-        let claims: Value = serde_json::from_str(&claims).unwrap();
-        assert_eq!(claims["scope"], granted, "{scope}");
+        assert_eq!(claims_of(&text, "/access_token")["scope"], granted, "{scope}");
     }
 }
 
@@ -254,6 +251,19 @@ async fn token_endpoint_has_cognitos_errors() {
         ("undefined scope", valid(), format!("{grant}&scope=no%2Fscope"), "invalid_scope"),
         ("openid", valid(), format!("{grant}&scope=openid"), "invalid_scope"),
         (
+            "openid next to a valid scope",
+            valid(),
+            format!("{grant}&scope=activity%2F*+openid"),
+            "invalid_scope",
+        ),
+        ("only a space", valid(), format!("{grant}&scope=+"), "invalid_scope"),
+        (
+            "authorization code",
+            valid(),
+            "grant_type=authorization_code&code=a".to_owned(),
+            "unsupported_grant_type",
+        ),
+        (
             "scope of another client",
             valid(),
             format!("{grant}&scope=orders%2Fread"),
@@ -268,24 +278,178 @@ async fn token_endpoint_has_cognitos_errors() {
 }
 
 #[tokio::test]
-async fn discovery_document_has_the_other_urls() {
+async fn token_without_a_requested_scope_has_no_scope_for_users() {
+    let server = server().await;
+    server.add_client("users-too", "secret", ["openid", "activity/read"]);
+    let headers = vec![("authorization", basic("users-too", "secret"))];
+    let (_, text) = post(&server, headers, "grant_type=client_credentials").await;
+    assert_eq!(claims_of(&text, "/access_token")["scope"], "activity/read");
+}
+
+#[tokio::test]
+async fn machine_token_has_no_audience_for_a_requested_resource() {
+    let server = server().await;
+    let headers = vec![("authorization", basic("client", "secret"))];
+    let body = "grant_type=client_credentials&resource=https%3A%2F%2Fapi.example%2Fmcp";
+    let (status, text) = post(&server, headers, body).await;
+    assert_eq!(status, 200, "{text}");
+    assert_eq!(claims_of(&text, "/access_token").get("aud"), None);
+}
+
+/// The members and their order are those of the documents that Cognito publishes.
+#[tokio::test]
+async fn discovery_document_has_the_members_of_cognitos_document() {
     let server = server().await;
     let issuer = server.issuer().issuer();
-    let path = "/us-east-1_TestIssuer/.well-known/openid-configuration";
-    let (status, text) = send(&server, Method::GET, path, vec![], "").await;
+    let domain = server.token_endpoint_url().replace("/oauth2/token", "");
+    let (status, text) = send(&server, Method::GET, DISCOVERY, vec![], "").await;
     assert_eq!(status, 200);
-    let document: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(document["issuer"], issuer);
-    assert_eq!(document["jwks_uri"], format!("{issuer}/.well-known/jwks.json"));
-    assert_eq!(document["token_endpoint"], server.token_endpoint_url());
+    let expected = [
+        ("authorization_endpoint", json!(format!("{domain}/oauth2/authorize"))),
+        ("end_session_endpoint", json!(format!("{domain}/logout"))),
+        ("id_token_signing_alg_values_supported", json!(["RS256"])),
+        ("issuer", json!(issuer)),
+        ("jwks_uri", json!(format!("{issuer}/.well-known/jwks.json"))),
+        ("response_types_supported", json!(["code", "token"])),
+        ("revocation_endpoint", json!(format!("{domain}/oauth2/revoke"))),
+        ("scopes_supported", json!(["openid", "email", "phone", "profile"])),
+        ("subject_types_supported", json!(["public"])),
+        ("token_endpoint", json!(format!("{domain}/oauth2/token"))),
+        (
+            "token_endpoint_auth_methods_supported",
+            json!(["client_secret_basic", "client_secret_post"]),
+        ),
+        ("userinfo_endpoint", json!(format!("{domain}/oauth2/userInfo"))),
+    ];
+    let members = expected.map(|(name, value)| format!("{}:{value}", json!(name)));
+    assert_eq!(text, format!("{{{}}}", members.join(",")));
+
     assert_eq!(send(&server, Method::GET, "/oauth2/token", vec![], "").await.0, 405);
-    assert_eq!(send(&server, Method::GET, "/elsewhere", vec![], "").await.0, 404);
+    for path in ["/elsewhere", "/oauth2/authorize", "/.well-known/oauth-authorization-server"] {
+        assert_eq!(send(&server, Method::GET, path, vec![], "").await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn programs_of_every_origin_can_read_the_responses() {
+    let server = server().await;
+    let jwks = "/us-east-1_TestIssuer/.well-known/jwks.json";
+    for (method, path, status) in [
+        (Method::GET, jwks, 200),
+        (Method::GET, DISCOVERY, 200),
+        (Method::POST, "/oauth2/token", 400),
+        (Method::POST, "/", 400),
+        (Method::GET, "/elsewhere", 404),
+    ] {
+        let request = Request::builder().method(method).uri(path);
+        let response = http_1(address(&server), request.header("origin", "https://a.example"), "");
+        let response = response.await;
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.headers()["access-control-allow-origin"], "*", "{path}");
+    }
+    for path in [jwks, DISCOVERY, "/oauth2/token", "/"] {
+        let preflight = Request::options(path)
+            .header("origin", "https://a.example")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,x-amz-user-agent");
+        let response = http_1(address(&server), preflight, "").await;
+        assert_eq!(response.status(), 200, "{path}");
+        for (name, value) in [
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-methods", "GET, POST"),
+            ("access-control-allow-headers", "authorization,x-amz-user-agent"),
+        ] {
+            assert_eq!(response.headers()[name], value, "{path}: {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn get_client_token_issues_the_same_tokens() {
+    let server = server().await;
+    for (scopes, granted) in [
+        (json!(null), "activity/* activity/read"),
+        (json!([]), "activity/* activity/read"),
+        (json!(["activity/read", "not/defined"]), "activity/read"),
+    ] {
+        let input = json!({"ClientId": "client", "Secret": "secret", "Scopes": scopes});
+        let (status, text) = get_client_token(&server, &input.to_string()).await;
+        assert_eq!(status, 200, "{scopes}: {text}");
+        let token = "/ClientAuthenticationResult/AccessToken";
+        assert_eq!(claims_of(&text, token)["scope"], granted, "{scopes}");
+        let mut answer: Value = serde_json::from_str(&text).unwrap();
+        *answer.pointer_mut(token).unwrap() = json!("TOKEN");
+        let result = json!({"AccessToken": "TOKEN", "ExpiresIn": 3600, "TokenType": "Bearer"});
+        assert_eq!(answer, json!({"ClientAuthenticationResult": result}));
+    }
+}
+
+#[tokio::test]
+async fn get_client_token_has_the_exceptions_of_its_model() {
+    let server = server().await;
+    let invalid = "InvalidParameterException";
+    for (name, input, exception) in [
+        ("not JSON", "{".to_owned(), "SerializationException"),
+        ("no client", json!({"Secret": "secret"}).to_string(), invalid),
+        ("no secret", json!({"ClientId": "client"}).to_string(), invalid),
+        (
+            "unknown client",
+            json!({"ClientId": "unknown", "Secret": "secret"}).to_string(),
+            "ResourceNotFoundException",
+        ),
+        (
+            "wrong secret",
+            json!({"ClientId": "client", "Secret": "wrong"}).to_string(),
+            "NotAuthorizedException",
+        ),
+        ("scopes in a string", with_scopes(&json!("activity/*")), invalid),
+        ("a number as a scope", with_scopes(&json!([1])), invalid),
+        ("undefined scope", with_scopes(&json!(["no/scope"])), invalid),
+        ("openid", with_scopes(&json!(["openid", "activity/*"])), invalid),
+        ("scope of another client", with_scopes(&json!(["orders/read"])), invalid),
+    ] {
+        let (status, text) = get_client_token(&server, &input).await;
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (status.as_u16(), &answer["__type"]),
+            (400, &json!(exception)),
+            "{name}: {text}"
+        );
+        assert!(answer["message"].is_string(), "{name}: {text}");
+    }
+    let target = vec![("x-amz-target", "AWSCognitoIdentityProviderService.SignUp".to_owned())];
+    for headers in [vec![], target] {
+        let (status, text) = send(&server, Method::POST, "/", headers, "{}").await;
+        assert_eq!(status, 400);
+        assert!(text.contains("UnknownOperationException"), "{text}");
+    }
+
+    fn with_scopes(scopes: &Value) -> String {
+        json!({"ClientId": "client", "Secret": "secret", "Scopes": scopes}).to_string()
+    }
 }
 
 #[tokio::test]
 async fn rejects_an_address_that_is_not_loopback() {
     let error = TestServer::bind("0.0.0.0:0").await.unwrap_err();
     assert_eq!(error.to_string(), "a test issuer listens only on a loopback address");
+}
+
+const DISCOVERY: &str = "/us-east-1_TestIssuer/.well-known/openid-configuration";
+
+/// Returns the claims of the token at this place of an answer.
+fn claims_of(answer: &str, place: &str) -> Value {
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    let token = answer.pointer(place).and_then(Value::as_str).unwrap();
+    serde_json::from_str(&decoded(token.split('.').nth(1).unwrap())).unwrap()
+}
+
+async fn get_client_token(server: &TestServer, input: &str) -> (StatusCode, String) {
+    let headers = vec![
+        ("x-amz-target", "AWSCognitoIdentityProviderService.GetClientToken".to_owned()),
+        ("content-type", "application/x-amz-json-1.1".to_owned()),
+    ];
+    send(server, Method::POST, "/", headers, input).await
 }
 
 async fn server() -> TestServer {
