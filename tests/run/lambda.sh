@@ -9,6 +9,7 @@
 #
 # Every check prints one line, `ok - …` or `FAIL - …`; the figures come last. Exits 1 if a check
 # failed. Needs bash 4.4, Python 3 and libfaketime; as root on Debian, it installs libfaketime.
+# ci: all computes: the lines with FAIL say which event got which answer
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -11,6 +11,7 @@
 # Every check prints one line, `ok - …` or `FAIL - …`; the last line counts them. Exits 1 if a check
 # failed. It installs aws-jwt-verify from npm and cfn-lint from PyPI into target/ if they are
 # missing, and Node.js from PyPI if there is no npm. Everything else runs on this machine.
+# ci: all computes: a table of the page is wrong, or its code; or npm and pip have to reach their registries
 set -euo pipefail
 shopt -s inherit_errexit
 

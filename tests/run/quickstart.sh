@@ -8,6 +8,7 @@
 #
 # Every check prints one line, `ok - …` or `FAIL - …`; the last line counts them. Exits 1 if any
 # failed. Needs bash 4.4, curl and the usual GNU tools.
+# ci: merge computes: the lines with FAIL say what was expected and what came
 set -euo pipefail
 shopt -s inherit_errexit
 

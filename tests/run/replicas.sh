@@ -12,6 +12,7 @@
 # Every check prints one line, `ok - …` or `FAIL - …`; the figures come last. Exits 1 if a check
 # failed. The spread of refreshes over hours is simulated in tests/it/promises.rs, `p04` and
 # `p19`; here the interval is the minimum. Needs bash 4.4 and Python 3.9.
+# ci: all waits: the lines with FAIL say what was expected; tests/it simulates the promises
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -13,6 +13,7 @@
 # check prints one line, `ok - …` or `FAIL - …`; the latencies come last. Exits 1 if a check failed.
 # It uses the quickstart because the example `axum` has its own issuer and does not listen on a
 # port. Needs bash 4.4, Python 3.9 and wrk; as root on Debian, it installs wrk if it is missing.
+# ci: all computes: the lines with FAIL say which kind of request got which answer
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -7,6 +7,7 @@
 # the one for this machine. macOS and Windows: `cargo check`; for Windows, a stub replaces the C
 # compiler, because cargo checks only Rust code. Needs Python 3. Prints NOT CHECKED for a target
 # whose standard library rustup cannot download.
+# ci: all computes: the library does not compile for a target that its users deploy to
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
