@@ -1,35 +1,36 @@
-//! Authorizes requests for a gateway that sends a subrequest for each of them: nginx with
-//! `auth_request`, Caddy with `forward_auth`. README.md in this folder shows both.
+//! Authorizes requests for a gateway that sends a subrequest for each of them: nginx, Caddy, Traefik,
+//! HAProxy or ingress-nginx. README.md in this folder shows their configurations.
 //!
-//!     COGNITO_USER_POOL_ID=… COGNITO_CLIENT_IDS=… cargo run -p forward_auth
+//!     FORWARD_AUTH_GATEWAY=nginx COGNITO_USER_POOL_ID=… COGNITO_CLIENT_IDS=… cargo run -p forward_auth
 //!
-//! `FORWARD_AUTH` (`host:port`) sets the address to listen on; `Config` documents the other
-//! settings.
+//! `FORWARD_AUTH_GATEWAY` names the gateway: `caddy`, `haproxy`, `ingress-nginx`, `nginx` or
+//! `traefik`. `FORWARD_AUTH` (`host:port`) sets the address to listen on; `Config` documents the
+//! other settings.
 //!
 //! `/authorize` answers 204 if the request is allowed, 401 or 403 if it is rejected, 503 while
-//! there are no keys, and 500 if the gateway is misconfigured.
+//! there are no keys, and 500 if the gateway is misconfigured. `/livez` and `/readyz` are for probes.
 
 use std::convert::Infallible;
 use std::env;
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::header::{HeaderMap, HeaderValue};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::StatusCode;
+use axum::http::header::HeaderValue;
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
+use axum::routing::{any, get};
 use tokio::net::TcpListener;
 use tokio::signal;
 use tower::{Service, ServiceBuilder, ServiceExt};
-use tower_cognito::{Access, AccessToken, Config, ConfigError, RequireToken, ScopeTable};
+use tower_cognito::{Access, AccessToken, Config, ConfigError, Health, RequireToken, ScopeTable};
 
-/// The headers in which the gateway sends the method and the URI of the client's request. It
-/// overwrites any headers of these names that the client sent.
-const METHOD: &str = "x-original-method";
-const URI: &str = "x-original-uri";
+use original::{Convention, LogLimit, Problem};
+
+mod original;
 
 /// Returns the scopes of the service behind the gateway. Requests that match no row are rejected.
 fn table() -> Result<ScopeTable, ConfigError> {
@@ -43,14 +44,30 @@ fn table() -> Result<ScopeTable, ConfigError> {
 }
 
 /// Responds with the verdict on the client's request.
-async fn authorize<S, B>(guarded: S, request: Request) -> Response
+async fn authorize<S, B>(
+    convention: Convention,
+    logged: &LogLimit<Problem>,
+    guarded: S,
+    request: Request,
+) -> Response
 where
     S: Service<Request, Response = axum::http::Response<B>, Error = Infallible>,
     axum::http::Response<B>: IntoResponse,
 {
-    let request = match original(request) {
+    let request = match convention.original(request) {
         Ok(request) => request,
-        Err(status) => return status.into_response(),
+        Err(problem) => {
+            if logged.allows(problem, Instant::now()) {
+                let status = problem.status();
+                let what = convention.describe(problem);
+                if status.is_server_error() {
+                    tracing::error!("{what}");
+                } else {
+                    tracing::info!("{what}");
+                }
+            }
+            return problem.status().into_response();
+        }
     };
     let mut response = match guarded.oneshot(request).await {
         Ok(response) => response.into_response(),
@@ -63,33 +80,7 @@ where
     response
 }
 
-/// Returns the subrequest with the method and the URI of the client's request.
-fn original(mut request: Request) -> Result<Request, StatusCode> {
-    let method = single_value(request.headers(), METHOD)?;
-    let uri = single_value(request.headers(), URI)?;
-    // The client chose an invalid method or URI, so this is not a failure of this service.
-    let method = Method::try_from(method).map_err(|_| StatusCode::FORBIDDEN)?;
-    let parsed = Uri::try_from(uri).map_err(|_| StatusCode::FORBIDDEN)?;
-    // The service receives the whole URI, including a fragment, which the parser has removed.
-    if parsed.path_and_query().is_none_or(|parsed| parsed.as_str() != uri) {
-        return Err(StatusCode::FORBIDDEN);
-    }
-    *request.method_mut() = method;
-    *request.uri_mut() = parsed;
-    Ok(request)
-}
-
-fn single_value<'h>(headers: &'h HeaderMap, name: &str) -> Result<&'h str, StatusCode> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().map_err(|_| StatusCode::FORBIDDEN),
-        (first, _) => {
-            let problem = if first.is_some() { "repeated" } else { "missing" };
-            tracing::error!("{name} is {problem}: the gateway must set it once");
-            Err(StatusCode::INTERNAL_SERVER_ERROR)
-        }
-    }
-}
+static UNSENDABLE: LogLimit<&str> = LogLimit::new();
 
 /// Allows the request and names the caller in headers. On a public row without a token, the headers
 /// are empty, so that the gateway overwrites any that the client sent.
@@ -103,13 +94,27 @@ async fn admit(request: Request) -> Result<Response, Infallible> {
     ];
     let mut response = StatusCode::NO_CONTENT.into_response();
     for (name, value) in identity {
-        let Ok(value) = HeaderValue::from_str(value.unwrap_or_default()) else {
-            tracing::error!("a claim of a valid token cannot be sent in {name}");
+        let value = value.unwrap_or_default();
+        // Gateways remove surrounding white space, which would change the name.
+        let sent = HeaderValue::from_str(value).ok().filter(|_| value.trim() == value);
+        let Some(value) = sent else {
+            if UNSENDABLE.allows(name, Instant::now()) {
+                tracing::error!("a claim of a valid token cannot be sent in {name}");
+            }
             return Ok(StatusCode::FORBIDDEN.into_response());
         };
         response.headers_mut().insert(name, value);
     }
     Ok(response)
+}
+
+/// Answers requests to any other path.
+async fn misdirected() -> StatusCode {
+    static LOGGED: LogLimit<()> = LogLimit::new();
+    if LOGGED.allows((), Instant::now()) {
+        tracing::error!("a path is not /authorize: Envoy and Istio need examples/ext_authz");
+    }
+    StatusCode::NOT_FOUND
 }
 
 #[tokio::main]
@@ -128,14 +133,33 @@ async fn run() -> Result<(), Box<dyn Error>> {
     if env::var_os("COGNITO_REQUIRED_SCOPES").is_some() {
         return Err("COGNITO_REQUIRED_SCOPES: the table sets the required scopes".into());
     }
+    let convention: Convention = env::var("FORWARD_AUTH_GATEWAY")
+        .unwrap_or_default()
+        .parse()
+        .map_err(|problem| format!("FORWARD_AUTH_GATEWAY: {problem}"))?;
     // Until there are keys, public rows are served and all other requests are answered with 503.
     let verifier = Config::from_env()?.verifier_builder().connect_lazy()?;
+    let ready = verifier.clone();
     let guarded = ServiceBuilder::new()
         // A gRPC rejection has status 200, which the gateway would treat as success.
         .layer(RequireToken::new(verifier).http_rejections_only().scope_table(table()?))
         .service_fn(admit);
-    let app =
-        Router::new().route("/authorize", any(move |request| authorize(guarded.clone(), request)));
+    let logged = Arc::new(LogLimit::new());
+    let answer = move |request| {
+        let (guarded, logged) = (guarded.clone(), Arc::clone(&logged));
+        async move { authorize(convention, &logged, guarded, request).await }
+    };
+    let readiness = move || async move {
+        match ready.health() {
+            Health::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::OK,
+        }
+    };
+    let app = Router::new()
+        .route("/authorize", any(answer))
+        .route("/livez", get(StatusCode::OK))
+        .route("/readyz", get(readiness))
+        .fallback(misdirected);
 
     let address = env::var("FORWARD_AUTH").unwrap_or_else(|_| "127.0.0.1:9001".to_owned());
     let listener = TcpListener::bind(&address)

