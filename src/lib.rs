@@ -113,6 +113,7 @@
 mod background;
 mod base64url;
 mod claims;
+mod config;
 mod error;
 mod fetch;
 mod health;
@@ -133,7 +134,6 @@ mod user_pool;
 mod verifier;
 mod verify;
 
-pub mod config;
 // The code of the pages is run by the package of the integration tests, which has the crates it needs.
 #[cfg(not(doctest))]
 pub mod docs;

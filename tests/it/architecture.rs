@@ -403,6 +403,22 @@ const NEVER_NAMED: [&str; 6] = [
     "ScopesIter",
 ];
 
+#[test]
+fn public_items_have_one_path() {
+    let listing = fs::read_to_string(root().join("tests/public-api.txt")).unwrap();
+    let mut paths = BTreeMap::<&str, Vec<&str>>::new();
+    for line in listing.lines() {
+        let item = line.split("pub ").nth(1).unwrap_or_default();
+        let Some(("enum" | "struct" | "trait", item)) = item.split_once(' ') else { continue };
+        let end = item.find(['<', '(']).or(item.find(": ")).unwrap_or(item.len());
+        let path = &item[..end];
+        paths.entry(path.rsplit("::").next().unwrap()).or_default().push(path);
+    }
+    assert!(paths.len() > 20, "{paths:?}");
+    paths.retain(|_, paths| paths.len() > 1);
+    assert!(paths.is_empty(), "several public paths: {paths:?}");
+}
+
 /// Returns the code of the examples and of the documentation.
 fn example_code() -> String {
     let examples = files_below("examples").into_iter().filter(|path| is_rust(path));
