@@ -1,9 +1,11 @@
 //! The embedded stand-in for Cognito as a separate process, for a service in any language.
 //!
 //!     cargo run --example issuer
+//!     cargo run --example issuer -- 'client ID SECRET SCOPE…' < /dev/null
 //!
 //! It prints its issuer and the URLs of its JWK Set and token endpoint. Then it executes the
-//! commands on its standard input, answers each with one line, and exits at the end of the input.
+//! commands in its arguments and on its standard input, and answers each with one line. It serves
+//! until it is stopped, also after the end of its input.
 //!
 //! | command | effect |
 //! | --- | --- |
@@ -19,7 +21,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
-use std::io;
+use std::io::{self, BufRead};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -36,14 +38,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("COGNITO_JWKS_URL={}/.well-known/jwks.json", server.issuer().issuer());
     println!("TOKEN_ENDPOINT_URL={}", server.token_endpoint_url());
 
-    // The runtime's other threads serve requests while this one waits for input.
-    for line in io::stdin().lines() {
-        match execute(&server, line?.trim()) {
-            Some(answer) => println!("{answer}"),
-            None => println!("error: see the first lines of examples/issuer.rs"),
-        }
+    let answer = |line: &str| match execute(&server, line.trim()) {
+        Some(answer) => println!("{answer}"),
+        None => println!("error: see the first lines of examples/issuer.rs"),
+    };
+    for command in env::args().skip(1) {
+        answer(&command);
     }
-    Ok(())
+    // The runtime's other threads serve requests while this one waits for input.
+    for line in io::stdin().lock().split(b'\n') {
+        // An error that repeats, as for a directory, must not be read without end.
+        let Ok(line) = line else { break };
+        answer(&String::from_utf8_lossy(&line));
+    }
+    std::future::pending().await
 }
 
 fn execute(server: &TestServer, line: &str) -> Option<String> {

@@ -15,18 +15,22 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::signal;
+use tower::ServiceExt;
+use tower_cognito::test_issuer::Fault;
 use tower_cognito::{AccessToken, Config, RequireScope, RequireToken, TestServer, Verifier};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 const CLIENT_ID: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
-const CLIENT_SECRET: &str = "not-a-secret-outside-this-example";
+const CLIENT_SECRET: &str = "1example2secret3of4the5quickstart6no7protection8at9all0";
 const SCOPES: [&str; 3] = ["activity/*", "activity/read", "demo-dev/read"];
 
 /// Creates the service. The rest of this file runs it on a machine without an AWS account.
@@ -34,6 +38,7 @@ fn app(verifier: Verifier) -> Router {
     Router::new()
         .route("/activity", post(receive).layer(RequireScope::new("activity/*")))
         .route("/item", get(items).layer(RequireScope::new("demo-dev/read")))
+        .route("/admin", get(items).layer(RequireScope::new("demo-dev/admin")))
         .layer(RequireToken::new(verifier))
 }
 
@@ -84,7 +89,11 @@ async fn run() -> Result<(), Box<dyn Error>> {
         }
     };
     let verifier = config.verifier_builder().connect().await?;
-    let app = app(verifier);
+    let mut app = app(verifier);
+    if embedded.is_some() {
+        let down = get(move |request| without_keys(config.clone(), request));
+        app = app.route("/without-keys", down);
+    }
 
     // Install the handler before the output says that the service runs.
     let stopped = stop_signal()?;
@@ -124,6 +133,16 @@ async fn embedded_issuer() -> Result<TestServer, String> {
     Ok(server)
 }
 
+/// Answers as the service does while Cognito is down and no keys have been fetched.
+async fn without_keys(config: Config, request: Request) -> Result<Response, (StatusCode, String)> {
+    let verifier = config.verifier_builder().jwks_fetcher(Fault::Down).connect_lazy();
+    let verifier = verifier.map_err(|error| (StatusCode::BAD_GATEWAY, error.to_string()))?;
+    match app(verifier).oneshot(request).await {
+        Ok(response) => Ok(response),
+        Err(never) => match never {},
+    }
+}
+
 fn print_how_to_call(server: &TestServer, api: &str) {
     let issuer = server.issuer();
     let machine = |client| issuer.machine_token(client).scope(&SCOPES.join(" "));
@@ -138,27 +157,32 @@ fn print_how_to_call(server: &TestServer, api: &str) {
     println!("ID_TOKEN={}", issuer.id_token(CLIENT_ID, "alice").sign());
     println!("OTHER_CLIENT_TOKEN={}", machine("another-client").sign());
     println!("ready");
+    let token_url = server.token_endpoint_url();
     println!(
         r#"
-Paste the lines before `ready` into another shell, and then:
+Paste this line into another shell. It gets a token by the client credentials grant:
 
-# Get a token by the client credentials grant
-ACCESS_TOKEN=$(curl --silent --url "$TOKEN_ENDPOINT_URL" --user "$CLIENT_ID:$CLIENT_SECRET" \
-  --header 'Content-Type: application/x-www-form-urlencoded' \
-  --data-urlencode 'grant_type=client_credentials' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+export ACCESS_TOKEN=$(curl --silent --user '{CLIENT_ID}:{CLIENT_SECRET}' --data 'grant_type=client_credentials' '{token_url}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
 
-# Send an event; the response repeats it
-curl --url "$ACTIVITY_URL" --header "Authorization: Bearer $ACCESS_TOKEN" --data '{{"message":"Hello"}}'
+Then paste any of these:
 
-# Get the items
-curl --url "$API_URL" --header "Authorization: Bearer $ACCESS_TOKEN"
+# 200: send an event; the response repeats it
+curl --include --header "Authorization: Bearer $ACCESS_TOKEN" --data '{{"message":"Hello"}}' {api}/activity
 
-# Rejected: no token, an expired token, an ID token, a token of another client
-curl --include --url "$API_URL"
-curl --include --url "$API_URL" --header "Authorization: Bearer $EXPIRED_TOKEN"
-curl --include --url "$API_URL" --header "Authorization: Bearer $ID_TOKEN"
-curl --include --url "$API_URL" --header "Authorization: Bearer $OTHER_CLIENT_TOKEN"
+# 200: get the items
+curl --include --header "Authorization: Bearer $ACCESS_TOKEN" {api}/item
 
+# 401: no token, and a token that was changed
+curl --include {api}/item
+curl --include --header "Authorization: Bearer x$ACCESS_TOKEN" {api}/item
+
+# 403: the token does not have the scope demo-dev/admin
+curl --include --header "Authorization: Bearer $ACCESS_TOKEN" {api}/admin
+
+# 503: a service that has no keys, because Cognito is down
+curl --include --header "Authorization: Bearer $ACCESS_TOKEN" {api}/without-keys
+
+The other tokens above get 401, too. The lines below say why.
 Press Ctrl-C to stop it."#
     );
 }

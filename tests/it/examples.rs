@@ -52,6 +52,13 @@ async fn quickstart_serves_both_user_stories() {
     let full = token("grant_type=client_credentials").await;
     let read_only = token("grant_type=client_credentials&scope=activity%2Fread").await;
 
+    // The lines to paste after `ready`.
+    let help = quickstart.help();
+    let exports = help.iter().filter(|line| line.starts_with("export ACCESS_TOKEN=$(curl "));
+    assert_eq!(exports.count(), 1, "{help:?}");
+    let commented = help.iter().filter_map(|line| line.strip_prefix("# ")?.split(':').next());
+    assert_eq!(commented.collect::<Vec<_>>(), ["200", "200", "401", "403", "503"]);
+
     let call = async |name: &str, method: &str, authorization: &str, body: &str| {
         let url = values[name];
         let request = Request::builder().method(method).uri(path(url));
@@ -59,6 +66,14 @@ async fn quickstart_serves_both_user_stories() {
         let response = http_1(address(url), request, body).await;
         (response.status().as_u16(), String::from_utf8(response.body().to_vec()).unwrap())
     };
+    let api = values["API_URL"].strip_suffix("/item").unwrap();
+    for (path, authorization, expected) in
+        [("/admin", &*full, 403), ("/without-keys", &full, 503), ("/without-keys", &full, 503)]
+    {
+        let request = Request::get(path).header("authorization", authorization);
+        let status = http_1(address(api), request, "").await.status();
+        assert_eq!(status, expected, "{path}");
+    }
     let hello = r#"{"message":"Hello"}"#;
     assert_eq!(call("ACTIVITY_URL", "POST", &full, hello).await, (200, hello.to_owned()));
     let items = (200, r#"[{"test": "hoge"}]"#.to_owned());
@@ -307,8 +322,8 @@ fn issuer_token() -> TokenBuilder {
     machine("").issued_at(UNIX_EPOCH + Duration::from_secs(1_000))
 }
 
-#[test]
-fn issuer_executes_the_commands_on_its_input() {
+#[tokio::test]
+async fn issuer_executes_commands_and_serves_after_the_end_of_its_input() {
     let lines = [
         "client abc secret activity/* x/y",
         r#"token abc {"scope":"a/b"}"#,
@@ -322,18 +337,36 @@ fn issuer_executes_the_commands_on_its_input() {
         "token abc {",
         "sing",
     ];
-    let (code, output, log) = run("issuer", &[], &[("ISSUER", "127.0.0.1:0")], &lines.join("\n"));
-    assert_eq!(code, Some(0), "{log}");
-    let answers = output.lines().collect::<Vec<_>>();
-    let [issuer, jwks, token_endpoint, answers @ ..] = &*answers else { panic!("{output}") };
+    let mut process = command("issuer")
+        .args(["client first secret x/y", "sing"])
+        .env("ISSUER", "127.0.0.1:0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process.stdin.take().unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
+    let output = BufReader::new(process.stdout.take().unwrap()).lines();
+    let output = output.take(3 + 2 + lines.len()).map(Result::unwrap).collect::<Vec<_>>();
+    let [issuer, jwks, token_endpoint, answers @ ..] = &*output else { panic!("{output:?}") };
     assert!(issuer.starts_with("COGNITO_ISSUER=http://127.0.0.1:"), "{issuer}");
     assert!(jwks.starts_with("COGNITO_JWKS_URL=http://127.0.0.1:"), "{jwks}");
-    assert!(token_endpoint.starts_with("TOKEN_ENDPOINT_URL=http://127.0.0.1:"), "{output}");
+    let token_url = token_endpoint.strip_prefix("TOKEN_ENDPOINT_URL=").unwrap();
     let error = "error: see the first lines of examples/issuer.rs";
-    let printed = [0, 2, 4, 5, 6, 7, 8, 9, 10].map(|line| answers[line]);
-    assert_eq!(printed, ["ok", "ok", "ok", "ok", "ok", "0", error, error, error]);
+    let printed = [0, 1, 2, 4, 6, 7, 8, 9, 10, 11, 12].map(|line| &*answers[line]);
+    let expected = ["ok", error, "ok", "ok", "ok", "ok", "ok", "0", error, error, error];
+    assert_eq!(printed, expected);
     let header = |line: usize| answers[line].split('.').next().unwrap();
-    assert_ne!(header(1), header(3), "another key signs after a rotation");
+    assert_ne!(header(3), header(5), "another key signs after a rotation");
+
+    for client in ["first", "abc"] {
+        let form = "application/x-www-form-urlencoded";
+        let request = post(token_url).header("content-type", form);
+        let body = format!("grant_type=client_credentials&client_id={client}&client_secret=secret");
+        let status = http_1(address(token_url), request, &body).await.status();
+        assert_eq!(status, 200, "{client}, after the end of the input");
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -404,6 +437,15 @@ impl Quickstart {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
+    }
+
+    /// Returns the lines after `ready`.
+    fn help(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while lines.last().is_none_or(|line| line != "Press Ctrl-C to stop it.") {
+            lines.push(self.line());
+        }
+        lines
     }
 
     fn lines_until_ready(&mut self) -> Vec<String> {
