@@ -7,6 +7,7 @@
 //! * [Responses](responses): each rejection, as `curl -i` and as gRPC clients show it.
 //! * [Errors](errors): each text and log event, its cause, and what to do.
 //! * [Testing](testing): tokens, time travel and rotation, without a network.
+//! * [Recipes](recipes): tenants, users and machines, CORS, revocation, and more, each with a program.
 //!
 //! Operate a service:
 //!
@@ -41,6 +42,10 @@ pub mod errors {
 
 pub mod testing {
     #![doc = include_str!("docs/testing.md")]
+}
+
+pub mod recipes {
+    #![doc = include_str!("docs/recipes.md")]
 }
 
 pub mod configuration {

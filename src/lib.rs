@@ -83,7 +83,8 @@
 //!
 //! # Where to look next
 //!
-//! * [Quick start](docs::quick_start), [Scopes](docs::scopes), [Testing](docs::testing).
+//! * [Quick start](docs::quick_start), [Scopes](docs::scopes), [Testing](docs::testing),
+//!   [Recipes](docs::recipes).
 //! * [`RequireToken`] and [`RequireScope`]: the two layers; [`ScopeTable`]: the scopes of a whole
 //!   service in one table.
 //! * [Responses](docs::responses): each rejection as `curl -i` shows it; [Errors](docs::errors): each

@@ -33,6 +33,9 @@ mod performance {}
 #[doc = include_str!("../src/docs/quick_start.md")]
 mod quick_start {}
 
+#[doc = include_str!("../src/docs/recipes.md")]
+mod recipes {}
+
 #[doc = include_str!("../src/docs/responses.md")]
 mod responses {}
 

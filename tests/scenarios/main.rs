@@ -1,8 +1,10 @@
 //! Programs as users of the crate write them, each in its own module with the tests that they would
 //! write.
 
+mod behind_a_load_balancer;
 mod claims_of_a_trigger;
 mod command_line;
+mod cors_preflight;
 mod emulator_behind_a_proxy;
 mod grpc_scopes;
 mod offline_unit_tests;
@@ -14,6 +16,7 @@ mod smallest_axum_app;
 mod stream_that_ends;
 mod tenants_from_a_file;
 mod two_tenants;
+mod users_and_machines;
 
 use axum::Router;
 use axum::body::Body;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
+use tower_cognito::test_issuer::Fault;
 use tower_cognito::{ClientIds, RequireScope, RequireToken, Rules, TestIssuer, Verifier};
 
 use crate::ask;
@@ -54,6 +55,21 @@ impl Bench {
     async fn status(&self, token: &str) -> StatusCode {
         ask(&self.app, "GET /item", token).await.status
     }
+}
+
+#[tokio::test]
+async fn each_outcome_has_its_status() {
+    let bench = Bench::new().await;
+    assert_eq!(bench.status(&bench.token("item/read")).await, StatusCode::OK);
+    assert_eq!(bench.status(&bench.token("item/write")).await, StatusCode::FORBIDDEN);
+    let stranger = bench.issuer.machine_token("stranger").scope("item/read").sign();
+    assert_eq!(bench.status(&stranger).await, StatusCode::UNAUTHORIZED);
+
+    let rules = Rules::new(bench.issuer.user_pool(), ClientIds::only(["robot"]));
+    let without_keys = Verifier::builder(rules).jwks_fetcher(Fault::Down).connect_lazy().unwrap();
+    let answer = ask(&app(without_keys), "GET /item", &bench.token("item/read")).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.headers["retry-after"], "1");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
-//! A service for two customers, each with its own user pool and clients. Most routes serve both
-//! customers; one route is only for one of them.
+//! A service for two customers, each with its own user pool and clients. **A pool that is added opens
+//! every route to its tokens.** Two ways keep the customers apart: data is looked up by the issuer of
+//! the token, and the routes of one customer have their own `RequireToken`.
 
 use axum::Router;
 use axum::routing::get;
@@ -23,9 +24,14 @@ fn app(verifier: Verifier, blue: UserPool) -> Result<Router, StartError> {
         .route("/forecast", get(|| async { "sunny" }))
         .route_layer(RequireToken::new(for_blue));
     Ok(Router::new()
-        .route("/report", get(|token: AccessToken| async move { token.issuer().to_owned() }))
+        .route("/report", get(report))
         .route_layer(RequireToken::new(verifier))
         .merge(of_blue))
+}
+
+/// The key of every query is the issuer of the token, and never a parameter of the request.
+async fn report(token: AccessToken) -> String {
+    format!("the report of {}", token.issuer())
 }
 
 #[tokio::test]
@@ -38,8 +44,10 @@ async fn each_tenant_has_its_clients_and_one_has_its_own_route() {
     let of_blue = blue.machine_token("blue-app").sign();
     let of_green = green.machine_token("green-app").sign();
 
-    assert_eq!(ask(&app, "GET /report", &of_blue).await.body, blue.issuer());
-    assert_eq!(ask(&app, "GET /report", &of_green).await.body, green.issuer());
+    for (token, issuer) in [(&of_blue, blue), (&of_green, green)] {
+        let expected = format!("the report of {}", issuer.issuer());
+        assert_eq!(ask(&app, "GET /report", token).await.body, expected);
+    }
     assert_eq!(ask(&app, "GET /forecast", &of_blue).await.status, StatusCode::OK);
     assert_eq!(ask(&app, "GET /forecast", &of_green).await.status, StatusCode::UNAUTHORIZED);
 
