@@ -316,7 +316,7 @@ impl RequireToken {
     ///
     /// A request with a longer body is answered at once, and up to 32 MiB more of the body are read
     /// for at most 2 seconds. Each layer reads at most 256 bodies at a time. See
-    /// [What clients see](crate::docs::responses) for the details.
+    /// [Responses](crate::docs::responses) for the details.
     ///
     /// [RFC 9112 section 9.6]: https://www.rfc-editor.org/rfc/rfc9112#section-9.6
     ///
