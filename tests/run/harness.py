@@ -59,6 +59,8 @@ PROGRAMS = TARGET / "programs"
 CLIENT_ID = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
 ITEMS = b'[{"test": "hoge"}]'
 NOT_CHECKED = 77
+# For `pypi`.
+CFN_LINT = "cfn-lint==1.58.0"
 
 # ---- Rejections --------------------------------------------------------------------------------
 
@@ -159,16 +161,23 @@ class Checks:
         """Checks an `Answer` of an HTTP service: status, headers and body."""
         return self.equal(
             what,
-            (rejection.status, [rejection.challenge], ["no-store"], rejection.body),
+            (
+                rejection.status,
+                "application/json",
+                [rejection.challenge],
+                ["no-store"],
+                rejection.body,
+            ),
             (
                 answer.status,
+                answer.headers["content-type"],
                 answer.headers.get_all("www-authenticate") or [None],
                 answer.headers.get_all("cache-control"),
                 answer.body,
             ),
         )
 
-    def figure(self, what, value):
+    def figure(self, what, value=""):
         """Prints a figure after all checks."""
         self.figures.append((what, value))
 
@@ -203,7 +212,7 @@ def main(script, checks=None):
         stop_processes()
     print()
     for what, value in checks.figures:
-        print(f"{what:56} {value}")
+        print(f"{what:56} {value}".rstrip())
     print(f"{checks.passed} passed, {checks.failed} failed, {checks.unchecked} not checked")
     sys.exit(checks.code())
 

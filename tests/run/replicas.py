@@ -1,23 +1,25 @@
 #!/usr/bin/env python3
-"""Runs the replicas. tests/run/replicas.sh starts this script and describes the checks.
+"""Runs twenty processes of the quickstart and one issuer. Checks how often they fetch its keys, and what
+their clients see while it rotates keys, is slow or down, and while others send unknown key IDs.
 
-    REPLICAS=… replicas.py QUICKSTART ISSUER
+REPLICAS  the number of processes, default 20
+
+The spread of refreshes over hours is simulated in tests/it; here the interval is the minimum.
 """
+# ci: all waits: the lines with FAIL say what was expected; tests/it simulates the promises
 
 import base64
 import http.client
 import math
 import multiprocessing
 import os
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from processes import ITEMS, Checks, Client, Issuer, Service, stop_at_signals, wait_until
+from harness import ITEMS, Client, Issuer, Service, build, main, temporary_folder, wait_until
 
 REPLICAS = int(os.environ.get("REPLICAS", "20"))
 # The maximum time that a request waits for a key, and that a fetch takes.
@@ -444,11 +446,10 @@ def cycles(checks, programs, folder):
     ]
 
 
-def main():
-    programs = sys.argv[1:3]
-    stop_at_signals()
-    checks = Checks()
-    with tempfile.TemporaryDirectory() as folder:
+def script(checks):
+    built = build("quickstart", "issuer")
+    programs = built["quickstart"], built["issuer"]
+    with temporary_folder() as folder:
         figures = {}
 
         def run(part):
@@ -464,11 +465,10 @@ def main():
             thread.start()
         for thread in both:
             thread.join()
-    print()
     for part in (rotations, storm, cycles):
-        print(*figures.get(part, []), sep="\n")
-    checks.finish()
+        for figure in figures.get(part, []):
+            checks.figure(figure)
 
 
 if __name__ == "__main__":
-    main()
+    main(script)

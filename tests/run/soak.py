@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
-"""Runs the soak test. tests/run/soak.sh starts this script and describes the checks.
+"""Runs the quickstart under load, with 90 % valid and 10 % hostile requests, while its issuer is down,
+answers garbage, is slow, rotates its key and removes the old one.
 
-    SOAK_SECONDS=… soak.py QUICKSTART ISSUER
+SOAK_SECONDS  the duration, default 20; some phases take a few seconds more. The long run is 300
+PROFILE       the cargo profile of both programs
+
+It checks each answer: status, challenge and body. The memory of the server must not grow. It uses the
+quickstart because the example `axum` has its own issuer and does not listen on a port.
 """
+# ci: all computes: the lines with FAIL say which kind of request got which answer; SOAK_SECONDS=300 is the long run
 
-import base64
-import hashlib
-import hmac
-import json
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
-from processes import CLIENT_ID, ITEMS, Checks, Client, Issuer, Service, stop_at_signals, wait_until
+from harness import INVALID, ITEMS, Client, Issuer, Service, bearer, build, debian, main
+from harness import start, temporary_folder, wait_until
+from rejections import get, good_requests, hostile_requests
 
 HERE = Path(__file__).parent
 CONNECTIONS = 8
@@ -30,141 +31,6 @@ NEW_KEY_WITHIN = 35
 OLD_KEY_WITHIN = INTERVAL + 5
 # The allowed growth of the memory of the server after the first third.
 GROWTH = 4 << 20
-
-REALM = 'Bearer realm="api"'
-
-
-class Answer:
-    """The expected answer of the server: status, challenge, body."""
-
-    def __init__(self, status, error="", description="", challenge=None):
-        self.status = status
-        self.challenge = challenge or f'{REALM}, error="{error}", error_description="{description}"'
-        body = {"error": error, "error_description": description}
-        self.body = json.dumps(body, separators=(",", ":")).encode()
-
-
-NO_TOKEN = Answer(401, "unauthorized", "A bearer access token is required", REALM)
-MALFORMED = Answer(400, "invalid_request", "The Authorization header is malformed")
-INVALID = Answer(401, "invalid_token", "The access token is invalid")
-EXPIRED = Answer(401, "invalid_token", "The access token expired")
-SCOPE = Answer(403, "insufficient_scope", "A required scope is missing")
-SCOPE.challenge += ', scope="demo-dev/read"'
-# The HTTP server itself answers, before any layer.
-NO_HTTP = Answer(400)
-NO_HTTP.challenge, NO_HTTP.body = "", b""
-
-
-def echo(body):
-    answer = Answer(200)
-    answer.challenge, answer.body = "", body
-    return answer
-
-
-def request(method, path, *headers, body=b""):
-    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: localhost"]
-    if body:
-        lines.append(b"Content-Length: %d" % len(body))
-    lines += [header if isinstance(header, bytes) else header.encode() for header in headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
-def bearer(token, scheme="Bearer"):
-    return f"Authorization: {scheme} {token}"
-
-
-def get(*headers, path="/item"):
-    return request("GET", path, *headers)
-
-
-def encoded(text):
-    data = text if isinstance(text, bytes) else text.encode()
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def decoded(part):
-    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-
-
-def flipped(part):
-    """Returns the token with one changed character in the middle."""
-    middle = len(part) // 2
-    other = "A" if part[middle] != "A" else "B"
-    return part[:middle] + other + part[middle + 1 :]
-
-
-def good_requests(tokens):
-    """Returns valid requests: most to one route, and some to the other, which returns the body."""
-    requests = [(get(bearer(token)), echo(ITEMS)) for token in tokens]
-    requests.append((get(bearer(tokens[0], "bearer")), echo(ITEMS)))
-    for token in tokens[:3]:
-        event = json.dumps({"event": token[-16:]}).encode()
-        requests.append((request("POST", "/activity", bearer(token), body=event), echo(event)))
-    return [("good", *one) for one in requests]
-
-
-def hostile_requests(issuer, good):
-    """Returns one request of each kind with its expected answer. Tokens with wrong claims have a valid
-    signature."""
-    now = int(time.time())
-    header, payload, signature = good.split(".")
-    other_signature = issuer.token().split(".")[2]
-    claims = json.loads(decoded(payload))
-    with_header = lambda **members: encoded(json.dumps({**json.loads(decoded(header)), **members}))
-    keys = json.load(urllib.request.urlopen(issuer.jwks_url, timeout=10))["keys"]
-    key = next(key for key in keys if key["kid"] == json.loads(decoded(header))["kid"])
-    hs256 = with_header(alg="HS256") + "." + payload
-    mac = encoded(hmac.digest(decoded(key["n"]), hs256.encode(), hashlib.sha256))
-    more_scopes = encoded(json.dumps({**claims, "scope": claims["scope"] + " admin"}))
-    twice = encoded(decoded(payload).replace(b'"exp"', b'"exp":99999999999,"exp"'))
-    no_key_id = encoded('{"alg":"RS256"}')
-    signed = lambda **claims: get(bearer(issuer.token(**claims)))
-    unsigned = lambda header, payload=payload: get(bearer(f"{header}.{payload}.{signature}"))
-
-    return [
-        ("no-token", get(), NO_TOKEN),
-        ("basic", get("Authorization: Basic YTpi"), NO_TOKEN),
-        ("other-scheme", get(bearer(good, "DPoP")), NO_TOKEN),
-        ("scheme-with-a-prefix", get(bearer(good, "xBearer")), NO_TOKEN),
-        ("token-in-the-query", get(path=f"/item?access_token={good}"), NO_TOKEN),
-        ("bearer-without-a-token", get("Authorization: Bearer"), MALFORMED),
-        ("two-headers", get(bearer(good), bearer(good)), MALFORMED),
-        ("not-ascii", get(b"Authorization: Bearer \xff\xfe"), MALFORMED),
-        ("control-characters", get(b"Authorization: Bearer a\x01\x00b"), NO_HTTP),
-        ("garbage", get(bearer("garbage")), INVALID),
-        ("a-second-word", get(bearer(good + " " + good)), INVALID),
-        ("two-parts", get(bearer(f"{header}.{payload}")), INVALID),
-        ("five-parts", get(bearer(f"{header}.{payload}.{payload}.{payload}.{signature}")), INVALID),
-        ("no-signature", get(bearer(f"{header}.{payload}.")), INVALID),
-        ("padding", get(bearer(good + "==")), INVALID),
-        ("over-16-kib", get(bearer(f"{header}.{'A' * 16_384}.{signature}")), INVALID),
-        ("sixty-thousand-dots", get(bearer("." * 60_000)), INVALID),
-        ("tampered-header", unsigned(flipped(header)), INVALID),
-        ("tampered-payload", unsigned(header, more_scopes), INVALID),
-        ("tampered-signature", get(bearer(f"{header}.{payload}.{flipped(signature)}")), INVALID),
-        ("signature-of-another", get(bearer(f"{header}.{payload}.{other_signature}")), INVALID),
-        ("alg-none", get(bearer(with_header(alg="none") + f".{payload}.")), INVALID),
-        ("alg-none-signed", unsigned(with_header(alg="none")), INVALID),
-        ("alg-hs256-by-the-public-key", get(bearer(f"{hs256}.{mac}")), INVALID),
-        ("alg-rs512", unsigned(with_header(alg="RS512")), INVALID),
-        ("unknown-kid", unsigned(with_header(kid="unknown")), INVALID),
-        ("no-kid", unsigned(no_key_id), INVALID),
-        ("crit", unsigned(with_header(crit=["exp"])), INVALID),
-        ("key-in-the-header", unsigned(with_header(jwk=key)), INVALID),
-        ("duplicate-claim", unsigned(header, twice), INVALID),
-        ("expired", signed(exp=now - 1), EXPIRED),
-        ("not-yet-valid", signed(nbf=now + 7200), INVALID),
-        ("exp-of-another-type", signed(exp=str(now + 3600)), INVALID),
-        ("another-token-use", signed(token_use="id"), INVALID),
-        ("another-client", get(bearer(issuer.token("another-client"))), INVALID),
-        ("clients-in-a-list", signed(client_id=[CLIENT_ID]), INVALID),
-        ("another-issuer", signed(iss=issuer.url + "/"), INVALID),
-        ("sub-of-another-type", signed(sub=None), INVALID),
-        ("sender-constrained", signed(cnf={"jkt": "abc"}), INVALID),
-        ("scopes-in-a-list", signed(scope=["demo-dev/read"]), INVALID),
-        ("another-scope", signed(scope="activity/* demo-dev/reader demo-dev/READ"), SCOPE),
-        ("no-scope", signed(scope=""), SCOPE),
-    ]
 
 
 class Load:
@@ -200,8 +66,11 @@ class Load:
             number = str(CONNECTIONS)
             options = ["--threads", number, "--connections", number, "--timeout", "20s"]
             script = ["--duration", "24h", "--script", HERE / "soak.lua"]
-            self.process = subprocess.Popen(
-                ["wrk", *options, *script, f"http://{self.service.address}"],
+            self.process = start(
+                debian("wrk"),
+                *options,
+                *script,
+                f"http://{self.service.address}",
                 env={**os.environ, "SOAK_FOLDER": str(self.folder)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -277,17 +146,16 @@ def print_latencies(phases):
             print(f"{kind + ', ' + name:22} {number:9}{row}")
 
 
-def main():
-    seconds = float(os.environ.get("SOAK_SECONDS", "300"))
-    quickstart, issuer_program = sys.argv[1:]
-    stop_at_signals()
-    checks = Checks()
-    with tempfile.TemporaryDirectory() as folder, Issuer(issuer_program) as issuer:
+def script(checks):
+    seconds = float(os.environ.get("SOAK_SECONDS", "20"))
+    debian("wrk")
+    programs = build("issuer", "quickstart")
+    with temporary_folder() as folder, Issuer(programs["issuer"]) as issuer:
         interval = {"COGNITO_REFRESH_INTERVAL_SECONDS": str(INTERVAL)}
-        with Service(quickstart, issuer, folder, "server", **interval) as service:
-            service.becomes_ready(60) or sys.exit(service.log.read_text())
-            soak(checks, seconds, issuer, service, Path(folder))
-    checks.finish()
+        with Service(programs["quickstart"], issuer, folder, "server", **interval) as service:
+            if not service.becomes_ready(60):
+                raise RuntimeError(service.log.read_text())
+            soak(checks, seconds, issuer, service, folder)
 
 
 def soak(checks, seconds, issuer, service, folder):
@@ -397,15 +265,15 @@ def soak(checks, seconds, issuer, service, folder):
 
     print_latencies(phases)
     length = ended - begun
-    print()
-    print(f"{answers} answers in {length:.0f} s, {answers / length:.0f} a second")
-    print(f"{len(kinds) - 1} kinds of hostile requests, {100 - share:.1f} % of all")
-    print(f"{issuer.fetches()} fetches of the keys")
+    checks.figure("answers", f"{answers} in {length:.0f} s, {answers / length:.0f} a second")
+    checks.figure("kinds of hostile requests", f"{len(kinds) - 1}, {100 - share:.1f} % of all")
+    checks.figure("fetches of the keys", issuer.fetches())
     if accepted is not None and rejected is not None:
-        print(f"new key accepted after {accepted:.1f} s, old one rejected after {rejected:.1f} s")
+        checks.figure("new key accepted after", f"{accepted:.1f} s")
+        checks.figure("old key rejected after", f"{rejected:.1f} s")
     memory = f"{before / 2**20:.1f} MiB at most in the first third, {after / 2**20:.1f} after it"
-    print(f"memory: {memory}")
+    checks.figure("memory", memory)
 
 
 if __name__ == "__main__":
-    main()
+    main(script)
