@@ -20,6 +20,7 @@
 //! Decide and review:
 //!
 //! * [Coming from API Gateway](api_gateway): what stays the same, and what clients notice.
+//! * [Works with](works_with): emulators, OAuth clients and other programs that were used with it.
 //! * [Choosing a crate](comparison): other crates, and how to move from them.
 //! * [Security](security): the guarantees, the attackers, and the evidence.
 //! * [Design](design): the code map, the invariants, the reasons, and the limitations.
@@ -79,6 +80,10 @@ pub mod performance {
 
 pub mod api_gateway {
     #![doc = include_str!("docs/api_gateway.md")]
+}
+
+pub mod works_with {
+    #![doc = include_str!("docs/works_with.md")]
 }
 
 pub mod comparison {

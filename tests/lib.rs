@@ -45,6 +45,9 @@ mod scopes {}
 #[doc = include_str!("../src/docs/testing.md")]
 mod testing {}
 
+#[doc = include_str!("../src/docs/works_with.md")]
+mod works_with {}
+
 #[doc = include_str!("../README.md")]
 mod readme {}
 
