@@ -232,7 +232,7 @@ impl Access {
     }
 }
 
-/// What the layer requires of a request.
+/// The requirement of the layer for a request.
 #[derive(Clone, Debug)]
 pub(crate) enum RouteRequirement {
     Public,

@@ -273,7 +273,7 @@ impl Set {
     }
 }
 
-/// What separates the items of a list in a variable.
+/// The separators of the items of a list in a variable.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Separator {
     CommaOrSpace,
@@ -336,7 +336,7 @@ impl RawConfig {
         }
     }
 
-    /// Adds a variable that is no setting, after all settings have been added.
+    /// Adds a variable that is not a setting, after all settings have been added.
     fn add_unknown(&mut self, name: String, variable: Variable) {
         if self.ignored.contains(&name) {
             return;

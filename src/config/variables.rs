@@ -24,7 +24,7 @@ const SHORT_FORMS: [(&str, &str); 9] = [
     ("SCOPES", "required_scopes"),
 ];
 
-/// What a variable is.
+/// The kind of a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variable {
     /// It does not begin with `COGNITO_`, in whatever case.

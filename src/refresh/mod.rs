@@ -19,7 +19,7 @@
 //! | a fetch fails, is late, panics, or brings no usable set | kept | failing, or still no keys |
 //! | the issuer of any pool publishes a private key | that key is removed | as before, or no keys and a fetch |
 //! | an unknown key ID, budget open | kept | a fetch that all requests with an unknown key ID share |
-//! | an unknown key ID, budget closed | kept | rejected at once, unless a fetch is under way |
+//! | an unknown key ID, budget closed | kept | rejected at once, unless a fetch is in progress |
 //! | a request finds the refresh overdue | kept | the task is woken, or started again if it is gone |
 //! | the last handle is dropped | gone | the task and its fetch are aborted |
 //!
@@ -196,8 +196,8 @@ impl Refresher {
     /// keys and returns the set that lacks the key, or `None` if no other keys can change the result.
     /// It is called only if the keys have changed.
     ///
-    /// Joins the fetch that is under way. That fetch may have begun before the issuer published the
-    /// key. If it does not bring the key, or no fetch is under way, one more is requested, as far
+    /// Joins the fetch in progress. That fetch may have begun before the issuer published the
+    /// key. If it does not bring the key, or no fetch is in progress, one more is requested, as far
     /// as the budget allows.
     pub(crate) async fn wait_for_key(
         &self,
@@ -244,7 +244,7 @@ impl Refresher {
     }
 
     /// Waits for the first fetch that had not finished when `seen` was read, and requests it if it
-    /// is not under way. Returns `false` at once if the budget allows none.
+    /// is not in progress. Returns `false` at once if the budget allows none.
     async fn next_fetch(&self, seen: Progress) -> bool {
         if seen.is_fetching() {
             return self.wait_for_fetch(seen.started, seen).await;
@@ -275,7 +275,7 @@ impl Refresher {
         self.result_of(home, awaited)
     }
 
-    /// Joins the fetch that is under way if it started within the last second. If none is under way,
+    /// Joins the fetch in progress if it started within the last second. If none is in progress,
     /// requests one, unless the last one is younger than `min_age` or the issuer has requested a
     /// pause. The future returns the result of the last fetch.
     pub(crate) fn refresh_if_older_than(
@@ -305,7 +305,7 @@ impl Refresher {
         let Some(home) = home else {
             return Err(RefreshError::transport("no task fetches these keys"));
         };
-        // Covers the fetch under way, if there is one, and the requested one.
+        // Covers the fetch in progress, if there is one, and the requested one.
         let limit = FETCH_TIMEOUT.saturating_mul(2).saturating_add(MAX_WAIT);
         let mut watched = self.shared.progress.subscribe();
         let finished = watched.wait_for(|now| now.finished >= awaited);
@@ -413,7 +413,7 @@ pub(crate) enum WaitUntil {
 /// There are no keys yet. Contains the last error, if a fetch has failed.
 pub(crate) struct NoKeys(pub(crate) Option<RefreshError>);
 
-/// Waits until all of them have keys, one after the other: all fetches are under way already.
+/// Waits until all of them have keys, one after the other: all fetches are already in progress.
 pub(crate) async fn all_ready<'s>(
     refreshers: impl Iterator<Item = &'s Refresher>,
     time: Duration,

@@ -26,7 +26,7 @@ impl Deref for RefreshedKeys {
     }
 }
 
-/// What a request sees: it is loaded at once, without a lock.
+/// The state that a request loads at once, without a lock.
 pub(super) struct Snapshot {
     pub(super) jwks: Arc<KeySet>,
     pub(super) origin: Origin,

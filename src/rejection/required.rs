@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::scope::{Requirement, Scope};
 
-/// What a request requires, as far as the rejecting layers know: the rules of the verifier, the row
+/// The requirements of a request, as far as the rejecting layers know: the rules of the verifier, the row
 /// of the scope table, and each `RequireScope`. All of them must be met.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RequiredScopes {

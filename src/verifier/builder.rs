@@ -379,7 +379,7 @@ impl fmt::Debug for VerifierBuilder {
     }
 }
 
-/// What the settings of a pool are called where the user set them.
+/// The names of the settings of a pool, as the user set them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SettingNames {
     pub(crate) jwks_url: &'static str,

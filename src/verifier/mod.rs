@@ -176,7 +176,7 @@ impl Verifier {
     /// Fetches the keys of every pool whose last fetch, successful or not, ended at least this long
     /// ago, and waits for them. The minimum is 1 second; a shorter time counts as the minimum.
     ///
-    /// Any client may trigger it. Calls join the fetch that is under way, unless it started more than
+    /// Any client may trigger it. Calls join the fetch in progress, unless it started more than
     /// 1 second ago. If the issuer requested a pause (`Retry-After`), no fetch is made before the pause
     /// is over, which is at most 5 minutes. The time is the larger one of two clocks, so it also passes
     /// while a sandbox is frozen.
@@ -195,7 +195,7 @@ impl Verifier {
     /// # Errors
     ///
     /// Returns an error if a fetch fails, if the last one has failed and it is too early for another, or
-    /// if the one under way has lasted more than 1 second; with several pools, the first error. The
+    /// if the fetch in progress has lasted more than 1 second; with several pools, the first error. The
     /// current keys stay in use.
     pub async fn refresh_if_older_than(&self, min_age: Duration) -> Result<(), RefreshError> {
         let now = (self.shared.clock)();

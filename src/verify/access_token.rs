@@ -259,7 +259,7 @@ impl<'t> Actor<'t> {
 
 impl fmt::Debug for Actor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The claims that are shown are those of SECURITY.md, and `act` is none of them.
+        // Only the claims that SECURITY.md lists are shown. `act` is not one of them.
         f.debug_struct("Actor").finish_non_exhaustive()
     }
 }

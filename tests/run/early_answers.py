@@ -421,12 +421,12 @@ def gateway(name, program, configure, address, folder):
 
 
 def script(_):
-    programs_of_ours = build("quickstart", "issuer")
+    own_programs = build("quickstart", "issuer")
     with (
         temporary_folder() as work,
-        Issuer(programs_of_ours["issuer"]) as issuer,
+        Issuer(own_programs["issuer"]) as issuer,
         Service(
-            programs_of_ours["quickstart"], issuer, work, "quickstart", RUST_LOG="error"
+            own_programs["quickstart"], issuer, work, "quickstart", RUST_LOG="error"
         ) as service,
     ):
         if not checks.that(service.becomes_ready(30), "the quickstart starts", service.log):

@@ -4,7 +4,7 @@
 //!     cargo run --release -p comparison
 //!     cargo run --release -p comparison -- --json FILE
 //!
-//! The candidates run in turns in each round, and the minimum time of all rounds counts. Before,
+//! The candidates alternate in each round, and the minimum time of all rounds counts. Before,
 //! the program checks that each of them accepts the token and rejects it with a flipped signature
 //! bit.
 
@@ -137,7 +137,7 @@ impl<'s> Timed<'s> {
     }
 }
 
-/// Runs the operations in turns, so that a pause of the machine affects all of them.
+/// Alternates the operations, so that a pause of the machine affects all of them.
 fn in_turns(timed: &mut [Timed<'_>]) {
     timed.iter_mut().for_each(Timed::round);
     timed.iter_mut().for_each(|timed| timed.rounds.clear());

@@ -5,7 +5,7 @@
 //!     cargo bench --bench cost -- --counts      # few rounds; only counted rows can miss their target
 //!     cargo bench --bench cost -- --json FILE   # also writes the results for the chart
 //!
-//! To tolerate a noisy machine, the candidates run in turns in each round, and the minimum time of
+//! To tolerate a noisy machine, the candidates alternate in each round, and the minimum time of
 //! all rounds counts. Before, the program checks that each verifier rejects a token with a flipped
 //! bit.
 
@@ -186,7 +186,7 @@ impl<'s> Timed<'s> {
     }
 }
 
-/// Runs the operations in turns, so that a pause of the machine affects all of them.
+/// Alternates the operations, so that a pause of the machine affects all of them.
 fn in_turns<const N: usize>(rounds: u32, mut timed: [Timed<'_>; N]) -> [Timed<'_>; N] {
     timed.iter_mut().for_each(Timed::round);
     timed.iter_mut().for_each(|timed| {
@@ -504,7 +504,7 @@ impl Report {
                 }
             })
         };
-        // Run blocks in turns and use the least disturbed block of each side: the pauses of the
+        // Alternate blocks and use the least disturbed block of each side: the pauses of the
         // machine are longer than the differences measured here.
         let mut least = [f64::MAX; 2];
         for _ in 0..self.rounds.div_ceil(5) {
