@@ -10,6 +10,7 @@
 //! | command | effect |
 //! | --- | --- |
 //! | `client ID SECRET SCOPE…` | adds an app client that may request these scopes |
+//! | `validity ID SECONDS` | sets how long the tokens of this client from the token endpoint are valid |
 //! | `token CLIENT {"scope":"activity/*"}` | signs a token, with these claims in place of the usual ones |
 //! | `rotate` | signs tokens with a new key from now on |
 //! | `withdraw` | removes the replaced keys from the JWK Set |
@@ -61,6 +62,11 @@ fn execute(server: &TestServer, line: &str) -> Option<String> {
         "client" => {
             let mut words = rest.split_whitespace();
             server.add_client(words.next()?, words.next()?, words);
+            done()
+        }
+        "validity" => {
+            let (client, seconds) = rest.split_once(' ')?;
+            server.set_access_token_validity(client, Duration::from_secs(seconds.parse().ok()?));
             done()
         }
         "token" => {

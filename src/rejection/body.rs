@@ -49,4 +49,25 @@ impl RejectionBody {
         );
         Self::new(HeaderValue::from_static("application/problem+json"), json)
     }
+
+    /// Creates the body of an error of the [Connect protocol]: `{"code":"…","message":"…"}`.
+    ///
+    /// Its clients ignore the other bodies, and show an empty message. The code is that of the gRPC
+    /// form of the rejection. It reaches unary calls. Clients of streaming calls read only the status,
+    /// which they map to the same code, except for `400`.
+    ///
+    /// ```
+    /// use tower_cognito::{RejectionBody, RequireToken};
+    ///
+    /// # fn example(verifier: tower_cognito::Verifier) -> RequireToken {
+    /// RequireToken::new(verifier).rejection_body(RejectionBody::connect)
+    /// # }
+    /// ```
+    ///
+    /// [Connect protocol]: https://connectrpc.com/docs/protocol#error-end-stream
+    pub fn connect(rejection: &Rejection) -> Self {
+        let (code, message) = (rejection.connect_code(), rejection.error_description());
+        let json = format!(r#"{{"code":"{code}","message":"{message}"}}"#);
+        Self::new(HeaderValue::from_static("application/json"), json)
+    }
 }

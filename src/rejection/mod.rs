@@ -339,6 +339,16 @@ impl Rejection {
         (code, message, metadata)
     }
 
+    /// Returns the name that the Connect protocol has for the gRPC status.
+    pub(super) fn connect_code(&self) -> &'static str {
+        match self.row().grpc {
+            (7, _) => "permission_denied",
+            (14, _) => "unavailable",
+            (16, _) => "unauthenticated",
+            _ => "internal",
+        }
+    }
+
     #[rustfmt::skip] // One row per kind is easier to compare.
     fn row(&self) -> Row {
         use Challenge::{CodeAndDescription, None, Realm};

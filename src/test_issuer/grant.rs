@@ -2,6 +2,7 @@
 //! token.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use axum::extract::Form;
 use axum::extract::rejection::FormRejection;
@@ -13,7 +14,10 @@ use serde_json::Value;
 
 /// The app clients of a pool.
 #[derive(Default)]
-pub(super) struct Clients(HashMap<String, Client>);
+pub(super) struct Clients {
+    clients: HashMap<String, Client>,
+    validity: HashMap<String, Duration>,
+}
 
 struct Client {
     secret: String,
@@ -24,7 +28,11 @@ struct Client {
 pub(super) struct Granted {
     pub(super) client_id: String,
     pub(super) scope: String,
+    /// How long the token is valid.
+    pub(super) validity: Duration,
 }
+
+const DEFAULT_VALIDITY: Duration = Duration::from_secs(3600);
 
 /// The requested scopes cannot be granted.
 enum ScopeError {
@@ -42,7 +50,16 @@ impl Clients {
         scopes: impl IntoIterator<Item = &'a str>,
     ) {
         let scopes = scopes.into_iter().map(str::to_owned).collect();
-        self.0.insert(id.to_owned(), Client { secret: secret.to_owned(), scopes });
+        self.clients.insert(id.to_owned(), Client { secret: secret.to_owned(), scopes });
+    }
+
+    pub(super) fn set_validity(&mut self, id: &str, validity: Duration) {
+        self.validity.insert(id.to_owned(), validity);
+    }
+
+    fn granted(&self, client_id: String, scope: String) -> Granted {
+        let validity = self.validity.get(&client_id).copied().unwrap_or(DEFAULT_VALIDITY);
+        Granted { client_id, scope, validity }
     }
 
     /// Returns the scopes that Cognito would grant. Without a request, these are all custom scopes
@@ -58,7 +75,7 @@ impl Clients {
         if !requested.iter().all(is_custom) {
             return Err(ScopeError::Invalid);
         }
-        let is_defined = |scope: &&str| self.0.values().any(|client| client.has(scope));
+        let is_defined = |scope: &&str| self.clients.values().any(|client| client.has(scope));
         let mut granted = Vec::new();
         for scope in requested.iter().copied().filter(is_defined) {
             if !granted.contains(&scope) {
@@ -111,11 +128,11 @@ pub(super) fn at_token_endpoint(
             (id.to_owned(), parameter("client_secret").ok_or("invalid_client")?.to_owned())
         }
     };
-    let client = clients.0.get(&client_id).filter(|client| client.secret == secret);
+    let client = clients.clients.get(&client_id).filter(|client| client.secret == secret);
     let client = client.ok_or("invalid_client")?;
     let requested = parameter("scope").map(|scope| scope.split_whitespace().collect::<Vec<_>>());
     match clients.grant(client, requested.as_deref()) {
-        Ok(scope) => Ok(Granted { client_id, scope }),
+        Ok(scope) => Ok(clients.granted(client_id, scope)),
         Err(ScopeError::Invalid) => Err("invalid_scope"),
         Err(ScopeError::NotOfClient) => Err("invalid_grant"),
     }
@@ -143,13 +160,13 @@ pub(super) fn by_get_client_token(
         }
     };
     let requested = requested.filter(|scopes| !scopes.is_empty());
-    let client = clients.0.get(&client_id);
+    let client = clients.clients.get(&client_id);
     let client = client.ok_or(("ResourceNotFoundException", "the app client does not exist"))?;
     if client.secret != secret {
         return Err(("NotAuthorizedException", "the client secret is wrong"));
     }
     match clients.grant(client, requested.as_deref()) {
-        Ok(scope) => Ok(Granted { client_id, scope }),
+        Ok(scope) => Ok(clients.granted(client_id, scope)),
         Err(ScopeError::Invalid) => Err((INVALID, "a scope is not defined")),
         Err(ScopeError::NotOfClient) => Err((INVALID, "the app client does not have the scope")),
     }

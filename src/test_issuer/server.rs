@@ -73,7 +73,8 @@ struct Shared {
 
 impl Shared {
     fn sign(&self, granted: &Granted) -> String {
-        self.issuer.machine_token(&granted.client_id).scope(&granted.scope).sign()
+        let token = self.issuer.machine_token(&granted.client_id).scope(&granted.scope);
+        token.valid_for(granted.validity).sign()
     }
 }
 
@@ -194,6 +195,13 @@ impl TestServer {
         locked(&self.shared.clients).add(id, secret, scopes);
     }
 
+    /// Sets how long the access tokens of this app client are valid. The default is 1 hour.
+    ///
+    /// Cognito allows 5 minutes to 24 hours. A shorter time lets a test see a token expire.
+    pub fn set_access_token_validity(&self, client_id: &str, validity: Duration) {
+        locked(&self.shared.clients).set_validity(client_id, validity);
+    }
+
     /// Sets the fault of the JWK Set endpoint. By default, there is none.
     pub fn set_fault(&self, fault: Fault) {
         *locked(&self.shared.fault) = Some(fault);
@@ -253,10 +261,10 @@ async fn token(
     form: Result<Form<Vec<(String, String)>>, FormRejection>,
 ) -> Response {
     let granted = grant::at_token_endpoint(&locked(&shared.clients), &headers, form);
-    match granted.map(|granted| shared.sign(&granted)) {
-        Ok(token) => json(
+    match granted.map(|granted| (shared.sign(&granted), granted.validity.as_secs())) {
+        Ok((token, seconds)) => json(
             StatusCode::OK,
-            format!(r#"{{"access_token":"{token}","expires_in":3600,"token_type":"Bearer"}}"#),
+            format!(r#"{{"access_token":"{token}","expires_in":{seconds},"token_type":"Bearer"}}"#),
         ),
         Err(error) => json(StatusCode::BAD_REQUEST, format!(r#"{{"error":"{error}"}}"#)),
     }
@@ -276,11 +284,13 @@ async fn user_pools_api(
         }
         _ => Err(("UnknownOperationException", "only GetClientToken is served")),
     };
-    let (status, body) = match granted.map(|granted| shared.sign(&granted)) {
-        Ok(token) => (
+    let (status, body) = match granted
+        .map(|granted| (shared.sign(&granted), granted.validity.as_secs()))
+    {
+        Ok((token, seconds)) => (
             StatusCode::OK,
             format!(
-                r#"{{"ClientAuthenticationResult":{{"AccessToken":"{token}","ExpiresIn":3600,"TokenType":"Bearer"}}}}"#
+                r#"{{"ClientAuthenticationResult":{{"AccessToken":"{token}","ExpiresIn":{seconds},"TokenType":"Bearer"}}}}"#
             ),
         ),
         Err((exception, message)) => (

@@ -109,6 +109,12 @@ impl TokenBuilder {
         if has_auth_time { token.claim("auth_time", seconds(time)) } else { token }
     }
 
+    /// Sets `iat` to now, and `exp` to the end of this time.
+    pub(super) fn valid_for(self, validity: Duration) -> Self {
+        let now = SystemTime::now();
+        self.issued_at(now).expires_at(now.checked_add(validity).unwrap_or(now))
+    }
+
     /// Sets `exp`.
     pub fn expires_at(self, time: SystemTime) -> Self {
         self.claim("exp", seconds(time))

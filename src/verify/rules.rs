@@ -64,6 +64,13 @@ impl Rules {
     /// The value is compared byte for byte (RFC 7519 section 2). An `http` or `https` URL without a
     /// path, query or fragment stands for two values, with and without the slash, because clients
     /// send both (RFC 3986 section 6.2.3).
+    ///
+    /// ```
+    /// # use tower_cognito::{ClientIds, Rules, UserPool};
+    /// # let rules = Rules::new(UserPool::new("us-east-1_Example")?, ClientIds::any());
+    /// let rules = rules.with_audience("https://api.example.com");
+    /// # Ok::<(), tower_cognito::InvalidUserPoolId>(())
+    /// ```
     pub fn with_audience(self, audience: impl Into<String>) -> Self {
         self.with_audiences([audience])
     }

@@ -203,24 +203,6 @@ fn tonic_example_prints_each_status() {
 }
 
 #[test]
-fn mcp_example_leads_from_the_rejection_to_a_token() {
-    let (code, output, log) = run("mcp_metadata", &[], &[], "");
-    let lines = output.lines().collect::<Vec<_>>();
-    let (rejected, metadata) = (lines[0], lines[1].strip_prefix("2. ").unwrap());
-    let metadata: Value = serde_json::from_str(metadata).unwrap();
-    let resource = metadata["resource"].as_str().unwrap();
-    let origin = resource.strip_suffix("/mcp").unwrap();
-    let url = format!("{origin}/.well-known/oauth-protected-resource/mcp");
-    let challenge = format!(r#"Bearer realm="api", resource_metadata="{url}""#);
-    assert_eq!(rejected, format!("1. 401 Unauthorized: {challenge}"), "{log}");
-    assert_eq!(metadata["scopes_supported"], serde_json::json!(["mcp/call"]));
-    assert!(lines[2].starts_with(&format!("3. with a token for {resource}: 200 OK, ")));
-    let other = "3. with a token for https://other.example/mcp: 401 Unauthorized, ";
-    assert!(lines[3].starts_with(other), "{output}");
-    assert_eq!((code, lines.len()), (Some(0), 4));
-}
-
-#[test]
 fn verify_example_prints_one_line_for_each_token() {
     let issuer = issuer();
     let folder =
@@ -326,6 +308,8 @@ fn issuer_token() -> TokenBuilder {
 async fn issuer_executes_commands_and_serves_after_the_end_of_its_input() {
     let lines = [
         "client abc secret activity/* x/y",
+        "validity abc 5",
+        "validity abc",
         r#"token abc {"scope":"a/b"}"#,
         "rotate",
         "token abc",
@@ -352,11 +336,12 @@ async fn issuer_executes_commands_and_serves_after_the_end_of_its_input() {
     assert!(jwks.starts_with("COGNITO_JWKS_URL=http://127.0.0.1:"), "{jwks}");
     let token_url = token_endpoint.strip_prefix("TOKEN_ENDPOINT_URL=").unwrap();
     let error = "error: see the first lines of examples/issuer.rs";
-    let printed = [0, 1, 2, 4, 6, 7, 8, 9, 10, 11, 12].map(|line| &*answers[line]);
-    let expected = ["ok", error, "ok", "ok", "ok", "ok", "ok", "0", error, error, error];
+    let printed = [0, 1, 2, 3, 4, 6, 8, 9, 10, 11, 12, 13, 14].map(|line| &*answers[line]);
+    let expected =
+        ["ok", error, "ok", "ok", error, "ok", "ok", "ok", "ok", "0", error, error, error];
     assert_eq!(printed, expected);
     let header = |line: usize| answers[line].split('.').next().unwrap();
-    assert_ne!(header(3), header(5), "another key signs after a rotation");
+    assert_ne!(header(5), header(7), "another key signs after a rotation");
 
     for client in ["first", "abc"] {
         let form = "application/x-www-form-urlencoded";

@@ -2053,3 +2053,31 @@ async fn h092_allow_anonymous_rejects_invalid_tokens() {
     }
     assert!(rejected > 30, "{rejected}");
 }
+
+#[tokio::test]
+async fn connect_body_has_the_code_of_the_grpc_status() {
+    let mut codes = std::collections::BTreeSet::new();
+    for case in cases() {
+        let Some(token) = case.guard.require_token() else {
+            continue;
+        };
+        let layer = token.rejection_body(RejectionBody::connect);
+        let scope = Some(case.guard.scope.clone());
+        let mut connection = Connection::open(Transport::Direct, Some(layer), scope).await;
+        let seen = connection.send(post(&case.authorization, "application/json")).await;
+        let code = match case.row.grpc_status {
+            7 => "permission_denied",
+            14 => "unavailable",
+            16 => "unauthenticated",
+            other => panic!("{}: {other}", case.name),
+        };
+        let json: serde_json::Value = serde_json::from_str(case.row.json).unwrap();
+        let message = json["error_description"].as_str().unwrap();
+        let expected = format!(r#"{{"code":"{code}","message":"{message}"}}"#);
+        assert_eq!(seen.body, expected, "{}", case.name);
+        let content_type = ("content-type".to_owned(), "application/json".to_owned());
+        assert!(seen.headers.contains(&content_type), "{}: {:?}", case.name, seen.headers);
+        codes.insert(code);
+    }
+    assert_eq!(codes.len(), 3, "{codes:?}");
+}

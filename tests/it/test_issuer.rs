@@ -444,6 +444,32 @@ fn claims_of(answer: &str, place: &str) -> Value {
     serde_json::from_str(&decoded(token.split('.').nth(1).unwrap())).unwrap()
 }
 
+#[tokio::test]
+async fn access_token_validity_is_that_of_the_client() {
+    let server = server().await;
+    server.set_access_token_validity("client", Duration::from_secs(5));
+    for (client, seconds) in [("client", 5), ("other", 3600)] {
+        let headers = vec![("authorization", basic(client, "secret"))];
+        let (_, token) = post(&server, headers, "grant_type=client_credentials").await;
+        let input = json!({"ClientId": client, "Secret": "secret"});
+        let (_, result) = get_client_token(&server, &input.to_string()).await;
+        for (text, token, expires_in) in [
+            (token, "/access_token", "/expires_in"),
+            (
+                result,
+                "/ClientAuthenticationResult/AccessToken",
+                "/ClientAuthenticationResult/ExpiresIn",
+            ),
+        ] {
+            let claims = claims_of(&text, token);
+            let lifetime = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+            let answer: Value = serde_json::from_str(&text).unwrap();
+            let said = answer.pointer(expires_in).unwrap();
+            assert_eq!((lifetime, said), (seconds, &json!(seconds)), "{client}");
+        }
+    }
+}
+
 async fn get_client_token(server: &TestServer, input: &str) -> (StatusCode, String) {
     let headers = vec![
         ("x-amz-target", "AWSCognitoIdentityProviderService.GetClientToken".to_owned()),
