@@ -13,6 +13,7 @@
 //!
 //! * [Configuration](configuration): settings in code, in the environment, or in a file.
 //! * [Deployment](deployment): the supported servers and gateways, and large fleets.
+//! * [MCP and gRPC](mcp_and_grpc): an MCP server, and what gRPC and Connect clients see.
 //! * [Keys](keys): refreshes, rotation, and what happens when Cognito is down.
 //! * [Observability](observability): log events, span fields, metrics, readiness.
 //! * [Performance](performance): compared with the bare signature check and with other crates.
@@ -59,6 +60,10 @@ pub mod deployment {
     #![doc = include_str!("docs/deployment.svg")]
     //!
     #![doc = include_str!("docs/deployment.md")]
+}
+
+pub mod mcp_and_grpc {
+    #![doc = include_str!("docs/mcp_and_grpc.md")]
 }
 
 pub mod keys {

@@ -24,6 +24,9 @@ mod errors {}
 #[doc = include_str!("../src/docs/keys.md")]
 mod keys {}
 
+#[doc = include_str!("../src/docs/mcp_and_grpc.md")]
+mod mcp_and_grpc {}
+
 #[doc = include_str!("../src/docs/observability.md")]
 mod observability {}
 

@@ -387,7 +387,7 @@ fn rows() -> Vec<(usize, Vec<&'static str>)> {
 /// Returns the names of all tests, as the file writes them.
 fn tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
-    let files = [files_below("tests/it"), files_below("src")].concat();
+    let files = [files_below("tests/it"), files_below("src"), files_below("examples/mcp")].concat();
     let unified = root().join("tests/feature_unification/lib.rs");
     for path in files.into_iter().filter(|path| is_rust(path)).chain([unified]) {
         let module = path.strip_prefix(root()).unwrap().with_extension("");
@@ -862,5 +862,37 @@ fn every_cell_of_the_comparison_has_evidence() {
                 assert!(text.contains(quoted), "{}: {quoted}", row[1]);
             }
         }
+    }
+}
+
+// ---- The page on MCP -------------------------------------------------------------------------
+
+const MCP: &str = include_str!("../../src/docs/mcp_and_grpc.md");
+
+#[test]
+fn checklist_of_the_mcp_specification_names_tests_that_exist() {
+    let tests = tests();
+    let mut named = 0;
+    for row in section(MCP, "What the specification asks of a server").lines() {
+        let Some((_, cells)) = row.split_once("| ") else { continue };
+        let names =
+            cells.split('`').skip(1).step_by(2).filter(|code| !code.contains(char::is_uppercase));
+        for name in names.filter(|code| code.contains("::")) {
+            let name = name.replace("mcp::", "examples::mcp::tests::");
+            assert!(tests.contains(&name), "{name}");
+            named += 1;
+        }
+    }
+    assert!(named > 10, "{named}");
+}
+
+#[test]
+fn tool_on_the_mcp_page_is_that_of_the_example() {
+    let (_, code) = MCP.split_once("```text\nuse rmcp").unwrap();
+    let (code, _) = code.split_once("```").unwrap();
+    let example = fs::read_to_string(root().join("examples/mcp/main.rs")).unwrap();
+    let lines = example.lines().map(str::trim).collect::<BTreeSet<_>>();
+    for line in code.lines().skip(1) {
+        assert!(lines.contains(line.trim()), "{line}");
     }
 }
