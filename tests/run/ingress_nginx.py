@@ -135,7 +135,7 @@ def validate():
         return
     options = ["--strict", "--kubernetes-version", KUBERNETES]
     done = run_program(tool.program("kubernetes-validate"), *options, MANIFEST)
-    is_valid = done.returncode == 0 and (done.stdout + done.stderr).count(" passed for resource") == 7
+    is_valid = done.returncode == 0 and (done.stdout + done.stderr).count(" passed for resource") == 8
     checks.that(is_valid, f"the manifest is valid for Kubernetes {KUBERNETES}", done.stdout + done.stderr)
 
 
