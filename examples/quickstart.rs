@@ -153,16 +153,18 @@ fn print_how_to_call(server: &TestServer, api: &str) {
     println!("TOKEN_ENDPOINT_URL={}", server.token_endpoint_url());
     println!("API_URL={api}/item");
     println!("ACTIVITY_URL={api}/activity");
-    println!("EXPIRED_TOKEN={}", machine(CLIENT_ID).issued_at(two_hours_ago).sign());
+    let expired = machine(CLIENT_ID).issued_at(two_hours_ago).sign();
+    println!("EXPIRED_TOKEN={expired}");
     println!("ID_TOKEN={}", issuer.id_token(CLIENT_ID, "alice").sign());
     println!("OTHER_CLIENT_TOKEN={}", machine("another-client").sign());
     println!("ready");
     let token_url = server.token_endpoint_url();
     println!(
         r#"
-Paste this line into another shell. It gets a token by the client credentials grant:
+Paste this line into another shell. It gets a token by the client credentials grant, and sets the
+values above that clients need:
 
-export ACCESS_TOKEN=$(curl --silent --user '{CLIENT_ID}:{CLIENT_SECRET}' --data 'grant_type=client_credentials' '{token_url}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+export ACCESS_TOKEN=$(curl --silent --user '{CLIENT_ID}:{CLIENT_SECRET}' --data 'grant_type=client_credentials' '{token_url}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/') API_URL={api}/item ACTIVITY_URL={api}/activity TOKEN_ENDPOINT_URL={token_url} CLIENT_ID={CLIENT_ID} CLIENT_SECRET={CLIENT_SECRET} EXPIRED_TOKEN={expired}
 
 Then paste any of these:
 
@@ -172,9 +174,9 @@ curl --include --header "Authorization: Bearer $ACCESS_TOKEN" --data '{{"message
 # 200: get the items
 curl --include --header "Authorization: Bearer $ACCESS_TOKEN" {api}/item
 
-# 401: no token, and a token that was changed
+# 401: no token, and an expired token
 curl --include {api}/item
-curl --include --header "Authorization: Bearer x$ACCESS_TOKEN" {api}/item
+curl --include --header "Authorization: Bearer $EXPIRED_TOKEN" {api}/item
 
 # 403: the token does not have the scope demo-dev/admin
 curl --include --header "Authorization: Bearer $ACCESS_TOKEN" {api}/admin
