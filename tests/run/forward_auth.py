@@ -631,6 +631,27 @@ def check_upgrades(gateway, good):
         gateway.rejects(f"{lines}, no token", 401, "GET", "/item", lines)
 
 
+def check_connections(gateway, good):
+    """Each request on a connection is checked by itself."""
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=PATIENCE)
+    token = {"Authorization": f"Bearer {good}"}
+    before = len(gateway.service.got)
+    statuses = []
+    for target, headers in [("/item", token), ("/item", {}), ("/health", {}), ("/item", token), ("/item/7", {})]:
+        connection.request("GET", target, headers=headers)
+        response = connection.getresponse()
+        response.read()
+        statuses.append(response.status)
+    connection.close()
+    check("each request on a connection needs a token", [200, 401, 200, 200, 401], statuses)
+    told = [bool(identity(got)) for got in gateway.service.got[before:]]
+    check("a caller is named only with its own request", [True, False, True], told)
+    trailer = b"1\r\na\r\n0\r\nX-Auth-Subject: admin\r\n\r\n"
+    lines = ["Transfer-Encoding: chunked", "Trailer: X-Auth-Subject", "TE: trailers"]
+    got = gateway.passes("a trailer with a caller", "POST", "/public/x", lines, trailer)
+    check("a trailer names no caller", [], identity(got))
+
+
 def check_outages(gateway, authorizer, issuer):
     good = [bearer(issuer.token(scope="activity/*"))]
     post = ("POST", "/activity", good)
@@ -935,6 +956,7 @@ def check_gateway(kind):
     check_paths(gateway, good, narrow)
     check_headers(gateway, good)
     check_authorizer(kind, authorizer, good)
+    check_connections(gateway, good)
     cells = check_protocols(gateway, authorizer, issuer)
     if kind.column:
         check_table(kind, cells)
