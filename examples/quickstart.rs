@@ -113,8 +113,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Returns `true` also for another case, so that `Config` can report it.
 fn is_setting(name: &OsStr) -> bool {
-    name.to_string_lossy().starts_with("COGNITO_")
+    name.to_string_lossy().to_ascii_uppercase().starts_with("COGNITO_")
 }
 
 async fn listen(variable: &str, default: &str) -> Result<TcpListener, String> {

@@ -107,6 +107,7 @@ fn quickstart_names_invalid_settings() {
             vec![("COGNITO_ISSUER", "http://127.0.0.1@evil.example"), ("COGNITO_CLIENT_IDS", "a")],
             vec!["COGNITO_ISSUER", "user information"],
         ),
+        (vec![("cognito_groups", "x")], vec!["cognito_groups", "COGNITO_GROUPS"]),
         (vec![("COGNITO_REQUIRED_SCOPE", "a/b")], vec!["did you mean `COGNITO_REQUIRED_SCOPES`?"]),
     ] {
         let (code, log) = Quickstart::start(&settings).ended();
