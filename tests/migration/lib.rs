@@ -267,17 +267,3 @@ async fn with_a_required_audience_one_rejects_all_tokens_and_one_checks_nothing(
     assert!(authorizer.check_auth(&token(&good)).await.is_ok());
     assert!(authorizer.check_auth(&token(&with_audience)).await.is_err());
 }
-
-#[test]
-fn the_code_of_the_page_is_the_code_here() {
-    let flat = |text: &str| {
-        text.replace("pub(super) ", "").split_whitespace().collect::<Vec<_>>().join(" ")
-    };
-    let here = flat(include_str!("lib.rs"));
-    let blocks = |begin| PAGE.split(begin).skip(1).map(|rest| rest.split("```").next().unwrap());
-    let shown = blocks("```rs\n").chain(blocks("// After, for both.\n")).collect::<Vec<_>>();
-    assert_eq!(shown.len(), 3);
-    for block in shown {
-        assert!(here.contains(&flat(block)), "it is not in tests/migrating/lib.rs: {block}");
-    }
-}
