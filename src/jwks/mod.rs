@@ -255,3 +255,5 @@ fn members(document: &[u8]) -> Result<Vec<&RawValue>, InvalidJwks> {
 
 #[cfg(test)]
 mod wycheproof;
+#[cfg(test)]
+mod wycheproof_files;

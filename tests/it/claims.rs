@@ -22,7 +22,7 @@ use tower_cognito::{
     VerifyErrorKind,
 };
 
-use super::promises::{Fake, keys, new_set, old_set};
+use super::fake_issuer::{Fake, keys, new_set, old_set};
 use super::support::{CLIENT, issuer, machine, rules, verifier};
 
 fn verified(token: &TokenBuilder) -> AccessToken {
@@ -430,7 +430,7 @@ async fn forbidden_by_the_check_is_403_and_the_check_runs_last() {
 async fn check_runs_for_a_token_that_waited_for_its_key() {
     let revoked = Revoked::default();
     let list = Arc::clone(&revoked);
-    let rules = super::promises::rules().with_check(move |token| {
+    let rules = super::fake_issuer::rules().with_check(move |token| {
         let is_revoked = token.jwt_id().is_none_or(|id| list.read().unwrap().contains(id));
         if is_revoked { Err(CheckError::Revoked) } else { Ok(()) }
     });

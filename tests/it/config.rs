@@ -14,7 +14,7 @@ use tower_cognito::{
     Config, Health, JwksDocument, RefreshError, RequireToken, Scope, VerifyErrorKind,
 };
 
-use super::promises::{Fake, Reply, keys, old_set, s};
+use super::fake_issuer::{Fake, Reply, keys, old_set, s};
 use super::support::{CLIENT, Log, issuer, machine};
 
 const POOL: &str = "us-east-1_TestIssuer";
@@ -60,7 +60,7 @@ fn from_toml(text: &str) -> Result<Config, String> {
     toml::from_str(text).map_err(|error: toml::de::Error| error.to_string())
 }
 
-/// One setting beside the usual ones has this problem as a variable.
+/// Checks that this variable, next to the usual ones, has this problem.
 #[track_caller]
 fn problem(key: &str, value: &str, expected: &str) {
     let expected = format!("`{}`: {expected}", variable(key));
@@ -103,7 +103,7 @@ fn the_same_settings_from_variables_json_and_toml_are_the_same() {
 }
 
 #[test]
-fn what_is_not_set_is_as_in_the_code() {
+fn settings_that_are_not_set_have_the_defaults_of_the_code() {
     let config = with(&[]).unwrap();
     let pool = tower_cognito::UserPool::new(POOL).unwrap();
     let rules = tower_cognito::Rules::new(pool, tower_cognito::ClientIds::only([CLIENT]));
@@ -227,7 +227,7 @@ fn a_name_in_another_case_is_an_error_on_every_platform() {
 }
 
 #[test]
-fn ignored_variables_are_never_looked_at() {
+fn ignored_variables_are_never_read() {
     let with_ignore = |ignore: &str| {
         Config::from_vars([
             ("COGNITO_USER_POOL_ID", POOL),
@@ -272,7 +272,7 @@ fn an_unknown_key_of_a_file_is_an_error() {
 }
 
 #[test]
-fn nothing_is_set_and_each_required_setting_is_named() {
+fn error_without_settings_names_each_required_setting() {
     let pool = |issuer: &str| {
         format!("it is not set, expected an ID such as `ap-northeast-1_AbCdEfGhI`, or `{issuer}`")
     };
@@ -300,7 +300,7 @@ fn nothing_is_set_and_each_required_setting_is_named() {
 
 /// What people set instead of an ID: each error names variables, not functions.
 #[test]
-fn a_pool_in_another_form_is_answered_with_the_variable_to_set() {
+fn pool_in_another_form_is_an_error_that_names_the_variable_to_set() {
     let error = |value: &str| {
         let [problem] = &with(&[("user_pool_id", value)]).unwrap_err()[..] else {
             panic!("{value}")
@@ -473,7 +473,7 @@ fn each_problem_names_the_variable_and_what_is_expected() {
 }
 
 #[test]
-fn a_value_of_another_type_is_a_mistake_in_a_file() {
+fn value_of_another_type_in_a_file_is_an_error() {
     let number = |range| format!("it is not an integer{range}");
     let (text, list) = ("it is not a string".to_owned(), "it is not a list of strings".to_owned());
     for (keys, values, expected) in [
@@ -521,7 +521,7 @@ fn a_value_of_another_type_is_a_mistake_in_a_file() {
 }
 
 #[test]
-fn numbers_are_taken_up_to_their_limits() {
+fn numbers_are_accepted_up_to_their_limits() {
     for (settings, is_good) in [
         (&[("leeway_seconds", "0")][..], true),
         (&[("leeway_seconds", "300")], true),
@@ -552,7 +552,7 @@ fn numbers_are_taken_up_to_their_limits() {
 }
 
 #[test]
-fn all_mistakes_come_at_once() {
+fn all_problems_are_reported_at_once() {
     let settings = [
         ("issuer", "http://issuer.example/?"),
         ("jwks_url", "ftp://keys.example"),
@@ -579,7 +579,7 @@ fn all_mistakes_come_at_once() {
 }
 
 #[test]
-fn a_pool_is_named_in_one_way() {
+fn pool_can_be_named_in_only_one_way() {
     let both = from_vars(&[
         ("user_pool_id", POOL),
         ("issuer", "https://issuer.example"),
@@ -602,7 +602,7 @@ fn a_pool_is_named_in_one_way() {
 }
 
 #[test]
-fn a_setting_that_is_there_twice_is_an_error() {
+fn setting_that_is_set_twice_is_an_error() {
     for (key, value, json) in GOOD {
         let mut settings = GOOD.map(|(key, value, _)| (key, value)).to_vec();
         settings.push((key, value));
@@ -617,7 +617,7 @@ fn a_setting_that_is_there_twice_is_an_error() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_not_unicode_is_an_error_and_not_repeated() {
+fn value_that_is_not_unicode_is_an_error_and_not_repeated() {
     use std::os::unix::ffi::OsStringExt;
 
     let opaque = |text: &str| OsString::from_vec([text.as_bytes(), b"\xff\xfe"].concat());
@@ -643,7 +643,7 @@ fn what_is_not_unicode_is_an_error_and_not_repeated() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_not_unicode_is_not_called_missing() {
+fn value_that_is_not_unicode_is_not_reported_as_missing() {
     use std::os::unix::ffi::OsStringExt;
 
     let opaque = || OsString::from_vec(b"x\xff".to_vec());
@@ -662,7 +662,7 @@ fn what_is_not_unicode_is_not_called_missing() {
 }
 
 #[test]
-fn a_number_that_can_not_be_read_is_its_only_mistake() {
+fn number_that_cannot_be_read_is_the_only_problem() {
     let settings = [("refresh_interval_seconds", "x"), ("max_key_age_seconds", "60")];
     let expected = "`COGNITO_REFRESH_INTERVAL_SECONDS`: it is not an integer from 10 to 86400";
     assert_eq!(with(&settings).unwrap_err(), [expected]);
@@ -691,7 +691,7 @@ fn no_value_is_repeated_in_an_error() {
     for (key, value) in keys.flat_map(|key| values.map(|value| (key, value))) {
         let mut texts = Vec::new();
         let texts_of = |problems: Vec<String>| problems.join("\n");
-        // Alone, beside good ones, and twice.
+        // By itself, next to valid ones, and twice.
         texts.extend(from_vars(&[(key, value)]).err().map(texts_of));
         texts.extend(with(&[(key, value), ("leeway_seconds", "x")]).err().map(texts_of));
         texts.extend(with(&[(key, value), (key, value)]).err().map(texts_of));
@@ -736,7 +736,7 @@ fn no_value_of_a_toml_file_is_repeated() {
 }
 
 #[test]
-fn what_stands_in_place_of_the_settings_is_not_repeated() {
+fn value_in_place_of_the_settings_is_not_repeated() {
     for text in ["\"S3CR3T\"", "[\"S3CR3T\"]", "987654321", "true", "null"] {
         let error = from_json(text).unwrap_err();
         assert!(error.contains("a table of settings"), "{error}");
@@ -770,8 +770,8 @@ fn client_ids_change_the_verdict() {
         ("one,two", "two", None),
         (" one , two\n", "one", None),
         ("one,two", "one,two", wrong),
-        ("any", "whoever", None),
-        (" any ", "whoever", None),
+        ("any", "any client", None),
+        (" any ", "any client", None),
         ("anyone", "any", wrong),
         ("a_b+c-d", "a_b+c-d", None),
     ] {
@@ -781,7 +781,7 @@ fn client_ids_change_the_verdict() {
     for (ids, client, expected) in [
         (r#"["one","two"]"#, "two", None),
         (r#"["one","two"]"#, "three", wrong),
-        (r#"["any"]"#, "whoever", None),
+        (r#"["any"]"#, "any client", None),
         (r#""one,two""#, "two", None),
     ] {
         let json = format!(r#"{{"user_pool_id":"{POOL}","client_ids":{ids}}}"#);
@@ -897,7 +897,7 @@ fn the_issuer_changes_the_verdict() {
 }
 
 #[tokio::test]
-async fn the_keys_are_fetched_from_where_the_settings_say() {
+async fn keys_are_fetched_from_the_url_that_is_set() {
     let emulator = "http://127.0.0.1:4566/us-east-1_Local";
     for (settings, expected) in [
         (
@@ -951,7 +951,7 @@ async fn the_refresh_interval_is_the_one_that_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_go_stale_when_the_settings_say() {
+async fn max_key_age_is_the_one_that_is_set() {
     for (settings, most) in [(&[("max_key_age_seconds", "600")][..], s(600)), (&[], s(86_400))] {
         let fake = Fake::new(old_set());
         let builder = with(settings).unwrap().verifier_builder().clock(fake.clock());
@@ -969,7 +969,7 @@ async fn keys_go_stale_when_the_settings_say() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connect_tries_for_as_long_as_is_set() {
+async fn connect_timeout_is_the_one_that_is_set() {
     for (settings, least, most) in [
         (&[("connect_timeout_seconds", "3")][..], s(3), s(4)),
         (&[("connect_timeout_seconds", "0")], s(0), s(1)),

@@ -245,7 +245,8 @@ fn error_texts_are_the_rows_of_the_page() {
     let mut texts = BTreeSet::new();
     for path in files_below("src").into_iter().filter(|path| is_rust(path)) {
         let is_for_tests = path.components().any(|part| part.as_os_str() == "test_issuer")
-            || path.ends_with("jwks/wycheproof.rs");
+            || path.ends_with("jwks/wycheproof.rs")
+            || path.ends_with("jwks/wycheproof_files.rs");
         if !is_for_tests {
             texts.extend(literals(&fs::read_to_string(&path).unwrap()));
         }
@@ -500,40 +501,21 @@ const NOT_TEXTS: [&str; 5] =
 const QUOTED: [&str; 12] = [
     "\"refuse ",
     "refuse wrong_client",
-    "\"refuse\"",
+    r#""refuse""#,
     "\"refused: ",
-    "\"refused\"",
+    r#""refused""#,
     "ECONNREFUSED",
     "`refuse`",
     "`refused`",
     "cognito.refused",
     "connection refused",
-    "seen before\"",
+    r#"seen before""#,
     "seen before<",
 ];
 
 /// Files that are not rewritten yet. A file leaves this list when it has none of the words any
 /// more; no file is added.
-const TO_REWRITE: [&str; 18] = [
-    "src/docs/performance.md",
-    "tests/hostile_inputs.tsv",
-    "tests/it/config.rs",
-    "tests/it/differential.rs",
-    "tests/it/docs_in_sync.rs",
-    "tests/it/executors.rs",
-    "tests/it/faults.rs",
-    "tests/it/grpc.rs",
-    "tests/it/jwks.rs",
-    "tests/it/layer.rs",
-    "tests/it/promises.rs",
-    "tests/it/refresh.rs",
-    "tests/it/scope_table.rs",
-    "tests/it/sockets.rs",
-    "tests/it/support.rs",
-    "tests/it/telemetry.rs",
-    "tests/it/user_pool.rs",
-    "tests/it/verify.rs",
-];
+const TO_REWRITE: [&str; 1] = ["src/docs/performance.md"];
 
 #[test]
 fn text_is_plain_english() {

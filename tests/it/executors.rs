@@ -16,7 +16,7 @@ use tower_cognito::{
     VerifyErrorKind,
 };
 
-use super::promises::{is_alone, keys, kind, ms, paused_runtime, s, set, unknown};
+use super::fake_issuer::{is_only_test, keys, kind, ms, paused_runtime, s, set, unknown};
 use super::support::CLIENT;
 
 /// The name of the thread that refreshes the keys.
@@ -254,7 +254,7 @@ fn verifier_of_real_time_finds_a_new_key_inside_of_paused_time() {
 }
 
 #[test]
-fn panic_in_a_fetch_leaves_the_verifiers_of_others_alone() {
+fn panic_in_a_fetch_does_not_affect_other_verifiers() {
     let rules = || Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]));
     let panics = Verifier::builder(rules()).jwks_fetcher(|_url| async {
         std::panic::resume_unwind(Box::new("this fetch panics, and prints nothing"));
@@ -281,7 +281,7 @@ fn threads() -> Option<usize> {
 #[test]
 fn all_verifiers_share_one_thread_which_ends_with_the_last() {
     if threads().is_none()
-        || !is_alone("executors::all_verifiers_share_one_thread_which_ends_with_the_last")
+        || !is_only_test("executors::all_verifiers_share_one_thread_which_ends_with_the_last")
     {
         return;
     }

@@ -1,6 +1,6 @@
-//! Faults and hostile answers, each by its number in the list of such: `h064` to `h084`. Those
-//! that a promise covers already are in `promises`. A forked process (`h077`) is not tested: its
-//! child has handles and no thread, which a unit test of `refresh/background` imitates.
+//! Faults and hostile responses, each by its number in the list of hostile inputs: `h064` to `h084`.
+//! Those that a promise covers are in `refresh_guarantees`. A forked process (`h077`) is not tested:
+//! its child has handles and no thread, which a unit test of `background` imitates.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -18,7 +18,7 @@ use tower_cognito::{
 };
 
 use super::executors::block_on_within;
-use super::promises::{
+use super::fake_issuer::{
     Dice, Fake, HOUR, Keys, Reply, both_sets, degraded, keys, kind, lasting, members, ms, new_set,
     old_set, paused_runtime, rules, s, set, unknown,
 };
@@ -41,7 +41,7 @@ async fn verifier_of(reply: Reply) -> Verifier {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h064_of_two_keys_under_one_id_neither_counts() {
+async fn h064_two_keys_with_one_id_are_both_ignored() {
     let Keys { old, new, old_token, new_token, .. } = keys();
     let double = renamed(old, &kid(new));
     let octets = format!(r#"{{"kty":"oct","kid":"{}","k":"AAAA"}}"#, kid(new));
@@ -58,19 +58,19 @@ async fn h064_of_two_keys_under_one_id_neither_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h065_two_backends_that_disagree_refuse_a_token_for_an_interval_at_most() {
+async fn h065_backends_that_disagree_reject_a_token_for_at_most_an_interval() {
     let turns = Reply::ByTurns(Box::new([old_set(), both_sets()]));
     let verifier = verifier_of(turns).await;
-    let mut refused_since = None;
+    let mut rejected_since = None;
     let mut longest = Duration::ZERO;
     let begun = Instant::now();
     while begun.elapsed() < HOUR {
-        // The key that both have is never in doubt.
+        // Both sets have this key, so it is always known.
         assert_eq!(kind(&verifier, &keys().old_token), None);
         match verifier.verify(&keys().new_token).await {
-            Ok(_) => refused_since = None,
+            Ok(_) => rejected_since = None,
             Err(_) => {
-                let since = *refused_since.get_or_insert_with(Instant::now);
+                let since = *rejected_since.get_or_insert_with(Instant::now);
                 longest = longest.max(since.elapsed());
             }
         }
@@ -80,7 +80,7 @@ async fn h065_two_backends_that_disagree_refuse_a_token_for_an_interval_at_most(
 }
 
 #[tokio::test(start_paused = true)]
-async fn h066_another_key_under_the_same_id_counts_from_the_swap_on() {
+async fn h066_another_key_with_the_same_id_is_used_after_the_change() {
     let Keys { old, new, old_token, .. } = keys();
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
@@ -96,7 +96,7 @@ async fn h066_another_key_under_the_same_id_counts_from_the_swap_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h067_a_private_key_is_not_used_and_said_aloud() {
+async fn h067_private_key_is_skipped_and_logged_as_an_error() {
     let log = Log::of_this_thread();
     let Disposable { member, other, token, other_token, .. } = &disposable();
     for part in PRIVATE_PARTS {
@@ -296,8 +296,8 @@ async fn h060_each_key_of_a_set_without_a_usable_one_is_logged_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h068_the_keys_of_another_pool_open_nothing_in_its_name() {
-    // The answer of another pool: nothing in it tells so.
+async fn h068_keys_of_another_pool_verify_no_token_of_that_pool() {
+    // The JWK Set of another pool, which does not name its pool.
     let verifier = verifier_of(new_set()).await;
     let theirs = keys().issuer.machine_token(CLIENT).claim("iss", "https://theirs.example");
     assert_eq!(kind(&verifier, &theirs.sign()), Some(VerifyErrorKind::UnknownIssuer));
@@ -305,7 +305,7 @@ async fn h068_the_keys_of_another_pool_open_nothing_in_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h069_while_the_clock_jumps_the_refresh_keeps_its_pace() {
+async fn h069_jumps_of_the_clock_do_not_change_the_refresh_pace() {
     let mut dice = Dice(69);
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
@@ -324,7 +324,7 @@ async fn h069_while_the_clock_jumps_the_refresh_keeps_its_pace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h070_the_first_request_after_a_freeze_is_served_and_wakes_the_refresh() {
+async fn h070_first_request_after_a_freeze_is_served_and_wakes_the_refresh() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     fake.set_ahead(2 * 3600);
@@ -346,7 +346,7 @@ async fn h070_the_first_request_after_a_freeze_is_served_and_wakes_the_refresh()
 }
 
 #[tokio::test(start_paused = true)]
-async fn h071_under_a_test_that_travels_in_time_nothing_is_busy() {
+async fn h071_time_travel_of_a_test_causes_no_busy_loop() {
     let fake = Fake::new(old_set());
     // A time of day that stands still, as the system's does under paused time.
     let now = (fake.clock())();
@@ -362,7 +362,7 @@ async fn h071_under_a_test_that_travels_in_time_nothing_is_busy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h072_what_is_late_is_given_up_and_never_counts() {
+async fn h072_late_fetch_is_abandoned_and_never_used() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     // It would bring another set a second after its time.
@@ -383,7 +383,7 @@ async fn h072_what_is_late_is_given_up_and_never_counts() {
 }
 
 #[test]
-fn h072_a_fetcher_that_blocks_its_thread_stops_no_verification_elsewhere() {
+fn h072_fetcher_that_blocks_its_thread_stops_no_verification() {
     let runtime = paused_runtime();
     let (entered, is_entered) = mpsc::channel();
     let (release, is_released) = mpsc::channel::<()>();
@@ -394,7 +394,7 @@ fn h072_a_fetcher_that_blocks_its_thread_stops_no_verification_elsewhere() {
         let is_first = fetched.fetch_add(1, Ordering::SeqCst) == 0;
         if !is_first {
             let (entered, is_released) = &*gate.lock().unwrap();
-            // Once the test is over nobody listens.
+            // The receiver is gone once the test is over.
             let _ = entered.send(());
             let _ = is_released.recv();
         }
@@ -428,7 +428,7 @@ async fn with_bad_clock(fake: &Fake) -> (Verifier, Arc<AtomicBool>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h073_a_clock_that_panics_is_survived_in_a_request_and_in_the_task() {
+async fn h073_clock_that_panics_is_survived_in_a_request_and_in_the_task() {
     let fake = Fake::new(old_set());
     let (verifier, panics) = with_bad_clock(&fake).await;
     panics.store(true, Ordering::SeqCst);
@@ -451,7 +451,7 @@ async fn h073_a_clock_that_panics_is_survived_in_a_request_and_in_the_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h074_a_check_that_panics_leaves_no_lock_behind() {
+async fn h074_check_that_panics_leaves_no_lock_behind() {
     let fake = Fake::new(new_set());
     let panics = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&panics);
@@ -462,18 +462,18 @@ async fn h074_a_check_that_panics_leaves_no_lock_behind() {
         Ok(())
     });
     let verifier = fake.builder_for(rules).connect().await.unwrap();
-    let judge =
+    let verdict =
         |token: &str| std::panic::catch_unwind(AssertUnwindSafe(|| kind(&verifier, token))).ok();
     // As many as the token cache has shards, or more.
     for number in 0..100 {
         let token = keys().issuer.machine_token(CLIENT).claim("jti", number.to_string());
         let token = token.claim("exp", 9_999_999_999_u64).sign();
-        // Neither when it is verified nor when it is remembered.
+        // Both when the token is verified and when it is cached.
         for round in 0..2 {
             panics.store(true, Ordering::SeqCst);
-            assert_eq!(judge(&token), None, "{number}, {round}");
+            assert_eq!(verdict(&token), None, "{number}, {round}");
             panics.store(false, Ordering::SeqCst);
-            assert_eq!(judge(&token), Some(None), "{number}, {round}");
+            assert_eq!(verdict(&token), Some(None), "{number}, {round}");
         }
     }
     verifier.refresh().await.unwrap();
@@ -481,7 +481,7 @@ async fn h074_a_check_that_panics_leaves_no_lock_behind() {
 }
 
 #[test]
-fn h075_a_runtime_that_goes_during_a_fetch_takes_no_key_with_it() {
+fn h075_runtime_that_ends_during_a_fetch_loses_no_key() {
     for has_another in [true, false] {
         let fake = Fake::new(old_set());
         let first = paused_runtime();
@@ -511,7 +511,7 @@ fn h075_a_runtime_that_goes_during_a_fetch_takes_no_key_with_it() {
 }
 
 #[test]
-fn h076_a_wait_in_a_runtime_of_its_own_ends() {
+fn h076_wait_in_another_runtime_ends() {
     let fake = Fake::new(old_set());
     let first = paused_runtime();
     let verifier = first.block_on(fake.builder().connect()).unwrap();
@@ -534,7 +534,7 @@ fn h076_a_wait_in_a_runtime_of_its_own_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h078_the_last_handle_may_be_dropped_by_the_task_itself() {
+async fn h078_task_itself_may_drop_the_last_handle() {
     // In the fetch, or in the clock, which the task reads when the fetch is over.
     for in_clock in [false, true] {
         let fake = Fake::new(old_set());
@@ -636,7 +636,7 @@ async fn h081_unknown_keys_while_the_issuer_is_down_cause_few_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h082_a_budget_drained_right_before_a_rotation_delays_the_new_key_half_a_minute() {
+async fn h082_exhausted_budget_delays_a_new_key_at_most_30_seconds() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     for number in 0..10 {
@@ -647,7 +647,7 @@ async fn h082_a_budget_drained_right_before_a_rotation_delays_the_new_key_half_a
     fake.answers(new_set());
     let rotated = Instant::now();
     assert!(verifier.verify(&keys().new_token).await.is_err());
-    assert_eq!(rotated.elapsed(), Duration::ZERO, "refused at once, and not after a wait");
+    assert_eq!(rotated.elapsed(), Duration::ZERO, "rejected at once, without a wait");
     while verifier.verify(&keys().new_token).await.is_err() {
         sleep(ms(10)).await;
     }
@@ -655,7 +655,7 @@ async fn h082_a_budget_drained_right_before_a_rotation_delays_the_new_key_half_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn h083_a_fetch_that_ends_as_its_waiters_give_up_is_followed_by_no_herd() {
+async fn h083_fetch_that_ends_as_waiters_give_up_causes_no_stampede() {
     for takes in [ms(990), ms(999), ms(1_000), ms(1_001), ms(1_010)] {
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
@@ -668,14 +668,14 @@ async fn h083_a_fetch_that_ends_as_its_waiters_give_up_is_followed_by_no_herd() 
             assert!(waiting.await.unwrap());
         }
         sleep(s(20)).await;
-        // The one that they joined, and one more that began after the first was asked for.
+        // The one that they joined, and one more that began after the first request.
         assert!(fake.requests() <= 3, "{} requests after {takes:?}", fake.requests());
         assert_eq!(fake.open(), 0);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn h084_under_swaps_each_load_sees_one_whole_set() {
+async fn h084_each_load_during_changes_sees_one_whole_set() {
     let Keys { old, new, .. } = keys();
     let successor = renamed(new, &kid(old));
     let token = keys().issuer.machine_token(CLIENT).header("kid", kid(old));
@@ -701,7 +701,7 @@ async fn h084_under_swaps_each_load_sees_one_whole_set() {
     let readers = readers.collect::<Vec<_>>();
     for _ in 0..200 {
         verifier.refresh().await.unwrap();
-        // After a refresh nobody sees the set before it.
+        // After a refresh, no reader sees the previous set.
         let accepted =
             [&keys().old_token, &new_token].map(|token| kind(&verifier, token).is_none());
         let is_odd = fake.requests() % 2 == 1;

@@ -53,7 +53,7 @@ impl Who {
     ) -> tonic::Response<T> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let token = request.extensions().get::<AccessToken>();
-        let client = token.map_or("nobody", AccessToken::client_id).parse().unwrap();
+        let client = token.map_or("anonymous", AccessToken::client_id).parse().unwrap();
         let mut response = tonic::Response::new(body);
         response.metadata_mut().insert("client", client);
         response
@@ -294,7 +294,7 @@ async fn each_row_reaches_the_client_of_a_layered_service_and_other_services_sta
         let address = layered_service(&who, token, scope).await;
         check_both_rejected(address, &who, &case, &case.row, "service").await;
         let sent = Sent::authorization(&case.authorization).to(Feed::NAME);
-        assert_eq!(check(&channel(address).await, sent).await.unwrap(), "nobody");
+        assert_eq!(check(&channel(address).await, sent).await.unwrap(), "anonymous");
     }
 }
 
@@ -356,19 +356,19 @@ async fn scope_table_keeps_health_service_public_and_requires_scopes_elsewhere()
     let scope = (Code::PermissionDenied, "a required scope is missing");
     let unlisted = (Code::PermissionDenied, "the request is not allowed with this token");
     let (health, feed, other) = ("grpc.health.v1.Health", Feed::NAME, "activity.v1.Other");
-    let (nobody, valid) = (Sent::default(), Sent::bearer(&valid_token()));
+    let (anonymous, valid) = (Sent::default(), Sent::bearer(&valid_token()));
     let (no_scope, invalid_token) =
         (Sent::bearer(&machine("activity/read").sign()), Sent::bearer("bad"));
     for (service, method, sent, expected) in [
-        (health, Method::Check, &nobody, Ok("nobody")),
-        (health, Method::Watch, &invalid_token, Ok("nobody")),
-        (feed, Method::Check, &nobody, Err(missing)),
+        (health, Method::Check, &anonymous, Ok("anonymous")),
+        (health, Method::Watch, &invalid_token, Ok("anonymous")),
+        (feed, Method::Check, &anonymous, Err(missing)),
         (feed, Method::Check, &invalid_token, Err(invalid)),
         (feed, Method::Check, &no_scope, Err(scope)),
         (feed, Method::Check, &valid, Ok(CLIENT)),
-        (feed, Method::Watch, &nobody, Err(missing)),
+        (feed, Method::Watch, &anonymous, Err(missing)),
         (feed, Method::Watch, &no_scope, Ok(CLIENT)),
-        (other, Method::Check, &nobody, Err(missing)),
+        (other, Method::Check, &anonymous, Err(missing)),
         (other, Method::Check, &invalid_token, Err(invalid)),
         (other, Method::Check, &valid, Err(unlisted)),
     ] {
@@ -558,7 +558,7 @@ async fn h013_forged_token_in_extensions_is_ignored() {
     let layer = RequireToken::new(verifier()).allow_anonymous();
     let router = Server::builder().layer(forge.clone()).layer(layer).add_service(service());
     let layered = channel(listen(|incoming| router.serve_with_incoming(incoming)).await).await;
-    assert_eq!(check(&layered, Sent::default()).await.unwrap(), "nobody");
+    assert_eq!(check(&layered, Sent::default()).await.unwrap(), "anonymous");
     assert_eq!(check(&layered, own()).await.unwrap(), CLIENT);
 
     let layer = InterceptorLayer::new(TokenInterceptor::new(verifier()));

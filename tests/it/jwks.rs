@@ -73,14 +73,14 @@ fn verdict(jwks: &Jwks) -> Result<(), VerifyErrorKind> {
 }
 
 fn doors(keys: &[Value]) -> Doors {
-    Doors::of(Verifier::builder(rules()).clock(now).build_with_jwks(set(keys)).unwrap())
+    Doors::new(Verifier::builder(rules()).clock(now).build_with_jwks(set(keys)).unwrap())
 }
 
 /// Checks that the member verifies a valid token.
 #[track_caller]
 fn used(name: &str, key: &Value) {
     assert_eq!(verdict(&set(&[other_key(), key.clone()])), Ok(()), "{name}");
-    assert_eq!(verdict(&set(from_ref(key))), Ok(()), "{name}, alone");
+    assert_eq!(verdict(&set(from_ref(key))), Ok(()), "{name}, only key");
 }
 
 /// Checks that the member is skipped at every position, and that the usable key next to it is used.
@@ -95,9 +95,9 @@ fn skipped_text(name: &str, member: &str) {
     }
     let jwks = Jwks::from_json(format!(r#"{{"keys":[{member},{other}]}}"#)).unwrap();
     assert_eq!(ids(&jwks), [id_of(&other_key())], "{name}");
-    let alone = Jwks::from_json(format!(r#"{{"keys":[{member}]}}"#)).unwrap_err().to_string();
+    let only = Jwks::from_json(format!(r#"{{"keys":[{member}]}}"#)).unwrap_err().to_string();
     let problem = "invalid JWK Set: it has no usable key: key 0 is ";
-    assert!(alone.starts_with(problem), "{name}: {alone}");
+    assert!(only.starts_with(problem), "{name}: {only}");
 }
 
 /// Checks that a third key is used, and that it is skipped with these changes.
@@ -177,7 +177,7 @@ fn h024_key_without_alg_verifies_only_rs256() {
         let token = machine("a/b").issued_at(now()).header("alg", alg).sign();
         let error = verify(&token, &jwks, &rules(), now()).unwrap_err();
         assert_eq!(error.kind(), VerifyErrorKind::UnsupportedAlgorithm, "{alg}");
-        doors.refuse(alg, &token, VerifyErrorKind::UnsupportedAlgorithm);
+        doors.reject(alg, &token, VerifyErrorKind::UnsupportedAlgorithm);
     }
 }
 
@@ -206,7 +206,7 @@ fn h025_alg_of_a_token_does_not_override_alg_of_its_key() {
     for alg in ["RS384", "PS256", "RSA-OAEP"] {
         let members = [with(&good_key(), json!({ "alg": alg })), other_key()];
         assert_eq!(verdict(&set(&members)), Err(VerifyErrorKind::UnknownKey), "{alg}");
-        doors(&members).refuse(alg, valid_token(), VerifyErrorKind::UnknownKey);
+        doors(&members).reject(alg, valid_token(), VerifyErrorKind::UnknownKey);
     }
 }
 
@@ -249,8 +249,8 @@ fn h067_key_with_private_members_is_skipped() {
             skipped(&format!("{name}: {value}"), json!({ name: value }));
         }
         let key = with(&good_key(), json!({ "kid": "third" })).to_string();
-        let spoilt = key.replacen('{', &format!(r#"{{"{name}":null,"#), 1);
-        skipped_text(&format!("{name}: null"), &spoilt);
+        let with_null = key.replacen('{', &format!(r#"{{"{name}":null,"#), 1);
+        skipped_text(&format!("{name}: null"), &with_null);
         let escaped = format!(r#"{{"\u{:04x}{}":"AQAB","#, name.as_bytes()[0], &name[1..]);
         skipped_text(&format!("{name}, escaped"), &key.replacen('{', &escaped, 1));
     }
@@ -456,8 +456,8 @@ fn h064_different_keys_with_one_id_are_skipped() {
             assert_eq!(ids(&jwks), [id_of(&other)], "{name}");
             assert_eq!(verdict(&jwks), unknown, "{name}");
         }
-        let alone = Jwks::from_json(document(&[key.clone(), rival]));
-        assert!(alone.is_err(), "{name}");
+        let only = Jwks::from_json(document(&[key.clone(), rival]));
+        assert!(only.is_err(), "{name}");
     }
     // An ID in other case is another ID.
     let lower = with(&another_modulus, json!({ "kid": format!("{id}x") }));

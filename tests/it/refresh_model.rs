@@ -7,7 +7,7 @@ mod choices;
 mod model;
 
 use self::model::{Setup, run};
-use super::promises::{Dice, Keys, keys, rules, unknown};
+use super::fake_issuer::{Dice, Keys, keys, rules, unknown};
 
 const SEEDS: u64 = 200;
 const CHOICES: usize = 160;

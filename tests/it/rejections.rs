@@ -41,20 +41,20 @@ use super::support::{CLIENT, Log, initially, issuer, machine, rules, verifier};
 /// One row, as it is sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Row {
-    kind: RejectionKind,
-    status: u16,
+    pub(crate) kind: RejectionKind,
+    pub(crate) status: u16,
     /// With the default settings, and with [`Look::Marked`].
     pub(crate) challenge: Option<[&'static str; 2]>,
-    json: &'static str,
-    problem: &'static str,
-    text: &'static str,
-    retry_after: Option<&'static str>,
+    pub(crate) json: &'static str,
+    pub(crate) problem: &'static str,
+    pub(crate) text: &'static str,
+    pub(crate) retry_after: Option<&'static str>,
     pub(crate) grpc_status: i32,
     pub(crate) grpc_message: &'static str,
     pub(crate) pushback: Option<&'static str>,
 }
 
-const MISSING: Row = Row {
+pub(crate) const MISSING: Row = Row {
     kind: RejectionKind::MissingToken,
     status: 401,
     challenge: Some([
@@ -77,7 +77,7 @@ const MISSING_WITH_SCOPE: Row = Row {
     ]),
     ..MISSING
 };
-const MALFORMED: Row = Row {
+pub(crate) const MALFORMED: Row = Row {
     kind: RejectionKind::InvalidRequest,
     status: 400,
     challenge: Some([
@@ -92,7 +92,7 @@ const MALFORMED: Row = Row {
     grpc_message: "malformed authorization metadata",
     pushback: None,
 };
-const INVALID: Row = Row {
+pub(crate) const INVALID: Row = Row {
     kind: RejectionKind::InvalidToken,
     status: 401,
     challenge: Some([

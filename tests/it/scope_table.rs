@@ -17,7 +17,7 @@ use tower_cognito::{
     RequireToken, Scope, ScopeTable, Verifier,
 };
 
-use super::promises::{Dice, Fake, keys, new_set, old_set};
+use super::fake_issuer::{Dice, Fake, keys, new_set, old_set};
 use super::support::{CLIENT, machine, rules, verifier};
 
 /// The outcome of a request.
@@ -1602,7 +1602,7 @@ impl Serving {
             let (outer, inner) = root.split_at(at);
             (outer, inner)
         });
-        let is_alone = !rows.iter().any(|row| row.path != path && row.path.starts_with(outer));
+        let is_only_child = !rows.iter().any(|row| row.path != path && row.path.starts_with(outer));
         let leaf = |methods: MethodRouter| {
             let leaf = Router::new().route("/{*rest}", methods.clone());
             if is_taken(root) { leaf } else { leaf.route("/", methods) }
@@ -1614,7 +1614,7 @@ impl Serving {
                 app.nest(outer, Router::new().nest(inner, leaf(methods)))
             }
             Self::NestService if !is_taken(root) => app.nest_service(root, methods),
-            Self::NestServiceInNestService if !outer.is_empty() && is_alone => {
+            Self::NestServiceInNestService if !outer.is_empty() && is_only_child => {
                 app.nest_service(outer, Router::new().nest_service(inner, methods))
             }
             _ => app.route(path, methods),

@@ -64,7 +64,7 @@ pub(crate) struct Doors {
 }
 
 impl Doors {
-    pub(crate) fn of(verifier: Verifier) -> Self {
+    pub(crate) fn new(verifier: Verifier) -> Self {
         let interceptor = TokenInterceptor::new(verifier.clone());
         Self { layer: RequireToken::new(verifier).layer(Inside), interceptor }
     }
@@ -84,7 +84,7 @@ impl Doors {
     /// called. A text that is not a valid header value, or that changes in a header, is skipped. An
     /// empty text, and one that is not ASCII or has a tab, is rejected as a malformed header.
     #[track_caller]
-    pub(crate) fn refuse(&self, name: &str, token: &str, reason: VerifyErrorKind) {
+    pub(crate) fn reject(&self, name: &str, token: &str, reason: VerifyErrorKind) {
         let Some(value) = bearer_value(token).filter(|_| !token.starts_with(' ')) else {
             return;
         };
@@ -138,7 +138,8 @@ impl Doors {
     }
 }
 
-fn bearer_value(token: &str) -> Option<HeaderValue> {
+/// Returns the value of the `Authorization` header, or `None` if no header can contain it.
+pub(crate) fn bearer_value(token: &str) -> Option<HeaderValue> {
     HeaderValue::from_bytes(format!("Bearer {token}").as_bytes()).ok()
 }
 

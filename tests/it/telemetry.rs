@@ -23,7 +23,7 @@ use tower_cognito::{
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use super::promises::{Fake, Reply, keys, ms, new_set, old_set, paused_runtime, s, unknown};
+use super::fake_issuer::{Fake, Reply, keys, ms, new_set, old_set, paused_runtime, s, unknown};
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
 
 /// The metrics since the last call of `take`, by name and labels: the count of a counter, the value
@@ -76,7 +76,8 @@ const DURATION: &str = "cognito_verify_duration_seconds{}";
 const LAST_REFRESH: &str = "cognito_jwks_last_refresh_timestamp_seconds";
 
 fn rejected(reason: &str) -> String {
-    format!("cognito_verifications_total{{result=refused,reason={reason}}}")
+    let result = "refused";
+    format!("cognito_verifications_total{{result={result},reason={reason}}}")
 }
 
 fn rejection(kind: &str) -> String {
@@ -341,7 +342,7 @@ fn each_refresh_is_counted_by_its_result() {
     });
     measured(async |metrics| {
         let verifier =
-            Verifier::builder(super::promises::rules()).jwks_fetcher(|_url: String| async {
+            Verifier::builder(super::fake_issuer::rules()).jwks_fetcher(|_url: String| async {
                 Err(tower_cognito::RefreshError::transport("no route"))
             });
         let verifier = verifier.connect_lazy().unwrap();
@@ -390,7 +391,7 @@ fn time_of_the_last_refresh_is_that_of_the_initial_keys() {
     measured(async |metrics| {
         let fake = Fake::new(Reply::Hang);
         let fetched_at = SystemTime::UNIX_EPOCH + s(1_999_999_000);
-        let pool = super::promises::rules().pool().clone();
+        let pool = super::fake_issuer::rules().pool().clone();
         let pool = pool.with_initial_jwks(keys().issuer.jwks(), fetched_at);
         let rules = tower_cognito::Rules::new(pool, tower_cognito::ClientIds::any());
         let _verifier = fake.builder_for(rules).connect_lazy().unwrap();

@@ -31,7 +31,7 @@ use tower_cognito::{
     VerifyErrorKind as Kind, verify,
 };
 
-use super::promises::{
+use super::fake_issuer::{
     self, Dice, Fake, HOUR, Reply, both_sets, keys, ms, new_set, old_set, s, set, unknown,
 };
 use super::support::{CLIENT, issuer, machine, rules};
@@ -471,7 +471,7 @@ async fn h095_removed_key_invalidates_its_cached_tokens() {
                 let name = format!("{expected:?}, {cause:?}");
                 let fake = Fake::new(both_sets());
                 let verifier = fake.builder().connect().await.unwrap();
-                let sharer = verifier.share_keys(promises::rules()).unwrap();
+                let sharer = verifier.share_keys(fake_issuer::rules()).unwrap();
                 for verifier in [&verifier, &sharer] {
                     cache(&name, verifier, old).await;
                     cache(&name, verifier, new).await;
@@ -559,7 +559,7 @@ impl Stop {
         let gone_on = Mutex::new(gone_on);
         let is_armed = Arc::new(AtomicBool::new(false));
         let armed = Arc::clone(&is_armed);
-        let rules = promises::rules().with_check(move |_| {
+        let rules = fake_issuer::rules().with_check(move |_| {
             if armed.swap(false, Ordering::SeqCst) {
                 reach.send(()).unwrap();
                 gone_on.lock().unwrap().recv().unwrap();
@@ -1194,7 +1194,7 @@ async fn h093_each_header_has_the_same_result_on_every_path() {
 #[test]
 fn h093_cached_header_with_another_signature_is_rejected() {
     let jwks = || Jwks::from_json(set(&[&keys().old, &keys().new])).unwrap();
-    let verifier = || without_token_cache(jwks(), promises::rules(), UNIX_EPOCH + s(EXP));
+    let verifier = || without_token_cache(jwks(), fake_issuer::rules(), UNIX_EPOCH + s(EXP));
     let tokens = [&keys().old_token, &keys().new_token];
     for first in tokens {
         let verifier = verifier();
@@ -1264,16 +1264,16 @@ struct Vectors {
 
 fn vectors() -> &'static Vectors {
     static VECTORS: LazyLock<Vectors> = LazyLock::new(|| {
-        let text = include_str!("../vectors/tokens.json");
-        let value: serde_json::Value = serde_json::from_str(text).unwrap();
-        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
-        let pool = UserPool::new(&text(&value["user_pool_id"])).unwrap();
-        let tokens = value["tokens"].as_array().unwrap().iter();
+        let vectors = super::vectors::vectors().iter();
+        let vectors = vectors.filter(|vector| vector.category == "cognito shapes");
+        let vectors = vectors.collect::<Vec<_>>();
+        let [first, ..] = &*vectors else { panic!("no vectors") };
+        let tokens = vectors.iter().map(|vector| (vector.name.to_owned(), vector.token.clone()));
         Vectors {
-            document: value["jwks"].to_string(),
-            rules: Rules::new(pool, ClientIds::only([text(&value["client_id"])])),
-            now: UNIX_EPOCH + s(value["now"].as_u64().unwrap()),
-            tokens: tokens.map(|token| (text(&token["name"]), text(&token["token"]))).collect(),
+            document: first.documents[0].clone(),
+            rules: first.rules[0].rules(),
+            now: first.time,
+            tokens: tokens.collect(),
         }
     });
     &VECTORS

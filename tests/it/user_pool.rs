@@ -1,4 +1,4 @@
-//! From an ID or a URL to a pool: what is taken, what is refused, whom it trusts and where it
+//! From an ID or a URL to a pool: what is accepted, what is rejected, whom it trusts and where it
 //! looks for keys.
 
 use std::sync::{Arc, Mutex};
@@ -37,7 +37,7 @@ fn trusts(pool: &UserPool, named: &str) -> bool {
 }
 
 #[test]
-fn a_pool_tells_every_issuer_that_it_trusts() {
+fn pool_returns_every_issuer_that_it_trusts() {
     let pool = UserPool::new(ID).unwrap();
     assert_eq!(pool.issuers().collect::<Vec<_>>(), [ORIGINAL, UPDATED]);
     let pool = pool.add_issuer("https://a.example").unwrap();
@@ -76,7 +76,7 @@ async fn two_pools_have_their_keys_from_two_places() {
 }
 
 #[tokio::test]
-async fn a_test_issuer_has_the_keys_of_its_own_pool_alone() {
+async fn test_issuer_has_only_the_keys_of_its_own_pool() {
     let other = UserPool::from_issuer("https://issuer.example/other").unwrap();
     let own = Rules::new(issuer().user_pool(), ClientIds::any());
     let both = Verifier::builder(own.clone()).add_pool(Rules::new(other, ClientIds::any()));
@@ -87,7 +87,7 @@ async fn a_test_issuer_has_the_keys_of_its_own_pool_alone() {
 }
 
 #[tokio::test]
-async fn the_query_of_an_address_is_nowhere_shown() {
+async fn query_of_an_address_is_never_displayed() {
     let pool = UserPool::from_issuer("http://127.0.0.1:1/pool").unwrap();
     let pool = pool.with_jwks_url("http://127.0.0.1:1/jwks?sig=s3cr3t").unwrap();
     let rules = Rules::new(pool.clone(), ClientIds::any());
@@ -154,7 +154,7 @@ async fn keys_come_from_the_original_host() {
 }
 
 #[test]
-fn an_id_has_a_region_and_a_name() {
+fn id_has_a_region_and_a_name() {
     for id in [
         ID,
         "us-east-1_a",
@@ -171,7 +171,7 @@ fn an_id_has_a_region_and_a_name() {
 }
 
 #[test]
-fn an_id_that_is_none_is_refused_with_a_text_that_helps() {
+fn invalid_id_is_rejected_with_a_helpful_text() {
     #[track_caller]
     fn check(id: &str, expected: &str) {
         assert_eq!(UserPool::new(id).unwrap_err().to_string(), expected, "{id:?}");
@@ -315,7 +315,7 @@ async fn keys_may_come_from_elsewhere() {
 }
 
 #[test]
-fn one_more_issuer_is_trusted_beside_the_others() {
+fn added_issuer_is_trusted_besides_the_others() {
     let replica = "https://cognito-idp.us-west-2.amazonaws.com/us-west-2_Replica";
     let pool = UserPool::new(ID).unwrap();
     assert!(!trusts(&pool, replica));

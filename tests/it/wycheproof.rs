@@ -1,51 +1,17 @@
-//! Wycheproof's JOSE vectors, from the folder that `WYCHEPROOF_DIR` names: no registry has them.
-//!
-//! Their payloads are not claims, so none of them is an access token. Their signatures are tested in
+//! Wycheproof's JOSE vectors. Their payloads are not claims, so none of them is an access token. Their signatures are tested in
 //! `src/jwks/wycheproof.rs`.
 
-use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
 use tower_cognito::{Jwks, VerifyErrorKind, verify};
 
+#[path = "../../src/jwks/wycheproof_files.rs"]
+mod files;
+
+use self::files::{Vector, vectors};
 use super::jwks::{document, good_key};
 use super::support::{issuer, machine, rules};
-
-struct Vector {
-    number: u64,
-    is_jwe: bool,
-    token: String,
-    keys: Vec<Value>,
-}
-
-/// Returns every vector of a file with its public keys.
-fn vectors(file: &str) -> Option<Vec<Vector>> {
-    let Some(folder) = std::env::var_os("WYCHEPROOF_DIR") else {
-        println!("SKIPPED: WYCHEPROOF_DIR is not set");
-        return None;
-    };
-    let text = std::fs::read_to_string(Path::new(&folder).join(file)).unwrap();
-    let file: Value = serde_json::from_str(&text).unwrap();
-    let mut vectors = Vec::new();
-    for group in file["testGroups"].as_array().unwrap() {
-        // A symmetric key has no public half.
-        let keys = group.get("public").unwrap_or(&group["private"]);
-        let keys = keys["keys"].as_array().cloned().unwrap_or_else(|| vec![keys.clone()]);
-        for test in group["tests"].as_array().unwrap() {
-            let token = test.get("jws").unwrap_or(&test["jwe"]);
-            vectors.push(Vector {
-                number: test["tcId"].as_u64().unwrap(),
-                is_jwe: test.get("jwe").is_some(),
-                // A vector that is not compact is JSON.
-                token: token.as_str().map_or_else(|| token.to_string(), str::to_owned),
-                keys: keys.clone(),
-            });
-        }
-    }
-    assert_eq!(file["numberOfTests"].as_u64(), u64::try_from(vectors.len()).ok());
-    Some(vectors)
-}
 
 fn set(keys: &[Value]) -> Option<Jwks> {
     Jwks::from_json(document(keys)).ok()
@@ -60,7 +26,7 @@ fn verdict(token: &str, keys: &Jwks) -> Result<(), VerifyErrorKind> {
 /// of JWEs among them.
 fn count_rejected(file: &str) -> Option<(usize, usize)> {
     let vectors = vectors(file)?;
-    for Vector { number, is_jwe, token, keys } in &vectors {
+    for Vector { number, is_jwe, token, keys, .. } in &vectors {
         let keys = set(keys).unwrap_or_else(|| issuer().jwks());
         let verdict = verdict(token, &keys).unwrap_err();
         // An error about a claim would mean that the payload was read as claims.

@@ -20,21 +20,21 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 shards=(jws claims json verify jwks path scope scope_table rejection layer token_cache schedule refresh
     verifier config)
 declare -A tests=(
-    [jws]='verify:: precedence:: vectors:: foreign::'
-    [claims]='verify:: claims:: vectors:: foreign::'
-    [json]='json:: verify:: claims:: jwks:: vectors:: bounds::'
+    [jws]='verify:: precedence:: vectors::'
+    [claims]='verify:: claims:: vectors::'
+    [json]='json:: verify:: claims:: jwks:: vectors:: resource_limits::'
     [verify]='verify:: precedence:: claims:: vectors:: errors:: allocations:: token_cache::'
-    [jwks]='jwks:: verify:: vectors:: token_cache:: telemetry:: promises::'
+    [jwks]='jwks:: verify:: vectors:: token_cache:: telemetry:: refresh_guarantees::'
     [path]='path:: scope_table:: axum_router::'
     [scope_table]='scope_table:: axum_router:: layer::'
     [layer]='layer:: rejections:: grpc:: axum_router:: autotraits:: telemetry::'
-    [verifier]='verifier:: user_pool:: refresh:: promises:: token_cache:: executors:: errors::'
+    [verifier]='verifier:: user_pool:: refresh:: refresh_guarantees:: token_cache:: executors:: errors::'
     [config]='config:: user_pool:: errors::'
     [scope]='scope:: scope_table:: vectors:: config::'
     [rejection]='rejection:: claims:: rejections:: layer:: grpc:: docs_in_sync:: resource_metadata::'
     [token_cache]='token_cache:: allocations::'
-    [schedule]='schedule:: refresh:: promises:: faults::'
-    [refresh]='refresh:: promises:: faults:: refresh_model:: telemetry::'
+    [schedule]='schedule:: refresh:: refresh_guarantees:: faults::'
+    [refresh]='refresh:: refresh_guarantees:: faults:: refresh_model:: telemetry::'
 )
 
 renew=

@@ -40,14 +40,16 @@ def has_target(checks, triple):
 
 def verdict(program):
     """Returns what a program says about a token of the test vectors."""
-    vectors = json.loads(Path("tests/vectors/tokens.json").read_text(encoding="utf-8"))
-    pool = vectors["user_pool_id"]
-    issuer = f"https://cognito-idp.{pool.split('_')[0]}.amazonaws.com/{pool}"
+    vectors = json.loads(Path("tests/vectors/vectors.json").read_text(encoding="utf-8"))
+    rules = vectors["rules"]["cognito"][0]
+    issuer = f"https://cognito-idp.{rules['pool'].split('_')[0]}.amazonaws.com/{rules['pool']}"
+    pieces = vectors["categories"]["cognito shapes"][0]["token"]
+    token = "".join(vectors["texts"][piece] if isinstance(piece, int) else piece for piece in pieces)
     with temporary_folder() as folder:
-        (folder / "keys.json").write_text(json.dumps(vectors["jwks"]))
+        (folder / "keys.json").write_text(json.dumps({"keys": vectors["key_sets"]["cognito"][0]}))
         options = ["--jwks", folder / "keys.json", "--issuer", issuer]
-        options += ["--client-id", vectors["client_id"], "--now", vectors["now"]]
-        return run(program, *options, input=vectors["tokens"][0]["token"] + "\n").stdout
+        options += ["--client-id", rules["clients"][0], "--now", vectors["now"]]
+        return run(program, *options, input=token + "\n").stdout
 
 
 def script(checks):

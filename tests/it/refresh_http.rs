@@ -1,5 +1,5 @@
-//! What goes wrong between here and the issuer, on real sockets: servers that answer bytes as
-//! they are told to, and time as it is. The number in a name is that of the fault.
+//! Faults between the verifier and the issuer on real sockets and in real time: the server answers with
+//! the bytes of the test. The number in a test name is that of the hostile input or the promise.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -26,7 +26,7 @@ use tower_cognito::{
     VerifyErrorKind,
 };
 
-use super::promises::members;
+use super::fake_issuer::members;
 use super::support::{CLIENT, Log, initially, issuer, machine};
 
 const PATH: &str = "/pool/.well-known/jwks.json";
@@ -34,7 +34,7 @@ const MAX_DOCUMENT_LEN: usize = 64 * 1024;
 /// A name that no resolver knows.
 const NAME: &str = "issuer.test";
 
-/// What a connection is answered with.
+/// The response on a connection.
 #[derive(Clone)]
 enum Answer {
     /// These bytes, once there is a request, and the end of the connection.
@@ -94,7 +94,7 @@ impl Server {
                 let (stream, _) = listener.accept().await.unwrap();
                 serving.connections.fetch_add(1, Ordering::SeqCst);
                 let shared = Arc::clone(&serving);
-                // The client may be gone before everything is said.
+                // The client may close the connection first.
                 tokio::spawn(async move { shared.serve(stream).await.unwrap_or_default() });
             }
         });
@@ -146,7 +146,7 @@ impl Server {
         self.builder().connect().await.unwrap()
     }
 
-    /// With a client of the application's, which no loopback URL is fetched with.
+    /// With a client of the application, which is not used for loopback URLs.
     async fn connect_with(&self, client: ClientBuilder) -> Verifier {
         let url = self.url_by_name();
         let host = format!("{NAME}:{}", self.address.port());
@@ -323,17 +323,17 @@ async fn times_out(server: &Server, verifier: &Verifier, name: &str, fault: Answ
 }
 
 #[tokio::test]
-async fn h055_connection_refused_until_the_port_is_open() {
+async fn h055_closed_port_fails_until_it_is_open() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let url = format!("http://{}{PATH}", socket.local_addr().unwrap());
     let seeded = Verifier::builder(initially(rules(&url), SystemTime::now()));
     let verifier = seeded.connect_lazy().unwrap();
-    let error = fails(&verifier, "nobody listens").await;
+    let error = fails(&verifier, "closed port").await;
     assert_eq!(error.kind().as_str(), "transport", "{error:?}");
 
     let server = Server::of(socket.listen(8).unwrap());
-    recovers(&verifier, "somebody listens").await;
+    recovers(&verifier, "open port").await;
     assert_eq!(server.requests().len(), 1);
 }
 
@@ -355,7 +355,7 @@ async fn h055_reset_at_any_moment() {
 }
 
 #[tokio::test]
-async fn h055_tls_works_with_a_root_of_the_applications_and_with_no_other_certificate() {
+async fn h055_tls_works_only_with_a_root_certificate_of_the_application() {
     let (root, stranger) = (Authority::new(), Authority::new());
     let good = root.acceptor("localhost", 2100);
     let server = Server::bind_tls(good.clone()).await;
@@ -463,7 +463,7 @@ async fn h057_endless_body_is_left_at_64_kib() {
 }
 
 #[tokio::test]
-async fn h057_endless_headers_are_refused() {
+async fn h057_endless_headers_are_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     for (name, line) in
@@ -524,7 +524,7 @@ async fn h057_content_length_lies_long() {
 }
 
 #[tokio::test]
-async fn h057_what_is_not_http_is_refused() {
+async fn h057_response_that_is_not_http_is_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     let body = issuer().jwks_json();
@@ -555,11 +555,11 @@ async fn h057_what_is_not_http_is_refused() {
 }
 
 #[tokio::test]
-async fn h058_gzip_and_all_other_encodings_are_refused() {
+async fn h058_gzip_and_all_other_encodings_are_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     for encoding in ["gzip", "br", "zstd", "deflate", "x-gzip", "GZIP", "gzip, br", "aws-chunked"] {
-        // The body is good as it stands, so nothing but the header can be what is refused.
+        // The body is valid, so only the header can cause the rejection.
         let headers = format!("content-encoding: {encoding}\r\n");
         let fault = Answer::Bytes(response("200 OK", &headers, issuer().jwks_json()));
         let error = survives(&server, &verifier, encoding, fault).await;
@@ -830,7 +830,7 @@ async fn h085_stalled_tls_handshake_ends_at_the_connect_limit() {
     let root = Authority::new();
     let server = Server::bind_tls(root.acceptor("localhost", 2100)).await;
     let url = format!("https://localhost:{}{PATH}", server.address.port());
-    // In vain: an application can not lengthen it.
+    // This has no effect: an application cannot extend the limit.
     let client = root.client().connect_timeout(Duration::from_secs(60));
     let builder = Verifier::builder(rules(&url)).http_client(client);
     let verifier = builder.connect().await.unwrap();
@@ -848,7 +848,7 @@ async fn h085_stalled_tls_handshake_ends_at_the_connect_limit() {
 }
 
 #[tokio::test]
-async fn p11_a_connection_that_was_kept_and_then_ended_costs_nothing() {
+async fn p11_kept_connection_that_ended_costs_nothing() {
     let server = Server::bind().await;
     // Nothing says that the server ends it, and it does.
     let body = issuer().jwks_json();
@@ -862,7 +862,7 @@ async fn p11_a_connection_that_was_kept_and_then_ended_costs_nothing() {
 }
 
 #[tokio::test]
-async fn p11_a_connection_that_was_forgotten_on_the_way_is_not_used_again() {
+async fn p11_connection_that_a_middlebox_dropped_is_not_used_again() {
     let server = Server::bind().await;
     // It stays open, and nothing that comes over it later is answered.
     let body = issuer().jwks_json();
@@ -878,7 +878,7 @@ async fn p11_a_connection_that_was_forgotten_on_the_way_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn p12_the_request_is_one_get_and_says_nothing_of_the_client() {
+async fn p12_request_is_one_get_without_data_of_the_client() {
     let server = Server::bind().await;
     let cookie = response("200 OK", "set-cookie: session=1; path=/\r\n", issuer().jwks_json());
     server.answers(Answer::Bytes(cookie));
@@ -899,7 +899,7 @@ async fn p12_the_request_is_one_get_and_says_nothing_of_the_client() {
 }
 
 #[tokio::test]
-async fn p12_the_query_of_the_url_is_kept() {
+async fn p12_query_of_the_url_is_kept() {
     let server = Server::bind().await;
     let url = format!("http://{}/keys?pool=a%2Fb&x", server.address);
     Verifier::builder(rules(&url)).connect().await.unwrap();
@@ -907,7 +907,7 @@ async fn p12_the_query_of_the_url_is_kept() {
 }
 
 #[tokio::test]
-async fn p12_a_document_of_64_kib_is_read_and_one_byte_more_is_not() {
+async fn p12_document_of_64_kib_is_read_and_a_longer_one_is_not() {
     let server = Server::bind().await;
     let (longest, too_long) = (padded_to(MAX_DOCUMENT_LEN), padded_to(MAX_DOCUMENT_LEN + 1));
     let chunked = |body: &str, size: usize| {
@@ -927,7 +927,7 @@ async fn p12_a_document_of_64_kib_is_read_and_one_byte_more_is_not() {
         ("chunks", Answer::Bytes(chunked(&too_long, 1000))),
         ("one chunk", Answer::Bytes(chunked(&too_long, 1 << 20))),
         ("the end", Answer::Bytes(until_the_end(&too_long))),
-        // It is refused before it has ended.
+        // It is rejected before it has ended.
         ("no end", Answer::Stall(until_the_end(&too_long))),
     ] {
         let begun = Instant::now();
@@ -939,7 +939,7 @@ async fn p12_a_document_of_64_kib_is_read_and_one_byte_more_is_not() {
 }
 
 #[tokio::test]
-async fn p12_a_client_of_the_applications_can_not_lift_the_limits() {
+async fn p12_client_of_the_application_cannot_lift_the_limits() {
     let server = Server::bind().await;
     let headers = [
         (ACCEPT, HeaderValue::from_static("text/html")),
@@ -966,7 +966,7 @@ async fn p12_a_client_of_the_applications_can_not_lift_the_limits() {
 }
 
 #[test]
-fn p12_a_proxy_of_the_environment_is_not_asked_for_a_loopback_url() {
+fn p12_proxy_of_the_environment_is_not_used_for_a_loopback_url() {
     let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     proxy.set_nonblocking(true).unwrap();
     let url = format!("http://{}", proxy.local_addr().unwrap());
@@ -992,7 +992,7 @@ fn p12_a_proxy_of_the_environment_is_not_asked_for_a_loopback_url() {
         .spawn()
         .unwrap_or_else(|e| panic!("{program:?}: {e}; `cargo build --examples` makes it"));
     let output = BufReader::new(process.stdout.take().unwrap());
-    // It fetches its keys before it is ready, and ends where it can not.
+    // It fetches its keys before it is ready, and ends if it cannot.
     let is_ready = output.lines().any(|line| line.unwrap() == "ready");
     process.kill().unwrap();
     process.wait().unwrap();
@@ -1015,7 +1015,7 @@ fn error_without_ca_certificates_names_what_the_operator_has_set() {
     std::fs::write(&file, "").unwrap();
     let (file, dir) = (file.to_str().unwrap(), dir.to_str().unwrap());
     let missing = format!("{file}.missing");
-    let name = "sockets::error_without_ca_certificates_names_what_the_operator_has_set";
+    let name = "refresh_http::error_without_ca_certificates_names_what_the_operator_has_set";
     for (set, expected) in [
         (vec![("SSL_CERT_FILE", file)], format!("`{file}` (`SSL_CERT_FILE`)")),
         (vec![("SSL_CERT_FILE", &missing)], format!("`{missing}` (`SSL_CERT_FILE`)")),
@@ -1051,7 +1051,7 @@ impl Authority {
         Self { certificate, issuer: rcgen::Issuer::new(params, key) }
     }
 
-    /// A client that trusts this authority alone.
+    /// Returns a client that trusts only this authority.
     fn client(&self) -> ClientBuilder {
         let root = reqwest::Certificate::from_der(self.certificate.der()).unwrap();
         Client::builder().no_proxy().tls_certs_only([root])

@@ -1,269 +1,33 @@
-//! What the refresh engine promises, each promise by its number: `p01` to `p20`. Time is paused,
-//! and the time of day goes on with it; where a real runtime or a socket is the point, no time is
-//! measured. What bodies and answers are refused is in `jwks` and in `sockets`.
+//! The guarantees of the refresh engine: the number in a test name is that of the promise, `p01` to
+//! `p20`. Time is paused, and the wall clock advances with it. Tests with a real runtime or a socket
+//! measure no time. Tests of rejected documents and responses are in `jwks` and `refresh_http`.
 
 use std::future::Future;
-use std::panic::resume_unwind;
 use std::pin::pin;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service};
 use tower_cognito::{
-    ClientIds, Degraded, Health, JwksDocument, RefreshError, RequireToken, Rules, TestIssuer,
-    TestServer, UserPool, Verifier, VerifierBuilder, VerifyErrorKind,
+    ClientIds, Health, RefreshError, RequireToken, Rules, TestIssuer, TestServer, UserPool,
+    Verifier, VerifierBuilder, VerifyErrorKind,
 };
 
 use super::executors::block_on_within;
+use super::fake_issuer::{
+    Dice, Fake, HOUR, Keys, Reply, both_sets, degraded, is_only_test, keys, kind, lasting, members,
+    ms, new_set, old_set, paused_runtime, rules, s, set, unknown,
+};
 use super::support::{CLIENT, Log};
 
-pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const INTERVAL: Duration = Duration::from_secs(300);
 /// Timers fire on whole milliseconds.
 const TICK: Duration = Duration::from_millis(2);
-
-pub(crate) const fn s(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
-pub(crate) const fn ms(milliseconds: u64) -> Duration {
-    Duration::from_millis(milliseconds)
-}
-
-/// One issuer, made once: its keys before and after a rotation, and tokens that outlive all
-/// that happens here.
-pub(crate) struct Keys {
-    pub(crate) issuer: TestIssuer,
-    /// The members of its sets.
-    pub(crate) old: String,
-    pub(crate) new: String,
-    pub(crate) id: String,
-    pub(crate) old_token: String,
-    pub(crate) new_token: String,
-}
-
-pub(crate) fn keys() -> &'static Keys {
-    static KEYS: LazyLock<Keys> = LazyLock::new(|| {
-        let issuer = TestIssuer::new();
-        let [old, id] = members(&issuer).try_into().unwrap();
-        let old_token = lasting(&issuer, issuer.issuer());
-        issuer.rotate();
-        let [new, _, _] = members(&issuer).try_into().unwrap();
-        let new_token = lasting(&issuer, issuer.issuer());
-        Keys { issuer, old, new, id, old_token, new_token }
-    });
-    &KEYS
-}
-
-pub(crate) fn members(issuer: &TestIssuer) -> Vec<String> {
-    let set: serde_json::Value = serde_json::from_str(&issuer.jwks_json()).unwrap();
-    set["keys"].as_array().unwrap().iter().map(ToString::to_string).collect()
-}
-
-pub(crate) fn lasting(issuer: &TestIssuer, iss: &str) -> String {
-    let token = issuer.machine_token(CLIENT).claim("iss", iss);
-    token.claim("exp", 9_999_999_999_u64).sign()
-}
-
-pub(crate) fn set(members: &[&str]) -> String {
-    format!(r#"{{"keys":[{}]}}"#, members.join(","))
-}
-
-pub(crate) fn old_set() -> Reply {
-    Reply::Set(set(&[&keys().old]))
-}
-
-pub(crate) fn new_set() -> Reply {
-    Reply::Set(set(&[&keys().new]))
-}
-
-pub(crate) fn both_sets() -> Reply {
-    Reply::Set(set(&[&keys().old, &keys().new]))
-}
-
-/// A token whose key ID no set has. It gets past every check before that of the key.
-pub(crate) fn unknown(number: u64) -> String {
-    let header = format!(r#"{{"kid":"unknown-{number}","alg":"RS256"}}"#);
-    let (_, rest) = keys().old_token.split_once('.').unwrap();
-    format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header))
-}
-
-pub(crate) fn rules() -> Rules {
-    Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]))
-}
-
-pub(crate) fn kind(verifier: &Verifier, token: &str) -> Option<VerifyErrorKind> {
-    verifier.try_verify(token).err().map(|error| error.kind())
-}
-
-/// What an issuer answers.
-#[derive(Clone)]
-pub(crate) enum Reply {
-    Set(String),
-    Status(u16),
-    RetryAfter(u64),
-    Hang,
-    Panic,
-    /// Hangs, and panics when it is given up.
-    PanicInDrop,
-    /// The one and the other, by turns.
-    ByTurns(Box<[Self; 2]>),
-}
-
-/// An issuer that answers what a test says, after as long as it says, and a time of day that
-/// goes on with the paused one. It keeps when it was asked, and how many fetches are open.
-#[derive(Clone)]
-pub(crate) struct Fake {
-    reply: Arc<Mutex<Reply>>,
-    takes: Arc<Mutex<Duration>>,
-    times: Arc<Mutex<Vec<Instant>>>,
-    last_good: Arc<Mutex<Option<Instant>>>,
-    open: Arc<AtomicUsize>,
-    ahead: Arc<AtomicI64>,
-}
-
-impl Fake {
-    pub(crate) fn new(reply: Reply) -> Self {
-        Self {
-            reply: Arc::new(Mutex::new(reply)),
-            takes: Arc::default(),
-            times: Arc::default(),
-            last_good: Arc::default(),
-            open: Arc::default(),
-            ahead: Arc::default(),
-        }
-    }
-
-    pub(crate) fn answers(&self, reply: Reply) {
-        *self.reply.lock().unwrap() = reply;
-    }
-
-    /// How long a fetch takes from now on. What it answers is decided at its end.
-    pub(crate) fn takes(&self, time: Duration) {
-        *self.takes.lock().unwrap() = time;
-    }
-
-    pub(crate) fn times(&self) -> Vec<Instant> {
-        self.times.lock().unwrap().clone()
-    }
-
-    pub(crate) fn requests(&self) -> usize {
-        self.times.lock().unwrap().len()
-    }
-
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::SeqCst)
-    }
-
-    /// Waits until a fetch is under way.
-    pub(crate) async fn is_open(&self) {
-        while self.open() == 0 {
-            sleep(ms(100)).await;
-        }
-    }
-
-    /// Sets the time of day this many seconds off.
-    pub(crate) fn set_ahead(&self, seconds: i64) {
-        self.ahead.store(seconds, Ordering::SeqCst);
-    }
-
-    pub(crate) fn clock(&self) -> impl Fn() -> SystemTime + Send + Sync + 'static {
-        let (begun, ahead) = (Instant::now(), Arc::clone(&self.ahead));
-        move || {
-            let ahead = ahead.load(Ordering::SeqCst);
-            let off = s(ahead.unsigned_abs());
-            let now = UNIX_EPOCH + s(2_000_000_000) + begun.elapsed();
-            if ahead < 0 { now - off } else { now + off }
-        }
-    }
-
-    pub(crate) fn builder(&self) -> VerifierBuilder {
-        self.builder_for(rules())
-    }
-
-    pub(crate) fn builder_for(&self, rules: Rules) -> VerifierBuilder {
-        let fake = self.clone();
-        Verifier::builder(rules).clock(self.clock()).jwks_fetcher(move |_url: String| fake.fetch())
-    }
-
-    pub(crate) fn fetch(
-        &self,
-    ) -> impl Future<Output = Result<JwksDocument, RefreshError>> + Send + use<> {
-        let fake = self.clone();
-        async move {
-            let number = {
-                let mut times = fake.times.lock().unwrap();
-                times.push(Instant::now());
-                times.len()
-            };
-            fake.open.fetch_add(1, Ordering::SeqCst);
-            let mut open = Open { count: Arc::clone(&fake.open), panics: false };
-            let takes = *fake.takes.lock().unwrap();
-            if !takes.is_zero() {
-                sleep(takes).await;
-            }
-            let mut reply = fake.reply.lock().unwrap().clone();
-            if let Reply::ByTurns(replies) = reply {
-                reply = replies[number % 2].clone();
-            }
-            match reply {
-                Reply::Set(document) => {
-                    if document.contains("kid") {
-                        *fake.last_good.lock().unwrap() = Some(Instant::now());
-                    }
-                    Ok(JwksDocument::new(document))
-                }
-                Reply::Status(code) => Err(RefreshError::status(code)),
-                Reply::RetryAfter(seconds) => {
-                    Err(RefreshError::status(503).with_retry_after(s(seconds)))
-                }
-                Reply::Hang => std::future::pending().await,
-                Reply::Panic => resume_unwind(Box::new("this fetcher panics, and prints nothing")),
-                Reply::PanicInDrop => {
-                    open.panics = true;
-                    std::future::pending().await
-                }
-                Reply::ByTurns(_) => unreachable!("turns are not nested"),
-            }
-        }
-    }
-}
-
-/// A fetch that was begun and not yet given up.
-struct Open {
-    count: Arc<AtomicUsize>,
-    panics: bool,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
-        if self.panics && !std::thread::panicking() {
-            resume_unwind(Box::new("this fetch panics when it is given up"));
-        }
-    }
-}
-
-/// Splitmix64: the same numbers for the same seed.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (bits ^ (bits >> 31)) % limit
-    }
-}
 
 /// The most of these times, in order, that lie within one second.
 fn busiest_second(times: &[Instant]) -> usize {
@@ -276,44 +40,17 @@ fn gaps(times: &[Instant]) -> Vec<Duration> {
     times.windows(2).map(|pair| pair[1] - pair[0]).collect()
 }
 
-pub(crate) fn degraded(health: Health) -> Degraded {
-    match health {
-        Health::Degraded(degraded) => degraded,
-        other => panic!("not degraded: {other:?}"),
-    }
-}
-
-/// A runtime of the test's own, on its thread.
-pub(crate) fn paused_runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
-}
-
-/// Whether this process runs the one test and nothing beside it. In one that does not, the test
-/// is run in a process of its own.
-pub(crate) fn is_alone(test: &str) -> bool {
-    const ALONE: &str = "TOWER_COGNITO_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        return true;
-    }
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    let output = child.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("1 passed"), "{test} was not found: {text}");
-    false
-}
-
-/// The memory that this process holds, in bytes; 0 where no system tells.
+/// Returns the resident memory of this process in bytes, or 0 if the system does not report it.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split(' ').nth(1).map_or(0, |pages| pages.parse::<u64>().unwrap() * 4096)
 }
 
 #[tokio::test(start_paused = true)]
-async fn p01_start_asks_nobody_and_requests_before_the_first_keys_never_wait() {
+async fn p01_connect_lazy_fetches_nothing_and_requests_before_the_first_keys_never_wait() {
     let fake = Fake::new(Reply::Status(503));
     let verifier = fake.builder().connect_lazy().unwrap();
-    assert_eq!(fake.requests(), 0, "`start` itself does nothing");
+    assert_eq!(fake.requests(), 0, "`connect_lazy` itself does nothing");
 
     let mut unavailable = 0;
     for _ in 0..3_000 {
@@ -340,7 +77,7 @@ async fn p01_start_asks_nobody_and_requests_before_the_first_keys_never_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p01_a_hung_issuer_delays_nobody_either() {
+async fn p01_hung_issuer_delays_no_request() {
     let fake = Fake::new(Reply::Hang);
     let verifier = fake.builder().connect_lazy().unwrap();
     for _ in 0..100 {
@@ -353,7 +90,7 @@ async fn p01_a_hung_issuer_delays_nobody_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p01_ready_waits_as_long_as_it_is_told_to() {
+async fn p01_ready_waits_at_most_as_long_as_requested() {
     let fake = Fake::new(Reply::Status(503));
     let verifier = fake.builder().connect_lazy().unwrap();
     let begun = Instant::now();
@@ -372,7 +109,7 @@ async fn p01_ready_waits_as_long_as_it_is_told_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p02_ten_thousand_who_wait_for_the_first_keys_cause_one_fetch() {
+async fn p02_ten_thousand_waits_for_the_first_keys_cause_one_fetch() {
     let fake = Fake::new(old_set());
     fake.takes(ms(800));
     let verifier = fake.builder().connect_lazy().unwrap();
@@ -389,7 +126,7 @@ async fn p02_ten_thousand_who_wait_for_the_first_keys_cause_one_fetch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p02_on_many_threads_and_a_socket_too() {
+async fn p02_ten_thousand_waits_on_many_threads_cause_one_request() {
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
     let rules = Rules::new(server.issuer().user_pool(), ClientIds::only([CLIENT]));
     let verifier = Verifier::builder(rules).connect_lazy().unwrap();
@@ -404,7 +141,7 @@ async fn p02_on_many_threads_and_a_socket_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p03_a_known_key_takes_no_fetch_and_no_wait() {
+async fn p03_known_key_causes_no_fetch_and_no_wait() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     fake.answers(Reply::Hang);
@@ -417,7 +154,7 @@ async fn p03_a_known_key_takes_no_fetch_and_no_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p03_a_swap_of_the_keys_refuses_no_token_whose_key_is_in_both_sets() {
+async fn p03_key_change_rejects_no_token_whose_key_is_in_both_sets() {
     let Keys { old, new, id, .. } = keys();
     let [small, large] = [Reply::Set(set(&[old, new])), Reply::Set(set(&[id, new, old]))];
     let fake = Fake::new(Reply::ByTurns(Box::new([small, large])));
@@ -450,7 +187,7 @@ async fn p03_a_swap_of_the_keys_refuses_no_token_whose_key_is_in_both_sets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p04_keys_are_refreshed_ahead_without_traffic() {
+async fn p04_keys_are_refreshed_in_advance_without_traffic() {
     const CYCLES: usize = 10_000;
     let fake = Fake::new(old_set());
     let _verifier = fake.builder().connect().await.unwrap();
@@ -467,7 +204,7 @@ async fn p04_keys_are_refreshed_ahead_without_traffic() {
     println!("mean {mean:?}, from {shortest:?} to {longest:?}");
 }
 
-/// Each pause lies between the half and the whole of what doubles up to its cap.
+/// Checks that each pause is between half and all of a time that doubles up to its cap.
 fn check_backoff(gaps: &[Duration], first: Duration, cap: Duration) {
     for (number, gap) in (0..).zip(gaps) {
         let most = first.saturating_mul(1 << number.min(20)).min(cap);
@@ -476,7 +213,7 @@ fn check_backoff(gaps: &[Duration], first: Duration, cap: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p05_with_keys_an_outage_costs_the_issuer_little() {
+async fn p05_outage_with_keys_causes_few_attempts() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     fake.answers(Reply::Status(500));
@@ -498,7 +235,7 @@ async fn p05_with_keys_an_outage_costs_the_issuer_little() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p05_without_keys_it_tries_sooner() {
+async fn p05_attempts_without_keys_come_sooner() {
     for reply in [Reply::Status(500), Reply::Panic, Reply::Set("{}".into())] {
         let fake = Fake::new(reply);
         let _verifier = fake.builder().connect_lazy().unwrap();
@@ -508,7 +245,7 @@ async fn p05_without_keys_it_tries_sooner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p05_what_the_issuer_asks_for_is_honored_within_limits() {
+async fn p05_retry_after_is_honored_within_limits() {
     for (asked, pause) in [(0, s(1)), (20, s(20)), (1_000_000_000_000, s(300))] {
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
@@ -559,7 +296,7 @@ async fn p05_refresh_that_clients_trigger_respects_the_age_and_the_pause() {
         sleep(s(5)).await;
         assert!(calls(s(1)).await.is_err());
     }
-    assert_eq!(fake.requests(), 5, "the issuer asked for 300 seconds");
+    assert_eq!(fake.requests(), 5, "the issuer requested 300 seconds");
     fake.answers(old_set());
     fake.set_ahead(400);
     calls(s(1)).await.unwrap();
@@ -602,7 +339,7 @@ async fn p05_refresh_that_clients_trigger_does_not_wait_for_a_fetch_that_hangs()
 }
 
 #[tokio::test(start_paused = true)]
-async fn p06_a_storm_of_unknown_keys_causes_four_fetches_a_minute_at_most() {
+async fn p06_storm_of_unknown_keys_causes_at_most_four_fetches_a_minute() {
     for takes in [Duration::ZERO, ms(700)] {
         let fake = Fake::new(old_set());
         let verifier = fake.builder().connect().await.unwrap();
@@ -625,7 +362,7 @@ async fn p06_a_storm_of_unknown_keys_causes_four_fetches_a_minute_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p06_a_refresh_that_somebody_asked_for_opens_no_door_beside_the_budget() {
+async fn p06_explicit_refresh_does_not_bypass_the_budget() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     verifier.refresh().await.unwrap();
@@ -638,7 +375,7 @@ async fn p06_a_refresh_that_somebody_asked_for_opens_no_door_beside_the_budget()
 }
 
 #[tokio::test(start_paused = true)]
-async fn p06_the_budget_fills_again_for_as_long_as_it_takes() {
+async fn p06_budget_refills_every_30_seconds() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     for number in 0..40 {
@@ -646,12 +383,16 @@ async fn p06_the_budget_fills_again_for_as_long_as_it_takes() {
         let before = fake.requests();
         assert_eq!(kind(&verifier, &unknown(number)), Some(VerifyErrorKind::UnknownKey));
         sleep(ms(1)).await;
-        assert_eq!(fake.requests(), before + 1, "{number}: the synchronous door asks too");
+        assert_eq!(
+            fake.requests(),
+            before + 1,
+            "{number}: the synchronous path also requests a fetch"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn p06_over_many_pools_sixteen_fetches_at_once_and_those_denied_are_made_later() {
+async fn p06_many_pools_make_at_most_16_fetches_at_once_and_denied_ones_later() {
     let pools = Pools::new();
     let verifier = pools.builder(40).connect().await.unwrap();
     pools.fake.answers(Reply::Hang);
@@ -665,7 +406,7 @@ async fn p06_over_many_pools_sixteen_fetches_at_once_and_those_denied_are_made_l
         assert!(pools.fake.open() <= 16, "{} at once", pools.fake.open());
     }
     assert_eq!(pools.fake.requests(), 40 + 16);
-    // Those that hung are given up; who was denied is not denied for good.
+    // The fetches that hung are abandoned; a denied fetch is made later.
     sleep(s(5)).await;
     pools.fake.answers(new_set());
     let before = pools.fake.requests();
@@ -675,7 +416,7 @@ async fn p06_over_many_pools_sixteen_fetches_at_once_and_those_denied_are_made_l
 }
 
 #[tokio::test]
-async fn p06_over_a_socket_too() {
+async fn p06_unknown_keys_over_http_stay_within_the_budget() {
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
     let rules = Rules::new(server.issuer().user_pool(), ClientIds::only([CLIENT]));
     let verifier = Verifier::builder(rules).connect().await.unwrap();
@@ -691,10 +432,9 @@ async fn p06_over_a_socket_too() {
     assert!(server.jwks_requests() <= most, "{} of {most}", server.jwks_requests());
 }
 
-/// Unknown keys leave nothing behind.
 #[test]
-fn p06_no_memory_is_kept_of_unknown_keys() {
-    if !is_alone("promises::p06_no_memory_is_kept_of_unknown_keys") {
+fn p06_unknown_keys_leave_nothing_in_memory() {
+    if !is_only_test("refresh_guarantees::p06_unknown_keys_leave_nothing_in_memory") {
         return;
     }
     paused_runtime().block_on(async {
@@ -715,7 +455,7 @@ fn p06_no_memory_is_kept_of_unknown_keys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p07_so_many_wait_and_no_more_and_none_of_them_long() {
+async fn p07_at_most_1024_requests_wait_for_at_most_one_second() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     fake.answers(Reply::Hang);
@@ -740,7 +480,7 @@ async fn p07_so_many_wait_and_no_more_and_none_of_them_long() {
     assert_eq!((waited, at_once), (1_024, 5_000 - 1_024));
     assert_eq!(fake.requests(), 2);
 
-    // They have left, and others may wait.
+    // Those requests are gone, and others may wait.
     let begun = Instant::now();
     assert!(verifier.verify(&unknown(0)).await.is_err());
     assert!(begun.elapsed() >= s(1));
@@ -748,7 +488,7 @@ async fn p07_so_many_wait_and_no_more_and_none_of_them_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p07_another_pools_new_key_is_fetched_although_all_places_are_taken() {
+async fn p07_new_key_of_another_pool_is_fetched_while_all_places_are_taken() {
     const OTHER: &str = "https://other.example";
 
     let (fake, other) = (Fake::new(old_set()), Fake::new(old_set()));
@@ -772,7 +512,7 @@ async fn p07_another_pools_new_key_is_fetched_although_all_places_are_taken() {
     fake.is_open().await;
     let token = lasting(&keys().issuer, OTHER);
     let error = verifier.verify(&token).await.unwrap_err();
-    assert_eq!(error.kind(), VerifyErrorKind::UnknownKey, "no place to wait was left");
+    assert_eq!(error.kind(), VerifyErrorKind::UnknownKey, "no place to wait is left");
     sleep(ms(1)).await;
     assert_eq!(other.requests(), 2);
     assert_eq!(kind(&verifier, &token), None, "the key was fetched all the same");
@@ -848,7 +588,7 @@ async fn p07_unknown_key_is_unavailable_if_the_keys_become_too_old_during_the_wa
 }
 
 #[tokio::test(start_paused = true)]
-async fn p07_only_what_passed_every_check_before_that_of_the_key_may_wait() {
+async fn p07_only_a_token_that_passed_all_earlier_checks_waits() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     fake.answers(Reply::Hang);
@@ -874,7 +614,7 @@ async fn p07_only_what_passed_every_check_before_that_of_the_key_may_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p08_a_key_not_published_ahead_is_there_after_one_fetch() {
+async fn p08_key_not_published_in_advance_is_known_after_one_fetch() {
     let takes = ms(250);
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
@@ -887,7 +627,7 @@ async fn p08_a_key_not_published_ahead_is_there_after_one_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p08_under_attack_it_is_there_within_half_a_minute() {
+async fn p08_new_key_is_known_within_30_seconds_during_an_attack() {
     let takes = ms(250);
     for seed in 0..3 {
         let mut dice = Dice(seed);
@@ -914,7 +654,7 @@ async fn p08_under_attack_it_is_there_within_half_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p09_a_removed_key_counts_no_longer_than_an_interval_and_a_fetch() {
+async fn p09_removed_key_is_trusted_at_most_for_an_interval_and_a_fetch() {
     let takes = s(5) - ms(1);
     let mut longest = Duration::ZERO;
     for seed in 0..5 {
@@ -936,7 +676,7 @@ async fn p09_a_removed_key_counts_no_longer_than_an_interval_and_a_fetch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p09_refresh_removes_it_at_once() {
+async fn p09_refresh_removes_a_key_at_once() {
     let fake = Fake::new(both_sets());
     let verifier = fake.builder().connect().await.unwrap();
     assert_eq!(kind(&verifier, &keys().old_token), None);
@@ -948,7 +688,7 @@ async fn p09_refresh_removes_it_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p10_an_outage_refuses_no_good_token_for_a_day_and_then_none_is_called_bad() {
+async fn p10_outage_rejects_no_valid_token_for_a_day_and_is_503_afterwards() {
     let takes = ms(400);
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
@@ -981,7 +721,7 @@ async fn p10_an_outage_refuses_no_good_token_for_a_day_and_then_none_is_called_b
 }
 
 #[tokio::test(start_paused = true)]
-async fn p10_whatever_the_outages_age_alone_decides() {
+async fn p10_only_the_age_of_the_keys_decides_during_outages() {
     let (takes, max_key_age) = (ms(400), HOUR);
     let mut outages = 0;
     for seed in 0..6 {
@@ -1018,23 +758,23 @@ async fn p10_whatever_the_outages_age_alone_decides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p10_an_hour_without_the_issuer_under_traffic() {
+async fn p10_hour_of_outage_under_traffic_rejects_no_valid_token() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     fake.answers(Reply::Status(503));
     let (begun, before) = (Instant::now(), fake.requests());
-    let (mut good, mut refused) = (0, 0);
+    let (mut valid, mut rejected) = (0, 0);
     while begun.elapsed() < HOUR {
         match verifier.verify(&keys().old_token).await {
-            Ok(_) => good += 1,
-            Err(_) => refused += 1,
+            Ok(_) => valid += 1,
+            Err(_) => rejected += 1,
         }
-        assert_eq!(kind(&verifier, &unknown(good)), Some(VerifyErrorKind::UnknownKey));
+        assert_eq!(kind(&verifier, &unknown(valid)), Some(VerifyErrorKind::UnknownKey));
         sleep(s(3)).await;
     }
     let attempts = fake.requests() - before;
-    println!("{good} good tokens, {refused} refused, {attempts} attempts");
-    assert_eq!(refused, 0);
+    println!("{valid} valid tokens, {rejected} rejected, {attempts} attempts");
+    assert_eq!(rejected, 0);
     assert!(attempts <= 180, "{attempts}");
     assert_eq!(degraded(verifier.health()).last_error().map(|kind| kind.as_str()), Some("status"));
 }
@@ -1086,7 +826,7 @@ async fn p14_clock_set_back_makes_no_stale_keys_usable_but_an_expired_token_vali
 }
 
 #[tokio::test(start_paused = true)]
-async fn p15_a_fetcher_that_panics_every_second_time_is_survived() {
+async fn p15_fetcher_that_panics_every_second_time_is_survived() {
     let turns = Reply::ByTurns(Box::new([Reply::Panic, old_set()]));
     let fake = Fake::new(turns);
     let verifier = fake.builder().connect().await.unwrap();
@@ -1104,7 +844,7 @@ async fn p15_a_fetcher_that_panics_every_second_time_is_survived() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p15_a_fetch_that_panics_when_it_is_given_up_is_survived() {
+async fn p15_fetch_that_panics_while_it_is_dropped_is_survived() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     fake.answers(Reply::PanicInDrop);
@@ -1126,7 +866,7 @@ async fn p15_a_fetch_that_panics_when_it_is_given_up_is_survived() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p15_a_panic_is_reported_as_such() {
+async fn p15_panic_is_reported_as_panicked() {
     let fake = Fake::new(Reply::Panic);
     let error = fake.builder().connect_timeout(s(1)).connect().await.unwrap_err();
     assert!(error.to_string().ends_with("the fetch panicked"), "{error}");
@@ -1135,7 +875,7 @@ async fn p15_a_panic_is_reported_as_such() {
 }
 
 #[test]
-fn p16_the_refresh_goes_on_in_another_runtime() {
+fn p16_refresh_continues_in_another_runtime() {
     let fake = Fake::new(old_set());
     let first = paused_runtime();
     let verifier = first.block_on(fake.builder().connect()).unwrap();
@@ -1161,7 +901,7 @@ fn p16_the_refresh_goes_on_in_another_runtime() {
 }
 
 #[test]
-fn p16_without_a_runtime_the_refresh_goes_on_too() {
+fn p16_refresh_continues_without_a_runtime() {
     // A request finds the refresh overdue, or has an unknown key.
     for ahead in [400, 0] {
         let fake = Fake::new(old_set());
@@ -1181,7 +921,7 @@ fn p16_without_a_runtime_the_refresh_goes_on_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p18_without_a_task_the_keys_serve_until_they_are_too_old() {
+async fn p18_keys_without_a_task_are_used_until_they_are_too_old() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     verifier.shutdown().await;
@@ -1205,7 +945,7 @@ async fn p18_without_a_task_the_keys_serve_until_they_are_too_old() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p17_with_the_last_handle_the_task_and_its_open_fetch_are_gone() {
+async fn p17_dropping_the_last_handle_ends_the_task_and_its_fetch() {
     let tasks = Handle::current().metrics();
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
@@ -1227,7 +967,7 @@ async fn p17_with_the_last_handle_the_task_and_its_open_fetch_are_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p17_shutdown_waits_until_they_are_gone() {
+async fn p17_shutdown_waits_until_task_and_fetch_are_gone() {
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
     fake.answers(Reply::Hang);
@@ -1240,7 +980,7 @@ async fn p17_shutdown_waits_until_they_are_gone() {
     tokio::task::yield_now().await;
     assert_eq!((fake.open(), Handle::current().metrics().num_alive_tasks()), (0, 0));
 
-    // The keys stay, nobody waits for others, and nothing starts again.
+    // The keys stay in use, no request waits for other keys, and no task starts again.
     let requests = fake.requests();
     assert_eq!(kind(&verifier, &keys().old_token), None);
     assert!(verifier.verify(&unknown(0)).await.is_err());
@@ -1256,7 +996,7 @@ async fn p17_shutdown_waits_until_they_are_gone() {
 }
 
 #[test]
-fn p16_what_is_asked_for_in_another_runtime_is_done_there() {
+fn p16_request_from_another_runtime_is_served_there() {
     let in_another = |ask: fn(&Verifier) -> Asked<'_>| {
         let fake = Fake::new(old_set());
         let first = paused_runtime();
@@ -1289,7 +1029,7 @@ type Asked<'v> = std::pin::Pin<Box<dyn Future<Output = ()> + 'v>>;
 
 #[test]
 fn p17_ten_thousand_verifiers_leave_no_task_and_no_memory() {
-    if !is_alone("promises::p17_ten_thousand_verifiers_leave_no_task_and_no_memory") {
+    if !is_only_test("refresh_guarantees::p17_ten_thousand_verifiers_leave_no_task_and_no_memory") {
         return;
     }
     paused_runtime().block_on(async {
@@ -1385,7 +1125,7 @@ fn issuer_of(number: usize) -> String {
     format!("https://cognito-idp.us-east-1.amazonaws.com/us-east-1_Pool{number}")
 }
 
-/// Many pools with the same keys, of which some are down.
+/// Many pools with the same keys; some of them are down.
 struct Pools {
     fake: Fake,
     down: Arc<Mutex<Vec<usize>>>,
@@ -1414,7 +1154,7 @@ impl Pools {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p20_of_many_pools_one_that_is_down_degrades_the_whole_and_is_told() {
+async fn p20_one_pool_that_is_down_degrades_the_health_of_all() {
     let pools = Pools::new();
     let verifier = pools.builder(3).max_key_age(HOUR).connect().await.unwrap();
     assert_eq!(verifier.health(), Health::Ready);
@@ -1426,7 +1166,7 @@ async fn p20_of_many_pools_one_that_is_down_degrades_the_whole_and_is_told() {
         assert_eq!(matches!(health, Health::Degraded(_)), is_down, "{number}: {health:?}");
         assert_eq!(kind(&verifier, &Pools::token(number)), None);
     }
-    // Too old: this pool's tokens alone are not served, and the whole is still no worse.
+    // Too old: only the tokens of this pool are rejected, and the health of all is still degraded.
     sleep(HOUR).await;
     assert_eq!(verifier.health_of(&issuer_of(1)), Some(Health::NotReady));
     assert!(degraded(verifier.health()).age().unwrap() >= HOUR);
@@ -1464,7 +1204,7 @@ async fn p20_keys_are_degraded_when_their_refresh_is_more_than_seven_seconds_lat
 }
 
 #[tokio::test(start_paused = true)]
-async fn p20_keys_that_never_were_are_not_too_old() {
+async fn p20_missing_first_keys_are_not_logged_as_too_old() {
     let log = Log::of_this_thread();
     let fake = Fake::new(Reply::Status(500));
     let verifier = fake.builder().connect_lazy().unwrap();
@@ -1475,7 +1215,7 @@ async fn p20_keys_that_never_were_are_not_too_old() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p20_that_keys_are_too_old_is_said_once_and_not_before() {
+async fn p20_keys_that_are_too_old_are_logged_once() {
     let log = Log::of_this_thread();
     let fake = Fake::new(old_set());
     let verifier = fake.builder().max_key_age(HOUR).connect().await.unwrap();
@@ -1492,7 +1232,7 @@ async fn p20_that_keys_are_too_old_is_said_once_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p20_a_pool_that_was_not_answered_yet_degrades_the_whole() {
+async fn p20_pool_without_a_response_yet_degrades_the_health_of_all() {
     let pools = Pools::new();
     let begun = pools.fake.clock()();
     pools.fake.takes(s(1));
@@ -1542,7 +1282,7 @@ fn lines<'l>(log: &'l str, words: &[&str]) -> Vec<&'l str> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p20_what_happens_to_the_keys_is_logged_with_fields_and_without_tokens() {
+async fn p20_key_events_are_logged_with_fields_and_without_tokens() {
     let log = Log::of_this_thread();
     let url = format!("jwks_url={}/.well-known/jwks.json", keys().issuer.issuer());
     let fake = Fake::new(old_set());
@@ -1596,7 +1336,7 @@ async fn p20_what_happens_to_the_keys_is_logged_with_fields_and_without_tokens()
 }
 
 #[tokio::test(start_paused = true)]
-async fn p20_that_the_budget_is_spent_is_said_at_most_once_in_half_a_minute() {
+async fn p20_exhausted_budget_is_logged_at_most_every_30_seconds() {
     let log = Log::of_this_thread();
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
@@ -1613,9 +1353,9 @@ async fn p20_that_the_budget_is_spent_is_said_at_most_once_in_half_a_minute() {
     assert!(!log.contains("unknown-"), "what a client sent is not logged");
 }
 
-/// A member that can not be used is told of once, however often the same set is fetched.
+/// A key that cannot be used is logged once, however often the same set is fetched.
 #[tokio::test(start_paused = true)]
-async fn p20_what_can_not_be_used_is_logged_once_and_again_when_it_comes_back() {
+async fn p20_unusable_key_is_logged_once_and_again_when_it_comes_back() {
     let log = Log::of_this_thread();
     let fake = Fake::new(old_set());
     let verifier = fake.builder().connect().await.unwrap();
@@ -1633,7 +1373,7 @@ async fn p20_what_can_not_be_used_is_logged_once_and_again_when_it_comes_back() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn p20_each_reason_why_a_key_can_not_be_used_has_its_name() {
+async fn p20_each_reason_for_an_unusable_key_is_logged_by_name() {
     let log = Log::of_this_thread();
     let with = |key: &str, name: &str, value: &str| {
         let mut key: serde_json::Value = serde_json::from_str(key).unwrap();
