@@ -202,7 +202,7 @@ fn unknown_key_waits_no_longer_than_its_limit_while_the_issuer_hangs() {
     let error = block_on_within(s(20), verifier.verify(&unknown(2))).unwrap_err();
     assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
     assert!((ms(990)..s(1) + SLACK).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-    // The fetch under way ends at its limit of 5 seconds, and so does the next.
+    // The open fetch ends at its limit of 5 seconds, and so does the next.
     let begun = Instant::now();
     let error = block_on_within(s(30), verifier.refresh()).unwrap_err();
     assert_eq!(error.kind().as_str(), "timed_out");

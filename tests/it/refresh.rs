@@ -125,7 +125,7 @@ async fn initial_keys_are_used_at_once_and_age_from_their_fetch() {
     assert_eq!(kind(&saved(hours(23)), &token), None);
     assert_eq!(kind(&saved(hours(24)), &token), Some(VerifyErrorKind::KeysUnavailable));
 
-    // `connect` returns at once with them, and a fetch is under way.
+    // `connect` returns at once with them, and a fetch is open.
     let before = fake.requests();
     let seeded = fake.builder_for(initially(support::rules(), clock()));
     let verifier = seeded.connect().await.unwrap();
@@ -170,9 +170,9 @@ async fn fetch_that_began_before_the_rotation_is_followed_by_another() {
 
 #[tokio::test(start_paused = true)]
 async fn keys_of_one_pool_verify_no_token_of_another() {
-    let (ours, theirs) = (issuer(), TestIssuer::new());
+    let (our, theirs) = (issuer(), TestIssuer::new());
     let their_pool = UserPool::from_issuer("https://theirs.example/pool").unwrap();
-    let documents = [ours.jwks_json(), theirs.jwks_json()];
+    let documents = [our.jwks_json(), theirs.jwks_json()];
     let verifier = Verifier::builder(support::rules())
         .add_pool(Rules::new(their_pool, ClientIds::only(["their-client"])))
         .jwks_fetcher(move |url: String| {
@@ -184,14 +184,14 @@ async fn keys_of_one_pool_verify_no_token_of_another() {
         .unwrap();
     let iss = "https://theirs.example/pool";
     let theirs_good = theirs.machine_token("their-client").claim("iss", iss);
-    assert_eq!(kind(&verifier, &token_of(ours)), None);
+    assert_eq!(kind(&verifier, &token_of(our)), None);
     assert_eq!(kind(&verifier, &theirs_good.sign()), None);
     // Signed with their key and our issuer, the other way round, and their client in our pool.
-    let in_our_name = theirs_good.clone().claim("iss", ours.issuer());
+    let in_our_name = theirs_good.clone().claim("iss", our.issuer());
     assert_eq!(kind(&verifier, &in_our_name.sign()), Some(VerifyErrorKind::UnknownKey));
-    let in_their_name = ours.machine_token("their-client").claim("iss", iss);
+    let in_their_name = our.machine_token("their-client").claim("iss", iss);
     assert_eq!(kind(&verifier, &in_their_name.sign()), Some(VerifyErrorKind::UnknownKey));
-    let client = ours.machine_token("their-client");
+    let client = our.machine_token("their-client");
     assert_eq!(kind(&verifier, &client.sign()), Some(VerifyErrorKind::WrongClient));
 }
 

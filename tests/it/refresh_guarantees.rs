@@ -484,7 +484,7 @@ async fn p07_at_most_1024_requests_wait_for_at_most_one_second() {
     let begun = Instant::now();
     assert!(verifier.verify(&unknown(0)).await.is_err());
     assert!(begun.elapsed() >= s(1));
-    assert_eq!(fake.requests(), 2, "for the fetch that is under way");
+    assert_eq!(fake.requests(), 2, "for the fetch that is open");
 }
 
 #[tokio::test(start_paused = true)]
