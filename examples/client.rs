@@ -9,74 +9,110 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use oauth2::basic::{BasicClient, BasicTokenResponse};
-use oauth2::{
-    AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
-    TokenResponse, TokenUrl,
-};
+use reqwest::StatusCode;
+use reqwest::header::CONTENT_TYPE;
+use serde::Deserialize;
 use tokio::sync::Mutex;
 
 /// Stop using a token this long before it expires: a request takes time, and clocks differ.
 const MARGIN: Duration = Duration::from_secs(60);
-
-type OAuthClient =
-    BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+/// Replace at most one rejected token in this time. If the API rejects every token, another one
+/// does not help, and AWS charges for each.
+const BETWEEN_REPLACEMENTS: Duration = Duration::from_secs(60);
 
 /// Fetches tokens and caches the current one.
 struct TokenSource {
-    client: OAuthClient,
+    id: String,
+    secret: String,
+    url: String,
     http: reqwest::Client,
-    cached: Mutex<Option<(String, Instant)>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    token: Option<CachedToken>,
+    last_replacement: Option<Instant>,
+}
+
+struct CachedToken {
+    value: String,
+    /// When to stop using it. This clock may stand still while the machine sleeps; the API then
+    /// rejects the token, and it is replaced.
+    until: Instant,
+}
+
+#[derive(Deserialize)]
+struct TokenResponse {
+    access_token: String,
+    expires_in: u32,
 }
 
 impl TokenSource {
     fn new(id: String, secret: String, url: String) -> Result<Self, Box<dyn Error>> {
-        let client = BasicClient::new(ClientId::new(id))
-            .set_client_secret(ClientSecret::new(secret))
-            .set_token_uri(TokenUrl::new(url)?)
-            .set_auth_type(AuthType::BasicAuth);
         // A redirect would send the secret to another server (RFC 9700 section 4.12).
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(10))
             .build()?;
-        Ok(Self { client, http, cached: Mutex::new(None) })
+        Ok(Self { id, secret, url, http, state: Mutex::default() })
     }
 
     /// Returns the cached token, or fetches a new one. Concurrent callers share one fetch.
     async fn token(&self) -> Result<String, Box<dyn Error>> {
-        let mut cached = self.cached.lock().await;
-        if let Some((token, until)) = &*cached
-            && Instant::now() < *until
+        let mut state = self.state.lock().await;
+        if let Some(token) = &state.token
+            && Instant::now() < token.until
         {
-            return Ok(token.clone());
+            return Ok(token.value.clone());
         }
-        let http = |request| fetch(self.http.clone(), request);
-        let response: BasicTokenResponse =
-            self.client.exchange_client_credentials().request_async(&http).await?;
+        let token = self.fetch().await?;
+        let value = token.value.clone();
+        state.token = Some(token);
+        Ok(value)
+    }
+
+    /// Drops this token, because the API rejected it: its key may be removed, or it is too old by
+    /// the API's clock. Returns `true` if another token is worth a try.
+    async fn replace(&self, rejected: &str) -> bool {
+        let mut state = self.state.lock().await;
+        // Another caller may have replaced it already.
+        if state.token.as_ref().is_none_or(|token| token.value != rejected) {
+            return true;
+        }
+        if state.last_replacement.is_some_and(|last| last.elapsed() < BETWEEN_REPLACEMENTS) {
+            return false;
+        }
+        state.last_replacement = Some(Instant::now());
+        state.token = None;
+        true
+    }
+
+    /// Gets a token as Cognito expects it: `Basic` and the base64 of `ID:SECRET`, unchanged. Many
+    /// libraries percent-encode the two parts before that (RFC 6749 section 2.3.1), so that a secret
+    /// with `+` is wrong. With such a library, send ID and secret in the form body.
+    async fn fetch(&self) -> Result<CachedToken, Box<dyn Error>> {
+        let begin = Instant::now();
+        let request = self
+            .http
+            .post(&self.url)
+            .basic_auth(&self.id, Some(&self.secret))
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body("grant_type=client_credentials");
+        let response = request.send().await?;
+        let status = response.status();
+        let body = response.bytes().await?;
+        if status != StatusCode::OK {
+            // An error of the grant is JSON without a secret, such as `{"error":"invalid_client"}`.
+            let body = String::from_utf8_lossy(&body);
+            return Err(format!("no token: {status}: {body:.200}").into());
+        }
+        let TokenResponse { access_token, expires_in } = serde_json::from_slice(&body)
+            .map_err(|error| format!("no token in the response: {error}"))?;
         println!("a new token");
-        let token = response.access_token().secret().clone();
-        let lifetime = response.expires_in().unwrap_or_default().saturating_sub(MARGIN);
-        *cached = Some((token.clone(), Instant::now() + lifetime));
-        Ok(token)
+        let lifetime = Duration::from_secs(expires_in.into()).saturating_sub(MARGIN);
+        Ok(CachedToken { value: access_token, until: begin + lifetime })
     }
-
-    /// Drops the cached token, because the API rejected it: it may be revoked, or its key removed.
-    async fn forget(&self) {
-        *self.cached.lock().await = None;
-    }
-}
-
-async fn fetch(
-    http: reqwest::Client,
-    request: HttpRequest,
-) -> Result<HttpResponse, reqwest::Error> {
-    let response = http.execute(request.try_into()?).await?;
-    let (status, headers) = (response.status(), response.headers().clone());
-    let mut answer = HttpResponse::new(response.bytes().await?.to_vec());
-    *answer.status_mut() = status;
-    *answer.headers_mut() = headers;
-    Ok(answer)
 }
 
 #[tokio::main]
@@ -99,17 +135,19 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let [id, secret, token_url, api_url] = names.map(|name| env::var(name).unwrap_or_default());
     let tokens = TokenSource::new(id, secret, token_url)?;
     for _ in 0..3 {
-        let mut response = call(&tokens, &api_url).await?;
-        // Retry only once. A second rejection does not depend on the cached token.
-        if response.status() == reqwest::StatusCode::UNAUTHORIZED {
-            tokens.forget().await;
-            response = call(&tokens, &api_url).await?;
-        }
+        let response = call(&tokens, &api_url).await?;
         println!("{} {}", response.status(), response.text().await?);
     }
     Ok(())
 }
 
+/// Calls the API, and once more with a new token if it answers 401. A 403 does not depend on the
+/// cached token: every token of this client has the same scopes.
 async fn call(tokens: &TokenSource, url: &str) -> Result<reqwest::Response, Box<dyn Error>> {
+    let token = tokens.token().await?;
+    let response = tokens.http.get(url).bearer_auth(&token).send().await?;
+    if response.status() != StatusCode::UNAUTHORIZED || !tokens.replace(&token).await {
+        return Ok(response);
+    }
     Ok(tokens.http.get(url).bearer_auth(tokens.token().await?).send().await?)
 }

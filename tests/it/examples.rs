@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post as post_to};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::Request;
+use http::{HeaderMap, Request};
 use serde_json::Value;
 use tower_cognito::test_issuer::TokenBuilder;
 
@@ -144,7 +148,7 @@ async fn client_caches_its_token_and_fetches_another_after_a_rejection() {
     assert_eq!(output, format!("a new token\n{items}\n{items}\n{items}\n"), "{log}");
     assert_eq!(code, Some(0));
 
-    // An API that trusts another issuer rejects the token. The client retries once with a new one.
+    // An API that trusts another issuer rejects every token. Only the first is replaced.
     let mut other = Quickstart::start(&[]);
     let other_lines = other.lines_until_ready();
     let api = other_lines.iter().find_map(|line| line.strip_prefix("API_URL=")).unwrap();
@@ -152,6 +156,8 @@ async fn client_caches_its_token_and_fetches_another_after_a_rejection() {
     settings.push(("API_URL", api));
     let (_, output, _) = run("client", &[], &settings, "");
     assert!(output.starts_with("a new token\na new token\n401 Unauthorized {"), "{output}");
+    assert_eq!(output.matches("a new token").count(), 2, "{output}");
+    assert_eq!(output.matches("401 Unauthorized").count(), 3, "{output}");
 
     let (code, _, log) = run("client", &[], &settings[..2], "");
     assert_eq!(
@@ -358,6 +364,91 @@ async fn issuer_executes_commands_and_serves_after_the_end_of_its_input() {
     let taken = taken.local_addr().unwrap().to_string();
     let (code, _, log) = run("issuer", &[], &[("ISSUER", &taken)], "");
     assert!(code == Some(1) && log.contains("ISSUER") && log.contains(&taken), "{log}");
+}
+
+/// A token endpoint and an API, and what they received: the `Authorization` headers.
+#[derive(Clone, Default)]
+struct Endpoints {
+    lifetime: u32,
+    /// The number of calls that the API rejects.
+    rejected: usize,
+    grants: Arc<Mutex<Vec<String>>>,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Endpoints {
+    /// Runs the example `client` with these endpoints and this secret. Returns its output.
+    async fn run_client(&self, secret: &str) -> String {
+        let app = Router::new()
+            .route("/oauth2/token", post_to(grant))
+            .route("/item", get(item))
+            .with_state(self.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(axum::serve(listener, app).into_future());
+        let secret = secret.to_owned();
+        let client = move || {
+            let token_endpoint = format!("{origin}/oauth2/token");
+            let settings = [
+                ("CLIENT_ID", CLIENT),
+                ("CLIENT_SECRET", &secret),
+                ("TOKEN_ENDPOINT_URL", &token_endpoint),
+                ("API_URL", &format!("{origin}/item")),
+            ];
+            run("client", &[], &settings, "")
+        };
+        let (code, output, log) = tokio::task::spawn_blocking(client).await.unwrap();
+        assert_eq!((code, &*log), (Some(0), ""));
+        output
+    }
+}
+
+/// Issues the tokens `token-1`, `token-2` and so on.
+async fn grant(State(endpoints): State<Endpoints>, headers: HeaderMap, body: String) -> String {
+    assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(body, "grant_type=client_credentials");
+    let mut grants = endpoints.grants.lock().unwrap();
+    grants.push(headers["authorization"].to_str().unwrap().to_owned());
+    let (number, lifetime) = (grants.len(), endpoints.lifetime);
+    format!(r#"{{"access_token":"token-{number}","expires_in":{lifetime},"token_type":"Bearer"}}"#)
+}
+
+async fn item(State(endpoints): State<Endpoints>, headers: HeaderMap) -> http::StatusCode {
+    let mut calls = endpoints.calls.lock().unwrap();
+    calls.push(headers["authorization"].to_str().unwrap().to_owned());
+    match calls.len() <= endpoints.rejected {
+        true => http::StatusCode::UNAUTHORIZED,
+        false => http::StatusCode::OK,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_sends_its_secret_unchanged_and_caches_the_token() {
+    let endpoints = Endpoints { lifetime: 3600, ..Endpoints::default() };
+    // Cognito allows these characters. Percent-encoded, `+` would be `%2B`.
+    let secret = "a+secret_that+a_user_chose_1234567890";
+    let output = endpoints.run_client(secret).await;
+    assert_eq!(output, "a new token\n200 OK \n200 OK \n200 OK \n");
+    let basic = format!("Basic {}", STANDARD.encode(format!("{CLIENT}:{secret}")));
+    assert_eq!(*endpoints.grants.lock().unwrap(), [basic]);
+    assert_eq!(*endpoints.calls.lock().unwrap(), ["Bearer token-1"; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_does_not_use_a_token_in_its_last_minute() {
+    let endpoints = Endpoints { lifetime: 60, ..Endpoints::default() };
+    endpoints.run_client("secret").await;
+    let calls = ["Bearer token-1", "Bearer token-2", "Bearer token-3"];
+    assert_eq!(*endpoints.calls.lock().unwrap(), calls);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_fetches_one_new_token_after_a_rejection() {
+    let endpoints = Endpoints { lifetime: 3600, rejected: 1, ..Endpoints::default() };
+    let output = endpoints.run_client("secret").await;
+    assert_eq!(output, "a new token\na new token\n200 OK \n200 OK \n200 OK \n");
+    let second = "Bearer token-2";
+    assert_eq!(*endpoints.calls.lock().unwrap(), ["Bearer token-1", second, second, second]);
 }
 
 /// Runs an example. Returns its exit code, output and log.
