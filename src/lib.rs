@@ -163,7 +163,7 @@ pub use layer::token_source::TokenSource;
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use resource_metadata::ResourceMetadata;
 pub use scope::{InvalidScope, Scope, Scopes, ScopesIter};
-pub use scope_table::{Access, ScopeTable};
+pub use scope_table::{Access, ScopeTable, TablePath};
 #[cfg(feature = "test-issuer")]
 pub use test_issuer::{issuer::TestIssuer, server::TestServer};
 pub use user_pool::UserPool;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::ConfigError;
 use crate::path::{is_unambiguous, percent_decode, strip_path_parameters};
 use crate::scope::{GroupRequirement, InvalidScope, Requirement};
+use crate::verify::AccessToken;
 
 /// Maps the method and the path of each request to the scopes and groups that it needs.
 ///
@@ -256,6 +257,15 @@ impl RouteRequirement {
             Self::Public | Self::Authenticated | Self::NotListed => None,
         }
     }
+
+    fn is_met_by(&self, token: &AccessToken) -> bool {
+        let has_groups = match self {
+            Self::Groups { groups, .. } => groups.iter().all(|one| one.is_met_by(token.groups())),
+            Self::Public | Self::Authenticated | Self::Scopes(_) => true,
+            Self::NotListed => false,
+        };
+        has_groups && self.scopes().is_none_or(|scopes| scopes.is_met_by(token.scopes()))
+    }
 }
 
 impl ScopeTable {
@@ -286,6 +296,46 @@ impl ScopeTable {
         if problems.is_empty() { Ok(table) } else { Err(ConfigError::new(problems)) }
     }
 
+    /// Returns `true` if a request with this method, path and token is allowed.
+    ///
+    /// [`RequireToken`](crate::RequireToken) makes the same decision. Use this where no request
+    /// reaches a service, for example in a Lambda authorizer.
+    ///
+    /// ```
+    /// use tower_cognito::{AccessToken, ScopeTable};
+    ///
+    /// fn may_read(table: &ScopeTable, token: &AccessToken) -> bool {
+    ///     table.allows("GET", "/item/7", token)
+    /// }
+    /// ```
+    pub fn allows(&self, method: &str, path: &str, token: &AccessToken) -> bool {
+        self.requirement_for(method, path).is_met_by(token)
+    }
+
+    /// Returns every path of the table, for a gateway that needs a list of what a token may call.
+    ///
+    /// ```
+    /// use tower_cognito::{Access, AccessToken, ScopeTable, TablePath};
+    ///
+    /// fn may_get(path: &TablePath<'_>, token: &AccessToken) -> Option<String> {
+    ///     path.allows("GET", token).then(|| path.as_str().to_owned())
+    /// }
+    ///
+    /// let table = ScopeTable::new([
+    ///     ("PUT /item/{id}", Access::scope("item/write")),
+    ///     ("GET /files/{*rest}", Access::authenticated()),
+    /// ])?;
+    /// let paths = table.paths();
+    /// assert_eq!(paths[0].as_str(), "/files/{*}");
+    /// assert_eq!(paths[1].as_str(), "/item/{}");
+    /// # Ok::<(), tower_cognito::ConfigError>(())
+    /// ```
+    pub fn paths(&self) -> Vec<TablePath<'_>> {
+        let mut paths = Vec::new();
+        self.root.list("", &mut paths);
+        paths
+    }
+
     /// Adds the public row `GET` for the path of the metadata document, unless it has one.
     ///
     /// Returns an error if a row with this path requires a token, or if the table cannot match the
@@ -308,6 +358,26 @@ impl ScopeTable {
             }
             _ => &RouteRequirement::NotListed,
         }
+    }
+}
+
+/// A path of a [`ScopeTable`], made by [`ScopeTable::paths`].
+#[derive(Clone, Debug)]
+pub struct TablePath<'t> {
+    path: String,
+    rows: &'t Rows,
+}
+
+impl TablePath<'_> {
+    /// Returns the path. A parameter is written `{}`, and a wildcard `{*}`.
+    pub fn as_str(&self) -> &str {
+        &self.path
+    }
+
+    /// Returns `true` if a request is allowed that has this method and token, and a path that only
+    /// this path of the table decides about.
+    pub fn allows(&self, method: &str, token: &AccessToken) -> bool {
+        self.rows.for_method(method).is_some_and(|requirement| requirement.is_met_by(token))
     }
 }
 
@@ -392,6 +462,21 @@ impl Node {
         let new = || Named { spelling: name.into(), node: Self::default() };
         let named = self.named.entry(percent_decode(name).into()).or_insert_with(new);
         *named.spelling == *name && named.node.add_document(path)
+    }
+
+    /// Adds every path with a row at or below this node, whose own path this is.
+    fn list<'t>(&'t self, path: &str, paths: &mut Vec<TablePath<'t>>) {
+        let mut add = |path: String, rows: &'t Rows| {
+            paths.extend(rows.non_empty().map(|rows| TablePath { path, rows }));
+        };
+        add(path.to_owned(), &self.rows);
+        add(format!("{path}/{{*}}"), &self.wildcard);
+        for Named { spelling, node } in self.named.values() {
+            node.list(&format!("{path}/{spelling}"), paths);
+        }
+        if let Some(parameter) = &self.parameter {
+            parameter.list(&format!("{path}/{{}}"), paths);
+        }
     }
 
     /// Finds the rows for a path, which is `None` after its last segment.

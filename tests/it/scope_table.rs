@@ -1728,3 +1728,68 @@ async fn deep_table_answers_a_long_path_quickly() {
     let key = format!("GET {}/%61", "/x".repeat(150));
     assert_eq!(call(&layer, &key, Some(&bearer(""))).await, rejected(403));
 }
+
+#[tokio::test]
+async fn allows_makes_the_decision_of_the_layer() {
+    let verifier = verifier();
+    let tokens = ["", "row/0 row/2 row/4"].map(|scope| machine(scope).sign());
+    let mut counts = [0; 2];
+    for seed in 0..500 {
+        let mut dice = Dice(3_000_000 + seed);
+        let rows = random_table(&mut dice, false);
+        let table = table_of(&rows);
+        let layer = RequireToken::new(verifier.clone()).scope_table(table.clone());
+        for _ in 0..6 {
+            let path = random_path(&mut dice, &rows);
+            let method = one_of(&mut dice, &METHODS);
+            let token = one_of(&mut dice, &[&tokens[0], &tokens[1]]);
+            let Ok(uri) = path.parse::<Uri>() else {
+                continue;
+            };
+            let (key, authorization) = (format!("{method} {path}"), format!("Bearer {token}"));
+            let is_reached = matches!(call(&layer, &key, Some(&authorization)).await, Reached(_));
+            let token = verifier.verify(token).await.unwrap();
+            let name = format!("seed {seed}: {method} {path} of {rows:#?}");
+            assert_eq!(table.allows(method, uri.path(), &token), is_reached, "{name}");
+            counts[usize::from(is_reached)] += 1;
+        }
+    }
+    assert!(counts.iter().all(|count| *count > 200), "{counts:?}");
+}
+
+#[tokio::test]
+async fn paths_list_each_path_once_with_the_decision_of_its_rows() {
+    let table = ScopeTable::new([
+        ("GET /", Access::public()),
+        ("GET /item", Access::scope("item/read")),
+        ("PUT /item/{id}", Access::scope("item/write")),
+        ("ANY /item/{name}", Access::scope("item/read")),
+        ("GET /item/{id}/", Access::authenticated()),
+        ("GET /c%20d/{*rest}", Access::group("support")),
+        ("GRPC /a.B/C", Access::scope("item/write").with_group("support")),
+    ])
+    .unwrap();
+    let user = machine("item/read").claim("cognito:groups", ["support"]).sign();
+    let token = verifier().verify(&user).await.unwrap();
+    let methods = ["GET", "HEAD", "PUT", "POST"];
+    let allowed = table.paths().into_iter().map(|path| {
+        let allowed = methods.into_iter().filter(|method| path.allows(method, &token));
+        (path.as_str().to_owned(), allowed.collect::<Vec<_>>().join(" "))
+    });
+    let expected = [
+        ("/", "GET HEAD"),
+        ("/a.B/C", ""),
+        ("/c%20d/{*}", "GET HEAD"),
+        ("/item", "GET HEAD"),
+        ("/item/{}", "GET HEAD POST"),
+        ("/item/{}/", "GET HEAD"),
+    ];
+    assert_eq!(
+        allowed.collect::<Vec<_>>(),
+        expected.map(|(path, methods)| (path.to_owned(), methods.to_owned()))
+    );
+    let machine = verifier().verify(&machine("item/write").sign()).await.unwrap();
+    assert!(!table.allows("POST", "/a.B/C", &machine), "it lacks the group");
+    assert!(table.allows("PUT", "/item/7", &machine));
+    assert!(!table.allows("PUT", "/item/%2e", &machine), "the path is ambiguous");
+}
