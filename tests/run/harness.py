@@ -392,7 +392,9 @@ def build(*names):
             artifact = json.loads(line)
             if artifact.get("executable"):
                 kind, name = artifact["target"]["kind"], artifact["target"]["name"]
-                found[package if kind == ["bin"] else name] = artifact["executable"]
+                found[name] = artifact["executable"]
+                if kind == ["bin"]:
+                    found[package] = artifact["executable"]
     return found
 
 

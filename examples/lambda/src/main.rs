@@ -6,8 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+mod keys;
+
 use std::process::ExitCode;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -16,13 +17,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
-use tower_cognito::{AccessToken, Config, Health, RequireScope, RequireToken, Verifier};
-
-/// How long to wait for the first keys. Lambda ends an init phase after 10 seconds.
-const FIRST_KEYS: Duration = Duration::from_secs(6);
-/// How long a request waits for a refresh. The default timeout of a function is 3 seconds.
-const LATE_KEYS: Duration = Duration::from_secs(1);
+use tower_cognito::{AccessToken, RequireScope, RequireToken, Verifier};
 
 fn app(verifier: Verifier) -> Router {
     let keys = verifier.clone();
@@ -43,23 +38,12 @@ async fn items() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], r#"[{"test": "hoge"}]"#)
 }
 
-/// Waits for a refresh if the keys are overdue.
-///
-/// Lambda freezes the process after each response, including the task that refreshes the keys. A
-/// refresh in the background would be frozen as well, and a removed key would stay trusted. While the
-/// issuer is down, one request in 10 seconds waits, or one in a second if there are no keys.
 async fn refresh_if_due(
     State(verifier): State<Verifier>,
     request: Request,
     next: Next,
 ) -> Response {
-    let min_age = match verifier.health() {
-        Health::Ready => return next.run(request).await,
-        Health::NotReady => Duration::from_secs(1),
-        _ => Duration::from_secs(10),
-    };
-    // The task logs errors, and the verifier rejects tokens if its keys are too old.
-    let _ = timeout(LATE_KEYS, verifier.refresh_if_older_than(min_age)).await;
+    keys::refresh_if_due(&verifier).await;
     next.run(request).await
 }
 
@@ -78,14 +62,7 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), lambda_http::Error> {
     let mut terminated = signal(SignalKind::terminate())?;
-    let config = Config::from_env()?;
-    let verifier = config.verifier_builder().connect_lazy()?;
-    // Without keys, requests are answered with 503 and Retry-After, and each of them tries to fetch
-    // again. A failed init phase would be a gateway error and would run again for each request.
-    if let Err(error) = verifier.ready(FIRST_KEYS).await {
-        tracing::error!(%error, "no keys yet");
-    }
-    let app = app(verifier);
+    let app = app(keys::connect().await?);
     tokio::select! {
         ended = lambda_http::run(app) => ended,
         _ = terminated.recv() => Ok(()),
