@@ -9,7 +9,8 @@ SECONDS_EACH  how long each filter is measured in a round, default 2
 It checks each kind of answer separately. Then it sends valid and invalid requests concurrently and
 checks every answer, while keys rotate and an authorizer shuts down, and again while one is killed.
 With PROFILE=release, it measures the requests per second at the end, compared with Envoy's own filter
-jwt_authn and with no filter. `envoy.py services` runs only the three services.
+jwt_authn, with an authorizer that allows everything (the floor), and with no filter. TOKIO_WORKER_THREADS
+sets the threads of each authorizer. `envoy.py services` runs only the three services.
 """
 # ci: merge computes: the lines with FAIL say what was expected and what came; or pip has to reach PyPI
 
@@ -26,6 +27,7 @@ import time
 import urllib.request
 
 from harness import CLIENT_ID as CLIENT
+from harness import TARGET
 from harness import EXPIRED, FORBIDDEN, INVALID, MALFORMED, MISSING_SCOPE, NO_KEYS, NO_TOKEN
 from harness import Checks, Issuer, bearer, build, debian, environment, free_port, main, pypi
 from harness import start as start_process
@@ -39,6 +41,8 @@ IDENTITY = ("x-auth-subject", "x-auth-client-id", "x-auth-scope")
 REQUESTS = int(os.environ.get("REQUESTS", "10000"))
 SECONDS_EACH = int(os.environ.get("SECONDS_EACH", "2"))
 CONCURRENCY = 64
+PROFILE = os.environ.get("PROFILE", "dev")
+IS_MEASURED = PROFILE == "release"
 
 checks = Checks()
 # The script sets them.
@@ -69,7 +73,8 @@ async def serve(name, reader, writer):
                 await reader.readuntil(b"\r\n")
             else:
                 await reader.readexactly(int(values.get("content-length", 0)))
-            told = [pair for pair in headers if "auth-" in pair[0] or "auth_" in pair[0]]
+            names = ("auth-", "auth_", "x-original", "x-forwarded-method", "x-forwarded-uri")
+            told = [pair for pair in headers if any(name in pair[0].lower() for name in names)]
             body = json.dumps({"service": name, "path": head[0].split()[1], "told": told})
             if head[0].startswith("HEAD "):
                 body = ""
@@ -136,12 +141,21 @@ def authorizer(address, issuer, **settings):
     return process
 
 
+def allow_everything():
+    """Returns the program that allows every request."""
+    # The same packages as in `build`, so that what they have in common is compiled once.
+    packages = ["-p", "tower-cognito", "-p", "integration-tests", "-p", "ext_authz"]
+    command = ["cargo", "build", "--quiet", "--profile", PROFILE, *packages]
+    subprocess.run([*command, "--example", "issuer", "--example", "allow_everything"], check=True)
+    return TARGET / ("debug" if PROFILE == "dev" else PROFILE) / "examples/allow_everything"
+
+
 # ---- Envoy's configuration -----------------------------------------------------------------------
 
 
-def configuration(ports, issuer, keys):
-    """Returns the file of the example with other ports and four more listeners for the checks: a copy of
-    its listener that does not remove a client's identity headers, and three for the measurements, which
+def configuration(ports, floor_ports, issuer, keys):
+    """Returns the file of the example with other ports and five more listeners for the checks: a copy of
+    its listener that does not remove a client's identity headers, and four for the measurements, which
     answer without a service."""
     with open("examples/ext_authz/envoy.yaml") as file:
         yaml = file.read()
@@ -181,15 +195,24 @@ def configuration(ports, issuer, keys):
 """
     open_port, open_text = copy("open", mutation)
     asks_port, asks_text = copy("ext_authz", answers)
+    floor = (r"cluster_name: authorizer", "cluster_name: floor")
+    floor_port, floor_text = copy("floor", answers, floor)
     jwt_port, jwt_text = copy("jwt_authn", (per_route, ""), answers, (filters, jwt_authn))
     none_port, none_text = copy("none", (per_route, ""), answers, (filters, ""))
     admin = free_port()
     more = (
         "admin: { address: { socket_address: { address: 127.0.0.1, "
         f"port_value: {admin} }} }} }}\nstatic_resources:\n  listeners:\n"
-        + "".join([open_text, asks_text, jwt_text, none_text])
+        + "".join([open_text, asks_text, jwt_text, none_text, floor_text])
     )
-    return yaml, more, admin, open_port, (none_port, jwt_port, asks_port)
+    # The same cluster, with the two authorizers that allow everything.
+    clusters = yaml[yaml.index("  clusters:\n") :]
+    cluster = clusters[clusters.index("  - name: authorizer\n") : clusters.index("  - name: activity\n")]
+    cluster = cluster.replace(": authorizer\n", ": floor\n")
+    for usual, other in zip((50051, 50052), floor_ports):
+        cluster = cluster.replace(f"port_value: {ports[usual]}", f"port_value: {other}")
+    more += f"  clusters:\n{cluster}"
+    return yaml, more, admin, open_port, (none_port, jwt_port, floor_port, asks_port)
 
 
 # ---- Requests ------------------------------------------------------------------------------------
@@ -472,6 +495,31 @@ def each_answer(api, open_api, issuer):
     rejected("a path that looks like the route's", api, FORBIDDEN, "GET", "/itemize", token)
 
 
+def upgrades(api, issuer):
+    """After a change of protocol, Envoy checks no further request of the client."""
+    token = bearer(issuer.token(sub="alice", scope="demo-dev/read"))
+    key = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]
+    websocket = ["Connection: Upgrade", "Upgrade: websocket", *key]
+    rejected("a WebSocket without a token", api, READ_NO_TOKEN, "GET", "/item", *websocket)
+    # The service does not accept it.
+    answer = once(api, "GET", "/item", token, *websocket)
+    check("a WebSocket reaches the service", answer[0] == 200, answer)
+    for path, row in (("/health", "a public row"), ("/item", "a protected row")):
+        for upgrade in ("Upgrade: example/1", "Upgrade: websocket, example/1"):
+            answer = once(api, "GET", path, token, "Connection: Upgrade", upgrade, *key)
+            check(f"{upgrade}: rejected by Envoy, {row}", answer[0] in (400, 403), answer)
+
+
+def conventions(api, issuer):
+    """Headers in which other gateways name the client's request."""
+    token = bearer(issuer.token(sub="alice", scope="demo-dev/read"))
+    named = [f"X-Original-{name}: /health" for name in ("Method", "URI", "URL")]
+    named += [f"X-Forwarded-{name}: /health" for name in ("Method", "Uri")]
+    rejected("they do not change the decision", api, READ_NO_TOKEN, "GET", "/item", *named)
+    served("and do not reach the service", api, "item", ("alice", CLIENT, "demo-dev/read"),
+           "GET", "/item", token, *named)
+
+
 def grpc_answers(api, issuer):
     narrow = bearer(issuer.token(scope="activity/read"))
     full = issuer.token(sub="alice", scope="activity/*")
@@ -512,7 +560,7 @@ def summary(what, outcome, most_503):
 
 
 def measure(ports, token):
-    names = ("without a filter", "jwt_authn", "ext_authz")
+    names = ("without a filter", "jwt_authn", "floor", "ext_authz")
     best = dict.fromkeys(names, 0.0)
     command = [debian("wrk"), "--threads", "1", "--connections", str(CONCURRENCY)]
     command += ["--header", bearer(token)]
@@ -539,8 +587,11 @@ def check_envoy(envoy_program):
     api = free_port()
     new_ports = dict(zip((8081, 8082, 8083), ports)) | {10000: api}
     new_ports |= {50051 + at: int(addresses[at].split(":")[1]) for at in range(2)}
+    floor_ports = [free_port(), free_port()]
+    for port in floor_ports if IS_MEASURED else []:
+        first_line(start(allow_everything(), AUTHORIZER=f"127.0.0.1:{port}"))
     yaml, more, admin, open_api, measured = configuration(
-        new_ports, issuer.url, keys
+        new_ports, floor_ports, issuer.url, keys
     )
     with open(f"{work}/envoy.yaml", "w") as file:
         file.write(yaml)
@@ -565,6 +616,8 @@ def check_envoy(envoy_program):
 
     each_answer(api, open_api, issuer)
     grpc_answers(api, issuer)
+    upgrades(api, issuer)
+    conventions(api, issuer)
     wrong_settings(addresses[0])
 
     # Signed with the first key. No other token has this subject.
@@ -622,13 +675,14 @@ def check_envoy(envoy_program):
     rejected("an unknown key", api, READ_INVALID,
             "GET", "/item", bearer(f"{header}.{payload}.{signature}"))
 
-    if os.environ.get("PROFILE") != "release":
+    if not IS_MEASURED:
         return
     best = measure(measured, for_measure)
     for name, rate in best.items():
         share = rate / best["without a filter"]
         checks.figure(name, f"{rate:.0f} requests/s, {share:.2f} of those without a filter")
     checks.figure("ext_authz to jwt_authn", f"{best['ext_authz'] / best['jwt_authn']:.2f}")
+    checks.figure("ext_authz to the floor", f"{best['ext_authz'] / best['floor']:.2f}")
 
 
 def script(_):
