@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles and synthesizes the CDK stack of examples/infrastructure without an AWS account, lints the
 result, and compares it with the CloudFormation template and with the tables of the README."""
-# ci: all: waits: compare examples/infrastructure/cdk with cognito.yaml: the lines with FAIL say where they differ
+# ci: all waits: compare examples/infrastructure/cdk with cognito.yaml: the lines with FAIL say where they differ
 
 import json
 import os
