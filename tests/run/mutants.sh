@@ -28,12 +28,12 @@ declare -A tests=(
     [path]='path:: scope_table:: axum_router::'
     [scope_table]='scope_table:: axum_router:: layer::'
     [layer]='layer:: rejections:: grpc:: axum_router:: autotraits:: telemetry::'
-    [verifier]='verifier:: user_pool:: refresh:: refresh_guarantees:: token_cache:: executors:: errors::'
+    [verifier]='verifier:: user_pool:: refresh:: refresh_guarantees:: faults:: token_cache:: executors:: errors::'
     [config]='config:: user_pool:: errors::'
     [scope]='scope:: scope_table:: vectors:: config::'
     [rejection]='rejection:: claims:: rejections:: layer:: grpc:: docs_in_sync:: resource_metadata::'
     [token_cache]='token_cache:: allocations::'
-    [schedule]='schedule:: refresh:: refresh_guarantees:: faults::'
+    [schedule]='schedule:: refresh:: refresh_guarantees:: faults:: refresh_model::'
     [refresh]='refresh:: refresh_guarantees:: faults:: refresh_model:: telemetry::'
 )
 
