@@ -754,7 +754,9 @@ fn links_of_markdown_files_lead_to_files() {
 #[test]
 fn paths_on_the_pages_exist() {
     let mut count = 0;
-    for (name, page) in pages() {
+    let tops =
+        TOP_PAGES.map(|name| (name.to_owned(), fs::read_to_string(root().join(name)).unwrap()));
+    for (name, page) in pages().into_iter().chain(tops) {
         for quoted in page.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
             let is_path = ["benches/", "examples/", "fuzz/", "src/", "tests/"]
                 .iter()
