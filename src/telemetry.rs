@@ -403,7 +403,7 @@ impl<'s> KeyEvents<'s> {
 /// Logs the variables with the prefix of the settings that are ignored, when a verifier starts.
 pub(crate) fn foreign_variables(names: &[String]) {
     if !names.is_empty() {
-        tracing::warn!(names = %names.join(" "), "variables that are no settings are ignored");
+        tracing::warn!(names = %names.join(" "), "variables that are not settings are ignored");
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) enum Variable {
     Kubernetes,
     /// Its name resembles that of this setting.
     Resembles(&'static str),
-    /// It has the prefix, and is no setting.
+    /// It has the prefix, and is not a setting.
     Foreign,
 }
 

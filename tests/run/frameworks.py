@@ -19,7 +19,7 @@ RECIPES = {
     "utoipa": "the layers, and the security scheme of the description",
     "aide": "the layers; the extractor in `NoApi`",
     "tower_governor": "inside `RequireToken`, keyed by `client_id`",
-    "async_graphql": "the layers, and a handler that hands the token on",
+    "async_graphql": "the layers, and a handler that passes the token to the schema",
 }
 
 
