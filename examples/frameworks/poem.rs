@@ -1,4 +1,4 @@
-//! poem has its own request type, which is no Tower request.
+//! poem has its own request type, which is not a Tower request.
 
 use poem::{Endpoint, EndpointExt, Request, Response, Result};
 use tower_cognito::{RequireScope, RequireToken};

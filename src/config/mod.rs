@@ -51,7 +51,7 @@ use crate::verify::{ClientIds, MAX_LEEWAY, Rules};
 /// | `COGNITO_MAX_KEY_AGE_SECONDS` | `max_key_age_seconds` | default 86400; at least the refresh interval |
 /// | `COGNITO_CONNECT_TIMEOUT_SECONDS` | `connect_timeout_seconds` | default 10 |
 /// | `COGNITO_TOKEN_CACHE_BYTES` | `token_cache_bytes` | default 8388608; 0 turns the cache off |
-/// | `COGNITO_IGNORE` | | variables of other programs that are never looked at |
+/// | `COGNITO_IGNORE` | | variables of other programs, which are never read |
 ///
 /// A list is separated by spaces in a variable, client IDs also by commas; in a file it is a list.
 /// Settings that are not set keep the builder's defaults. All problems are reported together. No

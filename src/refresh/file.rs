@@ -134,7 +134,7 @@ mod tests {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let first = timeout(Duration::from_millis(1), file.fetch_jwks("")).await;
-            assert!(first.is_err(), "the first attempt is given up, but its read goes on");
+            assert!(first.is_err(), "the first attempt timed out, but its read continues");
             for _ in 0..600 {
                 let error = file.fetch_jwks("").await.unwrap_err();
                 assert!(with_causes(&error).ends_with("the last read of the file has not ended"));

@@ -210,7 +210,7 @@ impl Refresher {
         let mut is_found =
             || self.shared.current().jwks.id() != known && look().map(|id| known = id).is_none();
         // Read the progress before the keys: otherwise a fetch that ends in between would count as
-        // seen, although its keys were not looked at.
+        // seen, although its keys were not compared.
         let mut seen = self.shared.progress();
         if is_found() {
             return false;

@@ -984,7 +984,7 @@ async fn connect_timeout_is_the_one_that_is_set() {
         let time = begun.elapsed();
         assert!((least..most).contains(&time), "{settings:?}: {time:?}");
     }
-    // The largest number is taken for what it is.
+    // The largest number is accepted.
     let fake = Fake::new(old_set());
     let builder =
         with(&[("connect_timeout_seconds", "18446744073709551615")]).unwrap().verifier_builder();

@@ -282,11 +282,11 @@ const GAPS: &[(&str, Gap, &str, &[&str])] = &[
     (
         "header",
         Gap::Laxer,
-        "`zip` and `enc` are not looked at",
+        "`zip` and `enc` are not checked",
         &[r#"zip "DEF""#, r#"zip "GZ""#, "zip null", r#"enc "A256GCM""#, r#"enc """#, "enc null"],
     ),
     ("issuer", Gap::Laxer, "one of several issuers in an array is enough", &["an array"]),
-    ("key sets", Gap::Laxer, "`key_ops` is not looked at", &["only to sign"]),
+    ("key sets", Gap::Laxer, "`key_ops` is not checked", &["only to sign"]),
     ("key sets", Gap::Laxer, "private parts are not seen", &["with a private part"]),
     (
         "key sets",

@@ -308,7 +308,7 @@ fn all_verifiers_share_one_thread_which_ends_with_the_last() {
         drop(last);
         ends();
     }
-    // `shutdown` ends it too, while the verifier goes on.
+    // `shutdown` ends it too, while the verifier continues.
     let issuer = Issuer::new();
     let verifier = issuer.connect_lazy();
     block_on_within(s(20), verifier.ready(s(20))).unwrap();

@@ -416,7 +416,7 @@ async fn h056_slow_headers_and_endless_informational_answers() {
     let (first, second) = tokio::join!(slow.connect(), continuing.connect());
     // One that counts the time since the last byte would never give up.
     let pause = Duration::from_millis(100);
-    let headers = head("200 OK", &"x-header: of an answer that goes on\r\n".repeat(10));
+    let headers = head("200 OK", &"x-header: of an endless answer\r\n".repeat(10));
     let informational = b"HTTP/1.1 100 Continue\r\n\r\n".to_vec();
     let pause_of_informational = Duration::from_millis(2);
     tokio::join!(
@@ -490,7 +490,7 @@ async fn h057_chunked_without_end() {
     server.was_hung_up(1).await;
     let more = chunk(" ");
     let pause = Duration::from_millis(20);
-    times_out(&server, &verifier, "it goes on", Answer::Drip(complete, more, pause)).await;
+    times_out(&server, &verifier, "it continues", Answer::Drip(complete, more, pause)).await;
 }
 
 #[tokio::test]
@@ -625,7 +625,7 @@ async fn redirects_end_there(server: &Server, verifier: &Verifier, other: &Serve
 }
 
 #[tokio::test]
-async fn h060_bodies_that_are_no_key_set() {
+async fn h060_bodies_that_are_not_key_sets() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     let good = issuer().jwks_json();

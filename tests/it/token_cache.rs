@@ -549,24 +549,24 @@ struct Stop {
     rules: Rules,
     is_armed: Arc<AtomicBool>,
     reached: tokio::sync::mpsc::UnboundedReceiver<()>,
-    go_on: std::sync::mpsc::Sender<()>,
+    resume: std::sync::mpsc::Sender<()>,
 }
 
 impl Stop {
     fn new() -> Self {
         let (reach, reached) = tokio::sync::mpsc::unbounded_channel();
-        let (go_on, gone_on) = std::sync::mpsc::channel();
-        let gone_on = Mutex::new(gone_on);
+        let (resume, resumed) = std::sync::mpsc::channel();
+        let resumed = Mutex::new(resumed);
         let is_armed = Arc::new(AtomicBool::new(false));
         let armed = Arc::clone(&is_armed);
         let rules = fake_issuer::rules().with_check(move |_| {
             if armed.swap(false, Ordering::SeqCst) {
                 reach.send(()).unwrap();
-                gone_on.lock().unwrap().recv().unwrap();
+                resumed.lock().unwrap().recv().unwrap();
             }
             Ok(())
         });
-        Self { rules, is_armed, reached, go_on }
+        Self { rules, is_armed, reached, resume }
     }
 
     /// Presents the token on another thread, and does the other thing while it is verified there.
@@ -586,7 +586,7 @@ impl Stop {
             verdict = &mut asked => panic!("no check was made: {verdict:?}"),
         }
         other.await;
-        self.go_on.send(()).unwrap();
+        self.resume.send(()).unwrap();
         asked.await.unwrap()
     }
 }

@@ -467,7 +467,7 @@ def each_answer(api, open_api, issuer):
     equal("Envoy rejects another spelling of it", 400, answer[0])
     for sub in (" alice", "alice\u00e9", "a\nb"):
         answer = once(api, "GET", "/item", bearer(issuer.token(sub=sub, scope="demo-dev/read")))
-        equal(f"a subject that is no header value: {json.dumps(sub)}", (403, ""), answer[::2])
+        equal(f"a subject that is not a header value: {json.dumps(sub)}", (403, ""), answer[::2])
 
     rejected("no token", api, READ_NO_TOKEN, "GET", "/item")
     rejected("a preflight request", api, NO_TOKEN, "OPTIONS", "/item")

@@ -192,7 +192,7 @@ def each_gateway(issuer):
             **post,
         )
         answer = call(sandbox, gateway, authorization=good, body=b"\xff\xfe", **post)
-        equal(f"{gateway}: an event that is no text", 400, answer.status)
+        equal(f"{gateway}: an event that is not text", 400, answer.status)
         ask("no token", NO_TOKEN)
         ask("no token, with an event", NO_TOKEN, body=HELLO, **post)
         ask("no token, on an unknown path", NO_TOKEN, path="/unknown")
@@ -479,7 +479,7 @@ def script(all_checks):
             stages(issuer)
             stories(issuer)
             cold_starts(issuer)
-            thaws(issuer, "both", "frozen, both clocks went on")
+            thaws(issuer, "both", "frozen, both clocks continued")
             thaws(issuer, "wall", "frozen, the monotonic clock too")
             little_traffic(issuer)
             outage(issuer)

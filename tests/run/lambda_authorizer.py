@@ -246,7 +246,7 @@ def thaws(issuer, clocks):
     sandbox = Sandbox(clocks, **issuer.settings)
     old = bearer(issuer.token(exp=int(time.time()) + 12 * HOUR))
     short = bearer(issuer.token())
-    what = f"frozen, {clocks} clock(s) went on"
+    what = f"frozen, {clocks} clock(s) continued"
     checks.equal(f"{what}: before", PASSES, ask(sandbox, "REST TOKEN", authorization=old))
     issuer.tell("rotate")
     issuer.tell("withdraw")

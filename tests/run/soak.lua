@@ -12,7 +12,7 @@ local time = ffi.new("struct soak_time")
 local folder = os.getenv("SOAK_FOLDER")
 local threads = 0
 local plan, current, began
-local looked_at = 0
+local last_reading = 0
 
 local function microseconds()
     ffi.C.clock_gettime(MONOTONIC, time)
@@ -48,7 +48,7 @@ local function read_request(file, line)
     }
 end
 
-local function look_at_plan()
+local function read_plan()
     local file = assert(io.open(folder .. "/plan", "rb"))
     local name = file:read("*l")
     if not plan or name ~= plan.name then
@@ -77,7 +77,7 @@ end
 
 function init()
     math.randomseed(id)
-    look_at_plan()
+    read_plan()
 end
 
 function request()
@@ -96,9 +96,9 @@ function response(status, headers, body)
         local answer = status .. " " .. tostring(challenge) .. " " .. body:sub(1, 200)
         count(plan.wrong, current.kind .. ": " .. answer:gsub("%s+", " "))
     end
-    if now - looked_at > 1e5 then
-        looked_at = now
-        look_at_plan()
+    if now - last_reading > 1e5 then
+        last_reading = now
+        read_plan()
         if plan.name == "end" then
             wrk.thread:stop()
         end

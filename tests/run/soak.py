@@ -60,7 +60,7 @@ class Load:
                 plan.write(line.encode() + text + answer.body)
         os.rename(self.folder / "plan.part", self.folder / "plan")
         if self.names and not wait_until(self.is_past_the_last, 20):
-            raise RuntimeError(f"wrk does not go on to {name}")
+            raise RuntimeError(f"wrk does not continue to {name}")
         self.names.append(name)
         if not self.process:
             number = str(CONNECTIONS)
