@@ -192,16 +192,13 @@ impl Patterns {
         }
     }
 
-    fn resources(self, stage: &str) -> Vec<String> {
-        let mut resources = Vec::new();
-        for (path, methods) in self.0 {
-            if METHODS.iter().all(|method| methods.iter().any(|known| known == method)) {
-                resources.push(format!("{stage}/*/{path}"));
-            } else {
-                resources.extend(methods.iter().map(|method| format!("{stage}/{method}/{path}")));
-            }
-        }
-        resources
+    /// Returns the resources, each with its method: `*` in place of the method would also match the
+    /// first segments of a longer path.
+    fn resources(&self, stage: &str) -> Vec<String> {
+        let each = self.0.iter().flat_map(|(path, methods)| {
+            methods.iter().map(move |method| format!("{stage}/{method}/{path}"))
+        });
+        each.collect()
     }
 }
 
@@ -258,7 +255,7 @@ mod tests {
             ("POST /item", false),
             ("GET /item/{id}", true),
             ("GET /item/{id}/secret", false),
-            ("ANY /files/{*rest}", true),
+            ("PUT /files/{*rest}", true),
             ("GET /item/all", false),
         ]);
         let policy = policy(&table, &token, STAGE, "GET", "/item/7");
@@ -267,12 +264,29 @@ mod tests {
             let text = |one: &Value| one.as_str().unwrap()[STAGE.len()..].to_owned();
             resources.iter().map(text).collect::<Vec<_>>()
         };
-        let allowed =
-            ["/*/files/*", "/GET/item", "/HEAD/item", "/GET/item/*", "/HEAD/item/*", "/GET/item/7"];
+        let allowed = [
+            "/PUT/files/*",
+            "/GET/item",
+            "/HEAD/item",
+            "/GET/item/*",
+            "/HEAD/item/*",
+            "/GET/item/7",
+        ];
         assert_eq!(resources(0), allowed);
         let denied =
             ["/GET/item/*/secret", "/HEAD/item/*/secret", "/GET/item/all", "/HEAD/item/all"];
         assert_eq!(resources(1), denied);
+    }
+
+    #[test]
+    fn row_for_every_method_allows_no_longer_path() {
+        let token = token("a/yes");
+        let table = table(&[("ANY /item", true), ("GET /admin/item", false)]);
+        let policy = policy(&table, &token, STAGE, "GET", "/item");
+        for method in METHODS {
+            assert!(allows(&policy, method, "/item"), "{method}");
+            assert!(!allows(&policy, method, "/admin/item"), "{method}: {policy}");
+        }
     }
 
     #[test]
