@@ -404,13 +404,20 @@ impl Endpoints {
 }
 
 /// Issues the tokens `token-1`, `token-2` and so on.
-async fn grant(State(endpoints): State<Endpoints>, headers: HeaderMap, body: String) -> String {
+async fn grant(
+    State(endpoints): State<Endpoints>,
+    headers: HeaderMap,
+    body: String,
+) -> ([(&'static str, &'static str); 1], String) {
     assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
     assert_eq!(body, "grant_type=client_credentials");
     let mut grants = endpoints.grants.lock().unwrap();
     grants.push(headers["authorization"].to_str().unwrap().to_owned());
     let (number, lifetime) = (grants.len(), endpoints.lifetime);
-    format!(r#"{{"access_token":"token-{number}","expires_in":{lifetime},"token_type":"Bearer"}}"#)
+    let token = format!(
+        r#"{{"access_token":"token-{number}","expires_in":{lifetime},"token_type":"Bearer"}}"#
+    );
+    ([("content-type", "application/json")], token)
 }
 
 async fn item(State(endpoints): State<Endpoints>, headers: HeaderMap) -> http::StatusCode {
