@@ -63,6 +63,8 @@ pub mod deployment {
 }
 
 pub mod mcp_and_grpc {
+    //! How to build an MCP server, and what gRPC and Connect clients see.
+    //!
     #![doc = include_str!("docs/mcp_and_grpc.md")]
 }
 

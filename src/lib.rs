@@ -89,9 +89,11 @@
 //!   service in one table.
 //! * [Responses](docs::responses): each rejection as `curl -i` shows it; [Errors](docs::errors): each
 //!   text, its cause, and what to do.
-//! * [Configuration](docs::configuration), [Deployment](docs::deployment), [Keys](docs::keys),
-//!   [Observability](docs::observability), [Performance](docs::performance).
-//! * [Coming from API Gateway](docs::api_gateway), [Choosing a crate](docs::comparison).
+//! * [Configuration](docs::configuration), [Deployment](docs::deployment),
+//!   [MCP and gRPC](docs::mcp_and_grpc), [Keys](docs::keys), [Observability](docs::observability),
+//!   [Performance](docs::performance).
+//! * [Coming from API Gateway](docs::api_gateway), [Works with](docs::works_with),
+//!   [Choosing a crate](docs::comparison).
 //! * [`Verifier`]: live keys, without a web framework; [`verify()`]: the plain function.
 //! * `TestIssuer`: tokens for the tests of your service.
 //! * [Security](docs::security), [Design](docs::design).
