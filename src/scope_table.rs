@@ -1,6 +1,6 @@
 //! A table of required scopes and groups, as a tree of path segments. `path` decides which paths are ambiguous.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::ConfigError;
@@ -122,6 +122,8 @@ use crate::verify::AccessToken;
 #[derive(Clone, Debug)]
 pub struct ScopeTable {
     root: Node,
+    /// The rows whose paths have no parameters, so that most requests need no search.
+    literals: HashMap<Box<str>, Rows>,
 }
 
 /// Describes what a row of a [`ScopeTable`] requires.
@@ -276,7 +278,7 @@ impl ScopeTable {
     /// Returns an error if a method, a path, a scope or a group is malformed, if a public row requires
     /// a group, or if two rows match the same requests. The error lists every problem of the table.
     pub fn new<'a>(rows: impl IntoIterator<Item = (&'a str, Access)>) -> Result<Self, ConfigError> {
-        let mut table = Self { root: Node::default() };
+        let mut root = Node::default();
         let mut problems = Vec::new();
         for (key, Access(requirement)) in rows {
             let mut report = |problem: String| {
@@ -287,13 +289,17 @@ impl ScopeTable {
                 report(problem);
                 RouteRequirement::NotListed
             });
-            let added = parse_key(key)
-                .and_then(|(method, path)| table.root.add(&path, method, requirement));
+            let added =
+                parse_key(key).and_then(|(method, path)| root.add(&path, method, requirement));
             if let Err(problem) = added {
                 report(problem);
             }
         }
-        if problems.is_empty() { Ok(table) } else { Err(ConfigError::new(problems)) }
+        if problems.is_empty() {
+            Ok(Self::from_root(root))
+        } else {
+            Err(ConfigError::new(problems))
+        }
     }
 
     /// Returns `true` if a request with this method, path and token is allowed.
@@ -340,23 +346,37 @@ impl ScopeTable {
     ///
     /// Returns an error if a row with this path requires a token, or if the table cannot match the
     /// path.
-    pub(crate) fn with_public_document(mut self, path: &str) -> Result<Self, &'static str> {
+    pub(crate) fn with_public_document(self, path: &str) -> Result<Self, &'static str> {
         let rest = path.strip_prefix('/').filter(|_| is_unambiguous(path));
         let rest = rest.ok_or("the scope table cannot match the path of the metadata document")?;
-        let is_public = self.root.add_document(&mut rest.split('/'));
+        let mut root = self.root;
+        let is_public = root.add_document(&mut rest.split('/'));
         is_public
-            .then_some(self)
+            .then(|| Self::from_root(root))
             .ok_or("the scope table requires a token for the metadata document")
     }
 
+    fn from_root(root: Node) -> Self {
+        let mut literals = HashMap::new();
+        root.add_literals("", &mut literals);
+        Self { literals, root }
+    }
+
     /// Returns what the request with this method and path requires.
+    ///
+    /// The search would find the same rows for a path that is exactly that of a row: such a path is
+    /// not ambiguous, and a name wins over a parameter and a wildcard in every segment.
     pub(crate) fn requirement_for(&self, method: &str, path: &str) -> &RouteRequirement {
-        let rest = path.strip_prefix('/').filter(|_| is_unambiguous(path));
-        match rest.map(|rest| self.root.find(Some(rest))) {
-            Some(Ok(Found::Rows(rows))) => {
-                rows.for_method(method).unwrap_or(&RouteRequirement::NotListed)
-            }
-            _ => &RouteRequirement::NotListed,
+        let rows = self.literals.get(path).or_else(|| self.search(path));
+        let requirement = rows.and_then(|rows| rows.for_method(method));
+        requirement.unwrap_or(&RouteRequirement::NotListed)
+    }
+
+    fn search(&self, path: &str) -> Option<&Rows> {
+        let rest = path.strip_prefix('/').filter(|_| is_unambiguous(path))?;
+        match self.root.find(Some(rest)) {
+            Ok(Found::Rows(rows)) => Some(rows),
+            Ok(Found::Blocked | Found::Nothing) | Err(AmbiguousSegment) => None,
         }
     }
 }
@@ -476,6 +496,16 @@ impl Node {
         }
         if let Some(parameter) = &self.parameter {
             parameter.list(&format!("{path}/{{}}"), paths);
+        }
+    }
+
+    /// Adds the rows at and below this node whose paths have only named segments.
+    fn add_literals(&self, path: &str, literals: &mut HashMap<Box<str>, Rows>) {
+        if let Some(rows) = self.rows.non_empty() {
+            literals.insert(path.into(), rows.clone());
+        }
+        for Named { spelling, node } in self.named.values() {
+            node.add_literals(&format!("{path}/{spelling}"), literals);
         }
     }
 
