@@ -32,14 +32,16 @@ impl<S: Sync> FromRequestParts<S> for AccessToken {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Rejection> {
-        match (parts.extensions.get::<Self>(), parts.extensions.get::<LayerMarker>()) {
-            (Some(token), _) => Ok(token.clone()),
-            (None, Some(LayerMarker { config, .. })) => {
+        if let Some(token) = parts.extensions.get::<Self>() {
+            return Ok(token.clone());
+        }
+        match parts.extensions.get::<LayerMarker>() {
+            Some(LayerMarker { config, .. }) => {
                 let rejection = Rejection::missing_token(Arc::clone(config));
                 telemetry::rejected(&rejection);
                 Err(rejection)
             }
-            (None, None) => Err(reject_without_layer()),
+            None => Err(reject_without_layer()),
         }
     }
 }
@@ -64,10 +66,12 @@ impl<S: Sync> OptionalFromRequestParts<S> for AccessToken {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Rejection> {
-        match (parts.extensions.get::<Self>(), parts.extensions.get::<LayerMarker>()) {
-            (Some(token), _) => Ok(Some(token.clone())),
-            (None, Some(_)) => Ok(None),
-            (None, None) => Err(reject_without_layer()),
+        if let Some(token) = parts.extensions.get::<Self>() {
+            return Ok(Some(token.clone()));
+        }
+        match parts.extensions.get::<LayerMarker>() {
+            Some(_) => Ok(None),
+            None => Err(reject_without_layer()),
         }
     }
 }
