@@ -101,6 +101,7 @@ impl<S: BuildHasher> TokenCache<S> {
     }
 
     /// Returns the segment of a token, and the token's hash.
+    #[inline]
     fn segment(&self, token: &[u8]) -> Option<(&Segment, u64)> {
         let mask = self.segments.len().checked_sub(1)?;
         let mut hasher = self.hasher.build_hasher();

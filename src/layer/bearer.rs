@@ -51,8 +51,6 @@ pub(crate) fn credentials_of<'h>(
     lines: impl IntoIterator<Item = &'h [u8]>,
     accepted: Scheme,
 ) -> Credentials<'h> {
-    const BEARER: &[u8] = b"Bearer";
-
     let mut lines = lines.into_iter();
     let Some(value) = lines.next() else {
         return Credentials::None;
@@ -62,6 +60,14 @@ pub(crate) fn credentials_of<'h>(
     if lines.next().is_some() {
         return Credentials::Malformed;
     }
+    credentials_of_line(value, accepted)
+}
+
+/// Returns the credentials in the only line of an `Authorization` header.
+#[inline]
+pub(super) fn credentials_of_line(value: &[u8], accepted: Scheme) -> Credentials<'_> {
+    const BEARER: &[u8] = b"Bearer";
+
     match value.split_at_checked(BEARER.len()) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => match rest {
             [] => Credentials::Malformed,

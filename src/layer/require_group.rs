@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::LayerMarker;
 use super::drain::{self, Drains};
 use super::require_scope::is_preflight;
-use super::response::{ResponseBody, ResponseFuture};
+use super::response::{Passed, ResponseBody, ResponseFuture};
 use crate::rejection::Rejection;
 use crate::scope::GroupRequirement;
 use crate::telemetry;
@@ -165,11 +165,10 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         match check(&self.requirement, request.extensions()) {
-            Ok(_) => ResponseFuture::inner(self.inner.call(request), [None, None]),
-            Err(_) if is_preflight(request.extensions()) => {
-                ResponseFuture::inner(self.inner.call(request), [None, None])
+            Err(rejection) if !is_preflight(request.extensions()) => {
+                drain::reject(request, rejection, &self.drains)
             }
-            Err(rejection) => drain::reject(request, rejection, &self.drains),
+            _ => ResponseFuture::inner(self.inner.call(request), Passed::default()),
         }
     }
 }

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::LayerMarker;
 use super::drain::{self, Drains};
-use super::response::{ResponseBody, ResponseFuture};
+use super::response::{Passed, ResponseBody, ResponseFuture};
 use crate::rejection::Rejection;
 use crate::scope::{InvalidScope, Requirement};
 use crate::telemetry;
@@ -116,8 +116,10 @@ impl RequireScope {
     /// Returns an error if the token does not have the required scopes, if the request has no token,
     /// or if no `RequireToken` or interceptor processed the request.
     pub fn authorize<'r>(&self, extensions: &'r Extensions) -> Result<&'r AccessToken, Rejection> {
-        let checked = check(self.requirement(), extensions);
-        checked.inspect_err(telemetry::rejected)
+        check(self.requirement(), extensions).map_err(|rejection| {
+            telemetry::rejected(&rejection);
+            *rejection
+        })
     }
 
     pub(crate) fn requirement(&self) -> &Arc<Requirement> {
@@ -154,23 +156,34 @@ pub struct RequireScopeService<S> {
 
 /// Checks the token that `RequireToken` left in the extensions. See [`LayerMarker`] for the meaning
 /// of the two extensions.
+#[inline(always)]
 fn check<'r>(
     requirement: &Arc<Requirement>,
     extensions: &'r Extensions,
-) -> Result<&'r AccessToken, Rejection> {
-    let config = || extensions.get::<LayerMarker>().map(|marker| Arc::clone(&marker.config));
-    let rejection = match extensions.get::<AccessToken>() {
-        Some(token) if requirement.is_met_by(token.scopes()) => return Ok(token),
-        Some(_) => Rejection::insufficient_scope(config().unwrap_or_default()),
-        None => match config() {
-            Some(config) => Rejection::missing_token(config),
-            None => {
-                telemetry::no_require_token("RequireScope");
-                return Err(Rejection::internal());
-            }
-        },
+) -> Result<&'r AccessToken, Box<Rejection>> {
+    match extensions.get::<AccessToken>() {
+        Some(token) if requirement.is_met_by(token.scopes()) => Ok(token),
+        token => Err(reject(requirement, token, extensions.get())),
+    }
+}
+
+/// Boxed, so that the result of a check is small.
+#[cold]
+fn reject(
+    requirement: &Arc<Requirement>,
+    token: Option<&AccessToken>,
+    marker: Option<&LayerMarker>,
+) -> Box<Rejection> {
+    let config = marker.map(|marker| Arc::clone(&marker.config));
+    let rejection = match (token, config) {
+        (Some(_), config) => Rejection::insufficient_scope(config.unwrap_or_default()),
+        (None, Some(config)) => Rejection::missing_token(config),
+        (None, None) => {
+            telemetry::no_require_token("RequireScope");
+            return Box::new(Rejection::internal());
+        }
     };
-    Err(rejection.requiring([requirement]))
+    Box::new(rejection.requiring([requirement]))
 }
 
 /// Returns `true` if `RequireToken` let the request pass as a CORS preflight request.
@@ -201,15 +214,13 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        match check(&self.config.requirement, request.extensions()) {
-            Ok(_) => {
-                let required = [Some(Arc::clone(&self.config.requirement)), None];
-                ResponseFuture::inner(self.inner.call(request), required)
-            }
-            Err(_) if is_preflight(request.extensions()) => {
-                ResponseFuture::inner(self.inner.call(request), [None, None])
-            }
-            Err(rejection) => drain::reject(request, rejection, &self.config.drains),
-        }
+        let has_token = match check(&self.config.requirement, request.extensions()) {
+            Ok(_) => true,
+            Err(_) if is_preflight(request.extensions()) => false,
+            Err(rejection) => return drain::reject(request, *rejection, &self.config.drains),
+        };
+        let future = self.inner.call(request);
+        let required = has_token.then(|| Arc::clone(&self.config.requirement));
+        ResponseFuture::inner(future, Passed { required: [required, None], all_rejected: None })
     }
 }

@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::bearer::{Credentials, Scheme};
 use super::drain::{self, Drains};
-use super::response::{Required, ResponseBody, ResponseFuture};
+use super::response::{Passed, ResponseBody, ResponseFuture};
 use super::token_source::TokenSource;
 use crate::error::VerifyError;
 use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
@@ -478,48 +478,57 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         // Only this layer may insert these two: an outer layer could have inserted a token that
         // this verifier does not accept.
-        request.extensions_mut().remove::<AccessToken>();
-        request.extensions_mut().remove::<LayerMarker>();
+        if !request.extensions().is_empty() {
+            request.extensions_mut().remove::<AccessToken>();
+            request.extensions_mut().remove::<LayerMarker>();
+        }
 
         let config = &self.config;
         if config.allows_preflight && is_preflight(&request) {
-            config.source.conceal(request.headers_mut());
-            request.extensions_mut().insert(LayerMarker { is_preflight: true, ..config.marker() });
-            return ResponseFuture::inner(self.inner.call(request), [None, None]);
+            let marker = LayerMarker { is_preflight: true, ..config.marker() };
+            return self.call_without_token(marker, Passed::default(), request);
         }
         let requirement = config.requirement_for(&request);
-        let outcome = match config.check(config.credentials(requirement, &request)) {
-            Checked::Verified(outcome) => outcome,
-            Checked::UnknownKey(token, unknown) => {
-                return self.call_later(token.to_owned(), unknown, request);
-            }
-            Checked::Missing if config.allows_missing_token(requirement) => {
-                config.source.conceal(request.headers_mut());
-                request.extensions_mut().insert(config.marker());
-                let required = config.required_of_passed(requirement);
-                return ResponseFuture::inner(self.inner.call(request), required);
-            }
-            Checked::Missing => {
-                let rejection = config.rejection(Rejection::missing_token, requirement);
-                return drain::reject(request, rejection, &config.drains);
-            }
-            Checked::Malformed => {
-                let rejection = config.rejection(Rejection::invalid_request, requirement);
-                return drain::reject(request, rejection, &config.drains);
-            }
-        };
-        match config.authorize(requirement, outcome) {
-            Ok(token) => {
+        match config.check(config.credentials(requirement, &mut request)) {
+            Checked::Done(Presented::Token(Ok(token))) if config.allows(requirement, &token) => {
                 config.admit(&mut request, token);
-                let required = config.required_of_passed(requirement);
-                config.respond(self.inner.call(request), required)
+                let future = self.inner.call(request);
+                ResponseFuture::inner(future, config.passed(requirement))
             }
-            Err(rejection) => drain::reject(request, rejection, &config.drains),
+            Checked::UnknownKey(token, unknown) => {
+                self.call_later(token.to_owned(), unknown, request)
+            }
+            Checked::Done(Presented::NoToken) if config.allows_missing_token(requirement) => {
+                let (marker, passed) = (config.marker(), config.passed_unwatched(requirement));
+                self.call_without_token(marker, passed, request)
+            }
+            Checked::Done(rejected) => {
+                let rejection = config.reject(requirement, rejected);
+                drain::reject(request, rejection, &config.drains)
+            }
         }
     }
 }
 
 impl<S> RequireTokenService<S> {
+    /// Lets a request through that needs no token.
+    // Not inlined: with a second call of the inner service in it, `call` was compiled to code that
+    // moves the future of each request twice.
+    #[inline(never)]
+    fn call_without_token<ReqBody, ResBody>(
+        &mut self,
+        marker: LayerMarker,
+        passed: Passed,
+        mut request: Request<ReqBody>,
+    ) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    {
+        self.config.source.conceal(request.headers_mut());
+        request.extensions_mut().insert(marker);
+        ResponseFuture::inner(self.inner.call(request), passed)
+    }
+
     /// Waits for newer keys, and then verifies the token again.
     #[cold]
     fn call_later<ReqBody, ResBody>(
@@ -537,18 +546,22 @@ impl<S> RequireTokenService<S> {
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let config = Arc::clone(&self.config);
-        let required = config.required_of_passed(config.requirement_for(&request));
         let admitted = async move {
             let outcome = config.verifier.verify_with_newer_keys(&token, unknown).await;
-            match config.authorize(config.requirement_for(&request), outcome) {
-                Ok(token) => {
+            let requirement = config.requirement_for(&request);
+            match outcome {
+                Ok(token) if config.allows(requirement, &token) => {
                     config.admit(&mut request, token);
-                    Ok(config.respond(inner.call(request), required))
+                    let passed = config.passed(requirement);
+                    Ok((inner.call(request), passed))
                 }
-                Err(rejection) => match drain::drain(request, rejection, &config.drains) {
-                    Ok(draining) => Err(draining.await),
-                    Err(response) => Err(response),
-                },
+                outcome => {
+                    let rejection = config.reject(requirement, Presented::Token(outcome));
+                    match drain::drain(request, rejection, &config.drains) {
+                        Ok(draining) => Err(draining.await),
+                        Err(response) => Err(response),
+                    }
+                }
             }
         };
         ResponseFuture::waiting(admitted)
@@ -565,11 +578,16 @@ fn is_preflight<B>(request: &Request<B>) -> bool {
 
 /// The result of checking credentials without a wait.
 enum Checked<'h> {
-    Missing,
-    Malformed,
-    Verified(Result<AccessToken, VerifyError>),
+    Done(Presented),
     /// Newer keys could change the result for this token.
     UnknownKey(&'h str, UnknownKey),
+}
+
+/// What a request presents.
+enum Presented {
+    NoToken,
+    Malformed,
+    Token(Result<AccessToken, VerifyError>),
 }
 
 impl LayerConfig {
@@ -577,54 +595,54 @@ impl LayerConfig {
     fn check<'h>(&self, credentials: Credentials<'h>) -> Checked<'h> {
         let token = match credentials {
             Credentials::Bearer(token) => token,
-            Credentials::Malformed => return Checked::Malformed,
-            Credentials::None => return Checked::Missing,
+            Credentials::Malformed => return Checked::Done(Presented::Malformed),
+            Credentials::None => return Checked::Done(Presented::NoToken),
         };
         if let Some(outcome) = self.verifier.cached(token.0) {
-            return Checked::Verified(outcome);
+            return Checked::Done(Presented::Token(outcome));
         }
         let Some(text) = token.text() else {
-            return Checked::Malformed;
+            return Checked::Done(Presented::Malformed);
         };
         match self.verifier.verify_without_wait(text) {
-            Attempt::Done(outcome) => Checked::Verified(outcome),
+            Attempt::Done(outcome) => Checked::Done(Presented::Token(outcome)),
             Attempt::UnknownKey(unknown) => Checked::UnknownKey(text, unknown),
         }
     }
 
     async fn verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
-        match self.check(credentials) {
+        let presented = match self.check(credentials) {
+            Checked::Done(presented) => presented,
             Checked::UnknownKey(token, unknown) => {
-                let outcome = self.verifier.verify_with_newer_keys(token, unknown).await;
-                self.decide_without_path(Checked::Verified(outcome))
+                Presented::Token(self.verifier.verify_with_newer_keys(token, unknown).await)
             }
-            checked => self.decide_without_path(checked),
-        }
+        };
+        self.decide_without_path(presented)
     }
 
     fn try_verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
-        self.decide_without_path(self.check(credentials))
+        self.decide_without_path(match self.check(credentials) {
+            Checked::Done(presented) => presented,
+            Checked::UnknownKey(_, unknown) => {
+                Presented::Token(self.verifier.reject_unknown_key(unknown))
+            }
+        })
     }
 
     /// Makes and logs the decision that does not depend on the path.
-    fn decide_without_path(&self, checked: Checked<'_>) -> Result<AccessToken, Rejection> {
-        let any = &RouteRequirement::Authenticated;
-        let outcome = match checked {
-            Checked::Missing => Err(self.rejection(Rejection::missing_token, any)),
-            Checked::Malformed => Err(self.rejection(Rejection::invalid_request, any)),
-            Checked::Verified(outcome) => self.authorize(any, outcome),
-            Checked::UnknownKey(_, unknown) => {
-                self.authorize(any, self.verifier.reject_unknown_key(unknown))
-            }
-        };
-        match &outcome {
-            Ok(token) => {
-                telemetry::admitted(token);
+    fn decide_without_path(&self, presented: Presented) -> Result<AccessToken, Rejection> {
+        match presented {
+            Presented::Token(Ok(token)) => {
+                telemetry::admitted(&token);
                 self.verifier.all_rejected().accepted();
+                Ok(token)
             }
-            Err(rejection) => telemetry::rejected(rejection),
+            rejected => {
+                let rejection = self.reject(&RouteRequirement::Authenticated, rejected);
+                telemetry::rejected(&rejection);
+                Err(rejection)
+            }
         }
-        outcome
     }
 
     fn requirement_for<B>(&self, request: &Request<B>) -> &RouteRequirement {
@@ -634,10 +652,11 @@ impl LayerConfig {
         }
     }
 
+    #[inline]
     fn credentials<'r, B>(
         &self,
         requirement: &RouteRequirement,
-        request: &'r Request<B>,
+        request: &'r mut Request<B>,
     ) -> Credentials<'r> {
         match (requirement, self.anonymous) {
             // Public rows ignore the `Authorization` header.
@@ -674,77 +693,71 @@ impl LayerConfig {
         is_anonymous || matches!(requirement, RouteRequirement::Public)
     }
 
-    /// Creates a rejection that names the scopes that the request requires.
-    fn rejection(
-        &self,
-        new: impl FnOnce(Arc<RejectionConfig>) -> Rejection,
-        requirement: &RouteRequirement,
-    ) -> Rejection {
-        let rejection = new(Arc::clone(&self.rejection_config));
-        let rejection = rejection.requiring(self.required(requirement));
+    /// Returns `true` if a valid token satisfies the requirement of the route.
+    #[inline]
+    fn allows(&self, requirement: &RouteRequirement, token: &AccessToken) -> bool {
+        if matches!(requirement, RouteRequirement::Authenticated) {
+            return true;
+        }
+        match requirement {
+            RouteRequirement::Public | RouteRequirement::Authenticated => true,
+            RouteRequirement::Scopes(scopes) => scopes.is_met_by(token.scopes()),
+            RouteRequirement::Groups { groups, scopes } => {
+                groups.iter().all(|groups| groups.is_met_by(token.groups()))
+                    && scopes.iter().all(|scopes| scopes.is_met_by(token.scopes()))
+            }
+            RouteRequirement::NotListed => false,
+        }
+    }
+
+    /// Creates the rejection of a request that may not pass.
+    #[cold]
+    fn reject(&self, requirement: &RouteRequirement, presented: Presented) -> Rejection {
+        let config = Arc::clone(&self.rejection_config);
+        let rejection = match presented {
+            Presented::NoToken => Rejection::missing_token(config),
+            Presented::Malformed => Rejection::invalid_request(config),
+            Presented::Token(Err(error)) => Rejection::token(error, config),
+            Presented::Token(Ok(token)) => match requirement {
+                // Groups come first: a token that lacks both cannot be helped by another scope.
+                RouteRequirement::Groups { groups, .. }
+                    if !groups.iter().all(|groups| groups.is_met_by(token.groups())) =>
+                {
+                    Rejection::missing_group(config)
+                }
+                RouteRequirement::Scopes(_) | RouteRequirement::Groups { .. } => {
+                    Rejection::insufficient_scope(config)
+                }
+                _ => Rejection::unlisted(config),
+            },
+        };
+        let required = self.rules_requirement.iter().chain(requirement.scopes());
+        let rejection = rejection.requiring(required);
         self.verifier.all_rejected().rejected(&rejection);
         rejection
     }
 
-    /// Returns the requirements of the rules and of the route.
-    fn required<'r>(
-        &'r self,
-        requirement: &'r RouteRequirement,
-    ) -> impl Iterator<Item = &'r Arc<Requirement>> {
-        self.rules_requirement.iter().chain(requirement.scopes())
+    /// Returns what the response of an admitted request is used for. Until one was accepted, looks
+    /// whether a layer or extractor inside rejects it.
+    #[inline]
+    fn passed(&self, requirement: &RouteRequirement) -> Passed {
+        let all_rejected = self.verifier.all_rejected();
+        let watched = if all_rejected.is_over() { None } else { Some(Arc::clone(all_rejected)) };
+        Passed { all_rejected: watched, ..self.passed_unwatched(requirement) }
     }
 
     /// Returns the requirements that rejections further inside also name.
-    fn required_of_passed(&self, requirement: &RouteRequirement) -> Required {
-        [self.rules_requirement.clone(), requirement.scopes().cloned()]
-    }
-
-    /// Returns the token if it is valid and satisfies the requirement of the route.
-    fn authorize(
-        &self,
-        requirement: &RouteRequirement,
-        outcome: Result<AccessToken, VerifyError>,
-    ) -> Result<AccessToken, Rejection> {
-        let rejected = match (outcome, requirement) {
-            (Err(error), _) => {
-                self.rejection(|config| Rejection::token(error, config), requirement)
-            }
-            (Ok(_), RouteRequirement::NotListed) => {
-                self.rejection(Rejection::unlisted, requirement)
-            }
-            // Groups come first: a token that lacks both cannot be helped by another scope.
-            (Ok(token), RouteRequirement::Groups { groups, .. })
-                if !groups.iter().all(|groups| groups.is_met_by(token.groups())) =>
-            {
-                self.rejection(Rejection::missing_group, requirement)
-            }
-            (
-                Ok(token),
-                RouteRequirement::Scopes(scopes)
-                | RouteRequirement::Groups { scopes: Some(scopes), .. },
-            ) if !scopes.is_met_by(token.scopes()) => {
-                self.rejection(Rejection::insufficient_scope, requirement)
-            }
-            (Ok(token), _) => return Ok(token),
-        };
-        Err(rejected)
-    }
-
-    /// Responds to an admitted request. Until one was accepted, looks whether a layer or extractor
-    /// inside rejects it.
-    fn respond<F>(&self, response: F, required: Required) -> ResponseFuture<F> {
-        let all_rejected = self.verifier.all_rejected();
-        if all_rejected.is_over() {
-            ResponseFuture::inner(response, required)
-        } else {
-            ResponseFuture::watched(response, required, Arc::clone(all_rejected))
-        }
+    #[inline]
+    fn passed_unwatched(&self, requirement: &RouteRequirement) -> Passed {
+        let required = [self.rules_requirement.clone(), requirement.scopes().cloned()];
+        Passed { required, all_rejected: None }
     }
 
     /// Records the caller in the span, and inserts the token for the service inside.
+    #[inline]
     fn admit<B>(&self, request: &mut Request<B>, token: AccessToken) {
         telemetry::admitted(&token);
-        self.source.conceal(request.headers_mut());
+        self.source.remove_token(request.headers_mut());
         request.extensions_mut().insert(token);
         if !self.has_default_config {
             request.extensions_mut().insert(self.marker());

@@ -153,20 +153,19 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 }
 
 pin_project! {
-    /// Resolves to the response of [`RequireToken`](crate::RequireToken) or
-    /// [`RequireScope`](crate::RequireScope).
+    /// Resolves to the response of [`RequireToken`](crate::RequireToken),
+    /// [`RequireScope`](crate::RequireScope) or [`RequireGroup`](crate::RequireGroup).
     pub struct ResponseFuture<F> {
         #[pin]
         state: State<F>,
-        required: Required,
+        passed: Passed,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     enum State<F> {
-        // `all_rejected` is told whether the inner service accepts the request.
-        Inner { #[pin] future: F, all_rejected: Option<Arc<AllRejected>> },
+        Inner { #[pin] future: F },
         Rejected { response: Option<Box<RejectedResponse>> },
         Draining { drained: Pin<Box<dyn Future<Output = Box<RejectedResponse>> + Send>> },
         Waiting {
@@ -175,40 +174,63 @@ pin_project! {
     }
 }
 
-/// The requirements of a layer that let the request through: those of the rules, and of the route.
-pub(super) type Required = [Option<Arc<Requirement>>; 2];
+/// What a layer that let a request through does with the response of the service inside.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    /// The requirements of the layer, which the rejections of layers and handlers inside also name:
+    /// those of the rules, and of the route.
+    pub(super) required: [Option<Arc<Requirement>>; 2],
+    /// Is told whether the service inside accepts the request.
+    pub(super) all_rejected: Option<Arc<AllRejected>>,
+}
 
-/// Adds the requirements of this layer to the rejection of a layer or handler inside, and to its
-/// challenge. A client that got only the scopes of the inner one would be rejected here next.
-#[cold]
-fn add_required<B>(response: &mut Response<B>, rejection: &Rejection, required: &Required) {
-    let complete = rejection.clone().requiring(required.iter().flatten());
-    let (before, after) = (rejection.challenge(), complete.challenge());
-    // Leave a challenge that the application has changed.
-    if let Some(after) = after
-        && before.is_some()
-        && response.headers().get(WWW_AUTHENTICATE) == before.as_ref()
-    {
-        response.headers_mut().insert(WWW_AUTHENTICATE, after);
+impl Passed {
+    /// Returns `true` if [`completed`](Self::completed) has something to do.
+    #[inline]
+    fn concerns<B, E>(&self, response: &Result<Response<B>, E>) -> bool {
+        let is_rejection =
+            |response: &Response<B>| response.extensions().get::<Rejection>().is_some();
+        self.all_rejected.is_some() || response.as_ref().is_ok_and(is_rejection)
     }
-    response.extensions_mut().insert(complete);
+
+    /// Adds the requirements of this layer to the rejection of a layer or handler inside, and to its
+    /// challenge. A client that got only the scopes of the inner one would be rejected here next.
+    #[cold]
+    fn completed<B, E>(&self, mut response: Result<Response<B>, E>) -> Result<Response<B>, E> {
+        let extensions = response.as_ref().ok().map(Response::extensions);
+        let rejection = extensions.and_then(|all| all.get::<Rejection>()).cloned();
+        match (&self.all_rejected, &rejection) {
+            (None, _) => {}
+            (Some(all_rejected), Some(rejection)) => all_rejected.rejected(rejection),
+            (Some(all_rejected), None) => all_rejected.accepted(),
+        }
+        if let (Ok(response), Some(rejection)) = (&mut response, rejection) {
+            let complete = rejection.clone().requiring(self.required.iter().flatten());
+            let (before, after) = (rejection.challenge(), complete.challenge());
+            // Leave a challenge that the application has changed.
+            if let Some(after) = after
+                && before.is_some()
+                && response.headers().get(WWW_AUTHENTICATE) == before.as_ref()
+            {
+                response.headers_mut().insert(WWW_AUTHENTICATE, after);
+            }
+            response.extensions_mut().insert(complete);
+        }
+        response
+    }
 }
 
 /// The future of an admitted request, or the response to a rejected one.
-type Admitted<F> = Result<ResponseFuture<F>, Box<RejectedResponse>>;
+type Admitted<F> = Result<(F, Passed), Box<RejectedResponse>>;
 
 impl<F> ResponseFuture<F> {
+    #[inline]
+    pub(super) fn inner(future: F, passed: Passed) -> Self {
+        Self { state: State::Inner { future }, passed }
+    }
+
     fn new(state: State<F>) -> Self {
-        Self { state, required: [None, None] }
-    }
-
-    pub(super) fn inner(future: F, required: Required) -> Self {
-        Self { state: State::Inner { future, all_rejected: None }, required }
-    }
-
-    /// Creates a future that records whether the inner service accepts the request.
-    pub(super) fn watched(future: F, required: Required, all_rejected: Arc<AllRejected>) -> Self {
-        Self { state: State::Inner { future, all_rejected: Some(all_rejected) }, required }
+        Self { state, passed: Passed::default() }
     }
 
     pub(super) fn rejected(response: Box<RejectedResponse>) -> Self {
@@ -225,7 +247,7 @@ impl<F> ResponseFuture<F> {
     /// Creates a future that first waits for the verification. It is boxed, because its type cannot
     /// be named, and only requests that wait for a key need it.
     pub(super) fn waiting(admitted: impl Future<Output = Admitted<F>> + Send + 'static) -> Self {
-        Self { state: State::Waiting { admitted: Box::pin(admitted) }, required: [None, None] }
+        Self::new(State::Waiting { admitted: Box::pin(admitted) })
     }
 }
 
@@ -244,46 +266,52 @@ where
     // Each layer polls one such future per request. Inlining saves up to 5 % of the cost of the
     // layers, depending on the surrounding program.
     #[inline(always)]
-    #[expect(clippy::expect_used, reason = "polling a completed future is a bug in the caller")]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut state = this.state;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            match state.as_mut().project() {
-                StateProj::Inner { future, all_rejected } => {
-                    let mut response = ready!(future.poll(cx));
-                    let extensions = response.as_ref().ok().map(Response::extensions);
-                    let rejection = extensions.and_then(|all| all.get::<Rejection>()).cloned();
-                    match (all_rejected, &rejection) {
-                        (None, _) => {}
-                        (Some(all_rejected), Some(rejection)) => all_rejected.rejected(rejection),
-                        (Some(all_rejected), None) => all_rejected.accepted(),
+            let this = self.as_mut().project();
+            if let StateProj::Inner { future } = this.state.project() {
+                let inner = |response: Response<B>| response.map(ResponseBody::inner);
+                // Two arms, because one would move the usual response once more.
+                return match future.poll(cx) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(response) if this.passed.concerns(&response) => {
+                        Poll::Ready(this.passed.completed(response).map(inner))
                     }
-                    if let (Ok(response), Some(rejection)) = (&mut response, rejection) {
-                        add_required(response, &rejection, this.required);
-                    }
-                    return Poll::Ready(response.map(|response| response.map(ResponseBody::inner)));
-                }
-                StateProj::Rejected { response } => {
-                    let response =
-                        response.take().expect("`ResponseFuture` polled after completion");
-                    return Poll::Ready(Ok(response.into_response()));
-                }
-                StateProj::Draining { drained } => {
-                    let response = ready!(drained.as_mut().poll(cx));
-                    return Poll::Ready(Ok(response.into_response()));
-                }
-                StateProj::Waiting { admitted } => {
-                    let next = match ready!(admitted.as_mut().poll(cx)) {
-                        Ok(admitted) => {
-                            *this.required = admitted.required;
-                            admitted.state
-                        }
-                        Err(response) => State::Rejected { response: Some(response) },
-                    };
-                    state.set(next);
-                }
+                    Poll::Ready(response) => Poll::Ready(response.map(inner)),
+                };
+            }
+            if let Some(response) = ready!(self.as_mut().poll_other(cx)) {
+                return Poll::Ready(Ok(response));
             }
         }
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    /// Polls any state but `Inner`. Returns `None` if the state is `Inner` now.
+    #[cold]
+    #[expect(clippy::expect_used, reason = "polling a completed future is a bug in the caller")]
+    fn poll_other<B>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Response<ResponseBody<B>>>> {
+        let this = self.project();
+        let mut state = this.state;
+        let response = match state.as_mut().project() {
+            StateProj::Inner { .. } => return Poll::Ready(None),
+            StateProj::Rejected { response } => {
+                response.take().expect("`ResponseFuture` polled after completion")
+            }
+            StateProj::Draining { drained } => ready!(drained.as_mut().poll(cx)),
+            StateProj::Waiting { admitted } => match ready!(admitted.as_mut().poll(cx)) {
+                Ok((future, passed)) => {
+                    *this.passed = passed;
+                    state.set(State::Inner { future });
+                    return Poll::Ready(None);
+                }
+                Err(response) => response,
+            },
+        };
+        Poll::Ready(Some(response.into_response()))
     }
 }

@@ -5,7 +5,9 @@ use http::header::{
 };
 use http::{Method, Request, Version};
 
-use super::bearer::{Credentials, RawToken, Scheme, credentials, credentials_of};
+use super::bearer::{
+    Credentials, RawToken, Scheme, credentials, credentials_of, credentials_of_line,
+};
 
 /// The prefix of the subprotocol that holds the token.
 const SUBPROTOCOL: &[u8] = b"bearer.";
@@ -113,17 +115,35 @@ impl TokenSource {
         Some([missing, format!("The header {name} is malformed")])
     }
 
-    /// Returns the credentials of a request.
+    /// Returns the credentials of a request, and marks the value that holds them as sensitive.
+    ///
+    /// One lookup in the headers does both. The subprotocols of a WebSocket do not change here:
+    /// [`remove_token`](Self::remove_token) removes the token from them.
     #[inline]
     pub(super) fn of_request<'r, B>(
         &self,
-        request: &'r Request<B>,
+        request: &'r mut Request<B>,
         accepted: Scheme,
     ) -> Credentials<'r> {
-        match &self.0 {
-            Source::Authorization => credentials(request.headers(), accepted),
-            Source::WebSocketProtocol if !is_websocket_handshake(request) => Credentials::None,
-            _ => self.of_lines(request.headers(), accepted),
+        let name = match &self.0 {
+            Source::Authorization => &AUTHORIZATION,
+            Source::Header(name) => name,
+            Source::WebSocketProtocol if !is_websocket_handshake(request) => {
+                return Credentials::None;
+            }
+            Source::WebSocketProtocol => return self.of_lines(request.headers(), accepted),
+        };
+        let headers = request.headers_mut();
+        // Usually no header has several values, so this one is not looked up twice.
+        let has_repeated = headers.len() != headers.keys_len();
+        if has_repeated && headers.get_all(name).iter().nth(1).is_some() {
+            return Credentials::Malformed;
+        }
+        let value = concealed(headers, name).map(HeaderValue::as_bytes);
+        match (value, &self.0) {
+            (None, _) => Credentials::None,
+            (Some(value), Source::Authorization) => credentials_of_line(value, accepted),
+            (Some(value), _) => only([value].into_iter()),
         }
     }
 
@@ -141,7 +161,7 @@ impl TokenSource {
 
     fn of_lines<'h>(&self, headers: &'h HeaderMap, accepted: Scheme) -> Credentials<'h> {
         let name = match &self.0 {
-            Source::Authorization => &AUTHORIZATION,
+            Source::Authorization => return credentials(headers, accepted),
             Source::Header(name) => name,
             Source::WebSocketProtocol => &SEC_WEBSOCKET_PROTOCOL,
         };
@@ -164,19 +184,32 @@ impl TokenSource {
         }
     }
 
-    /// Marks the value that holds the token as sensitive, or removes the token from a list of
-    /// subprotocols.
-    #[inline]
+    /// Marks the value that would hold the token as sensitive, or removes the token from a list of
+    /// subprotocols, for a request whose credentials were not read.
     pub(super) fn conceal(&self, headers: &mut HeaderMap) {
-        let name = match &self.0 {
-            Source::Authorization => &AUTHORIZATION,
-            Source::Header(name) => name,
-            Source::WebSocketProtocol => return remove_tokens(headers),
-        };
-        if let Some(value) = headers.get_mut(name) {
-            value.set_sensitive(true);
+        match &self.0 {
+            Source::Authorization => _ = concealed(headers, &AUTHORIZATION),
+            Source::Header(name) => _ = concealed(headers, name),
+            Source::WebSocketProtocol => remove_tokens(headers),
         }
     }
+
+    /// Removes the token from the subprotocols of a WebSocket. The values of other sources are
+    /// already marked by [`of_request`](Self::of_request).
+    #[inline]
+    pub(super) fn remove_token(&self, headers: &mut HeaderMap) {
+        if matches!(self.0, Source::WebSocketProtocol) {
+            remove_tokens(headers);
+        }
+    }
+}
+
+/// Marks the first value of a header as sensitive, and returns it.
+#[inline]
+fn concealed<'h>(headers: &'h mut HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let value = headers.get_mut(name)?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Returns the only credential. Of several, a proxy may have checked the one that we would ignore.
