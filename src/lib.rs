@@ -62,7 +62,8 @@
 //! * **Removed keys** are trusted until the next successful refresh: for at most 5 minutes by default
 //!   while Cognito is reachable.
 //! * **The signature of a cached token:** a verified token is cached with the key set that verified
-//!   it ([`VerifierBuilder::token_cache_bytes`]). Everything else is checked at every request.
+//!   it ([`VerifierBuilder::token_cache_bytes`]). Everything that can change is checked at every
+//!   request: the keys, the times, scopes, and the application's check.
 //! * **Age of the keys in an outage:** keys are used for 24 hours without a successful refresh. After
 //!   that the response is 503, not 401.
 //! * **The rest of a stream:** it is authorized once, and may outlive its token.
