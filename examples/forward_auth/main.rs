@@ -40,6 +40,7 @@ fn table() -> Result<ScopeTable, ConfigError> {
         ("POST /activity", Access::scope("activity/*")),
         ("GET  /item", Access::scope("demo-dev/read")),
         ("GET  /item/{id}", Access::scope("demo-dev/read")),
+        ("GRPC /activity.v1.Feed/Post", Access::scope("activity/*")),
     ])
 }
 
