@@ -19,4 +19,5 @@ def of_pypi():
     return kind
 
 
-run(of_debian, of_pypi)
+if __name__ == "__main__":
+    run(of_debian, of_pypi)

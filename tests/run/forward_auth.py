@@ -198,6 +198,9 @@ class Authorizer:
         self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 
+    def is_ready(self):
+        return send(self.port, "GET", "/readyz").status == 200
+
     def fails_to_start(self, **settings):
         process = subprocess.run(
             [self.program],
@@ -249,12 +252,27 @@ class Kind:
 
     # The column of the table in README.md. Only the newest version has one.
     column = None
+    example = EXAMPLE
     # What to replace in the configuration, so that it accepts HTTP/2 without TLS.
     http2 = None
 
     def __init__(self, program, version):
         self.program = program
         self.version = version
+
+    @property
+    def title(self):
+        return (self.column or self.name).split(" ")[0]
+
+    def authorizer(self, programs, issuer):
+        return Authorizer(programs["forward_auth"], issuer, self.name)
+
+    def wait_until_it_serves(self, port, token):
+        """Waits until it calls the authorizer. Most gateways do so at once."""
+
+    def cells_of_failures(self, port, authorizer, service, issuer, good, check_errors):
+        """Returns cells of the table. `check_outages` makes the others."""
+        return {"authorizer answers 500, 404, or nothing": check_errors(self, service, good)}
 
     def named(self, uri):
         """Returns the value in which it names a URI."""
@@ -314,7 +332,8 @@ def send(port, method, target, headers=(), body=b""):
     global requests
     requests += 1
     answer = send_bytes(port, method, target, headers, body, within=PATIENCE)
-    answer.body = answer.body.decode()
+    # A gRPC-Web body is not text.
+    answer.body = answer.body.decode(errors="replace")
     return answer
 
 
@@ -801,8 +820,8 @@ def check_protocols(gateway, authorizer, issuer):
     good = issuer.token(scope="activity/* demo-dev/read", sub="me")
     cells = {}
 
-    answer, got = gateway.send("GET", "/public/\u00e9?q=\u00e9", [])
-    arrived = {"/public/\u00e9?q=\u00e9": "unchanged", "/public/%C3%A9?q=\u00e9": "path escaped"}
+    answer, got = gateway.send("GET", "/item/\u00e9?q=\u00e9", [bearer(good)])
+    arrived = {"/item/\u00e9?q=\u00e9": "unchanged", "/item/%C3%A9?q=\u00e9": "path escaped"}
     actual = arrived.get(got[0]["target"], "changed") if got else str(answer.status)
     cells["UTF-8 in the URI"] = actual
 
@@ -884,7 +903,7 @@ def check_protocols(gateway, authorizer, issuer):
     for _ in range(3):
         authorizer.end()
         authorizer.start()
-        wait_until("it has keys", lambda: send(authorizer.port, "GET", "/readyz").status == 200)
+        wait_until("it has keys", authorizer.is_ready)
         for _ in range(20):
             connection.request("GET", "/item", headers={"Authorization": f"Bearer {good}"})
             response = connection.getresponse()
@@ -899,7 +918,7 @@ def check_protocols(gateway, authorizer, issuer):
 
 def check_table(kind, cells):
     """Compares the column of the README with the results. WRITE_TABLE=1 replaces the column."""
-    readme = EXAMPLE / "README.md"
+    readme = kind.example / "README.md"
     text = readme.read_text(encoding="utf-8")
     column = kind.column
     lines = text.split("\n")
@@ -943,13 +962,13 @@ def check_gateway(kind):
     programs = build("issuer", "forward_auth")
     service = Service()
     issuer = Issuer(programs["issuer"])
-    authorizer = Authorizer(programs["forward_auth"], issuer, kind.name)
+    authorizer = kind.authorizer(programs, issuer)
     port = start_gateway(kind, "with", authorizer.address, service, *(kind.http2 or []))
     gateway = Gateway(kind, port, service)
 
     good = issuer.token(scope="activity/* demo-dev/read", sub="me")
     narrow = bearer(issuer.token(scope="unknown/scope"))
-    wait_until("the authorizer has keys", lambda: send(authorizer.port, "GET", "/readyz").status == 200)
+    wait_until("the authorizer has keys", authorizer.is_ready)
     check_asks(kind, service)
     check_verdicts(gateway, issuer)
     check_methods(gateway, good)

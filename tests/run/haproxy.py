@@ -34,4 +34,5 @@ def of_pypi():
     return HAProxy(program, version(program, "-v"))
 
 
-run(of_pypi)
+if __name__ == "__main__":
+    run(of_pypi)
