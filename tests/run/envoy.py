@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Runs two authorizers of examples/ext_authz and three services behind the real Envoy, with
-examples/ext_authz/envoy.yaml as a user copies it, with other ports.
+examples/ext_authz/envoy.yaml as a user copies it, with other ports. A second Envoy with
+examples/ext_authz/envoy_http.yaml calls the same authorizers over HTTP.
 
 REQUESTS      the number of requests of each of the two runs, default 10000
 PROFILE       the cargo profile of the authorizer; with `release`, the filters are measured, too
@@ -9,7 +10,7 @@ SECONDS_EACH  how long each filter is measured in a round, default 2
 It checks each kind of answer separately. Then it sends valid and invalid requests concurrently and
 checks every answer, while keys rotate and an authorizer shuts down, and again while one is killed.
 With PROFILE=release, it measures the requests per second at the end, compared with Envoy's own filter
-jwt_authn, with an authorizer that allows everything (the floor), and with no filter. TOKIO_WORKER_THREADS
+jwt_authn, with an authorizer that allows everything (the floor), with the second Envoy, and with no filter. TOKIO_WORKER_THREADS
 sets the threads of each authorizer. `envoy.py services` runs only the three services.
 """
 # ci: merge computes: the lines with FAIL say what was expected and what came; or pip has to reach PyPI
@@ -47,6 +48,8 @@ IS_MEASURED = PROFILE == "release"
 checks = Checks()
 # The script sets them.
 work = programs = None
+# The address at which an authorizer answers HTTP, by its address for gRPC.
+http_addresses = {}
 
 
 def check(what, is_good, *instead):
@@ -135,9 +138,11 @@ def authorizer(address, issuer, **settings):
         COGNITO_ISSUER=issuer.url,
         COGNITO_CLIENT_IDS=f"{CLIENT} another",
         DRAIN_SECONDS="2",
+        AUTHORIZER_HTTP=http_addresses[address],
         **settings,
     )
     equal(f"an authorizer starts at {address}", f"AUTHORIZER={address}", first_line(process))
+    equal("it also answers HTTP", f"AUTHORIZER_HTTP={http_addresses[address]}", first_line(process))
     return process
 
 
@@ -153,33 +158,42 @@ def allow_everything():
 # ---- Envoy's configuration -----------------------------------------------------------------------
 
 
-def configuration(ports, floor_ports, issuer, keys):
-    """Returns the file of the example with other ports and five more listeners for the checks: a copy of
-    its listener that does not remove a client's identity headers, and four for the measurements, which
-    answer without a service."""
-    with open("examples/ext_authz/envoy.yaml") as file:
+# Changes of a listener: it answers without a service, or does not remove a client's identity headers.
+ANSWERS = (r"route: \{ cluster: \w+ \}", "direct_response: { status: 200 }")
+NO_MUTATION = (r"- remove_on_match: .*?\n", "- remove: nothing\n")
+
+
+def example(name, ports):
+    """Returns a file of the example with other ports, and a function that copies its listener."""
+    with open(f"examples/ext_authz/{name}") as file:
         yaml = file.read()
     for port, other in ports.items():
         yaml, count = re.subn(rf"\bport_value: {port}\b", f"port_value: {other}", yaml)
         if count != 1:
-            raise RuntimeError(f"envoy.yaml names port {port} {count} times")
+            raise RuntimeError(f"{name} names port {port} {count} times")
     listener = yaml[yaml.index("  - name: api\n") : yaml.index("  clusters:\n")]
-    api = ports[10000]
 
-    def copy(name, *changes):
+    def copy(name_of_copy, *changes):
         port = free_port()
-        text = listener.replace("- name: api", f"- name: {name}", 1)
-        text = text.replace(f"port_value: {api}", f"port_value: {port}")
+        text = listener.replace("- name: api", f"- name: {name_of_copy}", 1)
+        text = text.replace(f"port_value: {ports[10000]}", f"port_value: {port}")
         for pattern, replacement in changes:
             text, count = re.subn(pattern, lambda _: replacement, text, flags=re.DOTALL)
             if not count:
-                raise RuntimeError(f"envoy.yaml has nothing like {pattern}")
+                raise RuntimeError(f"{name} has nothing like {pattern}")
         return port, text
+
+    return yaml, copy
+
+
+def configuration(ports, floor_ports, issuer, keys):
+    """Returns the file of the example with other ports and five more listeners for the checks: a copy of
+    its listener that does not remove a client's identity headers, and four for the measurements, which
+    answer without a service."""
+    yaml, copy = example("envoy.yaml", ports)
 
     filters = r"          - name: envoy\.filters\.http\.ext_authz.*?(?=          - name: envoy\.f)"
     per_route = r"                typed_per_filter_config:.*"
-    answers = (r"route: \{ cluster: \w+ \}", "direct_response: { status: 200 }")
-    mutation = (r"- remove_on_match: .*?\n", "- remove: nothing\n")
     jwt_authn = f"""\
           - name: envoy.filters.http.jwt_authn
             typed_config:
@@ -193,12 +207,12 @@ def configuration(ports, floor_ports, issuer, keys):
               - match: {{ prefix: / }}
                 requires: {{ provider_name: cognito }}
 """
-    open_port, open_text = copy("open", mutation)
-    asks_port, asks_text = copy("ext_authz", answers)
+    open_port, open_text = copy("open", NO_MUTATION)
+    asks_port, asks_text = copy("ext_authz", ANSWERS)
     floor = (r"cluster_name: authorizer", "cluster_name: floor")
-    floor_port, floor_text = copy("floor", answers, floor)
-    jwt_port, jwt_text = copy("jwt_authn", (per_route, ""), answers, (filters, jwt_authn))
-    none_port, none_text = copy("none", (per_route, ""), answers, (filters, ""))
+    floor_port, floor_text = copy("floor", ANSWERS, floor)
+    jwt_port, jwt_text = copy("jwt_authn", (per_route, ""), ANSWERS, (filters, jwt_authn))
+    none_port, none_text = copy("none", (per_route, ""), ANSWERS, (filters, ""))
     admin = free_port()
     more = (
         "admin: { address: { socket_address: { address: 127.0.0.1, "
@@ -337,8 +351,10 @@ def health(address):
 class Mix:
     """Valid and invalid requests, with the current tokens."""
 
-    def __init__(self, issuer):
+    def __init__(self, issuer, with_report=True):
         self.issuer = issuer
+        # Only a gRPC authorizer knows the scope of a route.
+        self.with_report = with_report
         self.renew()
 
     def renew(self):
@@ -383,7 +399,9 @@ class Mix:
             (FORBIDDEN, "GET", "/item/7/8", bearer(good)),
         ):
             bad_ones.append((request(*arguments), (rejection,)))
-        self.good, self.bad = good_ones, bad_ones
+        is_used = lambda pair: self.with_report or b" /report" not in pair[0]
+        self.good = list(filter(is_used, good_ones))
+        self.bad = list(filter(is_used, bad_ones))
 
     async def run(self, port, count, events):
         """Sends requests until there are `count` answers and all events are over. An event begins after its
@@ -550,6 +568,75 @@ def wrong_settings(address):
     check("and without such a mistake it says yes", is_allowed, body)
 
 
+def wrong_http_requests(address):
+    """Asks the authorizer as a misconfigured Envoy would."""
+    port = int(address.split(":")[1])
+    for path in ("/health", "/authorize", "/authorizehealth", "/", "//authorize/health"):
+        equal(f"{path}: not allowed", 500, once(port, "GET", path)[0])
+    for path in ("/authorize/../health", "/authorize//health", "/authorize/health/"):
+        equal(f"{path}: not allowed", 401, once(port, "GET", path)[0])
+    equal("with the prefix it is allowed", 200, once(port, "GET", "/authorize/health")[0])
+    equal("it is ready", 200, once(port, "GET", "/readyz")[0])
+    # Envoy takes 200 for a yes, and a gRPC rejection has that status.
+    for content_type in ("application/grpc", "application/grpc-web+proto", "application/grpc+json"):
+        answer = once(port, "POST", "/authorize/activity.v1.Feed/Post", f"Content-Type: {content_type}")
+        equal(f"a rejected call of {content_type} is not 200", 401, answer[0])
+
+
+def start_over_http(envoy_program, ports):
+    """Starts an Envoy that calls the authorizers over HTTP, and returns three ports: of the example's listener,
+    of a copy that does not remove a client's identity headers, and of one that answers without a service."""
+    api = ports[10000]
+    yaml, copy = example("envoy_http.yaml", ports)
+    open_port, open_text = copy("open", NO_MUTATION)
+    asks_port, asks_text = copy("ext_authz", ANSWERS)
+    with open(f"{work}/envoy_http.yaml", "w") as file:
+        file.write(yaml)
+    more = f"static_resources:\n  listeners:\n{open_text}{asks_text}"
+    envoy = start(envoy_program, "--config-path", f"{work}/envoy_http.yaml", "--config-yaml", more,
+                  "--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning")
+
+    def is_ready():
+        if envoy.poll() is not None:
+            raise RuntimeError(f"Envoy does not run:\n{open(envoy.errors).read()}")
+        try:
+            return once(api, "GET", "/health")[0] == 200
+        except OSError:
+            return False
+
+    until("Envoy finds the authorizers healthy over HTTP", is_ready)
+    return api, open_port, asks_port
+
+
+def check_over_http(api, open_api, issuer, authorizers, addresses):
+    """Checks the same requests as over gRPC, then an authorizer that ends, and none."""
+    print("# over HTTP", flush=True)
+    each_answer(api, open_api, issuer)
+    grpc_answers(api, issuer)
+    upgrades(api, issuer)
+    conventions(api, issuer)
+    wrong_http_requests(http_addresses[addresses[0]])
+    equal("a route that only the gRPC configuration has", 404, once(api, "GET", "/report/of/all")[0])
+    mix = Mix(issuer, with_report=False)
+
+    async def end_one():
+        authorizers[0].terminate()
+        await asyncio.to_thread(authorizers[0].wait, 20)
+
+    outcome = asyncio.run(mix.run(api, REQUESTS // 2, [(0.5, end_one)]))
+    summary("over HTTP, an authorizer ends", outcome, 0)
+    authorizers[1].kill()
+    authorizers[1].wait()
+    outcomes = []
+    for line, _ in mix.good + mix.bad:
+        answer = asyncio.run(Connection(api).ask(line))
+        outcomes.append((answer[0], answer[1].get("retry-after"), answer[1].get("cache-control")))
+    equal("over HTTP, without an authorizer, everything is 503", {(503, "1", "no-store")}, set(outcomes))
+    for at, address in enumerate(addresses):
+        authorizers[at] = authorizer(address, issuer)
+    until("Envoy finds them healthy over HTTP", lambda: once(api, "GET", "/health")[0] == 200)
+
+
 def summary(what, outcome, most_503):
     totals, unexpected, slowest = outcome
     print(f"    {what}: {totals['good']} good, {totals['bad']} bad, {totals['503']} good with 503, "
@@ -560,7 +647,7 @@ def summary(what, outcome, most_503):
 
 
 def measure(ports, token):
-    names = ("without a filter", "jwt_authn", "floor", "ext_authz")
+    names = ("without a filter", "jwt_authn", "floor", "ext_authz", "ext_authz over HTTP")
     best = dict.fromkeys(names, 0.0)
     command = [debian("wrk"), "--threads", "1", "--connections", str(CONCURRENCY)]
     command += ["--header", bearer(token)]
@@ -580,6 +667,7 @@ def check_envoy(envoy_program):
     issuer.tell("fault slow 300")
     ports = [int(port) for port in first_line(start(sys.executable, __file__, "services")).split()]
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    http_addresses.update((address, f"127.0.0.1:{free_port()}") for address in addresses)
     authorizers = [authorizer(address, issuer) for address in addresses]
 
     with urllib.request.urlopen(issuer.jwks_url) as answer:
@@ -675,13 +763,21 @@ def check_envoy(envoy_program):
     rejected("an unknown key", api, READ_INVALID,
             "GET", "/item", bearer(f"{header}.{payload}.{signature}"))
 
+    http_ports = dict(zip((8081, 8082), ports)) | {10000: free_port()}
+    http_ports |= {50061 + at: int(http_addresses[addresses[at]].split(":")[1]) for at in range(2)}
+    http_api, http_open_api, asks_port = start_over_http(envoy_program, http_ports)
+    check_over_http(http_api, http_open_api, issuer, authorizers, addresses)
+
     if not IS_MEASURED:
         return
-    best = measure(measured, for_measure)
+    for address in addresses:
+        until("Envoy finds them healthy again", lambda: is_healthy(address))
+    best = measure((*measured, asks_port), for_measure)
     for name, rate in best.items():
         share = rate / best["without a filter"]
         checks.figure(name, f"{rate:.0f} requests/s, {share:.2f} of those without a filter")
     checks.figure("ext_authz to jwt_authn", f"{best['ext_authz'] / best['jwt_authn']:.2f}")
+    checks.figure("ext_authz over HTTP to ext_authz", f"{best['ext_authz over HTTP'] / best['ext_authz']:.2f}")
     checks.figure("ext_authz to the floor", f"{best['ext_authz'] / best['floor']:.2f}")
 
 

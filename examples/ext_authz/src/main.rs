@@ -1,8 +1,10 @@
 //! Verifies Amazon Cognito access tokens for Envoy in front of services in any language. It is an
-//! `envoy.service.auth.v3.Authorization` server, which Envoy's filter `ext_authz` calls.
+//! `envoy.service.auth.v3.Authorization` server, which Envoy's filter `ext_authz` calls. The filter's
+//! `http_service` can call it, too.
 //!
-//! `AUTHORIZER` (`host:port`) sets the address to listen on, `DRAIN_SECONDS` how long requests are
-//! still checked after SIGTERM. The user pool is set by the variables of `Config`. See README.md.
+//! `AUTHORIZER` (`host:port`) sets the address to listen on, `AUTHORIZER_HTTP` another one for
+//! `http_service`, and `DRAIN_SECONDS` how long requests are still checked after SIGTERM. The user pool
+//! is set by the variables of `Config`. See README.md.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -10,8 +12,10 @@ use std::env;
 use std::error::Error;
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use envoy_types::ext_authz::v3::pb::{
     Authorization, AuthorizationServer, CheckRequest, CheckResponse, DeniedHttpResponse,
     HeaderAppendAction, HeaderValue, HeaderValueOption, HttpResponse, HttpStatus, OkHttpResponse,
@@ -24,6 +28,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{interval, sleep};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -35,6 +40,8 @@ use tower_cognito::{
     Access, AccessToken, Config, ConfigError, Health, Rejection, RequireScope, RequireToken, Scope,
     ScopeTable, Verifier,
 };
+
+mod over_http;
 
 /// Returns the scopes of the whole API. Requests that match no row are rejected.
 fn scopes() -> Result<ScopeTable, ConfigError> {
@@ -230,15 +237,33 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
     let drain = drain()?;
     let listener = listen("AUTHORIZER", "127.0.0.1:50051").await?;
+    let http_listener = match env::var_os("AUTHORIZER_HTTP") {
+        Some(_) => Some(listen("AUTHORIZER_HTTP", "").await?),
+        None => None,
+    };
     let verifier = config.verifier_builder().connect().await?;
-    let authorizer = Authorizer::new(verifier.clone())?;
+    let authorizer = Arc::new(Authorizer::new(verifier.clone())?);
+    let (drains, mut is_draining) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
 
     // Install the handler before the output says that the service runs.
     let stop = stop_signal()?;
     println!("AUTHORIZER={}", listener.local_addr()?);
+    let mut http_server = None;
+    if let Some(listener) = http_listener {
+        println!("AUTHORIZER_HTTP={}", listener.local_addr()?);
+        let app = over_http::app(Arc::clone(&authorizer), verifier.clone(), is_draining.clone());
+        let drained = async move {
+            _ = is_draining.wait_for(|is_draining| *is_draining).await;
+            sleep(drain).await;
+        };
+        let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
+        let server = axum::serve(listener, app).with_graceful_shutdown(drained);
+        http_server = Some(tokio::spawn(server.into_future()));
+    }
     let drained = async move {
         report_health(&reporter, &verifier, stop).await;
+        _ = drains.send(true);
         // During this time Envoy's health checks notice it and stop sending requests.
         sleep(drain).await;
         // Exit after 5 seconds even if a call stays open, such as a health watch.
@@ -249,9 +274,12 @@ async fn run() -> Result<(), Box<dyn Error>> {
     };
     Server::builder()
         .add_service(health)
-        .add_service(AuthorizationServer::new(authorizer))
+        .add_service(AuthorizationServer::from_arc(authorizer))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), drained)
         .await?;
+    if let Some(server) = http_server {
+        server.await??;
+    }
     Ok(())
 }
 
