@@ -30,7 +30,7 @@ const fn fault(step: u8, name: &'static str, kind: Kind, apply: fn(&mut Draft)) 
 }
 
 /// The first fault wins.
-const FAULTS: [Fault; 29] = [
+const FAULTS: [Fault; 30] = [
     fault(1, "size", Kind::TooLarge, |token| token.claim("pad", "x".repeat(16_384))),
     fault(1, "no second dot", Kind::Malformed, |token| token.has_signature = false),
     fault(1, "base64url of the payload", Kind::Malformed, |token| token.payload_end = "="),
@@ -59,6 +59,7 @@ const FAULTS: [Fault; 29] = [
     fault(8, "`aud`", Kind::WrongAudience, |token| token.claim("aud", "other")),
     fault(8, "`cnf`", Kind::SenderConstrained, |token| token.claim("cnf", json!({}))),
     fault(8, "groups", Kind::Forbidden, |token| token.claim("cognito:groups", ["other"])),
+    fault(8, "`scope`", Kind::InsufficientScope, |token| token.claim("scope", "other")),
     fault(9, "the application's check", Kind::Revoked, |token| token.claim("checked", "revoked")),
     fault(9, "the second check", Kind::Forbidden, |token| token.claim("checked_too", "forbidden")),
 ];
@@ -149,6 +150,7 @@ fn strict_rules() -> Rules {
     rules()
         .with_audience("api")
         .with_groups(["staff"])
+        .with_required_scopes(["activity/*"])
         .with_check(|token| match claim(token, "checked") {
             Some(_) => Err(CheckError::Revoked),
             None => Ok(()),
