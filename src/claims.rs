@@ -61,8 +61,8 @@ impl<'a> RawClaims<'a> {
 
     /// Reads every claim as its type, after the signature was verified.
     ///
-    /// A claim of the wrong type is an error, even if the claim is optional: to treat it as absent
-    /// would ignore a restriction that the issuer meant.
+    /// A claim of the wrong type is an error, even if the claim is optional or no rule reads it: to
+    /// treat it as absent would ignore a restriction that the issuer meant.
     pub(crate) fn parse(&self, _: SignatureVerified) -> Result<Claims<'a>, VerifyErrorKind> {
         // Checked before the others, because an ID token has no `client_id` either and should be
         // reported as an ID token.
@@ -86,7 +86,8 @@ impl<'a> RawClaims<'a> {
     }
 }
 
-/// The claims of an access token whose signature was verified. Dates are seconds since the epoch.
+/// The claims of an access token whose signature was verified: only [`RawClaims::parse`] creates
+/// them. Dates are seconds since the epoch.
 pub(crate) struct Claims<'a> {
     pub(crate) client_id: Cow<'a, str>,
     pub(crate) subject: Cow<'a, str>,
@@ -108,7 +109,8 @@ pub(crate) struct ActorClaim<'a> {
 }
 
 impl<'a> ActorClaim<'a> {
-    /// Every member is optional. An `act` inside names an earlier actor, which is only information.
+    /// Every member is optional. A nested `act` names an earlier actor. It is not read, because it must
+    /// not influence access (RFC 8693 section 4.1).
     fn from_json(raw: &'a RawValue) -> Option<Self> {
         if !json::is_well_formed(raw.get()) {
             return None;

@@ -82,7 +82,7 @@ impl Error for InvalidJwks {}
 
 /// Describes claims that do not have the shape that the application requested.
 ///
-/// Says where in the payload, and not what is there: claims are about people.
+/// Contains the position in the payload, but not the value, because claims can be personal data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidClaims {
     line: usize,
@@ -311,7 +311,7 @@ impl RefreshError {
         Self::new(RefreshCause::Transport(cause.into().into()))
     }
 
-    /// Sets how long the endpoint wants no further request (`Retry-After`).
+    /// Sets how long the endpoint asks clients to wait before the next request (`Retry-After`).
     #[must_use]
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);

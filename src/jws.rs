@@ -11,17 +11,19 @@ use crate::json::{self, Member};
 pub(crate) const MAX_TOKEN_LEN: usize = 16 * 1024;
 pub(crate) const MAX_KEY_ID_LEN: usize = 256;
 
-/// The parts of a token. They were canonical base64url, so one token has only one text.
+/// The parts of a token. The payload and the signature were canonical base64url, so no other text
+/// decodes to the same bytes. The header is not decoded yet: see [`Header`].
 pub(crate) struct Jws<'t, 'b> {
     /// The text that was signed (RFC 7515 section 5.2 step 8).
     pub(crate) signing_input: &'t str,
-    /// The header, which is not decoded yet.
     pub(crate) header: Header<'t, 'b>,
     pub(crate) payload: &'b str,
     pub(crate) signature: &'b [u8],
 }
 
-/// The JOSE header as it was sent, and a buffer to decode it into.
+/// The JOSE header as it was sent, and a buffer to decode it into. [`key_id`](Self::key_id) decodes and
+/// checks it, unless it equals a header that has passed this check before
+/// ([`HeaderCache`](crate::jwks::HeaderCache)).
 pub(crate) struct Header<'t, 'b> {
     pub(crate) encoded: &'t str,
     buffer: &'b mut [u8],
@@ -84,7 +86,7 @@ fn key_id_of(header: &str) -> Result<Cow<'_, str>, VerifyErrorKind> {
         return Err(VerifyErrorKind::UnsupportedAlgorithm);
     }
     // RFC 7515 section 4.1.11: an extension that is not understood must be rejected, and no extension
-    // is understood here. The others change what is signed, or belong to a JWE.
+    // is understood here. `b64` changes what is signed, and `zip` and `enc` belong to a JWE.
     if [crit, b64, zip, enc].iter().any(Option::is_some) {
         return Err(VerifyErrorKind::InvalidHeader);
     }

@@ -241,7 +241,7 @@ pub(crate) enum RouteRequirement {
     Public,
     Authenticated,
     Scopes(Arc<Requirement>),
-    /// Each of these groups, and these scopes.
+    /// All of these requirements for groups, and these scopes.
     Groups {
         groups: Vec<GroupRequirement>,
         scopes: Option<Arc<Requirement>>,
@@ -394,8 +394,8 @@ impl TablePath<'_> {
         &self.path
     }
 
-    /// Returns `true` if a request is allowed that has this method and token, and a path that only
-    /// this path of the table decides about.
+    /// Returns `true` if a request with this method and token is allowed, for every request path for
+    /// which this path of the table decides.
     pub fn allows(&self, method: &str, token: &AccessToken) -> bool {
         self.rows.for_method(method).is_some_and(|requirement| requirement.is_met_by(token))
     }
@@ -484,7 +484,7 @@ impl Node {
         *named.spelling == *name && named.node.add_document(path)
     }
 
-    /// Adds every path with a row at or below this node, whose own path this is.
+    /// Adds every path with a row at or below this node. `path` is the path of this node.
     fn list<'t>(&'t self, path: &str, paths: &mut Vec<TablePath<'t>>) {
         let mut add = |path: String, rows: &'t Rows| {
             paths.extend(rows.non_empty().map(|rows| TablePath { path, rows }));

@@ -70,7 +70,7 @@ impl Timer {
 }
 
 /// Records that a cached token was presented, and the result.
-pub(crate) fn recalled(result: &Result<AccessToken, VerifyError>) {
+pub(crate) fn cache_hit(result: &Result<AccessToken, VerifyError>) {
     #[cfg(feature = "metrics")]
     {
         count_verification(result);

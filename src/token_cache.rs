@@ -157,7 +157,7 @@ impl Hash for LookupKey<'_> {
 
 type BuildKnownHash = BuildHasherDefault<KnownHash>;
 
-/// Returns the hash that a key brings along. The cache and its segment both need it, and it is
+/// Returns the hash that the key already contains. It chooses the segment and the place in it, and is
 /// computed only once for each lookup.
 #[derive(Default)]
 struct KnownHash(u64);

@@ -1,8 +1,10 @@
 //! The keys that no verifier of this process trusts any more, because a trusted issuer has published
 //! their private part.
 //!
-//! Only the refresh task registers keys, and none is ever removed. A key set compares the generation
-//! when it is used, so that a registration counts at once in every pool.
+//! Only the refresh task registers keys, and none is ever removed. Each registration increments the
+//! generation. Before a key set is used, it compares the generation with the one at which it was last
+//! checked ([`KeySet::is_checked`](super::KeySet::is_checked)), so a registration takes effect at once
+//! in every pool.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -49,8 +49,8 @@ impl Key {
             && self.parsed.verify_sig(message, signature).is_ok()
     }
 
-    /// Returns `None` if a number is not acceptable. aws-lc accepts more (RFC 8725 section 3.5),
-    /// and RFC 7518 section 6.3.1 forbids leading zeros.
+    /// Returns `None` if a number is not acceptable. This is stricter than aws-lc (RFC 8725 section
+    /// 3.5), and RFC 7518 section 6.3.1 forbids leading zeros.
     pub(super) fn from_components(modulus: Vec<u8>, exponent: Vec<u8>) -> Option<Self> {
         let numbers = KeyNumbers { modulus, exponent };
         if !numbers.are_acceptable() {
@@ -67,9 +67,9 @@ impl Key {
 }
 
 impl KeyNumbers {
-    /// Reads the numbers of a key that need not be usable otherwise. Leading zeros and padding are
-    /// skipped, because this is not about which keys to accept: the owner of the private part can
-    /// sign however the numbers are written.
+    /// Reads the numbers of a key whose private part was published. It need not be a usable key. Leading
+    /// zeros and padding are skipped, because these numbers decide which key to distrust: anyone who
+    /// has the private part can sign, however the numbers are written.
     fn from_published(modulus: &RawValue, exponent: &RawValue) -> Option<Self> {
         let decode = |number| {
             let text = json::string(number)?;
@@ -132,7 +132,8 @@ pub(super) struct ReadJwk {
     /// `None` if the member is not an object, or has no valid `kid`.
     pub(super) key_id: Option<Box<str>>,
     pub(super) key: Result<Key, SkipReason>,
-    /// The numbers of a key whose private part the member contains.
+    /// The numbers of the key if the member contains its private part. `key` is then
+    /// [`SkipReason::Private`].
     pub(super) compromised: Option<KeyNumbers>,
 }
 

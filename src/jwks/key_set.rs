@@ -13,8 +13,9 @@ pub(crate) struct KeySet {
     id: KeySetId,
     jwks: Jwks,
     header_cache: HeaderCache,
-    /// The generation of compromised keys for which no key of this set is compromised.
-    checked: AtomicU64,
+    /// The [generation](compromised::generation) at which this set was last checked. No key of this
+    /// set was registered as compromised up to then.
+    checked_generation: AtomicU64,
 }
 
 impl KeySet {
@@ -22,37 +23,43 @@ impl KeySet {
         Self::with(KeySetId::next(), jwks, HeaderCache::default())
     }
 
-    // 0 is the generation before the first compromised key. Any other is checked at the first use.
+    // In generation 0, no key is registered as compromised. In any later one, `is_checked` returns
+    // `false` until the first use has checked this set.
     fn with(id: KeySetId, jwks: Jwks, header_cache: HeaderCache) -> Self {
-        Self { id, jwks, header_cache, checked: AtomicU64::new(0) }
+        Self { id, jwks, header_cache, checked_generation: AtomicU64::new(0) }
     }
 
-    /// Returns `true` if no key was registered as compromised since this set was checked.
+    /// Returns `true` if no key was registered as compromised since this set was last checked, so that
+    /// no key of this set is compromised. Otherwise, [`without_compromised`](Self::without_compromised)
+    /// checks it.
     // Every request calls this.
     #[inline(always)]
     pub(crate) fn is_checked(&self) -> bool {
-        self.checked.load(Ordering::Relaxed) == compromised::generation()
+        self.checked_generation.load(Ordering::Relaxed) == compromised::generation()
     }
 
-    /// Returns the set to use instead of this one if a key of it is compromised. It has another ID,
-    /// so that the tokens which this set has verified are verified again.
+    /// Checks whether a key of this set is compromised. If one is, returns the set of the other keys,
+    /// to use instead of this one. Returns `None` if no key is compromised.
+    ///
+    /// The returned set has a new ID and an empty header cache, so every cached token of this set is
+    /// verified again. It may be empty.
     #[cold]
     pub(crate) fn without_compromised(&self) -> Option<Self> {
         let registered = Registered::lock();
         let generation = compromised::generation();
         if !self.jwks.has_compromised(&registered) {
-            self.checked.store(generation, Ordering::Relaxed);
+            self.checked_generation.store(generation, Ordering::Relaxed);
             return None;
         }
         let mut jwks = self.jwks.clone();
         jwks.remove_compromised(&registered);
         let filtered = Self::new(jwks);
-        filtered.checked.store(generation, Ordering::Relaxed);
+        filtered.checked_generation.store(generation, Ordering::Relaxed);
         Some(filtered)
     }
 
     /// Returns the key set to use after `before`. If the keys are the same, the ID and the header
-    /// cache stay, so that tokens which these keys have verified stay verified.
+    /// cache stay the same, too, so that cached tokens are not verified again.
     pub(crate) fn reuse_if_unchanged(jwks: Jwks, before: &Arc<Self>) -> Arc<Self> {
         if jwks != before.jwks {
             return Arc::new(Self::new(jwks));
@@ -91,10 +98,11 @@ impl KeySetId {
     }
 }
 
-/// Caches the header of the first token that a key set has verified, and the key that it names.
+/// Caches the header of the first token that a key set has verified, and the key that this header
+/// names.
 ///
-/// All tokens of a key have the same header, so it is usually one that need not be parsed again. It
-/// is compared as it was sent, whole: the same text passes every check of the header again, and
+/// Cognito gives all tokens of a key the same header, so most tokens have the cached one, and it is
+/// not parsed again. The whole encoded header is compared: an equal text passes the same checks and
 /// names the same key.
 #[derive(Clone, Default)]
 pub(crate) struct HeaderCache(OnceLock<CachedHeader>);

@@ -26,7 +26,7 @@ pub(crate) const MAX_DOCUMENT_LEN: usize = 64 * 1024;
 
 const MAX_KEYS: usize = 100;
 
-/// The maximum number of keys of which the text of an error says why they were skipped.
+/// An error text gives the reason for at most this many skipped keys.
 const MAX_SHOWN: usize = 8;
 
 /// A JWK Set ([RFC 7517]): the public keys of one issuer, each parsed once.
@@ -85,6 +85,7 @@ impl Jwks {
             return Err(InvalidJwks::new("it has more than 100 keys"));
         }
 
+        // A key ID maps to an error if no key may be used under this ID.
         let mut by_id: HashMap<Box<str>, Result<(usize, Key), SkipReason>> = HashMap::new();
         let (mut skipped, mut compromised) = (Vec::new(), Vec::new());
         for (index, member) in members.into_iter().enumerate() {
@@ -103,6 +104,7 @@ impl Jwks {
                     by_id.insert(id, key.map(|key| (index, key)));
                 }
                 Some(Ok((_, first))) if key.as_ref() == Ok(first) => {}
+                // An unusable member counts, too: which of the two the issuer means is unknown.
                 Some(first) => {
                     *first = Err(SkipReason::Ambiguous);
                     skipped.push(SkippedKey { index, reason: SkipReason::Ambiguous });
@@ -172,7 +174,7 @@ impl ReadJwks {
         self.jwks.skipped()
     }
 
-    /// Skips the keys that no verifier of this process trusts any more.
+    /// Skips the keys that are registered as compromised: no verifier of this process trusts them.
     pub(crate) fn skip_compromised(&mut self) {
         for id in self.jwks.remove_compromised(&Registered::lock()) {
             if let Some(index) = self.indexes.remove(&id) {
@@ -193,7 +195,8 @@ impl ReadJwks {
     }
 }
 
-/// Names indexes and reasons only: anything else could be of any length, or be secret.
+/// Creates an error that contains only indexes and reasons: anything else in a document could be of
+/// any length, or be secret.
 fn no_usable_key(skipped: &[SkippedKey]) -> InvalidJwks {
     if skipped.is_empty() {
         return InvalidJwks::new("it has no usable key");

@@ -34,16 +34,16 @@ use crate::background::Home;
 use crate::rejection::Rejection;
 use crate::telemetry;
 
-/// This much is read while the response is on its way.
+/// The maximum number of bytes that are read after the response was returned.
 const LIMIT_AFTER_RESPONSE: u64 = 32 * 1024 * 1024;
 
-/// The maximum time for each of the two.
+/// The maximum time to read before the response, and again after it.
 const TIME: Duration = Duration::from_secs(2);
 
-/// The bodies of so many requests of one layer are read at a time.
+/// The maximum number of bodies that one layer reads at a time.
 const MAX_DRAINS: usize = 256;
 
-/// After so many frames, other tasks of the thread get a turn.
+/// After this many frames, the future yields, so that other tasks of the thread run.
 const FRAMES_PER_POLL: usize = 64;
 
 /// Counts the bodies of one layer that are being read.
@@ -54,12 +54,12 @@ impl Drains {
     fn begin(&self) -> Option<Draining> {
         let draining = Draining(Arc::clone(&self.0));
         let before = self.0.fetch_add(1, Ordering::Relaxed);
-        // Dropped if there is no place, and so counted out again.
+        // If there are too many, `draining` is dropped here, which decrements the count again.
         Some(draining).filter(|_| before < MAX_DRAINS)
     }
 }
 
-/// A place among the [`Drains`].
+/// One body that is being read. It is counted in [`Drains`] until it is dropped.
 struct Draining(Arc<AtomicUsize>);
 
 impl Drop for Draining {
@@ -84,7 +84,8 @@ where
     }
 }
 
-/// Returns the response if it is to be sent at once, or the future that reads the body before.
+/// Returns an error with the response if it is to be sent at once. Otherwise returns the future that
+/// reads the body first.
 pub(super) fn drain<B>(
     request: Request<B>,
     rejection: Rejection,

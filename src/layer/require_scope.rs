@@ -95,8 +95,8 @@ impl RequireScope {
     /// It is for code that decides which scopes are required after the layers ran: a handler whose
     /// requests differ in their body, or a gRPC method behind an interceptor. It reads what
     /// [`RequireToken`](crate::RequireToken) or an interceptor left in the extensions of the request,
-    /// so a rejection has the realm, the metadata URL and the body of that layer. A rejection is
-    /// logged as one of the layer.
+    /// so a rejection has the realm, the metadata URL and the body of that layer. It is logged like a
+    /// rejection of the layer.
     ///
     /// ```
     /// use axum::http::Extensions;
@@ -167,7 +167,7 @@ fn check<'r>(
     }
 }
 
-/// Boxed, so that the result of a check is small.
+/// Creates the rejection. It is boxed, so that the result of [`check`] is small.
 #[cold]
 fn reject(
     requirement: &Arc<Requirement>,

@@ -38,13 +38,14 @@ struct LayerConfig {
     /// The scopes that the verifier's rules require.
     rules_requirement: Option<Arc<Requirement>>,
     rejection_config: Arc<RejectionConfig>,
-    /// Whether nothing in `rejection_config` was set. Then a request with a token gets no
-    /// [`LayerMarker`], see there.
+    /// Whether no setting of `rejection_config` was changed. Then a request with a token gets no
+    /// [`LayerMarker`], which saves an allocation.
     has_default_config: bool,
-    /// The table as it was set, and the path of the metadata document.
+    /// The table as it was set.
     given_table: Option<ScopeTable>,
+    /// The path of the metadata document.
     document_path: Option<Box<str>>,
-    /// The table with a public row for the document.
+    /// The table that decides about requests: `given_table` with a public row for `document_path`.
     table: Option<ScopeTable>,
     source: TokenSource,
     scheme: Scheme,
@@ -333,12 +334,12 @@ impl RequireToken {
 
     /// Verifies the token in the headers of a request, for a service that is not a Tower service.
     ///
-    /// It decides what the layer decides before the layer looks at the path, with the same realm,
+    /// It makes those decisions of the layer that do not depend on the path, with the same realm,
     /// metadata URL and body. [`scope_table`](Self::scope_table) and
     /// [`allow_anonymous`](Self::allow_anonymous) have no effect: a request without a token is
     /// rejected with [`RejectionKind::MissingToken`](crate::RejectionKind::MissingToken).
-    /// [`Rejection::to_response`] gives the status, the headers and the body of a rejection, which is
-    /// logged as one of the layer. If the key of the token is unknown, this waits like the layer.
+    /// [`Rejection::to_response`] gives the status, the headers and the body of a rejection. A rejection
+    /// is logged like those of the layer. If the key of the token is unknown, this waits like the layer.
     ///
     /// ```
     /// use http::{HeaderMap, Response};
@@ -382,8 +383,8 @@ impl RequireToken {
     /// Verifies the token like [`verify_headers`](Self::verify_headers) in the values of the header,
     /// for a framework that has its own type of headers.
     ///
-    /// **Pass every value of the header**, in the order of the request: a second value is malformed,
-    /// and if it is left out, another server could have checked the other one. The header is
+    /// **Pass every value of the header**, in the order of the request. Two values are rejected as
+    /// malformed: if you pass only one of them, a proxy may have checked the other one. The header is
     /// `Authorization`, or that of the [`TokenSource`]. For a WebSocket, check first that the request
     /// is a handshake.
     ///
@@ -511,7 +512,7 @@ where
 }
 
 impl<S> RequireTokenService<S> {
-    /// Lets a request through that needs no token.
+    /// Calls the inner service with a request that needs no token.
     // Not inlined: with a second call of the inner service in it, `call` was compiled to code that
     // moves the future of each request twice.
     #[inline(never)]
@@ -529,7 +530,8 @@ impl<S> RequireTokenService<S> {
         ResponseFuture::inner(self.inner.call(request), passed)
     }
 
-    /// Waits for newer keys, and then verifies the token again.
+    /// Waits for newer keys, and then calls the inner service or rejects the request. The token is
+    /// verified again only if the keys have changed.
     #[cold]
     fn call_later<ReqBody, ResBody>(
         &mut self,
@@ -583,14 +585,16 @@ enum Checked<'h> {
     UnknownKey(&'h str, UnknownKey),
 }
 
-/// What a request presents.
+/// What a request presents, after the token was verified.
 enum Presented {
     NoToken,
+    /// The header is malformed: status 400.
     Malformed,
     Token(Result<AccessToken, VerifyError>),
 }
 
 impl LayerConfig {
+    /// Verifies the credentials without waiting.
     #[inline]
     fn check<'h>(&self, credentials: Credentials<'h>) -> Checked<'h> {
         let token = match credentials {
@@ -601,6 +605,7 @@ impl LayerConfig {
         if let Some(outcome) = self.verifier.cached(token.0) {
             return Checked::Done(Presented::Token(outcome));
         }
+        // The cache needs no such check, because every cached token is ASCII without a tab.
         let Some(text) = token.text() else {
             return Checked::Done(Presented::Malformed);
         };
@@ -629,7 +634,7 @@ impl LayerConfig {
         })
     }
 
-    /// Makes and logs the decision that does not depend on the path.
+    /// Decides about a request whose path is not known, and logs the decision.
     fn decide_without_path(&self, presented: Presented) -> Result<AccessToken, Rejection> {
         match presented {
             Presented::Token(Ok(token)) => {
@@ -673,8 +678,8 @@ impl LayerConfig {
         self.source.of_values(values, self.scheme)
     }
 
-    // `credentials` and this function decide together. Without a scope table, every route is
-    // `Authenticated`. "No token" includes another scheme.
+    // `credentials`, this function, and then `allows` decide about a request as the table shows.
+    // Without a scope table, every route is `Authenticated`. "No token" includes another scheme.
     //
     // | table | requirement               | anonymous | no token | malformed | token            |
     // | ----- | ------------------------- | --------- | -------- | --------- | ---------------- |
@@ -686,14 +691,16 @@ impl LayerConfig {
     // | yes   | `Groups`                  | either    | 401      | 400       | verified         |
     // | yes   | `NotListed`               | either    | 401      | 400       | verified         |
     //
-    // A verified token passes if it is valid and has the scopes of `Scopes`, or the groups and scopes
-    // of `Groups`. `NotListed` rejects a valid token with 403.
+    // "Verified": an invalid token is rejected with 401, and without current keys with 503. A valid
+    // token passes if it has the scopes of `Scopes`, or the groups and scopes of `Groups`. Otherwise it
+    // is rejected with 403, and `NotListed` rejects every valid token with 403.
     fn allows_missing_token(&self, requirement: &RouteRequirement) -> bool {
         let is_anonymous = self.anonymous == Anonymous::Allow && self.table.is_none();
         is_anonymous || matches!(requirement, RouteRequirement::Public)
     }
 
     /// Returns `true` if a valid token satisfies the requirement of the route.
+    /// [`ScopeTable::allows`] must make the same decision.
     #[inline]
     fn allows(&self, requirement: &RouteRequirement, token: &AccessToken) -> bool {
         if matches!(requirement, RouteRequirement::Authenticated) {
@@ -710,7 +717,10 @@ impl LayerConfig {
         }
     }
 
-    /// Creates the rejection of a request that may not pass.
+    /// Creates the rejection of a request that may not pass, with the scopes that the request requires.
+    /// Also counts it for the warning that every request so far was rejected.
+    ///
+    /// The reason for a valid token is found again here: [`allows`](Self::allows) has rejected it.
     #[cold]
     fn reject(&self, requirement: &RouteRequirement, presented: Presented) -> Rejection {
         let config = Arc::clone(&self.rejection_config);
@@ -737,8 +747,8 @@ impl LayerConfig {
         rejection
     }
 
-    /// Returns what the response of an admitted request is used for. Until one was accepted, looks
-    /// whether a layer or extractor inside rejects it.
+    /// Returns what the response future of an admitted request needs. Until the first request is
+    /// accepted, the future also records whether a layer or extractor inside rejects the request.
     #[inline]
     fn passed(&self, requirement: &RouteRequirement) -> Passed {
         let all_rejected = self.verifier.all_rejected();
@@ -746,7 +756,8 @@ impl LayerConfig {
         Passed { all_rejected: watched, ..self.passed_unwatched(requirement) }
     }
 
-    /// Returns the requirements that rejections further inside also name.
+    /// Returns the same as [`passed`](Self::passed), but records nothing: a request without a token
+    /// does not show whether tokens are accepted.
     #[inline]
     fn passed_unwatched(&self, requirement: &RouteRequirement) -> Passed {
         let required = [self.rules_requirement.clone(), requirement.scopes().cloned()];

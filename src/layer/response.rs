@@ -174,13 +174,13 @@ pin_project! {
     }
 }
 
-/// What a layer that let a request through does with the response of the service inside.
+/// Tells a layer that let a request through what to do with the response of the service inside.
 #[derive(Debug, Default)]
 pub(super) struct Passed {
     /// The requirements of the layer, which the rejections of layers and handlers inside also name:
     /// those of the rules, and of the route.
     pub(super) required: [Option<Arc<Requirement>>; 2],
-    /// Is told whether the service inside accepts the request.
+    /// Records whether the service inside accepts the request, if that still matters.
     pub(super) all_rejected: Option<Arc<AllRejected>>,
 }
 
@@ -193,8 +193,9 @@ impl Passed {
         self.all_rejected.is_some() || response.as_ref().is_ok_and(is_rejection)
     }
 
-    /// Adds the requirements of this layer to the rejection of a layer or handler inside, and to its
-    /// challenge. A client that got only the scopes of the inner one would be rejected here next.
+    /// Records whether the service inside has accepted the request. If it has not, adds the requirements
+    /// of this layer to the rejection and to its challenge: a client that requested only the scopes of
+    /// the layer inside would be rejected by this layer next.
     #[cold]
     fn completed<B, E>(&self, mut response: Result<Response<B>, E>) -> Result<Response<B>, E> {
         let extensions = response.as_ref().ok().map(Response::extensions);

@@ -134,7 +134,8 @@ impl TokenSource {
             Source::WebSocketProtocol => return self.of_lines(request.headers(), accepted),
         };
         let headers = request.headers_mut();
-        // Usually no header has several values, so this one is not looked up twice.
+        // Reject a repeated header: a proxy may have checked the one that we would ignore. Usually no
+        // header has several values, so this one is not looked up twice.
         let has_repeated = headers.len() != headers.keys_len();
         if has_repeated && headers.get_all(name).iter().nth(1).is_some() {
             return Credentials::Malformed;
@@ -212,7 +213,8 @@ fn concealed<'h>(headers: &'h mut HeaderMap, name: &HeaderName) -> Option<&'h He
     Some(value)
 }
 
-/// Returns the only credential. Of several, a proxy may have checked the one that we would ignore.
+/// Returns the only credential. Rejects several of them, because a proxy may have checked the one that
+/// we would ignore.
 fn only<'h>(mut values: impl Iterator<Item = &'h [u8]>) -> Credentials<'h> {
     match (values.next(), values.next()) {
         (None, _) => Credentials::None,

@@ -122,8 +122,8 @@ impl Refresher {
             None => (Jwks::empty(), Origin::Empty),
         };
         KeyEvents::at(&address).started(origin.fetched_at());
-        let keys = Arc::new(KeySet::new(jwks));
-        let shared = Arc::new(RefreshState::new(address, config, keys, origin, delay));
+        let key_set = Arc::new(KeySet::new(jwks));
+        let shared = Arc::new(RefreshState::new(address, config, key_set, origin, delay));
         drop(entered);
         let running = Task::spawn(&shared, home);
         Ok(Self { shared, task: watch::Sender::new(TaskSlot::Running(running)) })
@@ -160,7 +160,7 @@ impl Refresher {
         let age = snapshot.age(now, Instant::now());
         let last_error = snapshot.failing.as_ref().map(|failing| failing.error.kind());
         let degraded = |since| Some(Degraded { since, age, last_error });
-        // By age and not by the schedule, so that it also notices a task that is gone.
+        // Decide by the age and not by the schedule, to notice a task that is gone, too.
         let overdue = age.and_then(|age| age.checked_sub(self.shared.config.interval));
         let trouble = match (&snapshot.failing, overdue) {
             (Some(failing), _) => degraded(failing.since),
@@ -190,9 +190,10 @@ impl Refresher {
         }
     }
 
-    /// Waits for newer keys, within limits, until `look` finds the key.
+    /// Waits for newer keys, within limits, until `search` finds the key. Returns `true` if it has
+    /// waited, so that the keys may have become too old meanwhile.
     ///
-    /// `known` is the key set in which the caller has not found the key. `look` searches the current
+    /// `known` is the key set in which the caller has not found the key. `search` searches the current
     /// keys and returns the set that lacks the key, or `None` if no other keys can change the result.
     /// It is called only if the keys have changed.
     ///
@@ -202,13 +203,14 @@ impl Refresher {
     pub(crate) async fn wait_for_key(
         &self,
         mut known: KeySetId,
-        mut look: impl FnMut() -> Option<KeySetId>,
+        mut search: impl FnMut() -> Option<KeySetId>,
     ) -> bool {
         let Some(home) = self.ensure_running() else {
             return false;
         };
-        let mut is_found =
-            || self.shared.current().jwks.id() != known && look().map(|id| known = id).is_none();
+        let mut is_found = || {
+            self.shared.current().key_set.id() != known && search().map(|id| known = id).is_none()
+        };
         // Read the progress before the keys: otherwise a fetch that ends in between would count as
         // seen, although its keys were not compared.
         let mut seen = self.shared.progress();
@@ -220,7 +222,7 @@ impl Refresher {
             return false;
         }
         let Ok(_waiter) = self.shared.config.limits.waiters.try_acquire() else {
-            // Those who wait may wait for another pool, so this pool's fetch is still requested.
+            // The requests that wait may wait for other pools, so request the fetch of this pool.
             self.request_fetch();
             return false;
         };
@@ -348,9 +350,9 @@ impl Refresher {
             // longer exists, and release everyone who is waiting for it.
             let last = self.shared.snapshot.load_full();
             let next_refresh = Deadline::after(FAR_FUTURE, &self.shared.config.clock);
-            let (jwks, failing) = (Arc::clone(&last.jwks), last.failing.clone());
+            let (key_set, failing) = (Arc::clone(&last.key_set), last.failing.clone());
             let max_key_age = self.shared.config.max_key_age;
-            let snapshot = Snapshot::new(jwks, last.origin, failing, next_refresh, max_key_age);
+            let snapshot = Snapshot::new(key_set, last.origin, failing, next_refresh, max_key_age);
             self.shared.snapshot.store(Arc::new(snapshot));
             self.shared.progress.send_modify(|progress| {
                 progress.finished = progress.started;
@@ -383,7 +385,7 @@ impl Refresher {
             TaskSlot::Running(running) if !running.is_gone() => return Some(running.home.clone()),
             TaskSlot::Running(_) => {}
         }
-        // Under the lock of the slot, so that only one of many callers starts it.
+        // Hold the lock of the slot, so that only one of many callers starts the task.
         let mut home = None;
         self.task.send_if_modified(|slot| {
             let TaskSlot::Running(running) = slot else {

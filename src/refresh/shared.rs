@@ -22,13 +22,13 @@ impl Deref for RefreshedKeys {
     type Target = KeySet;
 
     fn deref(&self) -> &KeySet {
-        &self.0.jwks
+        &self.0.key_set
     }
 }
 
 /// The state that a request loads at once, without a lock.
 pub(super) struct Snapshot {
-    pub(super) jwks: Arc<KeySet>,
+    pub(super) key_set: Arc<KeySet>,
     pub(super) origin: Origin,
     /// Since when, and why, refreshes have failed. `None` if the last one succeeded.
     pub(super) failing: Option<FailureState>,
@@ -54,7 +54,7 @@ impl Deadline {
         })
     }
 
-    /// Returns how long ago it was, by the clock that shows more.
+    /// Returns how long ago it was, by the clock on which more time has passed.
     fn elapsed(self, now: SystemTime, moment: Instant) -> Duration {
         let wall = now.duration_since(self.wall).unwrap_or_default();
         moment.saturating_duration_since(self.monotonic).max(wall)
@@ -96,7 +96,7 @@ pub(super) struct FailureState {
 
 impl Snapshot {
     pub(super) fn new(
-        jwks: Arc<KeySet>,
+        key_set: Arc<KeySet>,
         origin: Origin,
         failing: Option<FailureState>,
         next_refresh: Deadline,
@@ -110,10 +110,11 @@ impl Snapshot {
             }
             Origin::Empty => None,
         };
-        Self { jwks, origin, failing, next_refresh, fast_path_until }
+        Self { key_set, origin, failing, next_refresh, fast_path_until }
     }
 
-    /// Returns this with a smaller set of keys. Without any, it is as before the first fetch.
+    /// Returns this snapshot with a smaller key set. If the set is empty, the snapshot is like the one
+    /// before the first fetch: tokens are rejected with `KeysUnavailable`, not with `UnknownKey`.
     fn with_keys(&self, keys: KeySet, max_key_age: Duration) -> Self {
         let origin = if keys.is_empty() { Origin::Empty } else { self.origin };
         Self::new(Arc::new(keys), origin, self.failing.clone(), self.next_refresh, max_key_age)
@@ -150,7 +151,8 @@ impl Snapshot {
         is_old && (is_over || !self.failing.as_ref().is_some_and(has_requested))
     }
 
-    /// Returns how long ago the next refresh should have begun, by the clock that shows more.
+    /// Returns how long ago the next refresh should have begun, by the clock on which more time has
+    /// passed.
     pub(super) fn overdue(&self, now: SystemTime, moment: Instant) -> Duration {
         self.next_refresh.elapsed(now, moment)
     }
@@ -206,12 +208,12 @@ impl RefreshState {
     pub(super) fn new(
         address: Arc<str>,
         config: RefreshConfig,
-        jwks: Arc<KeySet>,
+        key_set: Arc<KeySet>,
         origin: Origin,
         delay: Duration,
     ) -> Self {
         let next_refresh = Deadline::after(delay, &config.clock);
-        let snapshot = Snapshot::new(jwks, origin, None, next_refresh, config.max_key_age);
+        let snapshot = Snapshot::new(key_set, origin, None, next_refresh, config.max_key_age);
         let progress = Progress {
             started: 0,
             finished: 0,
@@ -240,7 +242,7 @@ impl RefreshState {
     #[inline(always)]
     pub(super) fn current(&self) -> Guard<Arc<Snapshot>> {
         let snapshot = self.snapshot.load();
-        if snapshot.jwks.is_checked() { snapshot } else { self.drop_compromised() }
+        if snapshot.key_set.is_checked() { snapshot } else { self.drop_compromised() }
     }
 
     /// Replaces the snapshot if one of its keys was registered as compromised, by the task of any
@@ -249,15 +251,15 @@ impl RefreshState {
     fn drop_compromised(&self) -> Guard<Arc<Snapshot>> {
         loop {
             let snapshot = self.snapshot.load();
-            let Some(keys) = snapshot.jwks.without_compromised() else {
+            let Some(keys) = snapshot.key_set.without_compromised() else {
                 return snapshot;
             };
             let smaller = Arc::new(snapshot.with_keys(keys, self.config.max_key_age));
             let previous = self.snapshot.compare_and_swap(&*snapshot, Arc::clone(&smaller));
-            // Otherwise the task or another request has replaced it meanwhile: look at that one.
+            // Otherwise the task or another request has replaced it meanwhile: check the new one.
             if Arc::ptr_eq(&previous, &snapshot) {
-                KeyEvents::at(&self.address).keys_changed(&snapshot.jwks, &smaller.jwks);
-                if smaller.jwks.is_empty() {
+                KeyEvents::at(&self.address).keys_changed(&snapshot.key_set, &smaller.key_set);
+                if smaller.key_set.is_empty() {
                     self.fetch_first_keys();
                 }
             }

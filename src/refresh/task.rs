@@ -61,9 +61,9 @@ pub(super) struct Task {
     failures: u32,
     /// Whether the event that the keys are too old was already logged.
     is_stale: bool,
-    /// The keys of the last document that cannot be used, and those whose private part it contains.
-    /// They are logged when they change.
+    /// The keys of the last document that cannot be used. They are logged when they change.
     skipped: Vec<SkippedKey>,
+    /// The keys whose private part the last document contains. They are logged when they change.
     compromised: Vec<CompromisedKey>,
 }
 
@@ -71,7 +71,7 @@ impl Task {
     /// Starts a task: the first one, or one that replaces a task that is gone.
     pub(super) fn spawn(shared: &Arc<RefreshState>, home: Home) -> Running {
         let task = {
-            // So that its times are on the clock of the runtime on which it runs.
+            // Enter the runtime on which the task runs, so that its times are on the same clock.
             let _entered = home.enter();
             let task = Self {
                 shared: Arc::clone(shared),
@@ -80,7 +80,7 @@ impl Task {
                 budget: Budget::full(),
                 failures: 0,
                 is_stale: false,
-                skipped: shared.current().jwks.skipped().to_vec(),
+                skipped: shared.current().key_set.skipped().to_vec(),
                 compromised: Vec::new(),
             };
             // The fetch of a task that is gone will never finish.
@@ -146,22 +146,22 @@ impl Task {
         });
         let fetched = self.fetch().await;
         let fetched = fetched.and_then(|(read, max_age)| Ok((self.usable_keys(read)?, max_age)));
-        // Without the keys that this fetch has shown to be compromised.
+        // Read after `usable_keys` has registered compromised keys, so that `before` contains none.
         let before = Guard::into_inner(self.shared.current());
         let has_permanent_error = fetched.as_ref().is_err_and(RefreshError::is_permanent);
-        let (jwks, origin, failing, pause) = match fetched {
+        let (key_set, origin, failing, pause) = match fetched {
             Ok((jwks, max_age)) => {
-                let (jwks, origin, pause) = self.succeeded(jwks, max_age, &before);
-                (jwks, origin, None, pause)
+                let (key_set, origin, pause) = self.succeeded(jwks, max_age, &before);
+                (key_set, origin, None, pause)
             }
             Err(error) => {
                 let (failing, pause) = self.failed(error, &before);
-                (Arc::clone(&before.jwks), before.origin, Some(failing), pause)
+                (Arc::clone(&before.key_set), before.origin, Some(failing), pause)
             }
         };
         let next_refresh = Deadline::after(pause, &self.shared.config.clock);
         let max_key_age = self.shared.config.max_key_age;
-        let snapshot = Snapshot::new(jwks, origin, failing, next_refresh, max_key_age);
+        let snapshot = Snapshot::new(key_set, origin, failing, next_refresh, max_key_age);
         let has_keys =
             self.shared.is_usable(snapshot.age((self.shared.config.clock)(), Instant::now()));
         self.shared.snapshot.store(Arc::new(snapshot));
@@ -191,7 +191,7 @@ impl Task {
     fn usable_keys(&mut self, mut read: ReadJwks) -> Result<Jwks, RefreshError> {
         let in_use = self.shared.current();
         for key in read.compromised.iter().filter(|key| !self.compromised.contains(key)) {
-            self.events().private_key_published(key, &in_use.jwks);
+            self.events().private_key_published(key, &in_use.key_set);
             register_compromised(&key.numbers);
         }
         self.compromised.clone_from(&read.compromised);
@@ -208,13 +208,13 @@ impl Task {
         before: &Snapshot,
     ) -> (Arc<KeySet>, Origin, Duration) {
         let wall = (self.shared.config.clock)();
-        self.events().refreshed(&before.jwks, &jwks, self.failures, wall);
+        self.events().refreshed(&before.key_set, &jwks, self.failures, wall);
         self.failures = 0;
         self.is_stale = false;
-        let jwks = KeySet::reuse_if_unchanged(jwks, &before.jwks);
+        let key_set = KeySet::reuse_if_unchanged(jwks, &before.key_set);
         let origin = Origin::Fetched { monotonic: Instant::now(), wall };
         let interval = self.shared.config.interval;
-        (jwks, origin, pause_after_success(interval, max_age, &mut self.random))
+        (key_set, origin, pause_after_success(interval, max_age, &mut self.random))
     }
 
     fn failed(&mut self, error: RefreshError, before: &Snapshot) -> (FailureState, Duration) {

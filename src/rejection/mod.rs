@@ -168,8 +168,8 @@ impl Rejection {
         }
     }
 
-    /// Returns the reason for the log, which is finer than [`kind`](Self::kind). It is never sent
-    /// to a client.
+    /// Returns the reason for the log, which is more specific than [`kind`](Self::kind). It is never
+    /// sent to a client.
     pub(crate) fn reason(&self) -> &'static str {
         match &self.reason {
             Reason::InsufficientScope => "insufficient_scope",

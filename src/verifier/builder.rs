@@ -108,9 +108,10 @@ impl VerifierBuilder {
     /// Sets how much memory this verifier may use to cache verified tokens. The default is 8 MiB,
     /// about 4,000 machine-to-machine tokens; 0 turns the cache off.
     ///
-    /// Each verifier that [`Verifier::share_keys`] creates from it may use as much. The claims of a
-    /// cached token, its key, the time and [`Rules::with_check`] are still checked at every request;
-    /// only its signature is not verified again.
+    /// Each verifier that [`Verifier::share_keys`] creates from it may use as much. A cached token is
+    /// used only until the keys of its pool change or become too old. At every request, `exp`, `nbf`,
+    /// the required scopes and [`Rules::with_check`] are checked again. The signature and the other
+    /// claims are not, because neither the token nor the rules can change.
     ///
     /// ```
     /// # use tower_cognito::{Rules, Verifier};
@@ -285,7 +286,7 @@ impl VerifierBuilder {
                     problems.push(format!("{issuer}: this issuer is set more than once"));
                 }
             }
-            // The keys of one pool would sign for the other.
+            // Otherwise, each pool could sign tokens of the other.
             let file = pool.jwks_file();
             let source = (file, file.is_none().then(|| pool.jwks_url()));
             if !sources.insert(source) && problems.len() == named_before {
@@ -308,8 +309,9 @@ impl VerifierBuilder {
         problems
     }
 
-    /// Returns the problems of plain http, which matters only for keys that this crate fetches: an
-    /// issuer is only compared.
+    /// Returns a problem for each pool whose keys this crate would fetch over plain http without
+    /// permission, and for each permission that no pool needs. The scheme of an issuer does not matter,
+    /// because an issuer is only compared.
     fn plain_http_problems(&self) -> impl Iterator<Item = String> {
         let names = self.setting_names;
         let is_fetched_here = self.fetcher.is_none();

@@ -12,8 +12,9 @@ use crate::health::PoolHealth;
 use crate::jwks::{Jwks, KeySet};
 use crate::refresh::{RefreshedKeys, Refresher};
 
-/// When a client should try again, if all fixed keys are compromised: only a restart helps.
-const NO_FIXED_KEYS: Duration = Duration::from_secs(30);
+/// The delay before a client should try again, if all fixed keys are compromised. Only a restart with
+/// other keys makes a retry succeed.
+const RETRY_WITHOUT_FIXED_KEYS: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub(super) enum KeySource {
@@ -24,8 +25,8 @@ pub(super) enum KeySource {
 
 impl KeySource {
     pub(super) fn fixed(jwks: Jwks) -> Self {
-        let trusted = ArcSwapOption::empty();
-        Self::Fixed(Arc::new(FixedKeys { keys: KeySet::new(jwks), trusted }))
+        let remaining = ArcSwapOption::empty();
+        Self::Fixed(Arc::new(FixedKeys { keys: KeySet::new(jwks), remaining }))
     }
 
     /// Returns the keys to verify with at this time of day, or how long a client should wait before
@@ -35,7 +36,7 @@ impl KeySource {
     pub(super) fn current(&self, now: SystemTime) -> Result<CurrentKeys<'_>, Duration> {
         match self {
             Self::Fixed(fixed) if fixed.keys.is_checked() => Ok(CurrentKeys::Fixed(&fixed.keys)),
-            Self::Fixed(fixed) => fixed.without_compromised(),
+            Self::Fixed(fixed) => fixed.not_compromised(),
             Self::Refreshing(refresher) => refresher.keys_or_wake(now).map(CurrentKeys::Refreshed),
         }
     }
@@ -47,7 +48,7 @@ impl KeySource {
         }
     }
 
-    /// Returns the task that can bring a key that is not known yet.
+    /// Returns the task that can fetch newer keys. Returns `None` for fixed keys.
     pub(super) fn refresher(&self) -> Option<&Refresher> {
         match self {
             Self::Fixed(_) => None,
@@ -81,28 +82,32 @@ async fn or_no_task(
     }
 }
 
-/// Fixed keys, of which some may have been compromised since.
+/// Fixed keys, and the rest of them once a key was registered as compromised.
 pub(super) struct FixedKeys {
+    /// The keys as they were set.
     keys: KeySet,
-    /// The rest of the keys, if any was compromised.
-    trusted: ArcSwapOption<KeySet>,
+    /// Not set until a key is compromised. Then the other keys, of which there may be none.
+    remaining: ArcSwapOption<KeySet>,
 }
 
 impl FixedKeys {
+    /// Returns the keys that are not compromised, or the delay before a retry if there are none.
+    // Requests call it only after a key of any pool was registered as compromised: once for each
+    // registration if none of these keys is compromised, and otherwise at every request.
     #[cold]
-    fn without_compromised(&self) -> Result<CurrentKeys<'_>, Duration> {
-        let mut trusted = self.trusted.load_full();
-        let last = trusted.as_deref().unwrap_or(&self.keys);
+    fn not_compromised(&self) -> Result<CurrentKeys<'_>, Duration> {
+        let mut remaining = self.remaining.load_full();
+        let last = remaining.as_deref().unwrap_or(&self.keys);
         if !last.is_checked()
             && let Some(keys) = last.without_compromised()
         {
-            trusted = Some(Arc::new(keys));
-            self.trusted.store(trusted.clone());
+            remaining = Some(Arc::new(keys));
+            self.remaining.store(remaining.clone());
         }
-        match trusted {
+        match remaining {
             None => Ok(CurrentKeys::Fixed(&self.keys)),
-            Some(keys) if keys.is_empty() => Err(NO_FIXED_KEYS),
-            Some(keys) => Ok(CurrentKeys::Trusted(keys)),
+            Some(keys) if keys.is_empty() => Err(RETRY_WITHOUT_FIXED_KEYS),
+            Some(keys) => Ok(CurrentKeys::Remaining(keys)),
         }
     }
 }
@@ -111,7 +116,8 @@ impl FixedKeys {
 pub(super) enum CurrentKeys<'s> {
     Refreshed(RefreshedKeys),
     Fixed(&'s KeySet),
-    Trusted(Arc<KeySet>),
+    /// The fixed keys that are not compromised.
+    Remaining(Arc<KeySet>),
 }
 
 impl Deref for CurrentKeys<'_> {
@@ -121,7 +127,7 @@ impl Deref for CurrentKeys<'_> {
         match self {
             Self::Refreshed(keys) => keys,
             Self::Fixed(keys) => keys,
-            Self::Trusted(keys) => keys,
+            Self::Remaining(keys) => keys,
         }
     }
 }

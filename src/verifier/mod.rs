@@ -55,12 +55,12 @@ struct Shared {
     by_issuer: HashMap<Arc<str>, usize>,
     clock: Clock,
     cache: TokenCache,
-    /// The size of the cache, also for verifiers that share the keys.
+    /// The size of the cache, which verifiers that [share the keys](Verifier::share_keys) also get.
     cache_bytes: usize,
     all_rejected: Arc<AllRejected>,
 }
 
-/// One pool: its rules, and the keys that count for these rules only.
+/// One pool: its rules, and the only keys that may sign its tokens.
 struct Pool {
     rules: Rules,
     keys: KeySource,
@@ -247,7 +247,7 @@ impl Verifier {
     }
 
     /// Verifies a token that is not cached, for a layer. The layer has called
-    /// [`cached`](Self::cached) before, with bytes that need not be text.
+    /// [`cached`](Self::cached) before, with the bytes of the header, which need not be UTF-8.
     ///
     /// If newer keys could change the result, the layer then calls
     /// [`verify_with_newer_keys`](Self::verify_with_newer_keys), whose future is too large to be part
@@ -256,15 +256,16 @@ impl Verifier {
         self.attempt_uncached(token, (self.shared.clock)())
     }
 
-    /// Verifies the token again after a refresh brought other keys, within the limits of
-    /// [`verify`](Self::verify).
+    /// Waits for newer keys, and verifies the token again each time the keys have changed, within the
+    /// limits of [`verify`](Self::verify). If no fetch is allowed, or if the keys are still the same
+    /// afterwards, the token is rejected without another verification.
     pub(crate) async fn verify_with_newer_keys(
         &self,
         token: &str,
         UnknownKey { pool, keys, timer }: UnknownKey,
     ) -> Result<AccessToken, VerifyError> {
         let mut result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
-        let look = || match self.verify_uncached(token, (self.shared.clock)()) {
+        let verify_again = || match self.verify_uncached(token, (self.shared.clock)()) {
             Outcome::Final(verified) => {
                 result = verified;
                 None
@@ -272,10 +273,11 @@ impl Verifier {
             Outcome::UnknownKey(_, keys) => Some(keys),
         };
         let has_waited = match self.shared.refresher(pool) {
-            Some(refresher) => refresher.wait_for_key(keys, look).await,
+            Some(refresher) => refresher.wait_for_key(keys, verify_again).await,
             None => false,
         };
-        // During the wait, the keys may have become too old. Then nothing is known about the token.
+        // During the wait, the keys may have become too old. Then the token may have a newer key that
+        // was never fetched, so the client should try again (503) and not get a new token (401).
         if let (Err(error), Some(pool), true) = (&result, self.shared.pools.get(pool), has_waited)
             && error.kind() == VerifyErrorKind::UnknownKey
             && let Err(retry_after) = pool.keys.current((self.shared.clock)())
@@ -299,12 +301,16 @@ impl Verifier {
         result
     }
 
-    /// Returns the result for a token that was verified before, if its keys are still current.
+    /// Returns the result for a cached token, or `None` if the token must be verified: it is not cached,
+    /// or the key set that verified it was replaced.
+    ///
+    /// The result is an error if the keys are too old, or if [`Rules::recheck`] rejects the token. The
+    /// entry then stays in the cache, and is checked again at the next request.
     pub(crate) fn cached(&self, token: &[u8]) -> Option<Result<AccessToken, VerifyError>> {
         self.cached_at(token, (self.shared.clock)())
     }
 
-    /// Returns what warns if the layers of this verifier reject every request.
+    /// Returns the state that logs a warning if the layers of this verifier reject every request.
     pub(crate) fn all_rejected(&self) -> &Arc<AllRejected> {
         &self.shared.all_rejected
     }
@@ -339,17 +345,20 @@ impl Verifier {
         let CacheEntry { token: verified, pool, keys } = self.shared.cache.get(token)?;
         let pool = self.shared.pools.get(pool)?;
         let result = match pool.keys.current(now) {
-            // The entry is replaced if the token is still valid under the new keys.
+            // The token is verified again. If it is still valid, its new entry replaces this one. If
+            // not, this one stays until it is evicted, but it is never used, because no ID is reused.
             Ok(current) if current.id() != keys => return None,
             Ok(_) => pool.rules.recheck(&verified, now).map_err(|kind| pool.rules.error(kind)),
             Err(retry_after) => Err(VerifyError::keys_unavailable(retry_after)),
         };
         let result = result.map(|()| verified);
-        telemetry::recalled(&result);
+        telemetry::cache_hit(&result);
         Some(result)
     }
 
+    /// Verifies the token once, with the current keys of its pool.
     fn verify_uncached(&self, token: &str, now: SystemTime) -> Outcome {
+        // The pool that the issuer chose, and its keys. It stays `None` if the issuer is not trusted.
         let mut resolved = None;
         let result = verify_with_pools(token, now, |issuer| {
             let pool = self.shared.pool_of(issuer);
@@ -365,6 +374,7 @@ impl Verifier {
                 self.shared.cache.insert(token, entry);
                 Outcome::Final(Ok(verified))
             }
+            // `VerifyErrorKind` does not contain the delay before a retry. It is only in `resolved`.
             (
                 Err(Invalid { kind: VerifyErrorKind::KeysUnavailable, .. }),
                 Some((_, _, Err(retry_after))),
@@ -372,9 +382,11 @@ impl Verifier {
             (Err(Invalid { kind: VerifyErrorKind::UnknownKey, .. }), Some((pool, _, Ok(keys)))) => {
                 Outcome::UnknownKey(pool, keys.id())
             }
+            // All other errors of a trusted issuer's token. Some contain what the pool's rules require.
             (result, Some((_, pool, _))) => {
                 Outcome::Final(result.map_err(|invalid| pool.rules.error(invalid)))
             }
+            // The issuer is not trusted, or an error came before it was known.
             (result, None) => {
                 Outcome::Final(result.map_err(|Invalid { kind, .. }| VerifyError::new(kind)))
             }
@@ -424,7 +436,7 @@ impl Shared {
         Some((issuer, *index, self.pools.get(*index)?))
     }
 
-    /// Returns the task that can bring a key of this pool that is not known yet.
+    /// Returns the task that can fetch newer keys of this pool. Returns `None` for fixed keys.
     fn refresher(&self, pool: usize) -> Option<&Refresher> {
         self.pools.get(pool)?.keys.refresher()
     }
@@ -446,14 +458,16 @@ pub(crate) enum Attempt {
 /// The pool has no key with the token's key ID.
 pub(crate) struct UnknownKey {
     pool: usize,
-    /// The keys that were searched.
+    /// The key set that has no such key.
     keys: KeySetId,
-    /// It still runs.
+    /// Measures the whole verification, including the wait for newer keys.
     timer: Timer,
 }
 
+/// The result of one verification with the current keys.
 enum Outcome {
     Final(Result<AccessToken, VerifyError>),
-    /// This pool has no key with the token's key ID in these keys.
+    /// The key set with this ID, which is the current one of the pool with this index, has no key with
+    /// the token's key ID.
     UnknownKey(usize, KeySetId),
 }

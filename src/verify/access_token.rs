@@ -14,9 +14,11 @@ use crate::scope::Scopes;
 
 /// A verified access token.
 ///
-/// Only [`verify`](crate::verify()) and [`Verifier`](crate::Verifier) create one, after every check,
-/// so a function that takes an `AccessToken` needs no further check. A clone increments a
-/// reference count. `Debug` shows `sub`, `client_id` and `exp`, but no part of the encoded token.
+/// Only [`verify`](crate::verify()) and [`Verifier`](crate::Verifier) create one. They return it after
+/// every check, so a function that takes an `AccessToken` needs no further check. The check of
+/// [`Rules::with_check`](crate::Rules::with_check) receives it earlier, so do not keep a clone there. A
+/// clone increments a reference count. `Debug` shows `sub`, `client_id` and `exp`, but no part of the
+/// encoded token.
 ///
 /// ```
 /// use std::time::SystemTime;
@@ -185,7 +187,7 @@ impl AccessToken {
             .map_err(|error| InvalidClaims::at(error.line(), error.column()))
     }
 
-    /// `exp` and `nbf`, in seconds since the epoch.
+    /// Returns `exp` and `nbf`, in seconds since the epoch.
     pub(super) fn times(&self) -> (i64, Option<i64>) {
         (self.inner.expires_at, self.inner.not_before)
     }
@@ -215,7 +217,10 @@ impl AccessToken {
             .fold(payload.len().saturating_add(size_of::<Verified>()), usize::saturating_add)
     }
 
-    /// Creates a token. Only `verify_with` calls it, after every check except the application's.
+    /// Creates a token. Only `verify_with` calls it, after every check except the application's, which
+    /// needs an `AccessToken`. The signature is valid, because only
+    /// [`RawClaims::parse`](crate::claims::RawClaims::parse) creates [`Claims`], from a
+    /// [`SignatureVerified`](crate::jwks::SignatureVerified).
     pub(super) fn new(claims: Claims<'_>, issuer: &Arc<str>, payload: &str) -> Self {
         let text = |claim| ClaimText::new(claim, payload);
         let actor = |actor: ActorClaim<'_>| VerifiedActor {
@@ -265,7 +270,7 @@ impl fmt::Debug for Actor<'_> {
 }
 
 /// The text of a claim: its position in the payload, or a copy if the text had escapes. So a token
-/// usually takes two allocations, whatever claims it has.
+/// usually takes two allocations, however many claims it has.
 enum ClaimText {
     Owned(Box<str>),
     InPayload(Range<usize>),

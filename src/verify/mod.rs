@@ -95,7 +95,7 @@ pub(crate) fn verify_with_pools<'p>(
     now: SystemTime,
     resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'p>, VerifyErrorKind>,
 ) -> Result<AccessToken, Invalid> {
-    // There are two sizes because clearing the larger one would cost every usual token something.
+    // Cognito's usual tokens fit the smaller buffer, which takes less time to clear.
     if token.len() <= SMALL_TOKEN_LEN {
         verify_with(token, &mut [0; SMALL_TOKEN_LEN], now, resolve_pool)
     } else {
@@ -105,7 +105,7 @@ pub(crate) fn verify_with_pools<'p>(
 
 const SMALL_TOKEN_LEN: usize = 2 * 1024;
 
-/// Decides about a token. If it breaks several rules, the first step that fails gives the error:
+/// Verifies a token. If it breaks several rules, the first step that fails gives the error:
 ///
 /// 1. The size, the compact form, and the encoding of the payload and the signature.
 /// 2. The header: its encoding, its JSON, `alg`, extensions, `typ`, `kid`.
@@ -114,19 +114,23 @@ const SMALL_TOKEN_LEN: usize = 2 * 1024;
 /// 5. The key that `kid` names.
 /// 6. The signature.
 /// 7. `token_use`, then the types of the other claims.
-/// 8. `client_id`, `exp`, `nbf`, `aud`, `cnf`, groups.
+/// 8. `client_id`, `exp`, `nbf`, `aud`, `cnf`, groups, scopes.
 /// 9. The application's check.
+///
+/// Step 7 checks the types of all claims that are read, even if no rule uses them. So an expired
+/// token whose `aud` has the wrong type gives `InvalidClaim`, not `Expired`.
 fn verify_with<'p>(
     token: &str,
     buffer: &mut [u8],
     now: SystemTime,
     resolve_pool: impl FnOnce(&str) -> Result<TrustedPool<'p>, VerifyErrorKind>,
 ) -> Result<AccessToken, Invalid> {
+    // Step 1.
     let Jws { signing_input, header, payload, signature } = Jws::from_token(token, buffer)?;
 
-    // Steps 3 and 4 run before step 2, because the pool may have cached the header. Their result
-    // stays a `Result` until the header was checked, so that an error of the header comes first.
-    // The issuer is not trusted yet: it only chooses the pool.
+    // Steps 3 and 4 run before step 2, because the pool may have cached the header. Their error
+    // is kept in this `Result` until the header was checked, so that an error of the header comes
+    // first. The issuer is not trusted yet: it only chooses the pool.
     let claims_and_pool = RawClaims::from_payload(payload).and_then(|raw_claims| {
         let pool = resolve_pool(&raw_claims.issuer()?)?;
         Ok((raw_claims, pool))
@@ -134,9 +138,13 @@ fn verify_with<'p>(
     let header_cache = claims_and_pool.as_ref().ok().and_then(|(_, pool)| pool.header_cache);
     let encoded_header = header.encoded;
     let cached_key = header_cache.and_then(|cache| cache.get(encoded_header));
+    // Step 2, which only a cached header skips: it has passed step 2 before. Without a pool there is
+    // no cached header, so the header of a token from an untrusted issuer is always checked.
     let key_id = if cached_key.is_some() { None } else { Some(header.key_id()?) };
+    // An error of step 3 or 4 is returned here, after the header was checked.
     let (raw_claims, TrustedPool { rules, issuer, keys, .. }) = claims_and_pool?;
 
+    // Steps 5 and 6. `key_id` is `None` only if the key was cached.
     let key =
         cached_key.or_else(|| keys.get(key_id.as_deref()?)).ok_or(VerifyErrorKind::UnknownKey)?;
     let proof =
@@ -145,7 +153,7 @@ fn verify_with<'p>(
         cache.insert(encoded_header, key, proof);
     }
 
-    // The signature is valid: the claims can be trusted from here on.
+    // Steps 7 to 9. The signature is valid: the claims can be trusted from here on.
     let claims = raw_claims.parse(proof)?;
     rules.check_claims(&claims, now).map_err(|kind| Invalid::claims(kind, &claims))?;
     let token = AccessToken::new(claims, issuer, payload);

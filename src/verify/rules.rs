@@ -271,9 +271,11 @@ impl Rules {
         }
     }
 
-    /// Checks again what can change about a token that these rules have accepted, and the scopes,
-    /// so that no cached token passes without them. The other checks depend only on the token. The
-    /// order is that of [`check_claims`](Self::check_claims).
+    /// Checks a cached token, which these rules have accepted before. Repeats the checks whose result
+    /// can change: the times, and the application's check. Repeats the scopes as well, as a second
+    /// line of defense. `client_id`, `aud`, `cnf` and groups are not checked again, because neither
+    /// the token nor the rules can change. The order is that of
+    /// [`check_claims`](Self::check_claims).
     pub(crate) fn recheck(
         &self,
         token: &AccessToken,
