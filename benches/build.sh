@@ -15,6 +15,7 @@ here=$PWD
 work=$here/target/build-cost
 declare -A dependency=(
     [tower-cognito]="{ path = \"$here\", features = [\"axum\"] }"
+    [tower-cognito-without-reqwest]="{ path = \"$here\", package = \"tower-cognito\", default-features = false, features = [\"axum\"] }"
     [oauth-resource-server]='{ version = "0.4", features = ["axum"] }'
     [tower-oauth2-resource-server]='"0.12"'
     [jwt-authorizer]='"0.15"'
@@ -23,7 +24,7 @@ declare -A dependency=(
 )
 chosen=("$@")
 if ((${#chosen[@]} == 0)); then
-    chosen=(tower-cognito oauth-resource-server tower-oauth2-resource-server jwt-authorizer
+    chosen=(tower-cognito tower-cognito-without-reqwest oauth-resource-server tower-oauth2-resource-server jwt-authorizer
         jwt-verify axum-jwt-auth)
 fi
 
