@@ -368,7 +368,7 @@ class Gateway:
 
 def identity(got):
     """Returns the headers that a service could read as the identity of the caller."""
-    names = [(name.replace("_", "-"), value) for name, value in got["headers"]]
+    names = [(re.sub("[_.]", "-", name), value) for name, value in got["headers"]]
     return sorted((name, value) for name, value in names if name.startswith("x-auth") and value)
 
 
@@ -585,6 +585,8 @@ def check_headers(gateway, good):
 
     names = ["X-Auth-Subject", "X-Auth-Client-Id", "X-Auth-Scope", "x-auth-subject"]
     names += [name.replace("-", "_") for name in names] + ["X-Auth_Subject", "X_Auth-Subject"]
+    # PHP reads a dot as an underscore.
+    names += [name.replace("-", ".") for name in names[:4]] + ["X-Auth.Subject"]
     claims = [f"{name}: admin" for name in names]
     for target in ["/public/x", "/health"]:
         got = gateway.passes(f"no identity from the client's headers, {target}", "GET", target, claims)
