@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Runs emulators of Cognito. The AWS SDK makes a user pool with clients, a user and a resource server in
-each, and gets tokens in every way that the emulator offers. `examples/verify` says of each token whether
+each, and gets tokens by password, refresh and client credentials. `examples/verify` says of each token whether
 it is valid, and the quickstart gets it in a request. The quickstart is configured by environment
 variables only: over loopback, and over a host name that is not loopback."""
 # ci: all waits: the lines with FAIL say which token got which answer; or pip and npm have to reach their registries
