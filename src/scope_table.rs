@@ -260,13 +260,18 @@ impl RouteRequirement {
         }
     }
 
-    fn is_met_by(&self, token: &AccessToken) -> bool {
-        let has_groups = match self {
-            Self::Groups { groups, .. } => groups.iter().all(|one| one.is_met_by(token.groups())),
-            Self::Public | Self::Authenticated | Self::Scopes(_) => true,
+    /// Returns `true` if a valid token satisfies the requirement.
+    #[inline]
+    pub(crate) fn is_met_by(&self, token: &AccessToken) -> bool {
+        match self {
+            Self::Public | Self::Authenticated => true,
+            Self::Scopes(scopes) => scopes.is_met_by(token.scopes()),
+            Self::Groups { groups, scopes } => {
+                groups.iter().all(|groups| groups.is_met_by(token.groups()))
+                    && scopes.iter().all(|scopes| scopes.is_met_by(token.scopes()))
+            }
             Self::NotListed => false,
-        };
-        has_groups && self.scopes().is_none_or(|scopes| scopes.is_met_by(token.scopes()))
+        }
     }
 }
 

@@ -491,7 +491,7 @@ where
         }
         let requirement = config.requirement_for(&request);
         match config.check(config.credentials(requirement, &mut request)) {
-            Checked::Done(Presented::Token(Ok(token))) if config.allows(requirement, &token) => {
+            Checked::Done(Presented::Token(Ok(token))) if requirement.is_met_by(&token) => {
                 config.admit(&mut request, token);
                 let future = self.inner.call(request);
                 ResponseFuture::inner(future, config.passed(requirement))
@@ -552,7 +552,7 @@ impl<S> RequireTokenService<S> {
             let outcome = config.verifier.verify_with_newer_keys(&token, unknown).await;
             let requirement = config.requirement_for(&request);
             match outcome {
-                Ok(token) if config.allows(requirement, &token) => {
+                Ok(token) if requirement.is_met_by(&token) => {
                     config.admit(&mut request, token);
                     let passed = config.passed(requirement);
                     Ok((inner.call(request), passed))
@@ -699,28 +699,10 @@ impl LayerConfig {
         is_anonymous || matches!(requirement, RouteRequirement::Public)
     }
 
-    /// Returns `true` if a valid token satisfies the requirement of the route.
-    /// [`ScopeTable::allows`] must make the same decision.
-    #[inline]
-    fn allows(&self, requirement: &RouteRequirement, token: &AccessToken) -> bool {
-        if matches!(requirement, RouteRequirement::Authenticated) {
-            return true;
-        }
-        match requirement {
-            RouteRequirement::Public | RouteRequirement::Authenticated => true,
-            RouteRequirement::Scopes(scopes) => scopes.is_met_by(token.scopes()),
-            RouteRequirement::Groups { groups, scopes } => {
-                groups.iter().all(|groups| groups.is_met_by(token.groups()))
-                    && scopes.iter().all(|scopes| scopes.is_met_by(token.scopes()))
-            }
-            RouteRequirement::NotListed => false,
-        }
-    }
-
     /// Creates the rejection of a request that may not pass, with the scopes that the request requires.
     /// Also counts it for the warning that every request so far was rejected.
     ///
-    /// The reason for a valid token is found again here: [`allows`](Self::allows) has rejected it.
+    /// The reason for a valid token is found again here, because it did not meet the requirement.
     #[cold]
     fn reject(&self, requirement: &RouteRequirement, presented: Presented) -> Rejection {
         let config = Arc::clone(&self.rejection_config);

@@ -627,14 +627,18 @@ def check_over_http(api, open_api, issuer, authorizers, addresses):
     summary("over HTTP, an authorizer ends", outcome, 0)
     authorizers[1].kill()
     authorizers[1].wait()
+    everything_is_503("over HTTP, without an authorizer, everything is 503", api, mix)
+    for at, address in enumerate(addresses):
+        authorizers[at] = authorizer(address, issuer)
+    until("Envoy finds them healthy over HTTP", lambda: once(api, "GET", "/health")[0] == 200)
+
+
+def everything_is_503(what, api, mix):
     outcomes = []
     for line, _ in mix.good + mix.bad:
         answer = asyncio.run(Connection(api).ask(line))
         outcomes.append((answer[0], answer[1].get("retry-after"), answer[1].get("cache-control")))
-    equal("over HTTP, without an authorizer, everything is 503", {(503, "1", "no-store")}, set(outcomes))
-    for at, address in enumerate(addresses):
-        authorizers[at] = authorizer(address, issuer)
-    until("Envoy finds them healthy over HTTP", lambda: once(api, "GET", "/health")[0] == 200)
+    equal(what, {(503, "1", "no-store")}, set(outcomes))
 
 
 def summary(what, outcome, most_503):
@@ -746,11 +750,7 @@ def check_envoy(envoy_program):
 
     authorizers[1].kill()
     authorizers[1].wait()
-    outcomes = []
-    for line, _ in mix.good + mix.bad:
-        answer = asyncio.run(Connection(api).ask(line))
-        outcomes.append((answer[0], answer[1].get("retry-after"), answer[1].get("cache-control")))
-    equal("without an authorizer, everything is 503", {(503, "1", "no-store")}, set(outcomes))
+    everything_is_503("without an authorizer, everything is 503", api, mix)
     grpc_rejected("a gRPC call then", api, NO_KEYS, retry_after="1")
 
     authorizers = [authorizer(address, issuer) for address in addresses]

@@ -12,7 +12,6 @@ It prints two tables, and compares them with those of the page `mcp_and_grpc`.
 # ci: all waits: the lines with FAIL say which client got what; or npm and pip have to reach their registries
 
 import json
-import os
 import re
 import subprocess
 import time
@@ -22,6 +21,7 @@ from harness import (
     ROOT,
     Issuer,
     NotAvailable,
+    build,
     environment,
     main,
     node,
@@ -131,22 +131,6 @@ def clients(checks):
     return found
 
 
-def build():
-    """Returns the paths of the issuer and of the servers."""
-    command = ["cargo", "build", "--profile", os.environ.get("PROFILE", "dev")]
-    command += ["-p", "tower-cognito", "-p", "integration-tests"]
-    command += ["--example", "issuer", "--example", "tonic"]
-    done = subprocess.run(
-        [*command, "--message-format=json-render-diagnostics"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    artifacts = (json.loads(line) for line in done.stdout.splitlines())
-    return {it["target"]["name"]: it["executable"] for it in artifacts if it.get("executable")}
-
-
 class Results:
     """Every answer, by client, server, case, kind and policy."""
 
@@ -229,7 +213,7 @@ class Results:
 
 
 def script(checks):
-    programs = build()
+    programs = build("issuer", "tonic")
     found = clients(checks)
     with temporary_folder() as folder, Issuer(programs["issuer"]) as issuer:
         servers = Servers(programs["tonic"], issuer, folder, "servers")

@@ -379,23 +379,28 @@ def build(*names):
         selections[name] = [*usual, "--example", "issuer", "-p", name, "--bins"]
     found = {}
     for package, selection in selections.items():
-        command = ["cargo", "build", "--profile", os.environ.get("PROFILE", "dev"), *selection]
-        done = subprocess.run(
-            [*command, "--message-format=json-render-diagnostics"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(f"it does not compile: {' '.join(command)}")
-        for line in done.stdout.splitlines():
-            artifact = json.loads(line)
-            if artifact.get("executable"):
-                kind, name = artifact["target"]["kind"], artifact["target"]["name"]
-                found[name] = artifact["executable"]
-                if kind == ["bin"]:
-                    found[package] = artifact["executable"]
+        for kind, name, path in cargo_build(*selection):
+            found[name] = path
+            if kind == ["bin"]:
+                found[package] = path
     return found
+
+
+def cargo_build(*selection):
+    """Builds what these arguments of cargo select. Yields the kind, name and path of each program."""
+    command = ["cargo", "build", "--profile", os.environ.get("PROFILE", "dev"), *selection]
+    done = subprocess.run(
+        [*command, "--message-format=json-render-diagnostics"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"it does not compile: {' '.join(command)}")
+    for line in done.stdout.splitlines():
+        artifact = json.loads(line)
+        if artifact.get("executable"):
+            yield artifact["target"]["kind"], artifact["target"]["name"], artifact["executable"]
 
 
 # ---- Processes ---------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ It prints a table (client, step, result), and compares it with the table of the 
 
 import concurrent.futures
 import json
-import os
 import re
 import subprocess
 import time
@@ -22,6 +21,7 @@ from harness import (
     Issuer,
     NotAvailable,
     build,
+    cargo_build,
     environment,
     free_port,
     get,
@@ -224,23 +224,10 @@ def markdown(table):
         yield f"| {name} | " + " | ".join(summary(answer) for answer in results.values()) + " |"
 
 
-def build_mcp():
-    """Returns the paths of the server and of the client of rmcp."""
-    command = ["cargo", "build", "--profile", os.environ.get("PROFILE", "dev"), "-p", "mcp"]
-    command += ["--bin", "mcp", "--example", "rmcp_client"]
-    done = subprocess.run(
-        [*command, "--message-format=json-render-diagnostics"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    artifacts = (json.loads(line) for line in done.stdout.splitlines())
-    return {it["target"]["name"]: it["executable"] for it in artifacts if it.get("executable")}
-
-
 def script(checks):
-    programs = {**build("issuer"), **build_mcp()}
+    programs = build("issuer")
+    for _, name, path in cargo_build("-p", "mcp", "--bin", "mcp", "--example", "rmcp_client"):
+        programs[name] = path
     found = sdks(checks, programs["rmcp_client"])
     with temporary_folder() as folder, Issuer(programs["issuer"]) as issuer:
         issuer.tell(f"client {CALLER} {SECRET} mcp/call")

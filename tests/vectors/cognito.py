@@ -1,6 +1,6 @@
 """The tokens as Amazon Cognito writes them, and what make.py needs to sign tokens.
 
-Headers and payloads are put together as text, not by a JSON or JWT library, so that spelling, order, escapes, duplicates
+Headers and payloads are composed as text, not by a JSON or JWT library, so that spelling, order, escapes, duplicates
 and whitespace are exactly what is written here. A value in `machine(exp='"x"')` is therefore JSON text; None drops it.
 """
 
@@ -144,7 +144,7 @@ def sign(payload, head=None, key=KEY1, signer=rs256, slashes="hp", spell_payload
 
 
 def sized(total):
-    """A good token of exactly `total` characters."""
+    """A valid token of exactly `total` characters."""
     for spaces in range(3):
         head = "{" + " " * spaces + header()[1:]
         room = total - len(b64(head.encode())) - 342 - 2
@@ -175,7 +175,7 @@ def tokens(vector):
         accept(name, jws, **{"subject": SUB, "scopes": ["openid", "activity/read", "activity/write"], "username": SUB,
                              "groups": ["ops", "audit/readers"], **reads})
 
-    def refuse(reason, name, jws):
+    def reject(reason, name, jws):
         tokens.append(vector(name, ".".join(jws.parts), reason, None))
 
     good = sign(machine())
@@ -223,76 +223,76 @@ def tokens(vector):
     accept("runs of spaces in scope", sign(machine(scope='" activity/*  other/read "')), scopes=["activity/*", "other/read"])
     accept("exactly 16384 bytes", sized(16384))
 
-    refuse("TooLarge", "16385 bytes", sized(16385))
+    reject("TooLarge", "16385 bytes", sized(16385))
 
-    refuse("Malformed", "alg none, empty signature", sign(machine(), header(alg='"none"')).with_signature(lambda s: ""))
-    refuse("Malformed", "base64 padding", good.with_signature(lambda s: s + "=="))
-    refuse("Malformed", "standard base64 alphabet", good.with_signature(lambda s: s.replace("-", "+").replace("_", "/")))
-    refuse("Malformed", "signature's last symbol not canonical", good.with_signature(loose_end))
+    reject("Malformed", "alg none, empty signature", sign(machine(), header(alg='"none"')).with_signature(lambda s: ""))
+    reject("Malformed", "base64 padding", good.with_signature(lambda s: s + "=="))
+    reject("Malformed", "standard base64 alphabet", good.with_signature(lambda s: s.replace("-", "+").replace("_", "/")))
+    reject("Malformed", "signature's last symbol not canonical", good.with_signature(loose_end))
     uneven = machine(n=quoted("x" * (-len(machine(n='""').replace("/", "\\/")) % 3 + 1)))
-    refuse("Malformed", "payload's last symbol not canonical, signed as spelled", sign(uneven, spell_payload=loose_end))
-    refuse("Malformed", "base64 of an impossible length", good.with_signature(lambda s: s + "AAA"))
-    refuse("Malformed", "two parts", Jws(good.parts[:2]))
-    refuse("Malformed", "four parts", Jws((*good.parts, good.parts[2])))
-    refuse("Malformed", "duplicate name in the header", sign(machine(), plus(header(), '"alg":"RS256"')))
-    refuse("Malformed", "invalid UTF-8 in the header", sign(machine(), header(x='"\udcff"')))
-    refuse("Malformed", "duplicate claim", sign(plus(machine(), f'"exp":{NOW + 3600}')))
-    refuse("Malformed", "duplicate claim by escape", sign(plus(machine(), rf'"\u0065xp":{NOW + 3600}')))
-    refuse("Malformed", "duplicate claim that is not read, by escape", sign(plus(machine(), r'"v\u0065rsion":2')))
-    refuse("Malformed", "payload an array", sign("[" + machine() + "]"))
-    refuse("Malformed", "lone surrogate in an unread claim", sign(machine(note=r'"\ud800"')))
-    refuse("Malformed", "unread claim nested 40 deep", sign(machine(tree=nested(40))))
-    refuse("Malformed", "invalid UTF-8 in an unread claim", sign(machine(note='"\udcff"')))
-    refuse("Malformed", "control character in an unread claim", sign(machine(note='"a\tb"')))
+    reject("Malformed", "payload's last symbol not canonical, signed as spelled", sign(uneven, spell_payload=loose_end))
+    reject("Malformed", "base64 of an impossible length", good.with_signature(lambda s: s + "AAA"))
+    reject("Malformed", "two parts", Jws(good.parts[:2]))
+    reject("Malformed", "four parts", Jws((*good.parts, good.parts[2])))
+    reject("Malformed", "duplicate name in the header", sign(machine(), plus(header(), '"alg":"RS256"')))
+    reject("Malformed", "invalid UTF-8 in the header", sign(machine(), header(x='"\udcff"')))
+    reject("Malformed", "duplicate claim", sign(plus(machine(), f'"exp":{NOW + 3600}')))
+    reject("Malformed", "duplicate claim by escape", sign(plus(machine(), rf'"\u0065xp":{NOW + 3600}')))
+    reject("Malformed", "duplicate claim that is not read, by escape", sign(plus(machine(), r'"v\u0065rsion":2')))
+    reject("Malformed", "payload an array", sign("[" + machine() + "]"))
+    reject("Malformed", "lone surrogate in an unread claim", sign(machine(note=r'"\ud800"')))
+    reject("Malformed", "unread claim nested 40 deep", sign(machine(tree=nested(40))))
+    reject("Malformed", "invalid UTF-8 in an unread claim", sign(machine(note='"\udcff"')))
+    reject("Malformed", "control character in an unread claim", sign(machine(note='"a\tb"')))
 
-    refuse("UnsupportedAlgorithm", "alg none, with a signature", sign(machine(), header(alg='"none"')))
-    refuse("UnsupportedAlgorithm", "alg absent", sign(machine(), header(alg=None)))
-    refuse("UnsupportedAlgorithm", "alg an array", sign(machine(), header(alg='["RS256"]')))
-    refuse("UnsupportedAlgorithm", "HS256 keyed with the public key", sign(machine(), header(alg='"HS256"'), signer=hs256))
-    refuse("UnsupportedAlgorithm", "RS512, signed so", sign(machine(), header(alg='"RS512"'), signer=rs512))
-    refuse("UnsupportedAlgorithm", "PS256, signed so", sign(machine(), header(alg='"PS256"'), signer=ps256))
+    reject("UnsupportedAlgorithm", "alg none, with a signature", sign(machine(), header(alg='"none"')))
+    reject("UnsupportedAlgorithm", "alg absent", sign(machine(), header(alg=None)))
+    reject("UnsupportedAlgorithm", "alg an array", sign(machine(), header(alg='["RS256"]')))
+    reject("UnsupportedAlgorithm", "HS256 keyed with the public key", sign(machine(), header(alg='"HS256"'), signer=hs256))
+    reject("UnsupportedAlgorithm", "RS512, signed so", sign(machine(), header(alg='"RS512"'), signer=rs512))
+    reject("UnsupportedAlgorithm", "PS256, signed so", sign(machine(), header(alg='"PS256"'), signer=ps256))
 
     for name, value, what in [
         ("kid", None, "absent"), ("kid", '""', "empty"), ("kid", "1", "a number"), ("kid", quoted("k" * 257), "of 257 bytes"),
         ("crit", '["exp"]', "present"), ("b64", "false", "false"), ("zip", '"DEF"', "present"), ("enc", '"A256GCM"', "present"),
         ("typ", '"dpop+jwt"', "dpop+jwt"),
     ]:
-        refuse("InvalidHeader", f"{name} {what}", sign(machine(), header(**{name: value})))
+        reject("InvalidHeader", f"{name} {what}", sign(machine(), header(**{name: value})))
 
-    refuse("UnknownIssuer", "issuer of another pool", sign(machine(iss=quoted(ISSUER[:-1] + "J"))))
-    refuse("UnknownIssuer", "issuer with a trailing slash", sign(machine(iss=quoted(ISSUER + "/"))))
-    refuse("UnknownIssuer", "issuer with an upper-case host", sign(machine(iss=quoted(ISSUER.replace("cognito-idp", "COGNITO-IDP")))))
-    refuse("UnknownIssuer", "issuer in an array", sign(machine(iss="[" + quoted(ISSUER) + "]")))
-    refuse("UnknownIssuer", "issuer absent, by openssl", sign(machine(iss=None), signer=openssl))
+    reject("UnknownIssuer", "issuer of another pool", sign(machine(iss=quoted(ISSUER[:-1] + "J"))))
+    reject("UnknownIssuer", "issuer with a trailing slash", sign(machine(iss=quoted(ISSUER + "/"))))
+    reject("UnknownIssuer", "issuer with an upper-case host", sign(machine(iss=quoted(ISSUER.replace("cognito-idp", "COGNITO-IDP")))))
+    reject("UnknownIssuer", "issuer in an array", sign(machine(iss="[" + quoted(ISSUER) + "]")))
+    reject("UnknownIssuer", "issuer absent, by openssl", sign(machine(iss=None), signer=openssl))
 
-    refuse("UnknownKey", "kid unknown, alike but for upper and lower case", sign(machine(), header(kid=quoted(KEY1.kid.swapcase()))))
-    refuse("UnknownKey", "kid of 256 bytes", sign(machine(), header(kid=quoted("k" * 256))))
+    reject("UnknownKey", "kid unknown, alike but for upper and lower case", sign(machine(), header(kid=quoted(KEY1.kid.swapcase()))))
+    reject("UnknownKey", "kid of 256 bytes", sign(machine(), header(kid=quoted("k" * 256))))
 
     other = sign(machine(scope='"activity/read"'))
-    refuse("BadSignature", "kid of the other key", sign(machine(), header(kid=key2)))
-    refuse("BadSignature", "key in the header", sign(machine(), header(jwk=json.dumps(KEY2.jwk())), KEY2))
-    refuse("BadSignature", "signature of another token", good.with_signature(lambda s: other.parts[2]))
+    reject("BadSignature", "kid of the other key", sign(machine(), header(kid=key2)))
+    reject("BadSignature", "key in the header", sign(machine(), header(jwk=json.dumps(KEY2.jwk())), KEY2))
+    reject("BadSignature", "signature of another token", good.with_signature(lambda s: other.parts[2]))
     signed, changed = sign(machine(), signer=openssl), sign(machine(sub='"admin"'))
-    refuse("BadSignature", "payload changed after signing, by openssl",
+    reject("BadSignature", "payload changed after signing, by openssl",
            Jws((signed.parts[0], changed.parts[1], signed.parts[2])))
-    refuse("BadSignature", "one bit of the signature flipped",
+    reject("BadSignature", "one bit of the signature flipped",
            good.with_signature(lambda s: b64(bytes(byte ^ (at == 128) for at, byte in enumerate(unb64(s))))))
-    refuse("BadSignature", "signature with a zero byte before it", good.with_signature(lambda s: b64(b"\0" + unb64(s))))
+    reject("BadSignature", "signature with a zero byte before it", good.with_signature(lambda s: b64(b"\0" + unb64(s))))
 
-    refuse("WrongTokenUse", "ID token", sign(user(
+    reject("WrongTokenUse", "ID token", sign(user(
         token_use='"id"', client_id=None, scope=None, username=None, aud=quoted(CLIENT), email='"user@example.com"',
         at_hash='"GJ8o1hIRVLVQ9qmVqFBzHg"', **{"cognito:username": quoted(SUB)})))
-    refuse("WrongTokenUse", "token_use absent", sign(machine(token_use=None)))
-    refuse("WrongClient", "another client", sign(machine(client_id=quoted("9" + CLIENT[1:]), sub=quoted("9" + CLIENT[1:]))))
-    refuse("WrongClient", "another client, by openssl", sign(user(client_id=quoted(CLIENT + "n")), signer=openssl))
+    reject("WrongTokenUse", "token_use absent", sign(machine(token_use=None)))
+    reject("WrongClient", "another client", sign(machine(client_id=quoted("9" + CLIENT[1:]), sub=quoted("9" + CLIENT[1:]))))
+    reject("WrongClient", "another client, by openssl", sign(user(client_id=quoted(CLIENT + "n")), signer=openssl))
 
-    refuse("Expired", "exp is now, by openssl", sign(user(exp=NOW), signer=openssl, slashes=""))
-    refuse("Expired", "exp one second ago", sign(machine(exp=NOW - 1)))
-    refuse("Expired", "exp half a second ahead", sign(machine(exp=f"{NOW}.5")))
-    refuse("Expired", "exp just under one second ahead, beyond the precision of a double", sign(machine(exp=f"{NOW}.{'9' * 20}")))
-    refuse("NotYetValid", "nbf one second ahead", sign(machine(nbf=NOW + 1)))
-    refuse("SenderConstrained", "cnf", sign(machine(cnf='{"jkt":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}')))
-    refuse("SenderConstrained", "cnf null", sign(machine(cnf="null")))
+    reject("Expired", "exp is now, by openssl", sign(user(exp=NOW), signer=openssl, slashes=""))
+    reject("Expired", "exp one second ago", sign(machine(exp=NOW - 1)))
+    reject("Expired", "exp half a second ahead", sign(machine(exp=f"{NOW}.5")))
+    reject("Expired", "exp just under one second ahead, beyond the precision of a double", sign(machine(exp=f"{NOW}.{'9' * 20}")))
+    reject("NotYetValid", "nbf one second ahead", sign(machine(nbf=NOW + 1)))
+    reject("SenderConstrained", "cnf", sign(machine(cnf='{"jkt":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}')))
+    reject("SenderConstrained", "cnf null", sign(machine(cnf="null")))
 
     for claim, value, what in [
         ("exp", quoted(NOW + 3600), "a string"), ("exp", "null", "null"), ("exp", None, "absent"),
@@ -305,5 +305,5 @@ def tokens(vector):
         ("aud", "1", "a number"),
     ]:
         base = user if claim in ("username", "cognito:groups") else machine
-        refuse("InvalidClaim", f"{claim} {what}", sign(base(**{claim: value})))
+        reject("InvalidClaim", f"{claim} {what}", sign(base(**{claim: value})))
     return tokens

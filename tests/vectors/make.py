@@ -4,7 +4,7 @@
     make.py            rewrites vectors.json
     make.py --check    exits 1 if vectors.json is not what this script makes
 
-Verdicts and reasons are stated next to each token, from the rules alone. Headers and payloads are put together as text.
+Verdicts and reasons are stated next to each token, from the rules alone. Headers and payloads are composed as text.
 The keys, and the tokens as Cognito writes them, are in cognito.py.
 """
 
@@ -41,7 +41,7 @@ KEY3 = cognito.Key(3, "bits-3072")
 KEY4 = cognito.Key(4, "bits-1024")
 
 
-# Keys of other algorithms. They are written down, since whoever knows them can do nothing with them.
+# Keys of other algorithms. They are constants, because no one can misuse them.
 
 class EcKey:
     def __init__(self, kid, alg, curve, digest):
@@ -208,7 +208,7 @@ def objects(depth):
 
 
 def of_length(length):
-    """A good token of exactly this many characters."""
+    """A valid token of exactly this many characters."""
     for spaces in range(4):
         head = header() + " " * spaces
         for fill in range(length * 3 // 4 - 900, length * 3 // 4):
@@ -231,7 +231,7 @@ def rsa_jwk(key, kid, n=None, e=65537):
             "e": b64(e.to_bytes((e.bit_length() + 7) // 8, "big"))}
 
 
-def beside(*keys):
+def key_set(*keys):
     """A set in which KEY2 can always be used."""
     return [[KEY2.jwk(), *keys]]
 
@@ -245,34 +245,34 @@ KEY_SETS = {
     "usual": [[KEY1.jwk(), KEY2.jwk()]],
     "cognito": [[cognito.KEY1.jwk(), cognito.KEY2.jwk()]],
     "two issuers": [[jwk(KEY1, kid="same"), KEY1.jwk()], [jwk(KEY2, kid="same"), KEY2.jwk()]],
-    "every algorithm": beside(KEY1.jwk(), *(key.jwk() for key in OTHER_KEYS)),
-    "without alg": beside(jwk(KEY1, alg=None)),
-    "without use": beside(jwk(KEY1, use=None)),
-    "for RS384": beside(jwk(KEY1, alg="RS384")),
-    "for RS512": beside(jwk(KEY1, alg="RS512")),
-    "for PS256": beside(jwk(KEY1, alg="PS256")),
-    "for encryption": beside(jwk(KEY1, use="enc")),
-    "to verify": beside(jwk(KEY1, key_ops=["verify"])),
-    "only to sign": beside(jwk(KEY1, key_ops=["sign"])),
-    "with a private part": beside(jwk(KEY1, d="AQAB")),
-    "one key twice": beside(KEY1.jwk(), KEY1.jwk()),
-    "one kid for two keys": beside(KEY1.jwk(), rsa_jwk(KEY3, KEY1.kid)),
-    "one kid for RSA and oct": beside(KEY1.jwk(), {**OTHER_KEYS[5].jwk(), "kid": KEY1.kid}),
-    "one kid for RSA and EC": beside(KEY1.jwk(), {**OTHER_KEYS[0].jwk(), "kid": KEY1.kid}),
-    "a key of a new kind": beside(KEY1.jwk(), {"kty": "AKP", "kid": "new", "alg": "ML-DSA-44", "pub": "AAAA"}),
-    "without the first key": beside(),
-    "kid a number": beside(jwk(KEY1, kid=1)),
-    "kid absent": beside(jwk(KEY1, kid=None)),
-    "kid empty": beside(jwk(KEY1, kid="")),
-    "long kids": beside(jwk(KEY1, kid=LONG_KID), rsa_jwk(KEY3, WIDE_KID), jwk(KEY1, kid=LONG_KID + "k")),
-    "odd kids": beside(*(jwk(KEY1, kid=kid) for kid in ("own", "a/b", "../../dev/null", "' OR 1=1 --", "\U0001f600",
+    "every algorithm": key_set(KEY1.jwk(), *(key.jwk() for key in OTHER_KEYS)),
+    "without alg": key_set(jwk(KEY1, alg=None)),
+    "without use": key_set(jwk(KEY1, use=None)),
+    "for RS384": key_set(jwk(KEY1, alg="RS384")),
+    "for RS512": key_set(jwk(KEY1, alg="RS512")),
+    "for PS256": key_set(jwk(KEY1, alg="PS256")),
+    "for encryption": key_set(jwk(KEY1, use="enc")),
+    "to verify": key_set(jwk(KEY1, key_ops=["verify"])),
+    "only to sign": key_set(jwk(KEY1, key_ops=["sign"])),
+    "with a private part": key_set(jwk(KEY1, d="AQAB")),
+    "one key twice": key_set(KEY1.jwk(), KEY1.jwk()),
+    "one kid for two keys": key_set(KEY1.jwk(), rsa_jwk(KEY3, KEY1.kid)),
+    "one kid for RSA and oct": key_set(KEY1.jwk(), {**OTHER_KEYS[5].jwk(), "kid": KEY1.kid}),
+    "one kid for RSA and EC": key_set(KEY1.jwk(), {**OTHER_KEYS[0].jwk(), "kid": KEY1.kid}),
+    "a key of a new kind": key_set(KEY1.jwk(), {"kty": "AKP", "kid": "new", "alg": "ML-DSA-44", "pub": "AAAA"}),
+    "without the first key": key_set(),
+    "kid a number": key_set(jwk(KEY1, kid=1)),
+    "kid absent": key_set(jwk(KEY1, kid=None)),
+    "kid empty": key_set(jwk(KEY1, kid="")),
+    "long kids": key_set(jwk(KEY1, kid=LONG_KID), rsa_jwk(KEY3, WIDE_KID), jwk(KEY1, kid=LONG_KID + "k")),
+    "odd kids": key_set(*(jwk(KEY1, kid=kid) for kid in ("own", "a/b", "../../dev/null", "' OR 1=1 --", "\U0001f600",
                                                         "1"))),
-    "3072 bits": beside(rsa_jwk(KEY3, KEY3.kid)),
-    "1024 bits": beside({**rsa_jwk(KEY4, KEY4.kid), "alg": "RS256"}),
-    "exponent 1": beside(rsa_jwk(KEY1, KEY1.kid, e=1)),
-    "exponent 3": beside(rsa_jwk(KEY1, KEY1.kid, e=3)),
-    "even exponent": beside(rsa_jwk(KEY1, KEY1.kid, e=65536)),
-    "zeros before the modulus": beside(jwk(KEY1, n=b64(b"\0" + MODULUS.to_bytes(256, "big")))),
+    "3072 bits": key_set(rsa_jwk(KEY3, KEY3.kid)),
+    "1024 bits": key_set({**rsa_jwk(KEY4, KEY4.kid), "alg": "RS256"}),
+    "exponent 1": key_set(rsa_jwk(KEY1, KEY1.kid, e=1)),
+    "exponent 3": key_set(rsa_jwk(KEY1, KEY1.kid, e=3)),
+    "even exponent": key_set(rsa_jwk(KEY1, KEY1.kid, e=65536)),
+    "zeros before the modulus": key_set(jwk(KEY1, n=b64(b"\0" + MODULUS.to_bytes(256, "big")))),
 }
 
 
@@ -320,7 +320,7 @@ def accept(name, token, keys="usual", **more):
     return vector(name, token, {"verdict": "accept"}, keys, **more)
 
 
-def refuse(reason, name, token, keys="usual", **more):
+def reject(reason, name, token, keys="usual", **more):
     return vector(name, token, {"verdict": "refuse", "reason": reason}, keys, **more)
 
 
@@ -329,7 +329,7 @@ def cognito_shapes():
         settings = {"keys": "cognito", "rules": "cognito"}
         if reason is None:
             return accept(name, token, **settings, reads=reads)
-        return refuse(reason, name, token, **settings)
+        return reject(reason, name, token, **settings)
 
     yield from cognito.tokens(vector)
 
@@ -365,10 +365,10 @@ def compact_form():
         ("a DEL after", f"{good}\x7f"),
         ("a letter beyond ASCII", f"{good}\u00e9"), ("a byte order mark before", f"\ufeff{good}"),
     ]:
-        yield refuse("Malformed", name, token)
+        yield reject("Malformed", name, token)
     # RFC 6750 section 2.1 asks for one space or more after the scheme, so in a header these belong to it.
-    yield refuse("Malformed", "a space before", f" {good}", status=200)
-    yield refuse("Malformed", "spaces alone", "   ")
+    yield reject("Malformed", "a space before", f" {good}", status=200)
+    yield reject("Malformed", "spaces alone", "   ")
 
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -395,15 +395,15 @@ def base64():
         h, p = encode(part(header(), length)), encode(part(machine(), length))
         yield accept(f"{length} symbols over in header and payload", join(h, p))
         for at, loose in list(enumerate(loose_ends(h)))[::7]:
-            yield refuse("Malformed", f"header's last symbol of {length} not canonical, {at}", join(loose, p))
+            yield reject("Malformed", f"header's last symbol of {length} not canonical, {at}", join(loose, p))
         for at, loose in list(enumerate(loose_ends(p)))[::7]:
-            yield refuse("Malformed", f"payload's last symbol of {length} not canonical, {at}", join(h, loose))
+            yield reject("Malformed", f"payload's last symbol of {length} not canonical, {at}", join(h, loose))
         if length:
             padding = "=" * (4 - length)
-            yield refuse("Malformed", f"header padded with {padding}", join(h + padding, p))
-            yield refuse("Malformed", f"payload padded with {padding}", join(h, p + padding))
+            yield reject("Malformed", f"header padded with {padding}", join(h + padding, p))
+            yield reject("Malformed", f"payload padded with {padding}", join(h, p + padding))
     for at, loose in list(enumerate(loose_ends(signature)))[::3]:
-        yield refuse("Malformed", f"signature's last symbol not canonical, {at}", f"{head}.{payload}.{loose}")
+        yield reject("Malformed", f"signature's last symbol not canonical, {at}", f"{head}.{payload}.{loose}")
     for name, token in [
         ("header of an impossible length", join(encode(part(header(), 0)) + "A", payload)),
         ("payload of an impossible length", join(head, encode(part(machine(), 0)) + "A")),
@@ -422,13 +422,13 @@ def base64():
         ("a soft hyphen", f"{head}.{payload}.{signature}\u00ad"),
         ("padding alone for a signature", f"{head}.{payload}.=="), ("not base64 at all", "%%%.%%%.%%%"),
     ]:
-        yield refuse("Malformed", name, token)
+        yield reject("Malformed", name, token)
     # What spells these bytes in two ways, in the alphabet that is not the one of RFC 7515.
     odd = machine(note='"~~~???>>>\u00ff\u00ff"')
     yield accept("a payload that spells - and _", join(head, encode(odd)))
     standard = encode(odd).replace("-", "+").replace("_", "/")
     assert standard != encode(odd)
-    yield refuse("Malformed", "payload in the standard alphabet, signed so", join(head, standard))
+    yield reject("Malformed", "payload in the standard alphabet, signed so", join(head, standard))
 
 
 def size():
@@ -436,14 +436,14 @@ def size():
     yield accept("8193 characters", of_length(8193))
     yield accept("16383 characters", of_length(16383))
     yield accept("16384 characters", of_length(16384))
-    yield refuse("TooLarge", "16385 characters", of_length(16385))
-    yield refuse("TooLarge", "65536 characters", of_length(65536))
-    yield refuse("TooLarge", "400000 dots", "." * 400000)
-    yield refuse("TooLarge", "a million letters", "A" * 1000000)
-    yield refuse("TooLarge", "16385 spaces", " " * 16385)
-    yield refuse("Malformed", "16384 dots", "." * 16384)
-    yield refuse("Malformed", "16384 letters", "A" * 16384)
-    yield refuse("BadSignature", "a signature of 8192 zeros", with_signature(jws(), bytes(8192)))
+    yield reject("TooLarge", "16385 characters", of_length(16385))
+    yield reject("TooLarge", "65536 characters", of_length(65536))
+    yield reject("TooLarge", "400000 dots", "." * 400000)
+    yield reject("TooLarge", "a million letters", "A" * 1000000)
+    yield reject("TooLarge", "16385 spaces", " " * 16385)
+    yield reject("Malformed", "16384 dots", "." * 16384)
+    yield reject("Malformed", "16384 letters", "A" * 16384)
+    yield reject("BadSignature", "a signature of 8192 zeros", with_signature(jws(), bytes(8192)))
 
 
 def alg():
@@ -455,26 +455,26 @@ def alg():
         '"PBES2-HS256+A128KW"', 
         "null", "256", "true", "[]", '["RS256"]', r'"\ud800"',
     ):
-        yield refuse("UnsupportedAlgorithm", f"{value}, signed with RS256", with_header(alg=value))
-    yield refuse("UnsupportedAlgorithm", "absent", with_header(alg=None))
+        yield reject("UnsupportedAlgorithm", f"{value}, signed with RS256", with_header(alg=value))
+    yield reject("UnsupportedAlgorithm", "absent", with_header(alg=None))
     unsigned = with_header(alg='"none"')
-    yield refuse("UnsupportedAlgorithm", "none with one byte", with_signature(unsigned, b"\0"))
-    yield refuse("Malformed", "none without a signature", unsigned.rsplit(".", 1)[0] + ".")
-    yield refuse("Malformed", "none with two parts", unsigned.rsplit(".", 1)[0])
-    yield refuse("Malformed", "RS256 without a signature", jws().rsplit(".", 1)[0] + ".")
+    yield reject("UnsupportedAlgorithm", "none with one byte", with_signature(unsigned, b"\0"))
+    yield reject("Malformed", "none without a signature", unsigned.rsplit(".", 1)[0] + ".")
+    yield reject("Malformed", "none with two parts", unsigned.rsplit(".", 1)[0])
+    yield reject("Malformed", "RS256 without a signature", jws().rsplit(".", 1)[0] + ".")
     for name, sign in [("RS384", rs384), ("RS512", rs512), ("PS256", pss(hashlib.sha256)),
                        ("PS384", pss(hashlib.sha384)),
                        ("PS512", pss(hashlib.sha512))]:
-        yield refuse("UnsupportedAlgorithm", f"{name}, signed so", jws(None, header(alg=quoted(name)), KEY1, sign))
-        yield refuse("BadSignature", f"RS256, signed with {name}", jws(None, None, KEY1, sign))
+        yield reject("UnsupportedAlgorithm", f"{name}, signed so", jws(None, header(alg=quoted(name)), KEY1, sign))
+        yield reject("BadSignature", f"RS256, signed with {name}", jws(None, None, KEY1, sign))
     for key in OTHER_KEYS:
         by = {"key": key, "sign": lambda key, data: key.sign(data)}
         honest = jws(None, header(kid=quoted(key.kid), alg=quoted(key.alg)), **by)
-        yield refuse("UnsupportedAlgorithm", f"{key.alg} with a key of the set", honest, "every algorithm")
+        yield reject("UnsupportedAlgorithm", f"{key.alg} with a key of the set", honest, "every algorithm")
         posing = jws(None, header(kid=quoted(key.kid)), **by)
-        yield refuse("UnknownKey", f"{key.alg} with a key of the set, called RS256", posing, "every algorithm")
+        yield reject("UnknownKey", f"{key.alg} with a key of the set, called RS256", posing, "every algorithm")
         crossed = jws(None, header(), **by)
-        yield refuse("BadSignature", f"{key.alg} under the kid of an RSA key, called RS256", crossed,
+        yield reject("BadSignature", f"{key.alg} under the kid of an RSA key, called RS256", crossed,
                      "every algorithm")
     yield accept("RS256 beside keys of every algorithm", jws(), "every algorithm")
 
@@ -496,11 +496,11 @@ def key_confusion():
     ]
     for name, secret in secrets:
         sign = lambda key, data, secret=secret: hmac.new(secret, data, "sha256").digest()
-        yield refuse("UnsupportedAlgorithm", f"HS256 keyed with {name}", jws(None, header(alg='"HS256"'), KEY1, sign))
-        yield refuse("BadSignature", f"HS256 keyed with {name}, called RS256", jws(None, None, KEY1, sign))
+        yield reject("UnsupportedAlgorithm", f"HS256 keyed with {name}", jws(None, header(alg='"HS256"'), KEY1, sign))
+        yield reject("BadSignature", f"HS256 keyed with {name}, called RS256", jws(None, None, KEY1, sign))
     for bits in ("384", "512"):
         sign = lambda key, data, bits=bits: hmac.new(secrets[0][1], data, "sha" + bits).digest()
-        yield refuse("UnsupportedAlgorithm", f"HS{bits} keyed with PEM",
+        yield reject("UnsupportedAlgorithm", f"HS{bits} keyed with PEM",
                      jws(None, header(alg=quoted("HS" + bits)), KEY1, sign))
     attacker = json.dumps(rsa_jwk(KEY3, KEY3.kid))
     own = quoted(KEY3.kid)
@@ -508,13 +508,13 @@ def key_confusion():
     for name, value in [("jwk", attacker), ("x5c", x5c), ("jku", '"https://evil.example/jwks.json"'),
                         ("x5u", '"https://evil.example/key.pem"')]:
         brought = lambda kid: jws(None, header(kid=kid, **{name: value}), KEY3)
-        yield refuse("UnknownKey", f"{name} of the signer and its own kid", brought(own))
-        yield refuse("BadSignature", f"{name} of the signer and a kid of the issuer", brought(quoted(KEY1.kid)))
+        yield reject("UnknownKey", f"{name} of the signer and its own kid", brought(own))
+        yield reject("BadSignature", f"{name} of the signer and a kid of the issuer", brought(quoted(KEY1.kid)))
         yield accept(f"{name} in a good token", with_header(**{name: value}))
-    yield refuse("InvalidHeader", "jwk of the signer and no kid", jws(None, header(kid=None, jwk=attacker), KEY3))
-    yield refuse("BadSignature", "signed with a key of nobody", jws(key=KEY3))
-    yield refuse("BadSignature", "signed with the other key of the set", jws(key=KEY2))
-    yield refuse("BadSignature", "the kid of the other key of the set", with_header(kid=quoted(KEY2.kid)))
+    yield reject("InvalidHeader", "jwk of the signer and no kid", jws(None, header(kid=None, jwk=attacker), KEY3))
+    yield reject("BadSignature", "signed with a key of nobody", jws(key=KEY3))
+    yield reject("BadSignature", "signed with the other key of the set", jws(key=KEY2))
+    yield reject("BadSignature", "the kid of the other key of the set", with_header(kid=quoted(KEY2.kid)))
     yield accept("signed with the other key under its own kid", jws(None, header(kid=quoted(KEY2.kid)), KEY2))
 
 
@@ -525,27 +525,27 @@ def key_sets():
     for name in ("for RS384", "for RS512", "for PS256", "for encryption", "only to sign", "with a private part",
                  "one kid for two keys", "one kid for RSA and oct", "one kid for RSA and EC", "without the first key",
                  "kid a number", "kid absent", "zeros before the modulus", "even exponent"):
-        yield refuse("UnknownKey", name, good, name)
-    yield refuse("UnknownKey", "the second of two keys under one kid", jws(key=KEY3), "one kid for two keys")
-    yield refuse("InvalidHeader", "kid empty", with_header(kid='""'), "kid empty")
-    yield refuse("UnknownKey", "kid a number, asked for as text", with_header(kid='"1"'), "kid a number")
-    yield refuse("InvalidHeader", "kid absent in set and token", with_header(kid=None), "kid absent")
+        yield reject("UnknownKey", name, good, name)
+    yield reject("UnknownKey", "the second of two keys under one kid", jws(key=KEY3), "one kid for two keys")
+    yield reject("InvalidHeader", "kid empty", with_header(kid='""'), "kid empty")
+    yield reject("UnknownKey", "kid a number, asked for as text", with_header(kid='"1"'), "kid a number")
+    yield reject("InvalidHeader", "kid absent in set and token", with_header(kid=None), "kid absent")
     yield accept("the key beside one that can not be used", jws(None, header(kid=quoted(KEY2.kid)), KEY2), "for RS384")
     rs384_token = jws(None, header(alg='"RS384"'), KEY1, rs384)
-    yield refuse("UnsupportedAlgorithm", "RS384 with a key for RS384", rs384_token, "for RS384")
-    yield refuse("UnsupportedAlgorithm", "RS384 with a key without alg", rs384_token, "without alg")
+    yield reject("UnsupportedAlgorithm", "RS384 with a key for RS384", rs384_token, "for RS384")
+    yield reject("UnsupportedAlgorithm", "RS384 with a key without alg", rs384_token, "without alg")
     yield accept("3072 bits", jws(None, header(kid=quoted(KEY3.kid)), KEY3), "3072 bits")
     long = jws(None, header(kid=quoted(KEY3.kid)), KEY3)
-    yield refuse("BadSignature", "3072 bits, cut to 256 bytes", with_signature(long, signature_of(long)[:256]),
+    yield reject("BadSignature", "3072 bits, cut to 256 bytes", with_signature(long, signature_of(long)[:256]),
                  "3072 bits")
-    yield refuse("UnknownKey", "1024 bits", jws(None, header(kid=quoted(KEY4.kid)), KEY4), "1024 bits")
+    yield reject("UnknownKey", "1024 bits", jws(None, header(kid=quoted(KEY4.kid)), KEY4), "1024 bits")
     # Under the exponent 1 a signature is the message itself.
-    yield refuse("UnknownKey", "exponent 1", jws(sign=lambda key, data: encoded_message(data)), "exponent 1")
+    yield reject("UnknownKey", "exponent 1", jws(sign=lambda key, data: encoded_message(data)), "exponent 1")
     cubed = jws(sign=lambda key, data: raw_rsa(key, encoded_message(data), 3))
     yield accept("exponent 3", cubed, "exponent 3")
-    yield refuse("BadSignature", "exponent 3, signed with 65537", good, "exponent 3")
+    yield reject("BadSignature", "exponent 3, signed with 65537", good, "exponent 3")
     # Whoever looks at the end of the cube alone: garbage behind the hash, and a root that needs no key.
-    yield refuse("BadSignature", "exponent 3, a root that needs no key", jws(sign=cube_root), "exponent 3")
+    yield reject("BadSignature", "exponent 3, a root that needs no key", jws(sign=cube_root), "exponent 3")
 
     def of(issuer, client, key, kid):
         return jws(machine(iss=quoted(issuer), client_id=quoted(client)), header(kid=quoted(kid)), key)
@@ -556,13 +556,13 @@ def key_sets():
         who = ["first", "second"][number]
         yield accept(f"the {who} issuer, a kid that both have", of(issuer, client, key, "same"), **both)
         yield accept(f"the {who} issuer, its own kid", of(issuer, client, key, key.kid), **both)
-        yield refuse("BadSignature", f"the {who} issuer, the other's key under the same kid",
+        yield reject("BadSignature", f"the {who} issuer, the other's key under the same kid",
                      of(issuer, client, other_key, "same"), **both)
-        yield refuse("UnknownKey", f"the {who} issuer, the other's key and kid",
+        yield reject("UnknownKey", f"the {who} issuer, the other's key and kid",
                      of(issuer, client, other_key, other_key.kid), **both)
-        yield refuse("WrongClient", f"the {who} issuer, the other's client", of(issuer, other_client, key, "same"),
+        yield reject("WrongClient", f"the {who} issuer, the other's client", of(issuer, other_client, key, "same"),
                      **both)
-    yield refuse("UnknownIssuer", "a third issuer, a kid that both have", of(FIRST + "x", "first", KEY1, "same"),
+    yield reject("UnknownIssuer", "a third issuer, a kid that both have", of(FIRST + "x", "first", KEY1, "same"),
                  **both)
 
 
@@ -586,11 +586,11 @@ def kid():
         ("an array", f"[{quoted(KEY1.kid)}]"), ("a lone surrogate", r'"\ud800"'), ("of 257 bytes", quoted("k" * 257)),
         ("of 129 letters of two bytes", quoted("\u00e9" * 129)), ("of 10000 bytes", quoted("k" * 10000)),
     ]:
-        yield refuse("InvalidHeader", name, with_header(kid=value), "long kids" if "letters" in name else "usual")
-    yield refuse("UnknownKey", "of 256 bytes, unknown", with_header(kid=quoted("x" * 256)), "long kids")
+        yield reject("InvalidHeader", name, with_header(kid=value), "long kids" if "letters" in name else "usual")
+    yield reject("UnknownKey", "of 256 bytes, unknown", with_header(kid=quoted("x" * 256)), "long kids")
     yield accept("of 256 bytes", with_header(kid=quoted(LONG_KID)), "long kids")
     yield accept("of 128 letters of two bytes", jws(None, header(kid=quoted(WIDE_KID)), KEY3), "long kids")
-    yield refuse("InvalidHeader", "of 257 bytes, in the set", with_header(kid=quoted(LONG_KID + "k")), "long kids")
+    yield reject("InvalidHeader", "of 257 bytes, in the set", with_header(kid=quoted(LONG_KID + "k")), "long kids")
     for name, value in [
         ("in other case", KEY1.kid.swapcase()), ("with a space after", KEY1.kid + " "),
         ("with a space before", " " + KEY1.kid),
@@ -603,14 +603,14 @@ def kid():
         ("a look-alike", KEY1.kid.replace("k", "\u043a")), ("an index", "0"),
         ("in full width", KEY1.kid.replace("k", "\uff4b", 1)),
     ]:
-        yield refuse("UnknownKey", name, with_header(kid=quoted(value)))
+        yield reject("UnknownKey", name, with_header(kid=quoted(value)))
     yield accept("with escaped slashes", with_header(kid=quoted(escaped(KEY1.kid))))
     yield accept("with \\u escapes", with_header(kid=quoted(KEY1.kid.replace("/", r"\u002f").replace("k", r"\u006B"))))
     for value in ("own", "a/b", "../../dev/null", "' OR 1=1 --", "\U0001f600", "1"):
         yield accept(f"of a key that is called {value}", with_header(kid=quoted(value)), "odd kids")
     yield accept("beyond ASCII, escaped", with_header(kid=r'"\ud83d\ude00"'), "odd kids")
-    yield refuse("InvalidHeader", "a number where a key is called so", with_header(kid="1"), "odd kids")
-    yield refuse("UnknownKey", "a path that leads to a known one", with_header(kid='"a/../own"'), "odd kids")
+    yield reject("InvalidHeader", "a number where a key is called so", with_header(kid="1"), "odd kids")
+    yield reject("UnknownKey", "a path that leads to a known one", with_header(kid='"a/../own"'), "odd kids")
 
 
 def head():
@@ -621,17 +621,17 @@ def head():
     for value in ('"dpop+jwt"', '"evil"', '""', '"JWT "', '" JWT"', 
                   '"JW"', '"at+jwt; charset=utf-8"', '"application/application/jwt"', 
                   '"jwt/application"', r'"JWT\u0000"', '"\uff2aWT"', "null", "1", "false", '["JWT"]', r'"\ud800"'):
-        yield refuse("InvalidHeader", f"typ {value}", with_header(typ=value))
+        yield reject("InvalidHeader", f"typ {value}", with_header(typ=value))
     for value in ('["exp"]', '["b64"]', '["alg"]', '["unknown"]', "[]", '"exp"', '""', "null", "false", "0", "{}"):
-        yield refuse("InvalidHeader", f"crit {value}", with_header(crit=value))
-    yield refuse("InvalidHeader", "crit that names a header", with_header(exp=EXP, crit='["exp"]'))
-    yield refuse("InvalidHeader", "crit with an escape in its name", jws(None, plus(header(), r'"cri\u0074":["exp"]')))
-    yield refuse("InvalidHeader", "b64 false under crit", with_header(b64="false", crit='["b64"]'))
+        yield reject("InvalidHeader", f"crit {value}", with_header(crit=value))
+    yield reject("InvalidHeader", "crit that names a header", with_header(exp=EXP, crit='["exp"]'))
+    yield reject("InvalidHeader", "crit with an escape in its name", jws(None, plus(header(), r'"cri\u0074":["exp"]')))
+    yield reject("InvalidHeader", "b64 false under crit", with_header(b64="false", crit='["b64"]'))
     for name, value in [("b64", "false"), ("b64", "true"), ("b64", "null"), ("zip", '"DEF"'), ("zip", '"GZ"'),
                         ("zip", "null"),
                         ("enc", '"A256GCM"'), ("enc", '""'), ("enc", "null")]:
-        yield refuse("InvalidHeader", f"{name} {value}", with_header(**{name: value}))
-    yield refuse("InvalidHeader", "b64 false, payload as text, signed so", unencoded())
+        yield reject("InvalidHeader", f"{name} {value}", with_header(**{name: value}))
+    yield reject("InvalidHeader", "b64 false, payload as text, signed so", unencoded())
     for name, value in [("cty", '"JWT"'), ("p2c", "2147483647"), ("iss", '"https://evil.example"'), ("exp", "0"), 
                         ("Crit", '["exp"]'), ("ALG", '"none"'), ("x", "[[[]]]"), ("", '""'),
                         ("typ ", '"evil"'), ("alg\\u0000", '"none"')]:
@@ -657,7 +657,7 @@ def head():
         ("invalid UTF-8 in a name", text[:-1] + ',"\udcff":1}'),
         ("a NUL in a text", text[:-1] + ',"x":"\0"}'),
     ]:
-        yield refuse("Malformed", name, jws(None, faulty))
+        yield reject("Malformed", name, jws(None, faulty))
 
 
 def unencoded():
@@ -692,15 +692,15 @@ def signature():
         ("p", numbers.p.to_bytes(256, "big")),
         ("the encoded message, not signed", encoded_message(good.rsplit(".", 1)[0].encode())),
     ]:
-        yield refuse("BadSignature", name, with_signature(good, faulty))
+        yield reject("BadSignature", name, with_signature(good, faulty))
     h, p, s = good.split(".")
     oh, op, os = other.split(".")
-    yield refuse("BadSignature", "payload of another token", f"{h}.{op}.{s}")
-    yield refuse("BadSignature", "header with one more space", f"{encode(header() + ' ')}.{p}.{s}")
-    yield refuse("BadSignature", "payload with one more space", f"{h}.{encode(machine() + ' ')}.{s}")
-    yield refuse("BadSignature", "scope changed after signing", f"{h}.{encode(machine(scope=quoted('admin/*')))}.{s}")
-    yield refuse("BadSignature", "exp changed after signing", f"{h}.{encode(machine(exp=EXP + 1))}.{s}")
-    yield refuse("BadSignature", "slashes escaped after signing", f"{h}.{encode(escaped(machine()))}.{s}")
+    yield reject("BadSignature", "payload of another token", f"{h}.{op}.{s}")
+    yield reject("BadSignature", "header with one more space", f"{encode(header() + ' ')}.{p}.{s}")
+    yield reject("BadSignature", "payload with one more space", f"{h}.{encode(machine() + ' ')}.{s}")
+    yield reject("BadSignature", "scope changed after signing", f"{h}.{encode(machine(scope=quoted('admin/*')))}.{s}")
+    yield reject("BadSignature", "exp changed after signing", f"{h}.{encode(machine(exp=EXP + 1))}.{s}")
+    yield reject("BadSignature", "slashes escaped after signing", f"{h}.{encode(escaped(machine()))}.{s}")
     for name, sign in [
         ("over the payload alone", lambda key, data: rs256(key, data.split(b".")[1])),
         ("over the parts without a dot", lambda key, data: rs256(key, data.replace(b".", b""))),
@@ -730,13 +730,13 @@ def signature():
         ("garbage after the hash", lambda key, data: raw_rsa(key, garbage_after(data))),
         ("garbage before the DigestInfo", lambda key, data: raw_rsa(key, garbage_before(data))),
     ]:
-        yield refuse("BadSignature", name, jws(sign=sign))
+        yield reject("BadSignature", name, jws(sign=sign))
     beyond, token = beyond_modulus()
     yield accept("smaller than n", token)
-    yield refuse("BadSignature", "the same plus n", with_signature(token, beyond))
+    yield reject("BadSignature", "the same plus n", with_signature(token, beyond))
     zero = starts_with_zero()
     yield accept("begins with a zero byte", zero)
-    yield refuse("BadSignature", "begins with a zero byte that is left out",
+    yield reject("BadSignature", "begins with a zero byte that is left out",
                  with_signature(zero, signature_of(zero)[1:]))
     for name, changes in [("another token_use", {"token_use": '"id"'}), ("exp in the past", {"exp": 0}),
                           ("exp null", {"exp": "null"}),
@@ -744,7 +744,7 @@ def signature():
                           ("nbf in the future", {"nbf": EXP})]:
         honest = with_claims(**changes)
         faulty = bytes([signature_of(honest)[0] ^ 1]) + signature_of(honest)[1:]
-        yield refuse("BadSignature", f"bad, and {name}", with_signature(honest, faulty))
+        yield reject("BadSignature", f"bad, and {name}", with_signature(honest, faulty))
 
 
 def holed(em):
@@ -815,9 +815,9 @@ def payload():
         ("a comma at the end of an array", plus(text, '"x":[1,]')),
         ("a token inside", jws()), 
     ]:
-        yield refuse("Malformed", name, jws(faulty))
-    yield refuse("UnknownIssuer", "no member", jws("{}"))
-    yield refuse("UnknownIssuer", "no member but white space", jws("{ \n\t\r }"))
+        yield reject("Malformed", name, jws(faulty))
+    yield reject("UnknownIssuer", "no member", jws("{}"))
+    yield reject("UnknownIssuer", "no member but white space", jws("{ \n\t\r }"))
     yield accept("white space", jws("\n\t " + text.replace(":", ": ").replace("https: ", "https:").replace(",",
         "\r\n,") + "\r\n "))
     yield accept("members in another order", jws("{" + ",".join(reversed(text[1:-1].split(","))) + "}"))
@@ -844,23 +844,23 @@ def duplicates():
             "cognito:groups": '["g"]', "jti": '"j"', "x": "1"}
     for claim, value in full.items():
         once = machine(**{claim: value})
-        yield refuse("Malformed", f"{claim} twice", jws(plus(once, f'"{claim}":{value}')))
+        yield reject("Malformed", f"{claim} twice", jws(plus(once, f'"{claim}":{value}')))
         if claim not in ("exp", "iss", "scope"):
             name = rf"\u{ord(claim[0]):04x}{claim[1:]}"
-            yield refuse("Malformed", f"{claim} twice, once with an escape", jws(plus(once, f'"{name}":{value}')))
-    yield refuse("Malformed", "a bad claim before the good one", jws('{"token_use":"id",' + machine()[1:]))
-    yield refuse("Malformed", "a bad claim after the good one", with_member('"token_use":"id"'))
-    yield refuse("Malformed", "null before the good one", jws('{"exp":null,' + machine()[1:]))
-    yield refuse("Malformed", "an unread name twice with escapes in both", with_member(r'"\u0078":1,"\u0078":2'))
-    yield refuse("Malformed", "the ninth unread name twice", with_member(",".join(f'"x{n}":1' for n in [*range(9),
+            yield reject("Malformed", f"{claim} twice, once with an escape", jws(plus(once, f'"{name}":{value}')))
+    yield reject("Malformed", "a bad claim before the good one", jws('{"token_use":"id",' + machine()[1:]))
+    yield reject("Malformed", "a bad claim after the good one", with_member('"token_use":"id"'))
+    yield reject("Malformed", "null before the good one", jws('{"exp":null,' + machine()[1:]))
+    yield reject("Malformed", "an unread name twice with escapes in both", with_member(r'"\u0078":1,"\u0078":2'))
+    yield reject("Malformed", "the ninth unread name twice", with_member(",".join(f'"x{n}":1' for n in [*range(9),
         8])))
-    yield refuse("Malformed", "the first unread name after twenty",
+    yield reject("Malformed", "the first unread name after twenty",
                  with_member(",".join(f'"x{n}":1' for n in [*range(20), 0])))
-    yield refuse("Malformed", "an escaped name and then its plain form after twenty", with_member(
+    yield reject("Malformed", "an escaped name and then its plain form after twenty", with_member(
         r'"\u00780":1,' + ",".join(f'"x{n}":1' for n in [*range(1, 20), 0])))
-    yield refuse("Malformed", "an empty name twice", with_member('"":1,"":1'))
-    yield refuse("Malformed", "a name with a slash, escaped and plain", with_member(r'"a\/b":1,"a/b":1'))
-    yield refuse("Malformed", "a name beyond ASCII, escaped and plain", with_member(r'"\u00e9":1,"' + '\u00e9":1'))
+    yield reject("Malformed", "an empty name twice", with_member('"":1,"":1'))
+    yield reject("Malformed", "a name with a slash, escaped and plain", with_member(r'"a\/b":1,"a/b":1'))
+    yield reject("Malformed", "a name beyond ASCII, escaped and plain", with_member(r'"\u00e9":1,"' + '\u00e9":1'))
     yield accept("a name in two forms of Unicode", with_member(r'"\u00e9":1,"e\u0301":1'))
     yield accept("names with a slash and with a backslash", with_member(r'"a/b":1,"a\\/b":1'))
     yield accept("claims with an escape in each name", jws(re.sub(
@@ -871,9 +871,9 @@ def duplicates():
                          ("another kid", '"kid":"x"'), ("kid with an escape", r'"k\u0069d":"x"'),
                          ("typ", '"typ":"JWT","typ":"JWT"'), ("jku", '"jku":"a","jku":"a"'),
                          ("an unread name", '"x":1,"x":1'), ("an unread name with an escape", r'"x":1,"\u0078":1')]:
-        yield refuse("Malformed", f"header: {name} twice", jws(None, plus(header(), member)))
-    yield refuse("Malformed", "header: alg none first", jws(None, '{"alg":"none",' + header()[1:]))
-    yield refuse("Malformed", "header: crit twice", jws(None, plus(header(), '"crit":[],"crit":[]')))
+        yield reject("Malformed", f"header: {name} twice", jws(None, plus(header(), member)))
+    yield reject("Malformed", "header: alg none first", jws(None, '{"alg":"none",' + header()[1:]))
+    yield reject("Malformed", "header: crit twice", jws(None, plus(header(), '"crit":[],"crit":[]')))
 
 
 def escapes():
@@ -908,17 +908,17 @@ def escapes():
                         ("a high one and \\u0041", r"\ud800\u0041"), ("after a backslash", r"\\\ud800"),
                         ("after a pair", r"\ud83d\ude00\ude00"),
                         ("before a backslash", r"\ud800\\ude00"), ("before a slash", r"\ud800\/udc00")]:
-        yield refuse("Malformed", f"a lone surrogate, unread: {name}", with_claims(x=quoted(value)))
-    yield refuse("Malformed", "a lone surrogate in an array", with_claims(x=r'["a",["\udc00"]]'))
-    yield refuse("Malformed", "a lone surrogate in an object", with_claims(x=r'{"a":{"b":"\ud800"}}'))
-    yield refuse("Malformed", "a lone surrogate in a name further down", with_claims(x=r'{"\ud800":1}'))
-    yield refuse("Malformed", "a lone surrogate in a name", with_member(r'"\ud800":1'))
-    yield refuse("Malformed", "header: a lone surrogate", with_header(x=r'"\ud800"'))
-    yield refuse("Malformed", "header: a lone surrogate in a name", jws(None, plus(header(), r'"\udfff":1')))
+        yield reject("Malformed", f"a lone surrogate, unread: {name}", with_claims(x=quoted(value)))
+    yield reject("Malformed", "a lone surrogate in an array", with_claims(x=r'["a",["\udc00"]]'))
+    yield reject("Malformed", "a lone surrogate in an object", with_claims(x=r'{"a":{"b":"\ud800"}}'))
+    yield reject("Malformed", "a lone surrogate in a name further down", with_claims(x=r'{"\ud800":1}'))
+    yield reject("Malformed", "a lone surrogate in a name", with_member(r'"\ud800":1'))
+    yield reject("Malformed", "header: a lone surrogate", with_header(x=r'"\ud800"'))
+    yield reject("Malformed", "header: a lone surrogate in a name", jws(None, plus(header(), r'"\udfff":1')))
     for claim in ("sub", "client_id", "scope", "username", "jti", "aud", "exp"):
-        yield refuse("InvalidClaim", f"a lone surrogate in {claim}", with_claims(**{claim: r'"\ud800"'}))
-    yield refuse("InvalidClaim", "a lone surrogate in a group", with_claims(**{"cognito:groups": r'["a","\udc00"]'}))
-    yield refuse("InvalidClaim", "a lone surrogate in an audience", with_claims(aud=r'["a","\udc00"]'))
+        yield reject("InvalidClaim", f"a lone surrogate in {claim}", with_claims(**{claim: r'"\ud800"'}))
+    yield reject("InvalidClaim", "a lone surrogate in a group", with_claims(**{"cognito:groups": r'["a","\udc00"]'}))
+    yield reject("InvalidClaim", "a lone surrogate in an audience", with_claims(aud=r'["a","\udc00"]'))
     for name, changes, reason in [
         ("issuer with escaped backslashes", {"iss": quoted(ISSUER.replace("/", r"\\/"))}, "UnknownIssuer"),
         ("issuer with \\\\u002f", {"iss": quoted(ISSUER.replace("/", r"\\u002f"))}, "UnknownIssuer"),
@@ -926,19 +926,19 @@ def escapes():
         ("token_use with a NUL", {"token_use": r'"access\u0000"'}, "WrongTokenUse"),
         ("token_use with an escape twice over", {"token_use": r'"\\u0061ccess"'}, "WrongTokenUse"),
     ]:
-        yield refuse(reason, name, with_claims(**changes))
+        yield reject(reason, name, with_claims(**changes))
 
 
 def depth():
     for name, value in [("arrays", arrays), ("objects", objects)]:
         yield accept(f"{name} 32 deep", with_claims(x=value(32)))
         for levels in (33, 128, 1000):
-            yield refuse("Malformed", f"{name} {levels} deep", with_claims(x=value(levels)))
+            yield reject("Malformed", f"{name} {levels} deep", with_claims(x=value(levels)))
         yield accept(f"header: {name} 32 deep", with_header(x=value(32)))
-        yield refuse("Malformed", f"header: {name} 33 deep", with_header(x=value(33)))
-    yield refuse("Malformed", "arrays 5000 deep", with_claims(x=arrays(5000)))
-    yield refuse("Malformed", "arrays 5000 deep, not closed", with_claims(x="[" * 5000))
-    yield refuse("Malformed", "16 arrays around 17 objects", with_claims(x="[" * 16 + objects(17) + "]" * 16))
+        yield reject("Malformed", f"header: {name} 33 deep", with_header(x=value(33)))
+    yield reject("Malformed", "arrays 5000 deep", with_claims(x=arrays(5000)))
+    yield reject("Malformed", "arrays 5000 deep, not closed", with_claims(x="[" * 5000))
+    yield reject("Malformed", "16 arrays around 17 objects", with_claims(x="[" * 16 + objects(17) + "]" * 16))
     yield accept("16 arrays around 16 objects", with_claims(x="[" * 16 + objects(16) + "]" * 16))
     yield accept("100 arrays beside each other", with_claims(x="[" + ",".join(["[]"] * 100) + "]"))
     yield accept("100 brackets in a text", with_claims(x=quoted("[" * 100)))
@@ -947,8 +947,8 @@ def depth():
     for claim, reason in [("sub", "InvalidClaim"), ("exp", "InvalidClaim"), ("aud", "InvalidClaim"),
                           ("cognito:groups", "InvalidClaim"), ("iss", "UnknownIssuer"),
                           ("token_use", "WrongTokenUse"), ("cnf", "SenderConstrained")]:
-        yield refuse(reason, f"{claim} 200 deep", with_claims(**{claim: arrays(200)}))
-    yield refuse("InvalidHeader", "header: kid 200 deep", with_header(kid=arrays(200)))
+        yield reject(reason, f"{claim} 200 deep", with_claims(**{claim: arrays(200)}))
+    yield reject("InvalidHeader", "header: kid 200 deep", with_header(kid=arrays(200)))
 
 
 def numbers():
@@ -956,7 +956,7 @@ def numbers():
                   "0." + "0" * 400 + "1", "9" * 5000):
         yield accept(f"unread: {value[:40]}", with_claims(x=value))
     for value in ("+1", "01", ".5", "5.", "-", "1e", "1_000", "0x1F", "-Infinity"):
-        yield refuse("Malformed", f"unread: {value}", with_claims(x=value))
+        yield reject("Malformed", f"unread: {value}", with_claims(x=value))
 
 
 def issuer():
@@ -964,9 +964,9 @@ def issuer():
     yield accept("the original issuer", with_claims(iss=quoted(ORIGINAL)), **cognito)
     yield accept("the updated issuer", with_claims(iss=quoted(UPDATED)), **cognito)
     yield accept("the one issuer", with_claims(iss=quoted(ORIGINAL)), rules="an issuer of Cognito")
-    yield refuse("UnknownIssuer", "the updated issuer where one is trusted", with_claims(iss=quoted(UPDATED)),
+    yield reject("UnknownIssuer", "the updated issuer where one is trusted", with_claims(iss=quoted(UPDATED)),
                  rules="an issuer of Cognito")
-    yield refuse("UnknownIssuer", "an issuer that is trusted elsewhere", jws(), **cognito)
+    yield reject("UnknownIssuer", "an issuer that is trusted elsewhere", jws(), **cognito)
     host = "cognito-idp.ap-northeast-1.amazonaws.com"
     for name, value in [
         ("another pool", ORIGINAL[:-1] + "J"), ("another Region", ORIGINAL.replace("northeast-1.", "northeast-2.")),
@@ -992,12 +992,12 @@ def issuer():
         ("a star", "*"),
         ("the updated issuer of another pool", UPDATED[:-1] + "J"),
     ]:
-        yield refuse("UnknownIssuer", name, with_claims(iss=quoted(value)), **cognito)
+        yield reject("UnknownIssuer", name, with_claims(iss=quoted(value)), **cognito)
     for name, value in [("absent", None), ("null", "null"), ("true", "true"), ("a number", "1"),
                         ("an empty array", "[]"), ("an array", f"[{quoted(ORIGINAL)}]"),
                         ("an object", f'{{"iss":{quoted(ORIGINAL)}}}'), ("a lone surrogate", r'"\ud800"'),
                         ("an issuer and a lone surrogate", quoted(ORIGINAL + r"\ud800"))]:
-        yield refuse("UnknownIssuer", name, with_claims(iss=value), **cognito)
+        yield reject("UnknownIssuer", name, with_claims(iss=value), **cognito)
 
 
 def token_use():
@@ -1005,15 +1005,15 @@ def token_use():
     for value in ('"id"', '"ID"', '"refresh"', '"Access"', '"ACCESS"', '"access "', '" access"', '"acces"',
                   '"accesss"', '"access id"', '"\uff41ccess"', '""', '"*"',
                   "null", "true", "1", "[]", '["access"]', '["id","access"]', '{"access":true}', r'"\ud800"'):
-        yield refuse("WrongTokenUse", value, with_claims(token_use=value))
-    yield refuse("WrongTokenUse", "absent", with_claims(token_use=None))
+        yield reject("WrongTokenUse", value, with_claims(token_use=value))
+    yield reject("WrongTokenUse", "absent", with_claims(token_use=None))
     id_token = {"token_use": '"id"', "aud": quoted(CLIENT), "cognito:username": quoted(SUB),
                 "email": '"a@example.com"'}
-    yield refuse("WrongTokenUse", "an ID token", with_claims(client_id=None, scope=None, **id_token))
-    yield refuse("WrongTokenUse", "an ID token under any client", with_claims(client_id=None, scope=None, **id_token),
+    yield reject("WrongTokenUse", "an ID token", with_claims(client_id=None, scope=None, **id_token))
+    yield reject("WrongTokenUse", "an ID token under any client", with_claims(client_id=None, scope=None, **id_token),
                  rules="any client")
-    yield refuse("WrongTokenUse", "an ID token with the claims of an access token", with_claims(**id_token))
-    yield refuse("WrongTokenUse", "an ID token, its client the audience",
+    yield reject("WrongTokenUse", "an ID token with the claims of an access token", with_claims(**id_token))
+    yield reject("WrongTokenUse", "an ID token, its client the audience",
                  with_claims(**{**id_token, "aud": quoted(AUDIENCE)}), rules="audience")
 
 
@@ -1021,7 +1021,7 @@ def client():
     yield accept("the client", jws())
     yield accept("the one in the middle", jws(), rules="several clients")
     yield accept("another of several", with_claims(client_id='"one more"'), rules="several clients")
-    yield refuse("WrongClient", "none of several", with_claims(client_id='"two more"'), rules="several clients")
+    yield reject("WrongClient", "none of several", with_claims(client_id='"two more"'), rules="several clients")
     yield accept("any client", with_claims(client_id='"never heard of"'), rules="any client")
     yield accept("any client, empty", with_claims(client_id='""'), rules="any client")
     for name, value in [("another", OTHER_CLIENT), ("in capitals", CLIENT.upper()), ("a space after", CLIENT + " "),
@@ -1030,16 +1030,16 @@ def client():
                         ("a star", "*"), ("two clients", f"{CLIENT} {OTHER_CLIENT}"),
                         ("two clients and a comma", f"{CLIENT},{OTHER_CLIENT}"), ("a NUL after", CLIENT + r"\u0000"),
                         ("a look-alike", CLIENT.replace("c", "\u0441"))]:
-        yield refuse("WrongClient", name, with_claims(client_id=quoted(value)))
+        yield reject("WrongClient", name, with_claims(client_id=quoted(value)))
     for rules in ("usual", "any client"):
         for name, value in [("absent", None), ("null", "null"), ("a number", "5"),
                             ("an array", f"[{quoted(CLIENT)}]")]:
-            yield refuse("InvalidClaim", f"{name}, {rules}", with_claims(client_id=value), rules=rules)
-    yield refuse("WrongClient", "the client in aud and azp", with_claims(client_id=quoted(OTHER_CLIENT),
+            yield reject("InvalidClaim", f"{name}, {rules}", with_claims(client_id=value), rules=rules)
+    yield reject("WrongClient", "the client in aud and azp", with_claims(client_id=quoted(OTHER_CLIENT),
         aud=quoted(CLIENT), azp=quoted(CLIENT), cid=quoted(CLIENT)))
-    yield refuse("InvalidClaim", "the client in aud and azp alone", with_claims(client_id=None, aud=quoted(CLIENT),
+    yield reject("InvalidClaim", "the client in aud and azp alone", with_claims(client_id=None, aud=quoted(CLIENT),
         azp=quoted(CLIENT)), rules="any client")
-    yield refuse("WrongClient", "the client in sub alone", with_claims(client_id=quoted(OTHER_CLIENT),
+    yield reject("WrongClient", "the client in sub alone", with_claims(client_id=quoted(OTHER_CLIENT),
         sub=quoted(CLIENT)))
 
 
@@ -1059,13 +1059,13 @@ def claim_types():
                          ("iat", DATE_TRAPS), ("aud", LIST_TRAPS), ("cognito:groups", (*LIST_TRAPS, '"ops"', '""')),
                          ("act", ACTOR_TRAPS)]:
         for value in traps:
-            yield refuse("InvalidClaim", f"{claim} {value}", with_claims(**{claim: value}))
-    yield refuse("InvalidClaim", 'sub ""', with_claims(sub='""'))
+            yield reject("InvalidClaim", f"{claim} {value}", with_claims(**{claim: value}))
+    yield reject("InvalidClaim", 'sub ""', with_claims(sub='""'))
     for value in ACTORS:
         yield accept(f"act {value}", with_claims(act=value))
     for claim in ("sub", "exp"):
-        yield refuse("InvalidClaim", f"{claim} absent", with_claims(**{claim: None}))
-        yield refuse("InvalidClaim", f"{claim} absent under any client", with_claims(**{claim: None}),
+        yield reject("InvalidClaim", f"{claim} absent", with_claims(**{claim: None}))
+        yield reject("InvalidClaim", f"{claim} absent under any client", with_claims(**{claim: None}),
                      rules="any client")
     for claim in ("iat", "scope"):
         yield accept(f"{claim} absent", with_claims(**{claim: None}))
@@ -1089,20 +1089,20 @@ def dates():
     for value in ("0", "-0", "-0.0e9", "-1", "1e-999", "0e999999999999999999999", "-377705116800", f"{NOW}",
                   f"{NOW}.5", f"{NOW}.99999999999999999999", "1.7900000009999e9",
                   f"{NOW - 1}.999", "1e9", "-1e9"):
-        yield refuse("Expired", f"exp {value}", with_claims(exp=value))
+        yield reject("Expired", f"exp {value}", with_claims(exp=value))
     for claim in ("exp", "nbf", "iat"):
         for value in ("253402300800", "18446744073709551616", "1e309", "1e999999999999999999999", "-377705116801",
                       "-377705116800.1", "-1e300", "9" * 4000):
-            yield refuse("InvalidClaim", f"{claim} {value[:40]}", with_claims(**{claim: value}))
+            yield reject("InvalidClaim", f"{claim} {value[:40]}", with_claims(**{claim: value}))
     for value in ("NaN", "Infinity", f"+{EXP}", f"0{EXP}", f"{EXP}.", "1e", "0x6ab13b80", f"{EXP}L", "1_790_003_600",
                   "-"):
-        yield refuse("Malformed", f"exp {value}", with_claims(exp=value))
+        yield reject("Malformed", f"exp {value}", with_claims(exp=value))
     for claim in ("nbf", "iat"):
-        yield refuse("Malformed", f"{claim} NaN", with_claims(**{claim: "NaN"}))
+        yield reject("Malformed", f"{claim} NaN", with_claims(**{claim: "NaN"}))
     for value in (f"{NOW}", f"{NOW}.0", "1.79e9", f"{NOW}.999999999", "0", "-377705116800", "1e-999", "-0.1"):
         yield accept(f"nbf {value}", with_claims(nbf=value))
     for value in (f"{NOW + 1}", f"{NOW + 1}.0", "1.790000001e9", f"{NOW + 1}.5", "253402300799", "1790000001000e-3"):
-        yield refuse("NotYetValid", f"nbf {value}", with_claims(nbf=value))
+        yield reject("NotYetValid", f"nbf {value}", with_claims(nbf=value))
     for value in ("1.79e9", f"{NOW + 500}.75", "253402300799", "-377705116800"):
         yield accept(f"iat {value}", with_claims(iat=value))
 
@@ -1114,30 +1114,30 @@ def time():
         yield accept(f"exp, leeway {leeway}, a second before the end", token, rules=rules, time=end - 1)
         yield accept(f"exp, leeway {leeway}, a nanosecond before the end", token, rules=rules,
                      time=f"{end - 1}.999999999")
-        yield refuse("Expired", f"exp, leeway {leeway}, at the end", token, rules=rules, time=end)
-        yield refuse("Expired", f"exp, leeway {leeway}, a nanosecond after the end", token, rules=rules,
+        yield reject("Expired", f"exp, leeway {leeway}, at the end", token, rules=rules, time=end)
+        yield reject("Expired", f"exp, leeway {leeway}, a nanosecond after the end", token, rules=rules,
                      time=f"{end}.000000001")
-        yield refuse("Expired", f"exp, leeway {leeway}, an hour after the end", token, rules=rules, time=end + HOUR)
+        yield reject("Expired", f"exp, leeway {leeway}, an hour after the end", token, rules=rules, time=end + HOUR)
         token = with_claims(nbf=NOW)
         start = NOW - leeway
         yield accept(f"nbf, leeway {leeway}, at the start", token, rules=rules, time=start)
         yield accept(f"nbf, leeway {leeway}, a second after the start", token, rules=rules, time=start + 1)
-        yield refuse("NotYetValid", f"nbf, leeway {leeway}, a nanosecond before the start", token, rules=rules,
+        yield reject("NotYetValid", f"nbf, leeway {leeway}, a nanosecond before the start", token, rules=rules,
                      time=f"{start - 1}.999999999")
-        yield refuse("NotYetValid", f"nbf, leeway {leeway}, a second before the start", token, rules=rules,
+        yield reject("NotYetValid", f"nbf, leeway {leeway}, a second before the start", token, rules=rules,
                      time=start - 1)
-        yield refuse("NotYetValid", f"nbf, leeway {leeway}, in 1970", token, rules=rules, time=0)
+        yield reject("NotYetValid", f"nbf, leeway {leeway}, in 1970", token, rules=rules, time=0)
     yield accept("in 1970, without nbf", jws(), time=0)
-    yield refuse("Expired", "in the year 9999", jws(), time=253402300799)
+    yield reject("Expired", "in the year 9999", jws(), time=253402300799)
     latest = with_claims(exp="253402300799")
     yield accept("exp in the year 9999", latest)
     yield accept("exp in the year 9999, a second before", latest, time=253402300798)
-    yield refuse("Expired", "exp in the year 9999, then", latest, time=253402300799)
-    yield refuse("Expired", "exp in the year 9999, ten thousand years later", latest, time=600000000000)
+    yield reject("Expired", "exp in the year 9999, then", latest, time=253402300799)
+    yield reject("Expired", "exp in the year 9999, ten thousand years later", latest, time=600000000000)
     yield accept("iat in the future", with_claims(iat=NOW + 500))
     yield accept("iat after exp", with_claims(iat=EXP + 1))
     yield accept("auth_time in the future", with_claims(auth_time=EXP))
-    yield refuse("NotYetValid", "nbf after exp", with_claims(nbf=EXP + 1))
+    yield reject("NotYetValid", "nbf after exp", with_claims(nbf=EXP + 1))
 
 
 def audience():
@@ -1148,18 +1148,18 @@ def audience():
                   quoted(AUDIENCE.upper()), quoted(AUDIENCE + " "), quoted(AUDIENCE + " a"),
                   quoted("a," + AUDIENCE), quoted(CLIENT), '"*"', f"[{quoted(AUDIENCE + 'x')}]",
                   quoted(AUDIENCE + r"\u0000")):
-        yield refuse("WrongAudience", f"{value}", with_claims(aud=value), rules="audience")
-    yield refuse("WrongAudience", "absent", jws(), rules="audience")
+        yield reject("WrongAudience", f"{value}", with_claims(aud=value), rules="audience")
+    yield reject("WrongAudience", "absent", jws(), rules="audience")
     for value in ("null", "1", f'{{"aud":{quoted(AUDIENCE)}}}', f"[{quoted(AUDIENCE)},1]", f"[[{quoted(AUDIENCE)}]]",
                   f"[{quoted(AUDIENCE)},null]"):
-        yield refuse("InvalidClaim", f"{value}", with_claims(aud=value), rules="audience")
+        yield reject("InvalidClaim", f"{value}", with_claims(aud=value), rules="audience")
 
 
 def binding():
     for value in ('{"jkt":"0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}', '{"x5t#S256":"AAAA"}', '{"jwk":{}}', "{}",
                   "null", "false", "0", '""', "[]", r'"\ud800"'):
-        yield refuse("SenderConstrained", f"cnf {value}", with_claims(cnf=value))
-    yield refuse("SenderConstrained", "cnf with an escape in its name", with_member(r'"\u0063nf":{}'))
+        yield reject("SenderConstrained", f"cnf {value}", with_claims(cnf=value))
+    yield reject("SenderConstrained", "cnf with an escape in its name", with_member(r'"\u0063nf":{}'))
     yield accept("cnf further down", with_claims(x='{"cnf":{}}'))
     yield accept("Cnf", with_claims(Cnf="{}"))
 
@@ -1170,12 +1170,12 @@ def groups():
         yield accept(value, with_claims(**{"cognito:groups": value}), rules="groups")
     for value in ("[]", '[""]', '["Ops"]', '["ops "]', '["op"]', '["opsx"]', '["ops,x"]', '["ops audit/readers"]',
                   '["audit"]', '["*"]', r'["ops\u0000"]'):
-        yield refuse("Forbidden", value, with_claims(**{"cognito:groups": value}), rules="groups")
-    yield refuse("Forbidden", "absent", jws(), rules="groups")
-    yield refuse("Forbidden", "in a claim of another name", with_claims(groups='["ops"]',
+        yield reject("Forbidden", value, with_claims(**{"cognito:groups": value}), rules="groups")
+    yield reject("Forbidden", "absent", jws(), rules="groups")
+    yield reject("Forbidden", "in a claim of another name", with_claims(groups='["ops"]',
         **{"Cognito:Groups": '["ops"]'}), rules="groups")
     for value in ('"ops"', "null", '{"ops":true}', '["ops",1]', '[["ops"]]', '["ops",null]'):
-        yield refuse("InvalidClaim", value, with_claims(**{"cognito:groups": value}), rules="groups")
+        yield reject("InvalidClaim", value, with_claims(**{"cognito:groups": value}), rules="groups")
     yield accept("1000 groups", with_claims(**{"cognito:groups": "[" + '"",' * 999 + '"ops"]'}), rules="groups")
 
 
@@ -1184,24 +1184,24 @@ def order():
     everything = {"aud": quoted(AUDIENCE), "cognito:groups": '["ops"]'}
     good = with_claims(**everything)
     yield accept("no fault", good, rules="everything")
-    yield refuse("UnsupportedAlgorithm", "alg, issuer", jws(machine(iss='"x"'), header(alg='"HS256"')))
-    yield refuse("InvalidHeader", "crit, issuer", jws(machine(iss='"x"'), header(crit="[]")))
-    yield refuse("InvalidHeader", "kid absent, issuer", jws(machine(iss='"x"'), header(kid=None)))
-    yield refuse("UnknownIssuer", "issuer, kid", jws(machine(iss='"x"'), header(kid='"x"')))
-    yield refuse("UnknownIssuer", "issuer, signature", with_signature(with_claims(iss='"x"'), bytes(256)))
-    yield refuse("UnknownIssuer", "issuer, token_use", with_claims(iss='"x"', token_use='"id"'))
-    yield refuse("UnknownKey", "kid, signature", with_signature(with_header(kid='"x"'), bytes(256)))
-    yield refuse("UnknownKey", "kid, exp", jws(machine(exp=0), header(kid='"x"')))
-    yield refuse("BadSignature", "signature, exp", with_signature(with_claims(exp=0), bytes(256)))
+    yield reject("UnsupportedAlgorithm", "alg, issuer", jws(machine(iss='"x"'), header(alg='"HS256"')))
+    yield reject("InvalidHeader", "crit, issuer", jws(machine(iss='"x"'), header(crit="[]")))
+    yield reject("InvalidHeader", "kid absent, issuer", jws(machine(iss='"x"'), header(kid=None)))
+    yield reject("UnknownIssuer", "issuer, kid", jws(machine(iss='"x"'), header(kid='"x"')))
+    yield reject("UnknownIssuer", "issuer, signature", with_signature(with_claims(iss='"x"'), bytes(256)))
+    yield reject("UnknownIssuer", "issuer, token_use", with_claims(iss='"x"', token_use='"id"'))
+    yield reject("UnknownKey", "kid, signature", with_signature(with_header(kid='"x"'), bytes(256)))
+    yield reject("UnknownKey", "kid, exp", jws(machine(exp=0), header(kid='"x"')))
+    yield reject("BadSignature", "signature, exp", with_signature(with_claims(exp=0), bytes(256)))
     rest = [("WrongTokenUse", {"token_use": '"id"'}), ("WrongClient", {"client_id": '"x"'}), ("Expired", {"exp": 0}),
             ("WrongAudience", {"aud": '"x"'}),
             ("SenderConstrained", {"cnf": "{}"}), ("Forbidden", {"cognito:groups": '["x"]'})]
     for (reason, first), (second_reason, second) in zip(rest, rest[1:]):
-        yield refuse(reason, f"{reason}, {second_reason}", with_claims(**{**everything, **first, **second}),
+        yield reject(reason, f"{reason}, {second_reason}", with_claims(**{**everything, **first, **second}),
                      rules="everything")
     for reason, change in rest:
-        yield refuse(reason, f"only {reason}", with_claims(**{**everything, **change}), rules="everything")
-    yield refuse("NotYetValid", "NotYetValid, WrongAudience", with_claims(nbf=EXP, aud='"x"'), rules="everything")
+        yield reject(reason, f"only {reason}", with_claims(**{**everything, **change}), rules="everything")
+    yield reject("NotYetValid", "NotYetValid, WrongAudience", with_claims(nbf=EXP, aud='"x"'), rules="everything")
 
 
 def scope():
@@ -1271,11 +1271,11 @@ def scope():
     yield met("a server that is a URL", "any_of_resource_server https://api.example.com", '"https://api.example.com/read"',
               ["https://api.example.com/read"])
     yield unmet("a path below a URL", "any_of_resource_server https://api.example.com", '"https://api.example.com/v1/read"')
-    yield refuse("InvalidClaim", f"{literal}: an array", with_claims(scope='["activity/*"]'), requires=literal)
-    yield refuse("InvalidClaim", f"{literal}: null", with_claims(scope="null"), requires=literal)
-    yield refuse("InvalidClaim", f"{literal}: an object", with_claims(scope='{"activity/*":true}'), requires=literal)
-    yield refuse("Expired", f"{literal}: expired comes before", with_claims(exp=0, scope='"a/b"'), requires=literal)
-    yield refuse("WrongClient", f"{literal}: client comes before", with_claims(client_id='"x"', scope='"a/b"'),
+    yield reject("InvalidClaim", f"{literal}: an array", with_claims(scope='["activity/*"]'), requires=literal)
+    yield reject("InvalidClaim", f"{literal}: null", with_claims(scope="null"), requires=literal)
+    yield reject("InvalidClaim", f"{literal}: an object", with_claims(scope='{"activity/*":true}'), requires=literal)
+    yield reject("Expired", f"{literal}: expired comes before", with_claims(exp=0, scope='"a/b"'), requires=literal)
+    yield reject("WrongClient", f"{literal}: client comes before", with_claims(client_id='"x"', scope='"a/b"'),
                  requires=literal)
     yield accept(f"{literal}: absent, and none asked for", with_claims(scope=None), reads={"scopes": []})
 
