@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Runs emulators of Cognito. The AWS SDK makes a user pool with clients, a user and a resource server in
-each, and gets tokens by password, refresh and client credentials. `examples/verify` says of each token whether
-it is valid, and the quickstart gets it in a request. The quickstart is configured by environment
-variables only: over loopback, and over a host name that is not loopback."""
+"""Runs emulators of Cognito. `emulator_tokens.py` makes a user pool with clients, a user and a resource server
+in each, and gets tokens in every way. `examples/verify` says of each token whether it is valid, and the
+quickstart gets it in a request. The quickstart is configured by environment variables only: over loopback, and
+over a host name that is not loopback. If an emulator does not offer a way, the script records its answer."""
 # ci: all waits: the lines with FAIL say which token got which answer; or pip and npm have to reach their registries
 import base64
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,82 +16,10 @@ from harness import ROOT, NotAvailable, build, debian, environment, free_port, g
 from harness import Service, main, node, npm, pypi, run, start, temporary_folder
 from results import Table
 
-BOTO3 = "1.44.8"
+SDK = ("boto3==1.44.8", "pycognito==2024.5.1", "requests==2.34.2")
+AWS_CLI = "awscli==1.46.3"
 SCOPE = "activity/*"
-# The ways to a token at the token endpoint.
-ENDPOINT = ("Basic", "Basic with `scope`", "body", "body with `scope`")
-
-# Prints a JSON object: the pool, its clients, and for each way to a token what it gave.
-SDK = '''
-import base64, json, sys, urllib.parse, urllib.request, urllib.error
-import boto3
-from botocore import UNSIGNED
-from botocore.config import Config
-
-origin, region = sys.argv[1:3]
-keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-retries = Config(retries={"total_max_attempts": 1}, read_timeout=60)
-sdk = boto3.client("cognito-idp", region_name=region, endpoint_url=origin, config=retries, **keys)
-found = {"tokens": {}, "errors": {}}
-
-pool = found["pool"] = sdk.create_user_pool(PoolName="test")["UserPool"]["Id"]
-flows = ["ALLOW_USER_PASSWORD_AUTH", "ALLOW_ADMIN_USER_PASSWORD_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"]
-client = sdk.create_user_pool_client(UserPoolId=pool, ClientName="web", ExplicitAuthFlows=flows)
-web = found["web"] = client["UserPoolClient"]["ClientId"]
-sdk.admin_create_user(UserPoolId=pool, Username="alice@example.com", MessageAction="SUPPRESS")
-sdk.admin_set_user_password(UserPoolId=pool, Username="alice@example.com", Password="Passw0rd!", Permanent=True)
-try:
-    scopes = [{"ScopeName": "*", "ScopeDescription": "all"}, {"ScopeName": "read", "ScopeDescription": "read"}]
-    sdk.create_resource_server(UserPoolId=pool, Identifier="activity", Name="activity", Scopes=scopes)
-except Exception as error:
-    found["errors"]["CreateResourceServer"] = type(error).__name__
-machine = sdk.create_user_pool_client(
-    UserPoolId=pool, ClientName="machine", GenerateSecret=True, AllowedOAuthFlowsUserPoolClient=True,
-    AllowedOAuthFlows=["client_credentials"], AllowedOAuthScopes=["activity/*"])["UserPoolClient"]
-ID, SECRET = machine["ClientId"], machine.get("ClientSecret", "none")
-found["machine"] = ID
-
-def way(name, call):
-    try:
-        found["tokens"][name] = call()
-    except urllib.error.HTTPError as error:
-        found["errors"][name] = f"{error.code} {error.read(200).decode(errors='replace')}"
-    except Exception as error:
-        found["errors"][name] = f"{type(error).__name__} {error}"[:300]
-
-def user(flow, call, **parameters):
-    answer = call(AuthFlow=flow, ClientId=web, **parameters)["AuthenticationResult"]
-    found.setdefault("id", answer.get("IdToken"))
-    found.setdefault("refresh", answer.get("RefreshToken"))
-    return answer["AccessToken"]
-
-def endpoint(form, basic):
-    request = urllib.request.Request(origin + "/oauth2/token", urllib.parse.urlencode(form).encode())
-    if basic:
-        request.add_header("Authorization", "Basic " + base64.b64encode(f"{ID}:{SECRET}".encode()).decode())
-    return json.load(urllib.request.urlopen(request, timeout=60))["access_token"]
-
-password = {"USERNAME": "alice@example.com", "PASSWORD": "Passw0rd!"}
-way("InitiateAuth", lambda: user("USER_PASSWORD_AUTH", sdk.initiate_auth, AuthParameters=password))
-way("AdminInitiateAuth", lambda: user("ADMIN_USER_PASSWORD_AUTH", sdk.admin_initiate_auth, UserPoolId=pool, AuthParameters=password))
-way("refresh", lambda: user("REFRESH_TOKEN_AUTH", sdk.initiate_auth, AuthParameters={"REFRESH_TOKEN": found["refresh"]}))
-grant = {"grant_type": "client_credentials"}
-body = {"client_id": ID, "client_secret": SECRET}
-scope = {"scope": "activity/*"}
-way("Basic", lambda: endpoint(grant, True))
-way("Basic with `scope`", lambda: endpoint(grant | scope, True))
-way("body", lambda: endpoint(grant | body, False))
-way("body with `scope`", lambda: endpoint(grant | body | scope, False))
-unsigned = boto3.client("cognito-idp", region_name=region, endpoint_url=origin,
-    config=Config(signature_version=UNSIGNED, retries={"total_max_attempts": 1}))
-def get_client_token():
-    answer = unsigned.get_client_token(ClientId=ID, Secret=SECRET)
-    return answer["ClientAuthenticationResult"]["AccessToken"]
-way("GetClientToken", get_client_token)
-found.pop("refresh", None)
-print(json.dumps(found))
-'''
-
+COMPOSE = ROOT / "examples/compose.yaml"
 
 def moto():
     folder = pypi("moto[cognitoidp,server]==5.2.5")
@@ -152,7 +81,7 @@ def verdict(checks, name, programs, jwks, issuer, token):
 
 
 def check(checks, programs, sdk, folder, emulator, host):
-    """Gets the tokens and sends them. Returns the cells of the table."""
+    """Gets the tokens and sends them. Returns what came of each way, and of the facts of the page."""
     name, _, launch = emulator
     port = free_port()
     command, settings = launch()(port)
@@ -164,22 +93,19 @@ def check(checks, programs, sdk, folder, emulator, host):
     if not checks.that(listens(port, process, within=240), f"{where} starts", tail(work / "log")):
         return None
     origin = f"http://{host}:{port}"
-    done = run(sdk, "-c", SDK, origin, "us-east-1", env=environment(), timeout=300)
-    if not checks.equal(f"{where}: the SDK makes a pool", 0, done.returncode):
-        print(done.stderr[-2000:], tail(work / "log"))
+    found = tokens_of(checks, sdk, where, origin, "us-east-1")
+    if found is None:
+        print(tail(work / "log"))
         return None
-    found = json.loads(done.stdout)
     pool, tokens = found["pool"], found["tokens"]
-    for way, error in found["errors"].items():
-        print(f"     {where}: {way}: {error}")
     jwks_url = f"{origin}/{pool}/.well-known/jwks.json"
     jwks = work / "jwks.json"
     jwks.write_bytes(get(jwks_url).body)
 
-    issuer = claims(tokens["AdminInitiateAuth"])["iss"]
-    is_aws = issuer == f"https://cognito-idp.us-east-1.amazonaws.com/{pool}"
+    issuer = claims(tokens["`ADMIN_USER_PASSWORD_AUTH`"])["iss"]
+    is_aws = issuer == aws_issuer("us-east-1", pool)
     variables = {
-        "COGNITO_CLIENT_IDS": f"{found['web']},{found['machine']}",
+        "COGNITO_CLIENT_IDS": ",".join(found["clients"]),
         "COGNITO_JWKS_URL": jwks_url,
         "QUICKSTART_API": "127.0.0.1:0",
         **({"COGNITO_USER_POOL_ID": pool} if is_aws else {"COGNITO_ISSUER": issuer}),
@@ -189,40 +115,68 @@ def check(checks, programs, sdk, folder, emulator, host):
     if not checks.that(service.becomes_ready(within=60), f"{where}: the quickstart starts", tail(work / "api.err")):
         return None
 
-    answers = {}
-    for way, token in tokens.items():
+    pattern = issuer.replace(pool, "POOL").replace(str(port), "PORT").replace("us-east-1", "REGION")
+    seen = {
+        "`iss`": f"`{pattern}`",
+        "besides `COGNITO_JWKS_URL`": "`COGNITO_USER_POOL_ID`" if is_aws else "`COGNITO_ISSUER`",
+    }
+    for way, answer in found["ways"].items():
+        if way not in tokens:
+            trigger = ", without a trigger" if way == "`CUSTOM_AUTH`" and not found["trigger"] else ""
+            seen[way] = f"no token ({answer}{trigger})"
+            continue
+        token = tokens[way]
         status = get(f"http://{service.address}/activity", token=token, method="POST", body="{}").status
         has_scope = SCOPE in claims(token).get("scope", "").split(" ")
         expected = ("accept", 200 if has_scope else 403)
-        seen = (verdict(checks, where, programs, jwks, issuer, token), status)
-        checks.equal(f"{where}: {way}", expected, seen)
-        answers[way] = status
+        actual = (verdict(checks, where, programs, jwks, issuer, token), status)
+        checks.equal(f"{where}: {way}", expected, actual)
+        seen[way] = str(status)
     status = get(f"http://{service.address}/item", token=found["id"]).status
-    seen = (verdict(checks, where, programs, jwks, issuer, found["id"]), status)
-    checks.equal(f"{where}: an ID token", ("refuse wrong_token_use", 401), seen)
+    actual = (verdict(checks, where, programs, jwks, issuer, found["id"]), status)
+    checks.equal(f"{where}: an ID token", ("refuse wrong_token_use", 401), actual)
+    facts(checks, sdk, where, origin, emulator, found)
     service.process.kill()
     process.terminate()
-
-    pattern = issuer.replace(pool, "POOL").replace(str(port), "PORT").replace("us-east-1", "REGION")
-    users = ("InitiateAuth", "AdminInitiateAuth", "refresh")
-    rejected = [way for way in found["errors"] if way in ENDPOINT]
-    return [
-        f"`{pattern}`",
-        "`COGNITO_USER_POOL_ID`" if is_aws else "`COGNITO_ISSUER`",
-        cell({way: status for way, status in answers.items() if way in users}, []),
-        cell({way: status for way, status in answers.items() if way not in users}, rejected),
-    ]
+    return seen
 
 
-def cell(answers, rejected):
-    """Returns the ways to a token by the status that the token gets, and those without a token."""
-    if not answers:
-        return "none"
-    by_status = {}
-    for way, status in answers.items():
-        by_status.setdefault(status, []).append(way)
-    parts = [f"{status}: {', '.join(ways)}" for status, ways in by_status.items()]
-    return "; ".join([*parts, *([f"no token: {', '.join(rejected)}"] if rejected else [])])
+def tokens_of(checks, sdk, where, origin, region):
+    """Runs emulator_tokens.py."""
+    done = run(sdk, ROOT / "tests/run/emulator_tokens.py", origin, region, env=environment(), timeout=300)
+    if checks.equal(f"{where}: the SDK makes a pool in {region}", 0, done.returncode):
+        return json.loads(done.stdout)
+    print(done.stderr[-2000:])
+    return None
+
+
+def facts(checks, sdk, where, origin, emulator, found):
+    """Checks the other statements of the page about this emulator."""
+    name = emulator[0]
+    status = get(f"{origin}/us-east-1_AbCdEfGhI/.well-known/jwks.json").status
+    expected = 200 if name in ("moto", "cognito-local") else 404
+    checks.equal(f"{where}: the keys of a pool that does not exist", expected, status)
+    accepts = name in ("moto", "localemu")
+    if name != "cognito-local":
+        checks.equal(f"{where}: SRP accepts a wrong password", accepts, found["wrong_password"])
+    if name == "cognito-local":
+        document = get(f"{origin}/{found['pool']}/.well-known/openid-configuration")
+        issuer = json.loads(document.body)["issuer"]
+        checks.equal(f"{where}: discovery", f"http://localhost:9229/{found['pool']}", issuer)
+    if name == "ministack":
+        compose_commands(checks, where, origin)
+    if name == "localemu":
+        other = tokens_of(checks, sdk, where, origin, "eu-west-1")
+        if other is not None:
+            of_user, of_admin = (
+                claims(other["tokens"][f"`{flow}_PASSWORD_AUTH`"])["iss"] == aws_issuer("eu-west-1", other["pool"])
+                for flow in ("USER", "ADMIN_USER")
+            )
+            checks.equal(f"{where}: AWS is the issuer in eu-west-1", (True, False), (of_user, of_admin))
+
+
+def aws_issuer(region, pool):
+    return f"https://cognito-idp.{region}.amazonaws.com/{pool}"
 
 
 def tail(path):
@@ -250,9 +204,8 @@ def host_name():
 
 def script(checks):
     programs = build("issuer", "quickstart", "verify")
-    sdk = pypi(f"boto3=={BOTO3}").python
-    columns = ["`iss`", "besides `COGNITO_JWKS_URL`", "tokens of users", "tokens of machines, from the token endpoint"]
-    table = Table("emulators", columns)
+    sdk = pypi(*SDK).python
+    results, versions = {}, {}
     only = os.environ.get("ONLY", "").split()
     with temporary_folder() as folder:
         for emulator in EMULATORS:
@@ -260,18 +213,62 @@ def script(checks):
             if only and name not in only:
                 continue
             try:
-                cells = [
+                over_loopback, over_name = (
                     check(checks, programs, sdk, folder, emulator, host)
                     for host in ("127.0.0.1", host_name())
-                ]
+                )
             except NotAvailable as error:
                 checks.not_checked(name, error)
                 continue
-            if None not in cells:
-                checks.equal(f"{name}: the same over both", cells[0], cells[1])
-                table.row(name, version, cells[0])
+            if over_loopback is not None and over_name is not None:
+                checks.equal(f"{name}: the same over both", over_loopback, over_name)
+                results[name], versions[name] = over_loopback, version
+        if not only or "ministack" in only:
+            try:
+                without_cryptography(checks, programs, sdk, folder)
+            except NotAvailable as error:
+                checks.not_checked("ministack without cryptography", error)
     compose(checks)
-    table.check(checks, __file__)
+    if results:
+        table = Table("emulators", list(next(iter(results.values()))))
+        for name, cells in results.items():
+            table.row(name, versions[name], list(cells.values()))
+        table.check(checks, __file__)
+
+
+def without_cryptography(checks, programs, sdk, folder):
+    """A token of ministack is not valid then, and the error says that no key is usable."""
+    port = free_port()
+    program = pypi("ministack==1.5.33").program("ministack")
+    settings = {**environment(), "GATEWAY_PORT": str(port)}
+    log = open(folder / "log", "wb")
+    process = start(program, env=settings, cwd=folder, stdout=log, stderr=log)
+    where, origin = "ministack without cryptography", f"http://127.0.0.1:{port}"
+    if not checks.that(listens(port, process, within=240), f"{where} starts", tail(folder / "log")):
+        return
+    found = tokens_of(checks, sdk, where, origin, "us-east-1")
+    if found is None:
+        return
+    jwks = folder / "jwks.json"
+    jwks.write_bytes(get(f"{origin}/{found['pool']}/.well-known/jwks.json").body)
+    issuer = aws_issuer("us-east-1", found["pool"])
+    command = [programs["verify"], "--jwks", jwks, "--issuer", issuer, "--any-client"]
+    token = found["tokens"]["`USER_PASSWORD_AUTH`"]
+    done = run(*command, input=token, env=environment(), timeout=60)
+    checks.contains(f"{where}: no key is usable", done.stderr, "no usable key")
+    checks.that(done.returncode != 0, f"{where}: the token is not valid")
+    process.terminate()
+
+
+def compose_commands(checks, where, origin):
+    """Runs the commands of examples/compose.yaml that make a pool, with the AWS CLI."""
+    comment = re.search(r"(?s)#     (export AWS_ENDPOINT_URL.*?)#     docker compose up api", COMPOSE.read_text())[1]
+    commands = re.sub(r"(?m)^#( {5})?", "", comment).replace("http://localhost:4566", origin)
+    end = 'echo "$COGNITO_USER_POOL_ID $COGNITO_CLIENT_IDS"'
+    path = f"{pypi(AWS_CLI).program('aws').parent}:{os.environ['PATH']}"
+    done = run("bash", "-c", f"set -e\n{commands}\n{end}", env={**environment(), "PATH": path})
+    made = re.search(r"(?m)^us-east-1_\w+ \w{20,}$", done.stdout)
+    checks.that(made, f"{where}: the commands of examples/compose.yaml", done.stdout + done.stderr)
 
 
 def compose(checks):
@@ -283,8 +280,7 @@ def compose(checks):
         checks.not_checked("examples/compose.yaml", error)
         return
     values = {"COGNITO_USER_POOL_ID": "us-east-1_a", "COGNITO_CLIENT_IDS": "abc"}
-    file = ROOT / "examples/compose.yaml"
-    done = run(program, "--file", file, "config", env={**environment(), **values})
+    done = run(program, "--file", COMPOSE, "config", env={**environment(), **values})
     if checks.equal("examples/compose.yaml is valid", (0, ""), (done.returncode, done.stderr)):
         expected = {
             "COGNITO_CLIENT_IDS: abc",
