@@ -12,29 +12,182 @@ from harness import ITEMS, ROOT, NotAvailable, build, environment, get, main, np
 from harness import start, temporary_folder, wait_until
 from results import Table
 
-REQUESTS, AUTHLIB, BOTO3 = "2.34.2", "1.9.10", "1.44.8"
-OPENID_CLIENT, SIMPLE_OAUTH2 = "6.9.0", "5.1.0"
+class OAuthClient:
+    """A client with the program that prints its token. `ways` are those of "basic" and "body" that it has.
+    `needs` is what it needs for plain http, as on the page, and what it says without it."""
 
-# Each program prints the token. `way` is "basic" or "body".
-PYTHON = {
-    "requests": """
-import requests
-from requests.auth import HTTPBasicAuth
+    def __init__(self, package, program, ways=("basic", "body"), needs=None, more=()):
+        self.name, self.version = re.split("==|(?<=.)@", package)
+        self.packages = [package, *more]
+        self.program, self.ways, self.needs = program, ways, needs
+
+    def language(self):
+        return "Python" if "==" in self.packages[0] else "JavaScript"
+
+
+PYTHON_HEAD = """
+import os, sys
+ID, SECRET, URL = (os.environ[name] for name in ("CLIENT_ID", "CLIENT_SECRET", "TOKEN_ENDPOINT_URL"))
+API, WAY, PLAIN_HTTP = os.environ["API_URL"], sys.argv[1], "PLAIN_HTTP" not in os.environ
 form = {"grant_type": "client_credentials"}
-auth = HTTPBasicAuth(ID, SECRET) if WAY == "basic" else None
-if WAY == "body":
-    form |= {"client_id": ID, "client_secret": SECRET}
-answer = requests.post(URL, data=form, auth=auth, timeout=20)
+body = {"client_id": ID, "client_secret": SECRET}
+"""
+JAVASCRIPT_HEAD = """
+const { CLIENT_ID: ID, CLIENT_SECRET: SECRET, TOKEN_ENDPOINT_URL: URL_ } = process.env;
+const WAY = process.argv[2], PLAIN_HTTP = process.env.PLAIN_HTTP === undefined;
+const server = new URL(URL_).origin;
+"""
+# It asks the API itself.
+AUTH_CLASS = """
+answer = {0}.get(API, auth={1}.OAuth2ClientCredentials(URL, ID, SECRET))
+print(answer.request.headers["Authorization"].removeprefix("Bearer "))
+"""
+REQUESTS = """
+import {0} as requests
+auth = requests.auth.HTTPBasicAuth(ID, SECRET) if WAY == "basic" else None
+answer = requests.post(URL, data=form if auth else form | body, auth=auth, timeout=20)
 answer.raise_for_status()
 print(answer.json()["access_token"])
+"""
+CLIENTS = [
+    OAuthClient("requests==2.34.2", REQUESTS.format("requests")),
+    OAuthClient("niquests==3.21.2", REQUESTS.format("niquests")),
+    OAuthClient(
+        "aiohttp==3.14.5",
+        """
+import aiohttp, asyncio
+async def main():
+    auth = aiohttp.BasicAuth(ID, SECRET) if WAY == "basic" else None
+    async with aiohttp.ClientSession() as session:
+        async with session.post(URL, data=form if auth else form | body, auth=auth) as answer:
+            print((await answer.json())["access_token"])
+asyncio.run(main())
 """,
-    "authlib": """
+    ),
+    OAuthClient(
+        "Authlib==1.9.10",
+        """
 from authlib.integrations.requests_client import OAuth2Session
 method = {"basic": "client_secret_basic", "body": "client_secret_post"}[WAY]
 session = OAuth2Session(ID, SECRET, token_endpoint_auth_method=method)
 print(session.fetch_token(URL, grant_type="client_credentials")["access_token"])
 """,
-    "boto3": """
+        more=["requests==2.34.2"],
+    ),
+    OAuthClient(
+        "requests-oauthlib==2.0.0",
+        """
+if PLAIN_HTTP:
+    os.environ["OAUTHLIB_INSECURE_TRANSPORT"] = "1"
+from oauthlib.oauth2 import BackendApplicationClient
+from requests_oauthlib import OAuth2Session
+session = OAuth2Session(client=BackendApplicationClient(client_id=ID))
+how = {"basic": {"client_id": ID}, "body": {"include_client_id": True}}[WAY]
+print(session.fetch_token(URL, client_secret=SECRET, **how)["access_token"])
+""",
+        needs=("`OAUTHLIB_INSECURE_TRANSPORT=1`", "InsecureTransportError"),
+        more=["oauthlib==4.0.1"],
+    ),
+    OAuthClient(
+        "requests-oauth2client==1.8.0",
+        """
+from requests_oauth2client import ClientSecretBasic, ClientSecretPost, OAuth2Client
+auth = {"basic": ClientSecretBasic, "body": ClientSecretPost}[WAY](ID, SECRET)
+print(OAuth2Client(URL, auth=auth, testing=PLAIN_HTTP).client_credentials().access_token)
+""",
+        needs=("`testing=True`", "must use https"),
+    ),
+    OAuthClient(
+        "httpx-auth==0.23.1",
+        "import httpx, httpx_auth" + AUTH_CLASS.format("httpx", "httpx_auth"),
+        ["basic"],
+    ),
+    OAuthClient(
+        "requests-auth==8.0.0",
+        "import requests, requests_auth" + AUTH_CLASS.format("requests", "requests_auth"),
+        ["basic"],
+    ),
+    OAuthClient(
+        "openid-client@6.9.0",
+        """
+import * as client from 'openid-client';
+const issuer = new URL('/us-east-1_TestIssuer', URL_);
+const auth = WAY === 'basic' ? client.ClientSecretBasic(SECRET) : client.ClientSecretPost(SECRET);
+const execute = PLAIN_HTTP ? [client.allowInsecureRequests] : [];
+const config = await client.discovery(issuer, ID, undefined, auth, { execute });
+console.log((await client.clientCredentialsGrant(config)).access_token);
+""",
+        needs=("`execute: [allowInsecureRequests]`", "OAUTH_HTTP_REQUEST_FORBIDDEN"),
+    ),
+    OAuthClient(
+        "oauth4webapi@3.8.8",
+        """
+import * as oauth from 'oauth4webapi';
+const issuer = { issuer: server, token_endpoint: URL_ }, client = { client_id: ID };
+const auth = WAY === 'basic' ? oauth.ClientSecretBasic(SECRET) : oauth.ClientSecretPost(SECRET);
+const options = { [oauth.allowInsecureRequests]: PLAIN_HTTP };
+const answer = await oauth.clientCredentialsGrantRequest(issuer, client, auth, {}, options);
+console.log((await oauth.processClientCredentialsResponse(issuer, client, answer)).access_token);
+""",
+        needs=("`[allowInsecureRequests]: true`", "OAUTH_HTTP_REQUEST_FORBIDDEN"),
+    ),
+    OAuthClient(
+        "simple-oauth2@5.1.0",
+        """
+import { ClientCredentials } from 'simple-oauth2';
+const client = new ClientCredentials({
+  client: { id: ID, secret: SECRET },
+  auth: { tokenHost: server, tokenPath: '/oauth2/token' },
+  options: { authorizationMethod: WAY === 'basic' ? 'header' : 'body' },
+});
+console.log((await client.getToken({})).token.access_token);
+""",
+    ),
+    OAuthClient(
+        "@badgateway/oauth2-client@3.3.1",
+        """
+import { OAuth2Client } from '@badgateway/oauth2-client';
+const authenticationMethod = { basic: 'client_secret_basic', body: 'client_secret_post' }[WAY];
+const own = { clientId: ID, clientSecret: SECRET, authenticationMethod };
+const client = new OAuth2Client({ ...own, server, tokenEndpoint: '/oauth2/token' });
+console.log((await client.clientCredentials()).accessToken);
+""",
+    ),
+    OAuthClient(
+        "client-oauth2@4.3.3",
+        """
+import ClientOAuth2 from 'client-oauth2';
+const client = new ClientOAuth2({ clientId: ID, clientSecret: SECRET, accessTokenUri: URL_ });
+console.log((await client.credentials.getToken()).accessToken);
+""",
+        ["basic"],
+    ),
+    OAuthClient(
+        "axios-oauth-client@2.2.0",
+        """
+import axios from 'axios';
+import { clientCredentials } from 'axios-oauth-client';
+console.log((await clientCredentials(axios.create(), URL_, ID, SECRET)()).access_token);
+""",
+        ["body"],
+        more=["axios@1.21.1"],
+    ),
+    OAuthClient(
+        "oauth@0.10.2",
+        """
+import oauth from 'oauth';
+const client = new oauth.OAuth2(ID, SECRET, server, null, '/oauth2/token');
+client.getOAuthAccessToken('', { grant_type: 'client_credentials' }, (error, token) => {
+  if (error) throw new Error(JSON.stringify(error));
+  console.log(token);
+});
+""",
+        ["body"],
+    ),
+]
+BOTO3 = OAuthClient(
+    "boto3==1.44.8",
+    """
 import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
@@ -43,35 +196,10 @@ client = boto3.client("cognito-idp", region_name="us-east-1",
 answer = client.get_client_token(ClientId=ID, Secret=SECRET)
 print(answer["ClientAuthenticationResult"]["AccessToken"])
 """,
-}
-JAVASCRIPT = {
-    "openid-client": """
-import * as client from 'openid-client';
-const issuer = new URL('/us-east-1_TestIssuer', URL_);
-const auth = WAY === 'basic' ? client.ClientSecretBasic(SECRET) : client.ClientSecretPost(SECRET);
-const execute = process.env.PLAIN_HTTP === 'no' ? [] : [client.allowInsecureRequests];
-const config = await client.discovery(issuer, ID, undefined, auth, { execute });
-console.log((await client.clientCredentialsGrant(config)).access_token);
-""",
-    "simple-oauth2": """
-import { ClientCredentials } from 'simple-oauth2';
-const client = new ClientCredentials({
-  client: { id: ID, secret: SECRET },
-  auth: { tokenHost: new URL(URL_).origin, tokenPath: '/oauth2/token' },
-  options: { authorizationMethod: WAY === 'basic' ? 'header' : 'body' },
-});
-console.log((await client.getToken({})).token.access_token);
-""",
-}
-PYTHON_HEAD = """
-import os, sys
-ID, SECRET, URL = (os.environ[name] for name in ("CLIENT_ID", "CLIENT_SECRET", "TOKEN_ENDPOINT_URL"))
-WAY = sys.argv[1]
-"""
-JAVASCRIPT_HEAD = """
-const { CLIENT_ID: ID, CLIENT_SECRET: SECRET, TOKEN_ENDPOINT_URL: URL_ } = process.env;
-const WAY = process.argv[2];
-"""
+    ["GetClientToken"],
+)
+# The methods of its client that have to do with this grant.
+HTTPX_OAUTH = "from httpx_oauth.oauth2 import BaseOAuth2; print([n for n in dir(BaseOAuth2) if 'credentials' in n])"
 
 
 def script(checks):
@@ -92,12 +220,10 @@ def check(checks, programs, folder):
     values = dict(line.split("=", 1) for line in head.splitlines())
     paste(checks, help)
 
-    packages = [f"requests=={REQUESTS}", f"Authlib=={AUTHLIB}"]
     table = Table("oauth_clients", ["HTTP Basic", "in the body", "for plain http it needs"])
-    ways = {}
 
-    def client(name, way, *command):
-        """Checks that the client gets a token that the API accepts. Returns the cell of the table."""
+    def answers(name, way, *command):
+        """Returns whether the client gets a token that the API accepts."""
         done = run(*command, way, env={**environment(), **values}, timeout=60)
         token = done.stdout.strip()
         answer = get(values["API_URL"], token=token) if done.returncode == 0 else None
@@ -106,51 +232,51 @@ def check(checks, programs, folder):
         checks.that(served, f"{name}, {way}: the API accepts its token", detail)
         return "works" if served else "fails"
 
-    def python(name, packages, title, version, needs):
+    def cells(client, command):
+        needs = "nothing"
+        if client.needs:
+            needs, error = client.needs
+            variables = {**environment(), **values, "PLAIN_HTTP": "no"}
+            done = run(*command, client.ways[0], env=variables, timeout=60)
+            checks.contains(f"{client.name} needs a setting for plain http", done.stderr, error)
+        works = {way: answers(client.name, way, *command) for way in client.ways}
+        return [works.get("basic", "–"), works.get("body", "–"), needs]
+
+    def python(client):
+        program = folder / f"{client.name}.client.py"
+        program.write_text(PYTHON_HEAD + client.program)
+        return (pypi(*client.packages).python, program)
+
+    scripts = [client for client in CLIENTS if client.language() == "JavaScript"]
+    for client in CLIENTS:
         try:
-            interpreter = pypi(*packages).python
+            if client in scripts:
+                modules = npm(*(package for client in scripts for package in client.packages))
+                program = modules / f"{client.name.replace('/', '-')}.mjs"
+                program.write_text(JAVASCRIPT_HEAD + client.program)
+                command = (node() / "node", program)
+            else:
+                command = python(client)
         except NotAvailable as error:
-            checks.not_checked(title, error)
-            return
-        program = folder / f"{name}_client.py"
-        program.write_text(PYTHON_HEAD + PYTHON[name])
-        if name == "boto3":
-            seen = client(name, "GetClientToken", interpreter, program)
-            cells = ["–", f"{seen}, as JSON"]
-        else:
-            cells = [client(name, way, interpreter, program) for way in ("basic", "body")]
-        table.row(title, version, [*cells, needs])
-
-    python("requests", packages, "requests (Python)", REQUESTS, "nothing")
-    python("authlib", packages, "Authlib (Python)", AUTHLIB, "nothing")
-
-    try:
-        modules = npm(f"openid-client@{OPENID_CLIENT}", f"simple-oauth2@{SIMPLE_OAUTH2}")
-        for name, version in [("openid-client", OPENID_CLIENT), ("simple-oauth2", SIMPLE_OAUTH2)]:
-            program = modules / f"{name}.mjs"
-            program.write_text(JAVASCRIPT_HEAD + JAVASCRIPT[name])
-            command = (node() / "node", program)
-            cells = [client(name, way, *command) for way in ("basic", "body")]
-            needs = "nothing"
-            if name == "openid-client":
-                variables = {**values, "PLAIN_HTTP": "no"}
-                done = run(*command, "basic", env={**environment(), **variables}, timeout=60)
-                forbidden = "OAUTH_HTTP_REQUEST_FORBIDDEN" in done.stderr
-                checks.that(forbidden, "openid-client needs a setting for plain http", done.stderr)
-                needs = "`execute: [allowInsecureRequests]`"
-            table.row(f"{name} (JavaScript)", version, [*cells, needs])
-    except NotAvailable as error:
-        checks.not_checked("openid-client, simple-oauth2", error)
+            checks.not_checked(client.name, error)
+            continue
+        table.row(f"{client.name} ({client.language()})", client.version, cells(client, command))
 
     cargo = subprocess.run(["cargo", "build", "--quiet", "--example", "oauth2_client"], cwd=ROOT)
     program = os.path.join(os.path.dirname(programs["issuer"]), "oauth2_client")
     if checks.equal("the client with the oauth2 crate compiles", 0, cargo.returncode):
-        cells = [client("oauth2", way, program) for way in ("basic", "body")]
-        version = locked_version("oauth2")
-        table.row("oauth2 (Rust)", version, [*cells, "nothing"])
+        seen = [answers("oauth2", way, program) for way in ("basic", "body")]
+        table.row("oauth2 (Rust)", locked_version("oauth2"), [*seen, "nothing"])
 
-    title = "boto3 (Python), `GetClientToken`"
-    python("boto3", [f"boto3=={BOTO3}"], title, BOTO3, "`endpoint_url`, unsigned requests")
+    try:
+        seen = answers("boto3", "GetClientToken", *python(BOTO3))
+        title, needs = "boto3 (Python), `GetClientToken`", "`endpoint_url`, unsigned requests"
+        table.row(title, BOTO3.version, ["–", f"{seen}, as JSON", needs])
+        done = run(pypi("httpx-oauth==0.17.0").python, "-c", HTTPX_OAUTH)
+        checks.equal("httpx-oauth has no client credentials grant", "[]", done.stdout.strip())
+        table.row("httpx-oauth (Python)", "0.17.0", ["no such grant", "no such grant", "–"])
+    except NotAvailable as error:
+        checks.not_checked("boto3, httpx-oauth", error)
     table.check(checks, __file__)
     cross_origin(checks, values)
 
