@@ -3,40 +3,35 @@
 #
 #     benches/before.sh time [ROUNDS]   # nanoseconds: the minimum of all rounds, before and after
 #     benches/before.sh count           # instructions of one call by callgrind, before and after
+#     benches/before.sh … --json FILE   # also adds the results to this file
 #
-# `time` needs an idle machine, and `count` does not.
+# `time` runs twice, default 300 rounds each. It needs an idle machine, and `count` does not. It
+# needs the history of the repository.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. benches/packages.sh
 
-commit=dee3f67
 here=$PWD
-work=$here/target/before
-if [[ ! -d $work/old ]]; then
-    mkdir -p "$work/old"
-    git archive "$commit" | tar --extract --directory "$work/old"
-    # Cargo cannot tell two packages with one name and one version apart.
-    sed -i 's/^version = "0.1.0"/version = "0.0.1"/' "$work/old/Cargo.toml"
-fi
+work=$target/before
+older_commit "$work/old"
 sed "s|@HERE@|$here|" benches/before/Cargo.toml.in >"$work/Cargo.toml"
-export CARGO_TARGET_DIR=$work/target
-cargo build --quiet --release --manifest-path "$work/Cargo.toml"
-program=$CARGO_TARGET_DIR/release/before
+cp Cargo.lock "$work/"
+cargo build --quiet --release --manifest-path "$work/Cargo.toml" --target-dir "$work/target"
+program=$work/target/release/before
 
 case ${1:-} in
-time) "$program" "$@" ;;
-count)
-    "$program" rows | while read -r row; do
-        counts=()
-        for build in before after; do
-            out=$(valgrind --tool=callgrind --collect-atstart=no --toggle-collect='*measured*' \
-                --callgrind-out-file=/dev/null "$program" count "$build" "$row" 2>&1)
-            counts+=($(($(sed -n 's/.*Collected : //p' <<<"$out") / 200)))
-        done
-        printf '%s\t%d\t%d\n' "$row" "${counts[@]}"
-    done
+time)
+    shift
+    rounds=300
+    if [[ ${1-} =~ ^[0-9]+$ ]]; then
+        rounds=$1
+        shift
+    fi
+    benches/rows.py compare "$program" time 2 "$rounds" "$@"
     ;;
+count) benches/rows.py compare "$program" "$@" ;;
 *)
-    sed -n '2,7p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,8p' "${BASH_SOURCE[0]}" >&2
     exit 1
     ;;
 esac

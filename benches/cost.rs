@@ -1,4 +1,4 @@
-//! Runs the program in `benches/cost/` with the same arguments. It measures the cost of a
+//! Runs the program `cost` of the package `benches` with the same arguments. It measures the cost of a
 //! verification.
 //!
 //! The program is a separate package, so that this crate is measured with an application's features
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     // Cargo adds `--bench`.
     let args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let status = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--release", "-p", "cost", "--"])
+        .args(["run", "--quiet", "--release", "-p", "benches", "--bin", "cost", "--"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(args)
         .status();

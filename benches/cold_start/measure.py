@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Measures the cold start: from exec to the first verified response, with keys over https.
 
-    benches/cold_start/measure.py ROUNDS NAME=COMMAND…
+    benches/cold_start/measure.py ROUNDS [--json FILE]
 
-The services start in turns. The minimum of all rounds counts, and the peak of the resident memory.
-`service.rs` is the service with this crate: a package with tower-cognito (feature `axum`), axum, and
-tokio (features `macros`, `net` and `rt-multi-thread`), built with `cargo build --release`.
-`service.mjs` is the same service in Node, next to `npm install aws-jwt-verify@5.2.1`.
+The services start in turns, and this happens twice. The minimum of all rounds counts, and the peak of
+the resident memory. `benches/src/bin/cold_start.rs` is the service with this crate. It is built in an
+empty folder as users build it, also with the older commit of benches/before.sh.
+`service.mjs` is the same service in Node. Needs Node with npm, and openssl.
 """
 
 import http.client
@@ -23,6 +23,42 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent))
+import rows  # noqa: E402
+
+BUILD = """
+. benches/packages.sh
+work=$target/cold_start
+older_commit "$work/old"
+application "$work/before" "{ path = \\"$work/old\\", features = [\\"axum\\"] }"
+application "$work/after" "{ path = \\"$PWD\\", features = [\\"axum\\"] }"
+build() {
+    cargo build --quiet --release --manifest-path "$work/$1/Cargo.toml" --target-dir "$work/$2"
+    cp "$work/$2/release/cold_start" "$work/$3"
+}
+build before target before.bin
+build after target after.bin
+AWS_LC_SYS_NO_JITTER_ENTROPY=1 build after target-without-jitter without-jitter.bin
+mkdir -p "$work/node"
+cp benches/cold_start/service.mjs "$work/node"
+npm install --silent --no-audit --no-fund --prefix "$work/node" aws-jwt-verify@5.2.1 >&2
+echo "$work"
+"""
+
+
+def build():
+    """Builds the services, and returns their commands."""
+    built = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", BUILD], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    work = pathlib.Path(built.stdout.split("\n")[-2])
+    return {
+        "before": [work / "before.bin"],
+        "after": [work / "after.bin"],
+        f"after, {rows.JITTER}": [work / "without-jitter.bin"],
+        rows.NODE: ["node", work / "node" / "service.mjs"],
+    }
 CLIENT_ID = "5a1b2c3d4e5f6g7h8i9j0k1l2m"
 ISSUER = "https://issuer.example/pool"
 
@@ -82,15 +118,38 @@ def peak_memory(pid):
     return int(line.split()[1]) / 1024
 
 
+def measure(rounds, commands, environment, token):
+    """Starts the services in turns, and returns the milliseconds and megabytes of each."""
+    times, memory = {name: [] for name in commands}, {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            port = free_port()
+            environment["PORT"] = str(port)
+            began = time.monotonic()
+            service = subprocess.Popen(command, env=environment)
+            try:
+                status = first_response(port, token)
+                times[name].append((time.monotonic() - began) * 1000)
+                assert status == 200, f"{name}: {status}"
+                memory[name].append(peak_memory(service.pid))
+            finally:
+                service.kill()
+                service.wait()
+    return (
+        {name: round(min(of), 1) for name, of in times.items()},
+        {name: round(max(of), 1) for name, of in memory.items()},
+    )
+
+
 def main():
     rounds = int(sys.argv[1])
-    commands = dict(argument.rsplit("=", 1) for argument in sys.argv[2:])
+    commands = build()
     environment = os.environ | {"CLIENT_ID": CLIENT_ID, "ISSUER": ISSUER}
     made = subprocess.run(
         ["node", HERE / "keys.mjs"], env=environment, check=True, capture_output=True
     )
     made = json.loads(made.stdout)
-    times, memory = {name: [] for name in commands}, {name: [] for name in commands}
+    milliseconds, megabytes = {name: [] for name in commands}, {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as directory:
         url, certificate = serve(json.dumps(made["jwks"]).encode(), pathlib.Path(directory))
         environment |= {
@@ -98,22 +157,15 @@ def main():
             "SSL_CERT_FILE": str(certificate),
             "NODE_EXTRA_CA_CERTS": str(certificate),
         }
-        for _ in range(rounds):
-            for name, command in commands.items():
-                port = free_port()
-                environment["PORT"] = str(port)
-                began = time.monotonic()
-                service = subprocess.Popen(command.split(), env=environment)
-                try:
-                    status = first_response(port, made["token"])
-                    times[name].append(time.monotonic() - began)
-                    assert status == 200, f"{name}: {status}"
-                    memory[name].append(peak_memory(service.pid))
-                finally:
-                    service.kill()
-                    service.wait()
-    for name in commands:
-        print(f"{name}\t{min(times[name]) * 1000:.1f} ms\t{max(memory[name]):.1f} MB")
+        for _ in range(2):
+            times, memory = measure(rounds, commands, environment, made["token"])
+            for name in commands:
+                milliseconds[name].append(times[name])
+                megabytes[name].append(memory[name])
+    results = {"milliseconds": milliseconds, "peak_megabytes": megabytes}
+    rows.show(rows.rows(results))
+    if "--json" in sys.argv:
+        rows.write(sys.argv[sys.argv.index("--json") + 1], results)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 #
 # ROUNDS       the number of rounds, default 3
 # SECONDS_EACH how long each server is called in a round, default 3
-# SERVER_BIN   a built server of benches/comparison
+# SERVER_BIN   the built program `server` of the package `benches`
 #
 # The servers take turns, and the best of all rounds counts. wrk runs on the same processors, which
 # limits the requests per second; the processor time per request is only that of the server.
@@ -31,7 +31,7 @@ command -v wrk >/dev/null || debian_install wrk
 
 server=${SERVER_BIN:-}
 if [[ -z $server ]]; then
-    cargo build --quiet --release -p comparison --bin server
+    cargo build --quiet --release -p benches --features neighbours --bin server
     server=${CARGO_TARGET_DIR:-target}/release/server
 fi
 
@@ -131,7 +131,8 @@ for mode in "${modes[@]}"; do
         "\"to_none\": $ratio" "\"cpu_us_per_request\": ${least[$mode]}" "\"cpu_us_added\": $added")
     rows+=("$(printf ', %s' "${members[@]}")")
 done
-if [[ -n $json ]]; then
-    separated=$(printf '  {%s},\n' "${rows[@]#, }")
-    printf '[\n%s\n]\n' "${separated%,}" >"$json"
-fi
+separated=$(printf '  {%s},\n' "${rows[@]#, }")
+results=${json:-$(mktemp)}
+printf '[\n%s\n]\n' "${separated%,}" >"$results"
+benches/rows.py load "$results"
+[[ -n $json ]] || rm "$results"

@@ -19,7 +19,8 @@ use tower_oauth2_resource_server::server::OAuth2ResourceServer;
 use tower_oauth2_resource_server::tenant::TenantConfiguration;
 use tower_oauth2_resource_server::validation::ClaimsValidationSpec;
 
-use crate::{AUDIENCE, CLIENT, Claims, Setting, Token, finish, version};
+use super::{AUDIENCE, Claims, Setting, Token, finish, version};
+use crate::requests::CLIENT;
 
 /// A candidate that verifies a token without a request.
 pub struct Neighbour {
@@ -94,12 +95,12 @@ fn aliri_oauth2(setting: &Setting) -> impl Fn(&str) -> bool + use<> {
 #[derive(Deserialize)]
 struct AliriClaims {
     sub: Subject,
-    #[serde(rename = "token_use", deserialize_with = "crate::access")]
+    #[serde(rename = "token_use", deserialize_with = "super::access")]
     _token_use: String,
     scope: Scope,
     iss: Issuer,
     exp: UnixTime,
-    #[serde(rename = "client_id", deserialize_with = "crate::client")]
+    #[serde(rename = "client_id", deserialize_with = "super::client")]
     _client_id: String,
 }
 

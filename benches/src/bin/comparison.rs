@@ -1,8 +1,8 @@
 //! Measures the cost of verifying the same token with `tower-cognito` and with other crates, as
 //! ratios to a bare RSA-2048 signature check with a parsed key.
 //!
-//!     cargo run --release -p comparison
-//!     cargo run --release -p comparison -- --json FILE
+//!     cargo run --release -p benches --features neighbours --bin comparison
+//!     …  -- --json FILE
 //!
 //! The candidates alternate in each round, and the minimum time of all rounds counts. Before,
 //! the program checks that each of them accepts the token and rejects it with a flipped signature
@@ -12,7 +12,11 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
-use comparison::{CACHE, Floor, Layered, Neighbour, Setting, layers, neighbours, version};
+use benches::neighbours::{
+    Layered, Neighbour, Setting, install_providers, layers, neighbours, version,
+};
+use benches::requests::CACHE;
+use benches::{Floor, Limit};
 use serde_json::json;
 
 const ROUNDS: u32 = 1_000;
@@ -20,7 +24,7 @@ const ROUNDS: u32 = 1_000;
 fn main() {
     let args = std::env::args().collect::<Vec<_>>();
     let json = args.iter().position(|arg| arg == "--json").and_then(|at| args.get(at + 1));
-    comparison::install_providers();
+    install_providers();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -29,7 +33,7 @@ fn main() {
     let _within = runtime.enter();
     let setting = runtime.block_on(Setting::new());
 
-    let floor = Floor::new(&setting);
+    let floor = Floor::new(&setting.token.text, &setting.issuer.jwks_json());
     let (off, on) = (setting.verifier(0), setting.verifier(CACHE));
     let ours = format!("tower-cognito {}", version("tower-cognito", ""));
     let token = &setting.token;
@@ -177,9 +181,12 @@ fn print(title: &str, rows: Vec<Row>) -> Vec<Row> {
         "x bare RSA", "x ours", "min ns", "median", "max", "allocations"
     );
     for Row { name, to_bare, to_ours, ns: [minimum, median, maximum], allocations, .. } in &rows {
+        let is_ours = name.starts_with("tower-cognito") || name.starts_with("the bare");
+        let limit = Limit::of("comparison", if is_ours { name } else { "another crate, x ours" });
         println!(
             "{name:46} {to_bare:10.3} {to_ours:10.3} {minimum:10.0} {median:10.0} {maximum:10.0} \
-             {allocations:12}"
+             {allocations:12}  {limit:14} {}",
+            limit.verdict(*to_ours)
         );
     }
     rows

@@ -10,9 +10,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use axum_jwt_auth::Claims as AxumJwtAuth;
-use comparison::{
-    CACHE, Claims, Setting, axum_jwt_auth_decoder, install_providers, tower_oauth2_resource_server,
+use benches::neighbours::{
+    Claims, Setting, axum_jwt_auth_decoder, install_providers, tower_oauth2_resource_server,
 };
+use benches::requests::CACHE;
 use http::{Request, StatusCode};
 use tokio::net::TcpListener;
 use tower::ServiceExt;

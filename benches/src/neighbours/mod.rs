@@ -1,5 +1,5 @@
 //! Other crates, set up according to their documentation, that verify the same token as
-//! `tower-cognito`. The README of this folder lists the checks of each.
+//! `tower-cognito`. The README of this package lists the checks of each.
 
 mod keys;
 mod layers;
@@ -8,22 +8,14 @@ mod verifiers;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use aws_lc_rs::rsa::PublicKeyComponents;
-use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, de};
-use serde_json::Value;
 use tower_cognito::{ClientIds, Rules, TestIssuer, Verifier};
 
-pub use crate::layers::{Layered, Stack, layers};
-pub use crate::verifiers::{
+pub use self::layers::{Layered, Stack, layers};
+pub use self::verifiers::{
     Neighbour, axum_jwt_auth_decoder, neighbours, tower_oauth2_resource_server,
 };
-
-pub const CLIENT: &str = "5a1b2c3d4e5f6g7h8i9j0k1l2m";
-pub const SCOPE: &str = "activity/*";
-pub const CACHE: usize = 8 * 1024 * 1024;
+use crate::requests::{CLIENT, SCOPE};
 
 /// The `aud` of tokens that were requested for a resource (RFC 8707).
 pub const AUDIENCE: &str = "https://api.example.com";
@@ -64,10 +56,7 @@ impl Setting {
 
 impl Token {
     fn new(text: String) -> Self {
-        let (rest, signature) = text.rsplit_once('.').expect("a token has a signature");
-        let mut signature = URL_SAFE_NO_PAD.decode(signature).expect("the issuer encoded it");
-        signature[100] ^= 1;
-        let flipped = format!("{rest}.{}", URL_SAFE_NO_PAD.encode(signature));
+        let flipped = crate::flipped(&text);
         Self { text, flipped }
     }
 
@@ -77,35 +66,6 @@ impl Token {
         assert!(accepts(&self.text), "{name} rejects the token");
         assert!(!accepts(&self.flipped), "{name} accepts a flipped bit in the signature");
         assert!(accepts(&self.text), "{name} rejects the token after another one");
-    }
-}
-
-/// The minimum cost of a verification: the check of the signature with a parsed key.
-pub struct Floor {
-    key: ParsedPublicKey,
-    signing_input: String,
-    signature: Vec<u8>,
-}
-
-impl Floor {
-    pub fn new(setting: &Setting) -> Self {
-        let token = &setting.token.text;
-        let (signing_input, signature) = token.rsplit_once('.').unwrap();
-        let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
-        let header: Value = serde_json::from_slice(&header).unwrap();
-        let jwks: Value = serde_json::from_str(&setting.issuer.jwks_json()).unwrap();
-        let key = jwks["keys"].as_array().unwrap().iter().find(|key| key["kid"] == header["kid"]);
-        let part = |name: &str| URL_SAFE_NO_PAD.decode(key.unwrap()[name].as_str().unwrap());
-        let components = PublicKeyComponents { n: part("n").unwrap(), e: part("e").unwrap() };
-        Self {
-            key: components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).unwrap(),
-            signing_input: signing_input.to_owned(),
-            signature: URL_SAFE_NO_PAD.decode(signature).unwrap(),
-        }
-    }
-
-    pub fn check(&self) -> bool {
-        self.key.verify_sig(self.signing_input.as_bytes(), &self.signature).is_ok()
     }
 }
 

@@ -1,8 +1,5 @@
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::hint::black_box;
-use std::marker::PhantomData;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
 use http::header::AUTHORIZATION;
@@ -12,8 +9,9 @@ use oauth_resource_server::http_layer::HttpAuthLayer;
 use tower::{Layer, Service};
 use tower_cognito::RequireToken;
 
-use crate::verifiers::{jwt_authorizer, oauth_resource_server, tower_oauth2_resource_server};
-use crate::{CACHE, Setting, Token, finish, version};
+use super::verifiers::{jwt_authorizer, oauth_resource_server, tower_oauth2_resource_server};
+use super::{Setting, Token, finish, version};
+use crate::requests::{Bare, CACHE, request};
 
 /// A service that answers immediately, with the layers around it.
 pub trait Stack {
@@ -36,18 +34,13 @@ impl Layered {
 
     /// Calls the stack with a new request, as for the bare service.
     pub fn call(&mut self) -> bool {
-        let mut request = Request::new(Body::empty());
-        *request.headers_mut() = self.headers.clone();
-        self.stack.status(black_box(request)) == StatusCode::OK
+        self.stack.status(black_box(request(&self.headers))) == StatusCode::OK
     }
 
     pub fn shown(&mut self) {
         let stack = &mut self.stack;
-        self.token.shown(&self.name, |token| {
-            let mut request = Request::new(Body::empty());
-            *request.headers_mut() = headers(token);
-            stack.status(request) == StatusCode::OK
-        });
+        self.token
+            .shown(&self.name, |token| stack.status(request(&headers(token))) == StatusCode::OK);
     }
 }
 
@@ -60,7 +53,7 @@ fn headers(token: &str) -> HeaderMap {
 pub async fn layers(setting: &Setting) -> Vec<Layered> {
     let named = |name: &str| format!("{name} {}", version(name, ""));
     let token = &setting.token;
-    let bare = Bare::<Response<Body>>::default();
+    let bare = <Bare>::default();
 
     let mut all = vec![Layered::new("a bare service".to_owned(), token, bare.clone())];
     for (cache, name) in [(0, "cache off"), (CACHE, "cache on, seen before")] {
@@ -88,35 +81,6 @@ where
     fn status(&mut self, request: Request<Body>) -> StatusCode {
         let Ok(response) = finish(self.call(request));
         response.status_code()
-    }
-}
-
-struct Bare<R>(PhantomData<fn() -> R>);
-
-impl<R> Clone for Bare<R> {
-    fn clone(&self) -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<R> Default for Bare<R> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<R: Default> Service<Request<Body>> for Bare<R> {
-    type Response = R;
-    type Error = Infallible;
-    type Future = Ready<Result<R, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        drop(black_box(request));
-        ready(Ok(R::default()))
     }
 }
 

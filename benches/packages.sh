@@ -1,0 +1,44 @@
+# shellcheck shell=bash
+# To be sourced in the top folder. Generates packages below the target folder.
+
+mkdir -p "${CARGO_TARGET_DIR:-target}"
+target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
+
+# older_commit DIR: unpacks the commit that this crate is compared with.
+older_commit() {
+    [[ ! -d $1 ]] || return 0
+    mkdir -p "$1.part"
+    git archive dee3f67 | tar --extract --directory "$1.part"
+    # Cargo cannot tell two packages with one name and one version apart.
+    sed -i 's/^version = "0.1.0"/version = "0.0.1"/' "$1.part/Cargo.toml"
+    mv "$1.part" "$1"
+}
+
+# application DIR DEPENDENCY: generates an application on axum with this dependency, for example
+# `{ path = "…", features = ["axum"] }`.
+application() {
+    mkdir -p "$1"
+    cat >"$1/Cargo.toml" <<TOML
+[workspace]
+
+[package]
+name = "cold_start"
+version = "0.0.0"
+edition = "2024"
+
+[[bin]]
+name = "cold_start"
+path = "$PWD/benches/src/bin/cold_start.rs"
+
+[dependencies]
+tower-cognito = $2
+axum = { version = "0.8", default-features = false, features = ["http1", "tokio"] }
+tokio = { version = "1.43", features = ["macros", "net", "rt-multi-thread"] }
+TOML
+}
+
+# features MANIFEST ARGUMENT…: prints the crates of a package and their features.
+features() {
+    cargo tree --quiet --manifest-path "$1" --edges normal --prefix none --no-dedupe \
+        --format '{p} [{f}]' "${@:2}" | sort --unique
+}
