@@ -8,20 +8,18 @@ It writes only the blocks between `<!-- NAME -->` and `<!-- end -->`. Needs only
 """
 
 import json
-import math
 import pathlib
 import re
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benches" / "results"
+from rows import JITTER, NODE, PEER, RESULTS, ROOT, Row, rows as rows_of
+
 PAGE = ROOT / "src" / "docs" / "performance.md"
 README = ROOT / "README.md"
 CHART = ROOT / "src" / "docs" / "performance.svg"
 
-# The price of one vCPU of AWS Fargate (Linux, x86) in us-east-1 per hour, and the hours of a month.
-VCPU_HOUR = 0.04048
-MONTH = 730
+# The price of one vCPU of AWS Fargate (Linux, x86) in us-east-1, in USD per second.
+VCPU_SECOND = 0.04048 / 3600
 
 BARE = "the bare RSA check"
 
@@ -29,23 +27,14 @@ BARE = "the bare RSA check"
 LEAST = 1
 
 
-# The names of rows in benches/results are those of the first measurement. The pages use today's words.
-WORDS = {
-    "cache on, seen before": "cached token",
-    "token seen before": "cached token",
-    "token, cache off": "token, not cached",
-    "refused: ": "rejected: ",
-    "neighbour": "neighbor",
-}
+def file(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def results(name):
-    rows = json.loads((RESULTS / f"{name}.json").read_text())
-    if isinstance(rows, list):
-        for row in rows:
-            for old, new in WORDS.items():
-                row["name"] = row["name"].replace(old, new)
-    return rows
+    """Returns the list of rows of a file."""
+    kind = re.sub(r"-\d$", "", name)
+    return file(name)[kind]
 
 
 def both_runs():
@@ -67,19 +56,63 @@ def table(head, rows):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def limited(rows):
+    """Returns the table of rows that have limits."""
+    lines, runs = [], 1
+    for row in rows:
+        limit = "" if row.limit is None else f"{row.kind} {number(row.limit)}"
+        verdict = "**MISS**" if row.verdict == "MISS" else row.verdict
+        runs = max(runs, len(row.values))
+        lines.append([row.name, limit, *map(number, row.values), verdict])
+    for line in lines:
+        line[-1:-1] = [""] * (runs + 3 - len(line))
+    return table(["what", "limit", *(f"run {run + 1}" for run in range(runs)), ""], lines)
+
+
 def cost():
+    return limited(Row("cost", row["name"], list(values)) for row, values in both_runs())
+
+
+def compared():
+    """Returns the rows of requests, cold start and build."""
+    return limited(row for name in ("before", "cold_start", "build") for row in rows_of(file(name))
+                   if "instructions" not in row.more)
+
+
+def users():
+    """Returns the first table of the page."""
+    commit = {name: f"`{file(name)['commit']}`" for name in ("load", "cold_start", "build")}
+    added = {row["name"]: row["cpu_us_added"] for row in results("load")}
+    start, build = file("cold_start"), file("build")
+    peers = [added[PEER], added["axum-jwt-auth"]]
     rows = []
-    for row, values in both_runs():
-        most, least = row["at_most"], row["at_least"]
-        target, verdict = "", ""
-        if most is not None:
-            target, is_met = f"at most {number(most)}", max(values) <= most
-        elif least is not None:
-            target, is_met = f"at least {number(least)}", min(values) >= least
-        if target:
-            verdict = "ok" if is_met else "**missed**"
-        rows.append([row["name"], target, *map(number, values), verdict])
-    return table(["what", "target", "run 1", "run 2", ""], rows)
+    for title, name in [("a cached token", "cache on"), ("a new token", "cache off")]:
+        spent = [added[f"tower-cognito, {name}"], *peers]
+        rows.append([f"CPU time added to a request with {title}", *map(microseconds, spent), "", commit["load"]])
+        # Microseconds of a request are kiloseconds of a billion requests.
+        dollars = [f"{max(us, LEAST) * 1000 * VCPU_SECOND:.2f} USD" for us in spent]
+        rows.append(["the same, of a billion requests", *dollars, "", commit["load"]])
+    for title, of, unit, name in [
+        ("cold start", "milliseconds", "ms", "after"),
+        (f"cold start, built with `{JITTER}`", "milliseconds", "ms", f"after, {JITTER}"),
+        ("peak memory", "peak_megabytes", "MB", "after"),
+    ]:
+        ours, node = max(start[of][name]), min(start[of][NODE])
+        rows.append([title, f"{ours} {unit}", "", "", f"{node} {unit}", commit["cold_start"]])
+    for suffix in ("", " without reqwest"):
+        name = f"tower-cognito{suffix}"
+        seconds = [f"{max(build['cpu_seconds'][of]):.0f} s, {build['crates'][of]} crates"
+                   if of in build["crates"] else "" for of in (name, PEER, "axum-jwt-auth")]
+        if suffix:
+            seconds[1:] = ["", ""]
+        rows.append([f"CPU time of a clean build{suffix}", *seconds, "", commit["build"]])
+    peer = NODE.replace("Node, ", "Node with ")
+    return (
+        table(["", "this crate", PEER, "axum-jwt-auth", peer, "commit"], rows)
+        + "\n\nOne vCPU of AWS Fargate (Linux on x86, us-east-1) costs "
+        f"[{VCPU_SECOND * 3600:.5f} USD per hour](https://aws.amazon.com/fargate/pricing/),\n"
+        f"or {VCPU_SECOND:.8f} USD per second."
+    )
 
 
 def verifiers():
@@ -117,24 +150,16 @@ def load():
 
 
 def machine():
-    of = results("machine")
-    return f"{of['processor']}; {of['system']}; commit `{of['commit']}`, {of['date']}."
-
-
-def money():
-    """Returns the cost of 1,000 requests per second."""
-    rows = []
-    for row in results("load"):
-        added = row["cpu_us_added"]
-        if row["name"].startswith("without"):
-            continue
-        under = "" if added >= LEAST else "under "
-        added = max(added, LEAST)
-        cores = added * 1000 / 1e6
-        cents = math.ceil(cores * VCPU_HOUR * MONTH * 100)
-        cells = f"{added / 1000:.4f} ms", f"{cores:.2%}", f"{cents / 100:.2f} USD"
-        rows.append([row["name"], *(under + cell for cell in cells)])
-    return table(["", "added to a request", "of one vCPU", "a month"], rows)
+    """Returns the machine and commit of each file."""
+    machines = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        of = file(path.stem)
+        named = (of["processor"], of.get("system"), f"commit `{of['commit']}`, {of['date']}")
+        line = "; ".join(part for part in named if part)
+        machines.setdefault(line, []).append(f"`{path.name}`")
+        if "note" in of:
+            machines[line][-1] += f" ({of['note']})"
+    return "\n".join(f"* {', '.join(files)}: {line}." for line, files in machines.items())
 
 
 def summary():
@@ -203,11 +228,12 @@ def chart():
 # ---- The files -------------------------------------------------------------------------------
 
 BLOCKS = {
+    "users": users,
     "cost": cost,
+    "compared": compared,
     "neighbours": neighbours,
     "load": load,
     "machine": machine,
-    "money": money,
     "summary": summary,
 }
 
