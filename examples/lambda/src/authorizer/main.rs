@@ -24,7 +24,8 @@ use tower_cognito::{
     Verifier,
 };
 
-/// API Gateway answers 401 if this is the text of the error.
+/// A REST or WebSocket API answers 401 if this is the text of the error. AWS does not document the
+/// answer of an HTTP API.
 const UNAUTHORIZED: &str = "Unauthorized";
 
 /// Returns what each request requires. The method and the path are those of the API, without stage
