@@ -354,6 +354,21 @@ def cold_starts(issuer):
     sandbox.close()
 
 
+def scales_out(issuer):
+    """Many sandboxes at once, before and during an outage."""
+    token = bearer(issuer.token())
+    before = issuer.fetches()
+    sandboxes = [Sandbox(**issuer.settings) for _ in range(5)]
+    equal("five sandboxes start: fetches", 5, issuer.fetches() - before)
+    issuer.tell("fault down")
+    sandboxes.append(Sandbox(**issuer.settings))
+    unavailable("the issuer is down: a new sandbox", sandboxes[-1], authorization=token)
+    served("and one that has keys", sandboxes[0], ITEMS, authorization=token)
+    issuer.tell("fault none")
+    for sandbox in sandboxes:
+        sandbox.close()
+
+
 def thaws(issuer, clocks, name):
     """Two frozen hours, during which the key is rotated and the old one removed."""
 
@@ -479,6 +494,7 @@ def script(all_checks):
             stages(issuer)
             stories(issuer)
             cold_starts(issuer)
+            scales_out(issuer)
             thaws(issuer, "both", "frozen, both clocks continued")
             thaws(issuer, "wall", "frozen, the monotonic clock too")
             little_traffic(issuer)
