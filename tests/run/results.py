@@ -15,11 +15,10 @@ something cannot be installed is left out: the file keeps it.
 
 The file is an object:
 
-    "script":  the path of the script, or null if a person saw the rows and no script repeats them
+    "script":  the path of the script
     "seen":    the date on which the rows were last seen, e.g. "2026-11-29"
     "columns": the headings after "name" and "version"
-    "rows":    objects with "name", "version" (texts) and "cells" (one Markdown text for each column);
-               a row with its own "seen" was not seen by the script, but by hand on that date
+    "rows":    objects with "name", "version" (texts) and "cells" (one Markdown text for each column)
 """
 
 import datetime
@@ -50,7 +49,7 @@ class Table:
         saved = json.loads(self.path.read_text()) if self.path.exists() else {"rows": []}
         own = {row["name"]: row for row in self.rows}
         if os.environ.get("UPDATE_RESULTS") != "1":
-            rows = {row["name"]: row for row in saved["rows"] if "seen" not in row}
+            rows = {row["name"]: row for row in saved["rows"]}
             checks.equal(f"{self.path.name}: columns", saved.get("columns"), self.columns)
             for name, row in own.items():
                 checks.equal(f"{self.path.name}: {name}", rows.get(name), row)

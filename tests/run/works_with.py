@@ -26,10 +26,7 @@ def table(name, by_column):
     columns = ["", "version", *result["columns"]]
     rows = []
     for row in result["rows"]:
-        version = row["version"]
-        if "seen" in row:
-            version += f" (by hand, {row['seen']})"
-        cells = [row["name"], version, *row["cells"]]
+        cells = [row["name"], row["version"], *row["cells"]]
         if len(cells) != len(columns):
             raise ValueError(f"{name}.json: {row['name']} has {len(row['cells'])} cells")
         rows.append(cells)
@@ -37,12 +34,9 @@ def table(name, by_column):
         columns, *rows = zip(columns, *rows)
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    if result["script"]:
-        if not (ROOT / result["script"]).exists():
-            raise ValueError(f"{name}.json: there is no {result['script']}")
-        source = f"Checked by `{result['script']}`, last on {result['seen']}."
-    else:
-        source = f"Seen by hand, {result['seen']}."
+    if not (ROOT / result["script"]).exists():
+        raise ValueError(f"{name}.json: there is no {result['script']}")
+    source = f"Checked by `{result['script']}`, last on {result['seen']}."
     return "\n".join([*lines, "", source])
 
 
