@@ -14,10 +14,11 @@ older_commit() {
     mv "$1.part" "$1"
 }
 
-# application DIR DEPENDENCY: generates an application on axum with this dependency, for example
-# `{ path = "…", features = ["axum"] }`.
+# application DIR DEPENDENCY [EXPRESSION]: generates an application on axum with this dependency, for
+# example `{ path = "…", features = ["axum"] }`. The expression, for sed, changes its source.
 application() {
-    mkdir -p "$1"
+    mkdir -p "$1/src"
+    sed "${3-}" benches/src/bin/cold_start.rs >"$1/src/main.rs"
     cat >"$1/Cargo.toml" <<TOML
 [workspace]
 
@@ -25,10 +26,6 @@ application() {
 name = "cold_start"
 version = "0.0.0"
 edition = "2024"
-
-[[bin]]
-name = "cold_start"
-path = "$PWD/benches/src/bin/cold_start.rs"
 
 [dependencies]
 tower-cognito = $2

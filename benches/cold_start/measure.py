@@ -31,7 +31,9 @@ BUILD = """
 . benches/packages.sh
 work=$target/cold_start
 older_commit "$work/old"
-application "$work/before" "{ path = \\"$work/old\\", features = [\\"axum\\"] }"
+# The older commit has this method under another name.
+application "$work/before" "{ path = \\"$work/old\\", features = [\\"axum\\"] }" \\
+    's/with_jwks_url/jwks_url/'
 application "$work/after" "{ path = \\"$PWD\\", features = [\\"axum\\"] }"
 build() {
     cargo build --quiet --release --manifest-path "$work/$1/Cargo.toml" --target-dir "$work/$2"
