@@ -15,13 +15,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/run/debian.sh
 results=$PWD/benches/results
 
-# The times are those of two cores, including the builds.
+# Estimates for two idle cores, including the builds.
 parts=(cost neighbours load before instructions cold_start build)
 declare -A about=(
     [cost]='8 minutes: the cost of a verification, twice'
     [neighbours]='6 minutes: other crates with the same token'
     [load]='2 minutes: a server under load'
-    [before]='12 minutes: requests, in turns with an older commit, twice'
+    [before]='5 minutes: requests, in turns with an older commit, twice'
     [instructions]='4 minutes: the same by callgrind'
     [cold_start]='8 minutes: from exec to the first response, twice'
     [build]='20 minutes: clean builds, twice'

@@ -134,7 +134,8 @@ def before_rows(results, unit):
         yield Row("before", title, [one / base for one, base in zip(new, old, strict=True)], more)
     if THROUGH in after:
         values = [one / base for one, base in zip(after[THROUGH], after[TRY_VERIFY], strict=True)]
-        yield Row("before", "unknown key, 13 KB, RequireToken to try_verify", values)
+        more = f"{numbers(after[TRY_VERIFY])} and {numbers(after[THROUGH])} {unit}"
+        yield Row("before", "unknown key, 13 KB, RequireToken to try_verify", values, more)
 
 
 def cold_start_rows(results):
