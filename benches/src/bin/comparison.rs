@@ -40,7 +40,7 @@ fn main() {
     let off = Neighbour::new(format!("{ours}, cache off"), token, move |token| {
         off.try_verify(token).is_ok()
     });
-    let on = Neighbour::new(format!("{ours}, cache on, seen before"), token, move |token| {
+    let on = Neighbour::new(format!("{ours}, cached token"), token, move |token| {
         on.try_verify(token).is_ok()
     });
     let mut verifiers = vec![off, on];

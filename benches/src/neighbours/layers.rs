@@ -56,7 +56,7 @@ pub async fn layers(setting: &Setting) -> Vec<Layered> {
     let bare = <Bare>::default();
 
     let mut all = vec![Layered::new("a bare service".to_owned(), token, bare.clone())];
-    for (cache, name) in [(0, "cache off"), (CACHE, "cache on, seen before")] {
+    for (cache, name) in [(0, "cache off"), (CACHE, "cached token")] {
         let layer = RequireToken::new(setting.verifier(cache));
         let name = format!("{}, {name}", named("tower-cognito"));
         all.push(Layered::new(name, token, layer.layer(bare.clone())));
