@@ -100,7 +100,7 @@ fn cryptography_clock_and_runtime_have_one_place_each() {
 }
 
 #[test]
-fn an_access_token_is_constructed_in_one_place() {
+fn access_token_is_constructed_in_one_place() {
     let token = &sources()["verify/access_token"];
     // Visible only in its folder, whose files are all read below.
     let body = token.split_once("pub(super) fn new(claims: Claims").unwrap().1;

@@ -83,7 +83,7 @@ fn debug(config: &Config) -> String {
 }
 
 #[test]
-fn the_same_settings_from_variables_json_and_toml_are_the_same() {
+fn variables_json_and_toml_give_the_same_settings() {
     let vars = GOOD.map(|(key, value, _)| (key, value));
     let vars = from_vars(&vars).unwrap();
     let members = GOOD.map(|(key, _, json)| format!("{key:?}:{json}"));
@@ -180,7 +180,7 @@ fn variables_of_kubernetes_services_are_ignored_silently() {
 }
 
 #[test]
-fn a_name_that_resembles_a_setting_is_an_error_unless_that_setting_is_set() {
+fn name_that_resembles_a_setting_is_an_error_unless_that_setting_is_set() {
     for (name, known) in [
         ("COGNITO_REQUIRED_SCOPE", "COGNITO_REQUIRED_SCOPES"),
         ("COGNITO_SCOPE", "COGNITO_REQUIRED_SCOPES"),
@@ -214,7 +214,7 @@ fn a_name_that_resembles_a_setting_is_an_error_unless_that_setting_is_set() {
 }
 
 #[test]
-fn a_name_in_another_case_is_an_error_on_every_platform() {
+fn name_in_another_case_is_an_error_on_every_platform() {
     for name in ["cognito_groups", "Cognito_GROUPS", "COGNITO_Groups", "COGNITO_groups"] {
         for ours in [&[][..], &[("COGNITO_GROUPS", "admins")]] {
             let vars = [("COGNITO_USER_POOL_ID", POOL), ("COGNITO_CLIENT_IDS", CLIENT)];
@@ -253,7 +253,7 @@ fn ignored_variables_are_never_read() {
 }
 
 #[test]
-fn an_unknown_key_of_a_file_is_an_error() {
+fn unknown_key_of_a_file_is_an_error() {
     for (key, hint) in [
         ("user_pool", ""),
         ("userpool_id", ", did you mean `user_pool_id`?"),
@@ -381,7 +381,7 @@ fn plain_http_is_for_loopback_and_for_the_host_that_is_set() {
 }
 
 #[test]
-fn an_audience_is_a_name_or_an_absolute_uri() {
+fn audience_is_a_name_or_an_absolute_uri() {
     for good in ["api", "https://api.example", "urn:example:api", "a/b", "https://a.example b"] {
         assert!(with(&[("audience", good)]).is_ok(), "{good}");
     }
@@ -745,7 +745,7 @@ fn value_in_place_of_the_settings_is_not_repeated() {
 }
 
 #[test]
-fn the_page_names_every_setting() {
+fn page_names_every_setting() {
     let page = include_str!("../../src/config/mod.rs");
     for key in GOOD.map(|(key, ..)| key).iter().chain(&["user_pool_id"]) {
         let row = format!("/// | `{}` | `{key}` |", variable(key));
@@ -759,7 +759,7 @@ fn kind(config: &Config, token: &str) -> Option<VerifyErrorKind> {
 }
 
 #[test]
-fn client_ids_change_the_verdict() {
+fn client_ids_change_which_tokens_are_accepted() {
     let wrong = Some(VerifyErrorKind::WrongClient);
     let token = |client: &str| issuer().machine_token(client).sign();
     for (ids, client, expected) in [
@@ -790,7 +790,7 @@ fn client_ids_change_the_verdict() {
 }
 
 #[test]
-fn audience_and_groups_change_the_verdict() {
+fn audience_and_groups_change_which_tokens_are_accepted() {
     let aud = |aud: &str| machine("").claim("aud", aud).sign();
     let config = with(&[("audience", "https://a")]).unwrap();
     assert_eq!(kind(&config, &aud("https://a")), None);
@@ -825,7 +825,7 @@ fn audience_and_groups_change_the_verdict() {
 }
 
 #[test]
-fn leeway_changes_the_verdict() {
+fn leeway_changes_which_tokens_are_accepted() {
     let now = SystemTime::now();
     let token = machine("").issued_at(now).expires_at(now).sign();
     let whole = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
@@ -879,7 +879,7 @@ async fn required_scopes_are_enforced_by_the_layer_without_another_layer() {
 }
 
 #[test]
-fn the_issuer_changes_the_verdict() {
+fn issuer_changes_which_tokens_are_accepted() {
     let token = |iss: &str| machine("").claim("iss", iss).sign();
     let unknown = Some(VerifyErrorKind::UnknownIssuer);
     let config = from_vars(&[("issuer", "https://proxy.example/p"), ("client_ids", CLIENT)]);
@@ -927,7 +927,7 @@ async fn keys_are_fetched_from_the_url_that_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_refresh_interval_is_the_one_that_is_set() {
+async fn refresh_interval_is_the_one_that_is_set() {
     for (settings, least, most) in [
         (&[("refresh_interval_seconds", "60")][..], s(48), s(60)),
         (&[("refresh_interval_seconds", "10")], s(8), s(10)),

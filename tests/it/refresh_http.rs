@@ -338,7 +338,7 @@ async fn h055_closed_port_fails_until_it_is_open() {
 }
 
 #[tokio::test]
-async fn h055_reset_at_any_moment() {
+async fn h055_reset_at_any_moment_is_a_failed_refresh() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     let answer = response("200 OK", "", issuer().jwks_json());
@@ -400,7 +400,7 @@ async fn h055_tls_works_only_with_a_root_certificate_of_the_application() {
 }
 
 #[tokio::test]
-async fn h056_silence_after_accept_and_after_the_request() {
+async fn h056_silent_issuer_times_out() {
     let (deaf, mute) = tokio::join!(Server::bind(), Server::bind());
     let (first, second) = tokio::join!(deaf.connect(), mute.connect());
     tokio::join!(
@@ -411,7 +411,7 @@ async fn h056_silence_after_accept_and_after_the_request() {
 }
 
 #[tokio::test]
-async fn h056_slow_headers_and_endless_informational_answers() {
+async fn h056_slow_headers_and_endless_informational_responses_time_out() {
     let (slow, continuing) = tokio::join!(Server::bind(), Server::bind());
     let (first, second) = tokio::join!(slow.connect(), continuing.connect());
     // One that counts the time since the last byte would never give up.
@@ -431,7 +431,7 @@ async fn h056_slow_headers_and_endless_informational_answers() {
 }
 
 #[tokio::test]
-async fn h056_slow_body() {
+async fn h056_slow_body_times_out() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     let body = issuer().jwks_json().into_bytes();
@@ -478,7 +478,7 @@ async fn h057_endless_headers_are_rejected() {
 }
 
 #[tokio::test]
-async fn h057_chunked_without_end() {
+async fn h057_chunked_body_without_its_end_is_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     let complete = [head("200 OK", "transfer-encoding: chunked\r\n"), chunk(issuer().jwks_json())];
@@ -494,7 +494,7 @@ async fn h057_chunked_without_end() {
 }
 
 #[tokio::test]
-async fn h057_content_length_lies_short() {
+async fn h057_too_small_content_length_is_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     let body = issuer().jwks_json();
@@ -507,7 +507,7 @@ async fn h057_content_length_lies_short() {
 }
 
 #[tokio::test]
-async fn h057_content_length_lies_long() {
+async fn h057_too_large_content_length_is_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     let body = issuer().jwks_json();
@@ -625,7 +625,7 @@ async fn redirects_end_there(server: &Server, verifier: &Verifier, other: &Serve
 }
 
 #[tokio::test]
-async fn h060_bodies_that_are_not_key_sets() {
+async fn h060_bodies_that_are_not_key_sets_are_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     let good = issuer().jwks_json();
@@ -678,7 +678,7 @@ async fn h060_bodies_that_are_not_key_sets() {
 }
 
 #[tokio::test]
-async fn h061_statuses_other_than_200() {
+async fn h061_statuses_other_than_200_are_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     for status in [
@@ -753,7 +753,7 @@ async fn h061_retry_after_is_clamped_and_never_a_panic() {
 }
 
 #[tokio::test]
-async fn h062_too_many_keys_and_keys_that_are_too_long() {
+async fn h062_too_many_keys_and_keys_that_are_too_long_are_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
     let others = |count: usize| {

@@ -1408,7 +1408,7 @@ async fn h013_forged_token_is_overwritten_or_removed() {
 }
 
 #[tokio::test]
-async fn h015_a_hundred_more_headers_change_nothing() {
+async fn h015_100_more_headers_change_nothing() {
     let more = |mut request: Request<Body>| {
         for number in 0..100 {
             let name = format!("x-authorization-{number}").parse::<http::HeaderName>().unwrap();

@@ -278,7 +278,7 @@ fn invalid_id_is_rejected_with_a_helpful_text() {
 // By URL
 
 #[tokio::test]
-async fn an_issuer_is_trusted_as_it_is_written() {
+async fn issuer_is_trusted_as_it_is_written() {
     const CHINESE: &str = "https://cognito-idp.cn-north-1.amazonaws.com.cn/cn-north-1_AbCdEfGhI";
 
     for (issuer, base) in [

@@ -218,7 +218,7 @@ const ROTATED: &str = "the first token of a new key";
 const DOWN: &str = "a valid token, and no keys yet";
 
 #[tokio::test]
-async fn the_statuses_are_those_of_the_page() {
+async fn statuses_are_those_of_the_page() {
     let server = TestServer::bind("127.0.0.1:0").await.unwrap();
     let apps = Apps::new(&server).await;
     let good = request("a valid token", server.issuer());

@@ -73,7 +73,7 @@ async fn each_outcome_has_its_status() {
 }
 
 #[tokio::test]
-async fn a_token_is_rejected_from_the_second_of_its_expiry() {
+async fn token_is_rejected_from_the_second_of_its_expiry() {
     let bench = Bench::new().await;
     let token = bench.token("item/read");
     assert_eq!(bench.status(&token).await, StatusCode::OK);
@@ -102,7 +102,7 @@ async fn tokens_survive_a_rotation_but_not_the_end_of_their_key() {
 }
 
 #[tokio::test]
-async fn a_missing_scope_is_403_and_is_in_the_challenge() {
+async fn missing_scope_is_403_and_is_in_the_challenge() {
     let bench = Bench::new().await;
     let answer = ask(&bench.app, "GET /item", &bench.token("item/write")).await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);

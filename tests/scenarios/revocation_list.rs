@@ -62,7 +62,7 @@ fn app(verifier: Verifier) -> Router {
 }
 
 #[tokio::test]
-async fn a_revocation_takes_effect_at_the_next_request() {
+async fn revocation_takes_effect_at_the_next_request() {
     let issuer = TestIssuer::new();
     let revoked = Revoked::default();
     let rules = rules(issuer.user_pool(), revoked.clone());
@@ -96,7 +96,7 @@ async fn a_revocation_takes_effect_at_the_next_request() {
 }
 
 #[tokio::test]
-async fn a_revocation_list_works_with_settings_from_the_environment() {
+async fn revocation_list_works_with_settings_from_the_environment() {
     let cognito = TestServer::bind("127.0.0.1:0").await.unwrap();
     let issuer = cognito.issuer();
     let vars = [("COGNITO_ISSUER", issuer.issuer()), ("COGNITO_CLIENT_IDS", "web, robot")];

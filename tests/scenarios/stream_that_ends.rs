@@ -61,7 +61,7 @@ async fn events(token: AccessToken) -> Sse<ReceiverStream<Result<Event, Infallib
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_opens_with_a_cookie_and_ends_when_its_token_expires() {
+async fn stream_opens_with_a_cookie_and_ends_when_its_token_expires() {
     let issuer = TestIssuer::new();
     let rules = Rules::new(issuer.user_pool(), ClientIds::only(["web"]));
     let app = app(Verifier::builder(rules).build_with_jwks(issuer.jwks()).unwrap());

@@ -122,7 +122,7 @@ async fn each_tenant_has_a_name_and_its_own_rules() {
 }
 
 #[test]
-fn an_invalid_file_is_an_error_at_the_start() {
+fn invalid_file_is_an_error_at_the_start() {
     assert!(read("tenants = []").is_err());
     assert!(read(&FILE.replace("us-east-1_Bolt", "Bolt")).is_err());
     assert!(read(&FILE.replace("scopes", "scope")).is_err());
