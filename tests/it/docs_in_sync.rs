@@ -7,14 +7,17 @@ use std::path::PathBuf;
 
 use axum::Router;
 use axum::routing::get;
+use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tower_cognito::test_issuer::TokenBuilder;
 use tower_cognito::{
     Access, CheckError, ClientIds, RefreshError, RejectionBody, RequireScope, RequireToken,
     ResourceMetadata, Rules, ScopeTable, TokenSource, Verifier,
 };
 
 use super::architecture::{files_below, is_rust, root};
+use super::rejections::ROWS;
 use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
 
 const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
@@ -22,59 +25,80 @@ const ERRORS: &str = include_str!("../../src/docs/errors.md");
 const RESPONSES: &str = include_str!("../../src/docs/responses.md");
 const OBSERVABILITY: &str = include_str!("../../src/docs/observability.md");
 
+#[test]
+fn responses_page_has_the_rejection_table() {
+    let mut grpc = Vec::new();
+    for (heading, name, row) in ROWS {
+        let status = StatusCode::from_u16(row.status).unwrap();
+        let mut expected = format!("HTTP/1.1 {status}\ncontent-type: application/json\n");
+        expected += &format!("content-length: {}\ncache-control: no-store\n", row.json.len());
+        let challenge = row.challenge.map(|[plain, _]| plain);
+        for (header, value) in [("retry-after", row.retry_after), ("www-authenticate", challenge)] {
+            expected.extend(value.map(|value| format!("{header}: {value}\n")));
+        }
+        expected += &format!("\n{}", row.json);
+        assert_eq!(shown_response(heading), expected, "{heading}");
+
+        let status = row.status.to_string();
+        let http = if name.is_empty() { status } else { format!("{status}, {name}") };
+        let code = match row.grpc_status {
+            7 => "7 `PERMISSION_DENIED`",
+            13 => "13 `INTERNAL`",
+            14 => "14 `UNAVAILABLE`",
+            16 => "16 `UNAUTHENTICATED`",
+            other => panic!("{other}"),
+        };
+        let cells = [&*http, code, row.grpc_message];
+        grpc.push(cells.map(str::to_owned).to_vec());
+    }
+    assert_eq!(table_rows(section(RESPONSES, "To gRPC clients")), grpc);
+
+    let statuses = table_rows(RESPONSES.split("\n## ").next().unwrap());
+    let statuses = statuses.iter().map(|cells| cells[0].parse().unwrap()).collect::<BTreeSet<_>>();
+    assert_eq!(statuses, ROWS.iter().map(|(_, _, row)| row.status).collect());
+}
+
+/// Returns the cells of each row of the first table in this text, without its heading.
+fn table_rows(text: &str) -> Vec<Vec<String>> {
+    let lines = text.lines().skip_while(|line| !line.starts_with('|'));
+    let rows = lines.take_while(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect()
+}
+
+/// Returns the response that the page shows under this heading.
+fn shown_response(heading: &str) -> &'static str {
+    let (_, shown) = section(RESPONSES, heading).split_once("```text\n").unwrap();
+    shown.split_once("\n```").unwrap().0
+}
+
 #[tokio::test]
-async fn responses_are_as_shown_on_the_page() {
-    let scoped = || get(|| async { "ok" }).layer(RequireScope::new("item/read"));
-    let app = |layer: RequireToken| Router::new().route("/item", scoped()).layer(layer);
-    let usual = || app(RequireToken::new(verifier()));
-    let checked = rules().with_check(|_| Err(CheckError::Forbidden));
-    let forbidden = Verifier::builder(checked).build_with_jwks(issuer().jwks()).unwrap();
-    let without_keys = Verifier::builder(rules())
-        .jwks_fetcher(async |_| Err(RefreshError::transport("down")))
-        .connect_lazy()
-        .unwrap();
+async fn responses_with_other_settings_are_as_shown_on_the_page() {
+    let app = |layer: RequireToken| Router::new().route("/item", get(|| async {})).layer(layer);
+    let layer = || RequireToken::new(verifier());
     let metadata = ResourceMetadata::new("https://api.example.com/mcp", [issuer().issuer()]);
     let table = ScopeTable::new([("GET /item", Access::scope("item/read"))]).unwrap();
     let alb = http::HeaderName::from_static("x-amzn-oidc-accesstoken");
 
-    let expired = machine("item/read").issued_at(std::time::UNIX_EPOCH).sign();
-    let other_scope = machine("item/write").sign();
-    let good = machine("item/read").sign();
-    let bearer = |token: &str| format!("Bearer {token}");
-    for (heading, app, authorization) in [
-        ("No token", usual(), String::new()),
-        ("Malformed `Authorization` header", usual(), "Bearer".to_owned()),
-        ("Invalid token", usual(), bearer("abc")),
-        ("A token that has expired", usual(), bearer(&expired)),
-        ("A scope is missing", usual(), bearer(&other_scope)),
-        ("The request is forbidden", app(RequireToken::new(forbidden)), bearer(&good)),
-        ("There are no keys", app(RequireToken::new(without_keys)), bearer(&good)),
-        ("`RequireToken` is missing", Router::new().route("/item", scoped()), bearer(&good)),
-        (
-            "With a problem document",
-            app(RequireToken::new(verifier()).rejection_body(RejectionBody::problem)),
-            bearer(&expired),
-        ),
+    let bearer = |token: TokenBuilder| format!("Bearer {}", token.sign());
+    let expired = bearer(machine("item/read").issued_at(std::time::UNIX_EPOCH));
+    let examples = [
+        ("With a problem document", layer().rejection_body(RejectionBody::problem), expired),
         (
             "The token is expected elsewhere",
-            app(RequireToken::new(verifier()).token_source(TokenSource::header(alb))),
-            bearer(&good),
+            layer().token_source(TokenSource::header(alb)),
+            bearer(machine("item/read")),
         ),
         (
             "A token is missing or invalid, and the scopes are known",
-            app(RequireToken::new(verifier()).scope_table(table)),
+            layer().scope_table(table),
             String::new(),
         ),
-        (
-            "With resource metadata",
-            app(RequireToken::new(verifier()).resource_metadata(&metadata.unwrap())),
-            String::new(),
-        ),
-    ] {
-        let shown = section(RESPONSES, heading);
-        let (_, shown) = shown.split_once("```text\n").unwrap();
-        let (shown, _) = shown.split_once("\n```").unwrap();
-        assert_eq!(curl_i(app, &authorization).await, shown, "{heading}");
+        ("With resource metadata", layer().resource_metadata(&metadata.unwrap()), String::new()),
+    ];
+    assert_eq!(RESPONSES.matches("```text\nHTTP/").count(), ROWS.len() + examples.len());
+    for (heading, layer, authorization) in examples {
+        assert_eq!(curl_i(app(layer), &authorization).await, shown_response(heading), "{heading}");
     }
 }
 

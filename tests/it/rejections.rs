@@ -214,6 +214,18 @@ const INTERNAL: Row = Row {
     pushback: None,
 };
 
+/// The heading of each row on the page Responses, and what its table of gRPC codes adds to the status.
+pub(crate) const ROWS: [(&str, &str, Row); 8] = [
+    ("No token", "no token", MISSING),
+    ("Malformed `Authorization` header", "", MALFORMED),
+    ("Invalid token", "invalid", INVALID),
+    ("A token that has expired", "expired", EXPIRED),
+    ("A scope is missing", "scope", ONE_OF_TWO_SCOPES),
+    ("The request is forbidden", "otherwise", FORBIDDEN),
+    ("There are no keys", "", UNAVAILABLE),
+    ("`RequireToken` is missing", "", INTERNAL),
+];
+
 /// A request, the layers around the service, and the expected row.
 #[derive(Clone)]
 pub(crate) struct Case {
