@@ -409,7 +409,7 @@ fn rows() -> Vec<(usize, Vec<&'static str>)> {
     rows.filter_map(|row| Some((row[0].parse().ok()?, row))).collect()
 }
 
-/// Returns the names of all tests, as the file writes them.
+/// Returns the names of all tests, as the file writes them. The vectors have a table of tests.
 fn tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     let files = [files_below("tests/it"), files_below("src"), files_below("examples/mcp")].concat();
@@ -421,6 +421,10 @@ fn tests() -> BTreeSet<String> {
         let module = module.strip_prefix("tests::").unwrap_or(module);
         let text = fs::read_to_string(&path).unwrap();
         let is_test = |line: &str| line.starts_with("#[test]") || line.contains("::test");
+        let rows = text.split_once("\ncategories! {").and_then(|(_, rest)| rest.split_once("\n}"));
+        let rows = rows.map_or("", |(rows, _)| rows).lines();
+        let names = rows.filter_map(|row| row.split_once(": \""));
+        tests.extend(names.map(|(name, _)| format!("{module}::{}", name.trim())));
         let mut is_next = false;
         for line in text.lines().map(str::trim_start) {
             if line.starts_with("#[") {
