@@ -3,16 +3,14 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use tokio::time::{Instant, sleep};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_cognito::{
-    Config, Health, JwksDocument, RefreshError, RequireToken, Scope, VerifyErrorKind,
-};
+use tower_cognito::test_issuer::Fault;
+use tower_cognito::{Config, Health, RequireToken, Scope, VerifyErrorKind};
 
 use super::fake_issuer::{Fake, Reply, keys, old_set, s};
 use super::support::{CLIENT, Log, issuer, machine};
@@ -132,11 +130,7 @@ fn variables_of_a_usual_project_do_not_stop_the_service() {
     assert_eq!(format!("{:?}", config.rules()), format!("{:?}", with(&[]).unwrap().rules()));
     // One warning names them when the verifier starts.
     let log = Log::of_this_thread();
-    let builder = config
-        .verifier_builder()
-        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) });
-    let verifier = builder.connect_lazy().unwrap();
-    drop(verifier);
+    drop(config.verifier_builder().jwks_fetcher(Fault::Down).connect_lazy().unwrap());
     let log = log.take();
     let lines = log.lines().filter(|line| line.contains("COGNITO_")).collect::<Vec<_>>();
     let [line] = lines[..] else { panic!("{log}") };
@@ -371,8 +365,7 @@ fn plain_http_is_for_loopback_and_for_the_host_that_is_set() {
     );
     // Another fetcher and fixed keys need no setting.
     let config = from_vars(&[("issuer", EMULATOR), ("client_ids", "any")]).unwrap();
-    let fetcher = |_| async { Err::<JwksDocument, _>(RefreshError::status(503)) };
-    assert!(config.verifier_builder().jwks_fetcher(fetcher).connect_lazy().is_ok());
+    assert!(config.verifier_builder().jwks_fetcher(Fault::Down).connect_lazy().is_ok());
     assert!(config.verifier_builder().build_with_jwks(keys().issuer.jwks()).is_ok());
     // In a file, the errors name its keys.
     let error = from_json(&format!(r#"{{"issuer":{EMULATOR:?},"client_ids":"any"}}"#)).unwrap();
@@ -914,15 +907,10 @@ async fn keys_are_fetched_from_the_url_that_is_set() {
             "http://localhost:1/set".to_owned(),
         ),
     ] {
-        let urls = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&urls);
+        let fake = Fake::new(old_set());
         let config = from_vars(&[settings, &[("client_ids", "any")]].concat()).unwrap();
-        let builder = config.verifier_builder().jwks_fetcher(move |url: String| {
-            seen.lock().unwrap().push(url);
-            async { Ok::<_, RefreshError>(JwksDocument::new(issuer().jwks_json())) }
-        });
-        builder.connect().await.unwrap();
-        assert_eq!(*urls.lock().unwrap(), [expected], "{settings:?}");
+        config.verifier_builder().jwks_fetcher(fake.fetcher()).connect().await.unwrap();
+        assert_eq!(fake.urls(), [expected], "{settings:?}");
     }
 }
 
@@ -936,9 +924,7 @@ async fn refresh_interval_is_the_one_that_is_set() {
     ] {
         let fake = Fake::new(old_set());
         let builder = with(settings).unwrap().verifier_builder().clock(fake.clock());
-        let fetcher = fake.clone();
-        let builder = builder.jwks_fetcher(move |_url: String| fetcher.fetch());
-        let verifier = builder.connect().await.unwrap();
+        let verifier = builder.jwks_fetcher(fake.fetcher()).connect().await.unwrap();
         sleep(most * 4).await;
         let times = fake.times();
         assert!(times.len() >= 4, "{settings:?}: {}", times.len());
@@ -955,9 +941,7 @@ async fn max_key_age_is_the_one_that_is_set() {
     for (settings, most) in [(&[("max_key_age_seconds", "600")][..], s(600)), (&[], s(86_400))] {
         let fake = Fake::new(old_set());
         let builder = with(settings).unwrap().verifier_builder().clock(fake.clock());
-        let fetcher = fake.clone();
-        let builder = builder.jwks_fetcher(move |_url: String| fetcher.fetch());
-        let verifier = builder.connect().await.unwrap();
+        let verifier = builder.jwks_fetcher(fake.fetcher()).connect().await.unwrap();
         fake.answers(Reply::Status(500));
         sleep(most - s(1)).await;
         assert!(verifier.try_verify(&keys().old_token).is_ok(), "{settings:?}");
@@ -977,8 +961,7 @@ async fn connect_timeout_is_the_one_that_is_set() {
     ] {
         let fake = Fake::new(Reply::Status(500));
         let builder = with(settings).unwrap().verifier_builder();
-        let fetcher = fake.clone();
-        let builder = builder.jwks_fetcher(move |_url: String| fetcher.fetch());
+        let builder = builder.jwks_fetcher(fake.fetcher());
         let begun = Instant::now();
         assert!(builder.connect().await.is_err());
         let time = begun.elapsed();
@@ -988,6 +971,5 @@ async fn connect_timeout_is_the_one_that_is_set() {
     let fake = Fake::new(old_set());
     let builder =
         with(&[("connect_timeout_seconds", "18446744073709551615")]).unwrap().verifier_builder();
-    let builder = builder.jwks_fetcher(move |_url: String| fake.fetch());
-    assert!(builder.connect().await.is_ok());
+    assert!(builder.jwks_fetcher(fake.fetcher()).connect().await.is_ok());
 }

@@ -2,23 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tower_cognito::test_issuer::TokenBuilder;
 use tower_cognito::{
-    Access, CheckError, ClientIds, RefreshError, RejectionBody, RequireScope, RequireToken,
-    ResourceMetadata, Rules, ScopeTable, TokenSource, Verifier,
+    Access, ClientIds, RejectionBody, RequireScope, RequireToken, ResourceMetadata, Rules,
+    ScopeTable, TokenSource, Verifier,
 };
 
 use super::architecture::{files_below, is_rust, root};
 use super::rejections::ROWS;
-use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
+use super::support::{CLIENT, Log, issuer, machine, rules, serve, verifier, without_keys};
 
 const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
@@ -115,10 +114,7 @@ async fn responses_to_requests_of_api_gateway_clients_are_as_shown_on_the_page()
         app(RequireToken::new(verifier))
     };
     let any_client = Rules::new(issuer().user_pool(), ClientIds::any());
-    let without_keys = Verifier::builder(rules())
-        .jwks_fetcher(async |_| Err(RefreshError::transport("down")))
-        .connect_lazy()
-        .unwrap();
+    let without_keys = without_keys();
 
     let bearer = |token: &str| format!("Bearer {token}");
     let write = bearer(&machine("item/write").sign());
@@ -377,10 +373,7 @@ fn section<'p>(page: &'p str, heading: &str) -> &'p str {
 
 /// Returns the output of `curl -i`, without the `date` header.
 async fn curl_i(app: Router, authorization: &str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address: SocketAddr = listener.local_addr().unwrap();
-    tokio::spawn(async { axum::serve(listener, app).await });
-    let mut socket = TcpStream::connect(address).await.unwrap();
+    let mut socket = TcpStream::connect(serve(app).await).await.unwrap();
     let authorization = match authorization {
         "" => String::new(),
         value => format!("Authorization: {value}\r\n"),

@@ -20,11 +20,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic_web::GrpcWebLayer;
 use tower_cognito::{
-    Access, JwksDocument, RefreshError, Rejection, RejectionKind, RequireScope, RequireToken,
-    Scope, ScopeTable, Verifier,
+    Access, Rejection, RejectionKind, RequireScope, RequireToken, Scope, ScopeTable,
 };
 
-use super::support::{machine, rules, verifier};
+use super::support::{machine, serve, verifier, without_keys};
 
 /// Fails a test instead of waiting without end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -81,10 +80,7 @@ impl Server {
             signal.add_permits(1);
             next.run(request)
         }));
-        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = server.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(server, app).await });
-        Self { address, arrived, released }
+        Self { address: serve(app).await, arrived, released }
     }
 
     async fn connect(&self) -> Client {
@@ -285,10 +281,7 @@ async fn drain_limit_of_0_answers_before_the_body() {
 /// Every response that the layers create, in one table.
 #[tokio::test]
 async fn every_rejection_waits_for_the_body() {
-    let no_keys = Verifier::builder(rules())
-        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-        .connect_lazy()
-        .unwrap();
+    let no_keys = without_keys();
     let scope = |scope: &str| Access::scope(scope.parse::<Scope>().unwrap().as_str());
     let table = ScopeTable::new([("POST /activity", scope("activity/*"))]).unwrap();
     let usual = || RequireToken::new(verifier());

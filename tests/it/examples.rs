@@ -383,9 +383,7 @@ impl Endpoints {
             .route("/oauth2/token", post_to(grant))
             .route("/item", get(item))
             .with_state(self.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let origin = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(axum::serve(listener, app).into_future());
+        let origin = format!("http://{}", super::support::serve(app).await);
         let secret = secret.to_owned();
         let client = move || {
             let token_endpoint = format!("{origin}/oauth2/token");

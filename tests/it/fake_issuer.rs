@@ -13,8 +13,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tower_cognito::{
-    ClientIds, Degraded, Health, JwksDocument, RefreshError, Rules, TestIssuer, Verifier,
-    VerifierBuilder, VerifyErrorKind,
+    ClientIds, Degraded, FetchJwks, Health, JwksDocument, RefreshError, Rules, TestIssuer,
+    Verifier, VerifierBuilder, VerifyErrorKind,
 };
 
 use super::support::CLIENT;
@@ -118,6 +118,7 @@ pub(crate) struct Fake {
     reply: Arc<Mutex<Reply>>,
     takes: Arc<Mutex<Duration>>,
     times: Arc<Mutex<Vec<Instant>>>,
+    urls: Arc<Mutex<Vec<String>>>,
     pub(crate) last_good: Arc<Mutex<Option<Instant>>>,
     open: Arc<AtomicUsize>,
     ahead: Arc<AtomicI64>,
@@ -129,6 +130,7 @@ impl Fake {
             reply: Arc::new(Mutex::new(reply)),
             takes: Arc::default(),
             times: Arc::default(),
+            urls: Arc::default(),
             last_good: Arc::default(),
             open: Arc::default(),
             ahead: Arc::default(),
@@ -183,8 +185,30 @@ impl Fake {
     }
 
     pub(crate) fn builder_for(&self, rules: Rules) -> VerifierBuilder {
+        Verifier::builder(rules).clock(self.clock()).jwks_fetcher(self.fetcher())
+    }
+
+    /// Returns a verifier whose runtime was dropped during a fetch.
+    pub(crate) fn connect_in_a_runtime_that_ends_during_a_fetch(&self) -> Verifier {
+        paused_runtime().block_on(async {
+            let verifier = self.builder().connect().await.unwrap();
+            self.answers(Reply::Hang);
+            self.is_open().await;
+            verifier
+        })
+    }
+
+    pub(crate) fn fetcher(&self) -> impl FetchJwks + use<> {
         let fake = self.clone();
-        Verifier::builder(rules).clock(self.clock()).jwks_fetcher(move |_url: String| fake.fetch())
+        move |url: String| {
+            fake.urls.lock().unwrap().push(url);
+            fake.fetch()
+        }
+    }
+
+    /// Returns the URL of each fetch.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.urls.lock().unwrap().clone()
     }
 
     pub(crate) fn fetch(

@@ -8,8 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 use tower_cognito::{
-    CheckError, Jwks, JwksDocument, RefreshError, Rules, TestIssuer, Verifier, VerifyError,
-    VerifyErrorKind as Kind, verify,
+    CheckError, Jwks, Rules, TestIssuer, Verifier, VerifyError, VerifyErrorKind as Kind,
+    test_issuer, verify,
 };
 
 use super::support::{issuer, machine, rules};
@@ -195,10 +195,7 @@ fn with_keys(keys: Option<Jwks>) -> Verifier {
     let builder = Verifier::builder(strict_rules()).clock(now);
     match keys {
         Some(keys) => builder.build_with_jwks(keys).unwrap(),
-        None => builder
-            .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-            .connect_lazy()
-            .unwrap(),
+        None => builder.jwks_fetcher(test_issuer::Fault::Down).connect_lazy().unwrap(),
     }
 }
 

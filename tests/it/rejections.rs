@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
@@ -30,13 +29,14 @@ use tonic::service::interceptor::InterceptedService;
 use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneService;
 use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_cognito::test_issuer::Fault;
 use tower_cognito::{
     Access, AccessToken, CheckError, ClientIds, JwksDocument, RefreshError, Rejection,
     RejectionBody, RejectionKind, RequireScope, RequireToken, ResourceMetadata, Rules, ScopeTable,
     TestIssuer, TokenInterceptor, Verifier, VerifyErrorKind,
 };
 
-use super::support::{CLIENT, Log, initially, issuer, machine, rules, verifier};
+use super::support::{CLIENT, Log, initially, issuer, machine, rules, verifier, without_keys};
 
 /// One row, as it is sent.
 #[derive(Clone, Copy)]
@@ -285,13 +285,6 @@ impl Guard {
     }
 }
 
-fn no_keys() -> Verifier {
-    Verifier::builder(rules())
-        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-        .connect_lazy()
-        .unwrap()
-}
-
 fn lines<const N: usize>(values: [impl AsRef<[u8]>; N]) -> Vec<HeaderValue> {
     values.iter().map(|value| HeaderValue::from_bytes(value.as_ref()).unwrap()).collect()
 }
@@ -455,7 +448,7 @@ pub(crate) fn cases() -> Vec<Case> {
             ..case("not in the table", bearer(&valid), FORBIDDEN)
         },
         Case {
-            guard: Guard::new(no_keys()),
+            guard: Guard::new(without_keys()),
             ..token("no keys yet", valid.clone(), UNAVAILABLE, VerifyErrorKind::KeysUnavailable)
         },
         Case {
@@ -1105,13 +1098,12 @@ async fn accept_bare_token_changes_only_bare_tokens() {
     }
 }
 
+/// The causes of `cases` are in the test of h092.
 #[tokio::test]
 async fn allow_anonymous_passes_missing_tokens_and_rejects_invalid_ones() {
-    let (valid, other) = (valid_token(), machine("activity/read").sign());
+    let valid = valid_token();
     let anonymous = || RequireToken::new(verifier()).allow_anonymous();
     for (name, layer, authorization, without_scope, with_scope) in [
-        ("no header", anonymous(), vec![], Passes(None), Fails(MISSING_WITH_SCOPE)),
-        ("Basic", anonymous(), lines(["Basic abc"]), Passes(None), Fails(MISSING_WITH_SCOPE)),
         (
             "another scheme with a token",
             anonymous(),
@@ -1119,7 +1111,6 @@ async fn allow_anonymous_passes_missing_tokens_and_rejects_invalid_ones() {
             Passes(None),
             Fails(MISSING_WITH_SCOPE),
         ),
-        ("bare", anonymous(), lines([&valid]), Passes(None), Fails(MISSING_WITH_SCOPE)),
         (
             "bare, accepted",
             anonymous().accept_bare_token(),
@@ -1135,9 +1126,6 @@ async fn allow_anonymous_passes_missing_tokens_and_rejects_invalid_ones() {
             Fails(INVALID),
         ),
         ("valid", anonymous(), bearer(&valid), Passes(Some(CLIENT)), Passes(Some(CLIENT))),
-        ("no scope", anonymous(), bearer(&other), Passes(Some(CLIENT)), Fails(SCOPE)),
-        ("bad", anonymous(), bearer("bad"), Fails(INVALID), Fails(INVALID)),
-        ("only Bearer", anonymous(), lines(["Bearer"]), Fails(MALFORMED), Fails(MALFORMED)),
         (
             "two lines",
             anonymous(),
@@ -1152,47 +1140,6 @@ async fn allow_anonymous_passes_missing_tokens_and_rejects_invalid_ones() {
             let mut connection =
                 Connection::open(Transport::Direct, Some(layer.clone()), scope).await;
             check_outcome(&connection.send(get(&authorization)).await, name, &outcome);
-        }
-    }
-}
-
-#[tokio::test]
-async fn only_public_rows_of_scope_table_allow_missing_token() {
-    let table = ScopeTable::new([
-        ("GET /public", Access::public()),
-        ("GET /token", Access::authenticated()),
-        ("GET /scope", Access::scope("activity/*")),
-    ])
-    .unwrap();
-    let none = Vec::new();
-    let (valid, other) = (bearer(&valid_token()), bearer(&machine("activity/read").sign()));
-    let (invalid, malformed) = (bearer("bad"), lines(["Bearer"]));
-    let client = || Passes(Some(CLIENT));
-    for (path, authorization, required, anonymous) in [
-        ("/public", &none, Passes(None), Passes(None)),
-        // The header is ignored, except with `allow_anonymous`.
-        ("/public", &valid, Passes(None), client()),
-        ("/public", &invalid, Passes(None), Fails(INVALID)),
-        ("/public", &malformed, Passes(None), Fails(MALFORMED)),
-        ("/token", &none, Fails(MISSING), Fails(MISSING)),
-        ("/token", &valid, client(), client()),
-        ("/token", &invalid, Fails(INVALID), Fails(INVALID)),
-        ("/scope", &none, Fails(MISSING_WITH_SCOPE), Fails(MISSING_WITH_SCOPE)),
-        ("/scope", &valid, client(), client()),
-        ("/scope", &other, Fails(SCOPE), Fails(SCOPE)),
-        ("/scope", &invalid, Fails(INVALID_WITH_SCOPE), Fails(INVALID_WITH_SCOPE)),
-        ("/other", &none, Fails(MISSING), Fails(MISSING)),
-        ("/other", &valid, Fails(FORBIDDEN), Fails(FORBIDDEN)),
-        ("/other", &invalid, Fails(INVALID), Fails(INVALID)),
-        ("/other", &malformed, Fails(MALFORMED), Fails(MALFORMED)),
-    ] {
-        let layer = RequireToken::new(verifier()).scope_table(table.clone());
-        let layers = [(layer.clone(), required), (layer.allow_anonymous(), anonymous)];
-        for (layer, outcome) in layers {
-            let mut connection = Connection::open(Transport::Direct, Some(layer), None).await;
-            let mut request = get(authorization);
-            *request.uri_mut() = path.parse().unwrap();
-            check_outcome(&connection.send(request).await, path, &outcome);
         }
     }
 }
@@ -1464,59 +1411,32 @@ async fn h086_inner_error_passes_through_after_a_wait_for_keys() {
     #[derive(Debug, PartialEq)]
     struct Overloaded;
 
-    let rotation = Rotation::new();
-    let verifier = rotation.verifier().await;
+    let (issuer, verifier) = rotated().await;
     let failing = service_fn(|_: Request<Body>| async { Err::<Response<Body>, _>(Overloaded) });
     // Panics if it is called without having been polled ready.
     let failing = ConcurrencyLimit::new(failing, 1);
     let app = RequireToken::new(verifier).layer(RequireScope::new("activity/*").layer(failing));
-    let token = rotation.rotate();
-    let result = app.clone().oneshot(get(&bearer(&token))).await;
+    let token = issuer.machine_token(CLIENT).scope("activity/*").sign();
+    let result = app.oneshot(get(&bearer(&token))).await;
     assert_eq!(result.err(), Some(Overloaded));
-    assert_eq!(rotation.fetches(), 2);
 }
 
-/// An issuer whose keys a closure fetches.
-struct Rotation {
-    issuer: TestIssuer,
-    fetches: Arc<AtomicUsize>,
-}
-
-impl Rotation {
-    fn new() -> Self {
-        Self { issuer: TestIssuer::new(), fetches: Arc::default() }
-    }
-
-    async fn verifier(&self) -> Verifier {
-        let (issuer, fetches) = (self.issuer.clone(), Arc::clone(&self.fetches));
-        let rules = Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
-        let fetch = move |_| {
-            fetches.fetch_add(1, Ordering::SeqCst);
-            let document = JwksDocument::new(issuer.jwks_json());
-            async { Ok::<_, RefreshError>(document) }
-        };
-        Verifier::builder(rules).jwks_fetcher(fetch).connect().await.unwrap()
-    }
-
-    /// Rotates the keys, and returns a valid token that the new key signed.
-    fn rotate(&self) -> String {
-        self.issuer.rotate();
-        self.issuer.machine_token(CLIENT).scope("activity/*").sign()
-    }
-
-    fn fetches(&self) -> usize {
-        self.fetches.load(Ordering::SeqCst)
-    }
+/// Returns an issuer that has rotated its keys, and a verifier that does not know the new key.
+async fn rotated() -> (TestIssuer, Verifier) {
+    let issuer = TestIssuer::new();
+    let rules = Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
+    let verifier = Verifier::builder(rules).connect().await.unwrap();
+    issuer.rotate();
+    (issuer, verifier)
 }
 
 #[tokio::test]
 async fn rejection_after_a_wait_for_keys_is_the_same() {
-    let rotation = Rotation::new();
-    let verifier = rotation.verifier().await;
-    let (valid, client) = (rotation.rotate(), rotation.issuer.clone());
-    let unknown = client.machine_token(CLIENT).header("kid", "unknown").sign();
-    let other = client.machine_token("another").scope("activity/*").sign();
-    let no_scope = client.machine_token(CLIENT).scope("activity/read").sign();
+    let (issuer, verifier) = rotated().await;
+    let valid = issuer.machine_token(CLIENT).scope("activity/*").sign();
+    let unknown = issuer.machine_token(CLIENT).header("kid", "unknown").sign();
+    let other = issuer.machine_token("another").scope("activity/*").sign();
+    let no_scope = issuer.machine_token(CLIENT).scope("activity/read").sign();
     for (name, token, row, reason) in [
         ("unknown", unknown, INVALID, Some(VerifyErrorKind::UnknownKey)),
         ("client", other, INVALID, Some(VerifyErrorKind::WrongClient)),
@@ -1658,6 +1578,8 @@ async fn h090_response_contains_nothing_that_the_client_sent() {
 #[test]
 fn h090_settings_that_would_break_a_challenge_are_rejected() {
     for hostile in ["a\"b", "a\\b", "a\r\nb", "caf\u{e9}", "a b", ""] {
+        let realm = std::panic::catch_unwind(|| RequireToken::new(verifier()).realm(hostile));
+        assert_eq!(realm.is_ok(), hostile == "a b", "{hostile:?}");
         let resource = format!("https://api.example.com/{hostile}");
         let is_url = ResourceMetadata::new(&resource, ["https://issuer.example"]).is_ok();
         assert_eq!(is_url, hostile.is_empty(), "{hostile:?}");
@@ -1805,15 +1727,14 @@ async fn verify_headers_names_scopes_of_rules_and_logs_each_rejection_once() {
 
 #[tokio::test]
 async fn verify_headers_waits_for_a_new_key_and_its_try_form_does_not() {
-    let rotation = Rotation::new();
-    let layer = RequireToken::new(rotation.verifier().await);
-    let token = rotation.rotate();
+    let (issuer, verifier) = rotated().await;
+    let layer = RequireToken::new(verifier);
+    let token = issuer.machine_token(CLIENT).sign();
     let headers = get(&bearer(&token)).headers().clone();
     let rejection = layer.try_verify_headers(&headers).unwrap_err();
     let kind = rejection.verify_error().map(|error| error.kind());
     assert_eq!(kind, Some(VerifyErrorKind::UnknownKey));
     assert_eq!(layer.verify_headers(&headers).await.unwrap().client_id(), CLIENT);
-    assert_eq!(rotation.fetches(), 2);
 }
 
 #[tokio::test]
@@ -1821,7 +1742,7 @@ async fn malformed_header_and_missing_keys_name_no_scope() {
     let table = ScopeTable::new([("GET /activity", Access::scope("a/x"))]).unwrap();
     for (verifier, authorization, challenge) in [
         (verifier(), lines(["Bearer"]), MALFORMED.challenge.map(|[plain, _]| plain)),
-        (no_keys(), bearer(&valid_token()), None),
+        (without_keys(), bearer(&valid_token()), None),
     ] {
         let layer = RequireToken::new(verifier).scope_table(table.clone());
         let mut connection = Connection::open(Transport::Direct, Some(layer), None).await;
@@ -1843,7 +1764,7 @@ async fn rules_of_several_pools_name_scopes_only_if_all_require_the_same() {
     ] {
         let verifier = Verifier::builder(own_rules())
             .add_pool(other_rules)
-            .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
+            .jwks_fetcher(Fault::Down)
             .connect_lazy()
             .unwrap();
         let token = Some(RequireToken::new(verifier));

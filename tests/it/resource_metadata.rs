@@ -13,11 +13,11 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt};
 use tower_cognito::{
-    Access, AccessToken, CheckError, JwksDocument, RefreshError, RequireScope, RequireToken,
-    ResourceMetadata, ScopeTable, Verifier,
+    Access, AccessToken, CheckError, RequireScope, RequireToken, ResourceMetadata, ScopeTable,
+    Verifier,
 };
 
-use super::support::{CLIENT, issuer, machine, rules, verifier};
+use super::support::{CLIENT, issuer, machine, rules, verifier, without_keys};
 
 const RESOURCE: &str = "https://api.example.com/mcp";
 const DOCUMENT: &str = "https://api.example.com/.well-known/oauth-protected-resource/mcp";
@@ -334,10 +334,7 @@ async fn every_challenge_contains_the_url_of_the_document() {
 
 #[tokio::test]
 async fn response_during_an_outage_has_no_challenge() {
-    let verifier = Verifier::builder(rules())
-        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-        .connect_lazy()
-        .unwrap();
+    let verifier = without_keys();
     let valid = format!("Bearer {}", machine("mcp/call").sign());
     let response = call(&app(verifier), request("GET", "/mcp", Some(&valid))).await;
     assert_eq!(response.status(), 503);

@@ -13,12 +13,11 @@ use http::{Method, Request, Response, Uri};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_cognito::{
-    Access, AccessToken, JwksDocument, RefreshError, Rejection, RejectionKind, RequireScope,
-    RequireToken, Scope, ScopeTable, Verifier,
+    Access, AccessToken, Rejection, RejectionKind, RequireScope, RequireToken, Scope, ScopeTable,
 };
 
 use super::fake_issuer::{Dice, Fake, keys, new_set, old_set};
-use super::support::{CLIENT, machine, rules, verifier};
+use super::support::{CLIENT, machine, verifier, without_keys};
 
 /// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -778,10 +777,7 @@ async fn request_target_without_a_path_is_rejected() {
 #[tokio::test]
 async fn public_row_ignores_the_authorization_header() {
     let layer = layer([("GET /health", Access::public())]);
-    let down = Verifier::builder(rules())
-        .jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-        .connect_lazy()
-        .unwrap();
+    let down = without_keys();
     let table = ScopeTable::new([("GET /health", Access::public())]).unwrap();
     let without_keys = RequireToken::new(down).scope_table(table);
     let valid = bearer("activity/*");

@@ -15,12 +15,12 @@ use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::metadata::MetadataMap;
 use tonic::service::Interceptor;
 use tower::{Layer, Service};
 use tower_cognito::layer::{RequireTokenService, ResponseBody};
-use tower_cognito::test_issuer::TokenBuilder;
+use tower_cognito::test_issuer::{Fault, TokenBuilder};
 use tower_cognito::{
     AccessToken, ClientIds, Rejection, RejectionKind, RequireToken, Rules, TestIssuer,
     TokenInterceptor, Verifier, VerifyErrorKind,
@@ -50,6 +50,11 @@ pub(crate) fn initially(rules: Rules, fetched_at: SystemTime) -> Rules {
 /// Returns a verifier with the keys of [`issuer`], which needs no network.
 pub(crate) fn verifier() -> Verifier {
     Verifier::builder(rules()).build_with_jwks(issuer().jwks()).unwrap()
+}
+
+/// Returns a verifier that has no keys, because its issuer is down.
+pub(crate) fn without_keys() -> Verifier {
+    Verifier::builder(rules()).jwks_fetcher(Fault::Down).connect_lazy().unwrap()
 }
 
 /// Returns the builder of a valid token with these scopes.
@@ -170,6 +175,14 @@ impl Service<Request<EmptyBody>> for Inside {
 /// providers and panics. Do not choose one here: that would hide the need for one in this crate.
 pub(crate) fn has_second_opinion() -> bool {
     !cfg!(feature = "everything")
+}
+
+/// Serves the router on a free port of the loopback interface.
+pub(crate) async fn serve(app: axum::Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, app).into_future());
+    address
 }
 
 /// Sends one request on a new connection.

@@ -341,10 +341,9 @@ fn each_refresh_is_counted_by_its_result() {
         metrics.moved(&[(&refreshes("ok"), 1.0)]);
     });
     measured(async |metrics| {
-        let verifier =
-            Verifier::builder(super::fake_issuer::rules()).jwks_fetcher(|_url: String| async {
-                Err(tower_cognito::RefreshError::transport("no route"))
-            });
+        let verifier = Verifier::builder(super::fake_issuer::rules());
+        let verifier = verifier
+            .jwks_fetcher(async |_| Err(tower_cognito::RefreshError::transport("no route")));
         let verifier = verifier.connect_lazy().unwrap();
         assert!(verifier.refresh().await.is_err());
         let moved = metrics.take();
@@ -495,9 +494,7 @@ fn fetch_without_a_slot_is_counted_as_denied() {
     };
     measured(async |metrics| {
         let fake = Fake::new(old_set());
-        let fetcher = fake.clone();
-        let builder =
-            Verifier::builder(rules_of(0)).jwks_fetcher(move |_url: String| fetcher.fetch());
+        let builder = Verifier::builder(rules_of(0)).jwks_fetcher(fake.fetcher());
         let builder =
             (1..POOLS).fold(builder, |builder, number| builder.add_pool(rules_of(number)));
         let verifier = builder.connect().await.unwrap();

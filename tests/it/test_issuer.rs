@@ -325,7 +325,13 @@ async fn discovery_document_has_the_members_of_cognitos_document() {
     assert_eq!(text, format!("{{{}}}", members.join(",")));
 
     assert_eq!(send(&server, Method::GET, "/oauth2/token", vec![], "").await.0, 405);
-    for path in ["/elsewhere", "/oauth2/authorize", "/.well-known/oauth-authorization-server"] {
+    let of_another_pool = "/us-east-1_Another/.well-known/jwks.json";
+    for path in [
+        "/elsewhere",
+        "/oauth2/authorize",
+        "/.well-known/oauth-authorization-server",
+        of_another_pool,
+    ] {
         assert_eq!(send(&server, Method::GET, path, vec![], "").await.0, 404, "{path}");
     }
 }

@@ -1,14 +1,15 @@
 //! From an ID or a URL to a pool: what is accepted, what is rejected, whom it trusts and where it
 //! looks for keys.
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tower_cognito::test_issuer::Fault;
 use tower_cognito::{
-    ClientIds, InvalidUrl, JwksDocument, RefreshError, RequireToken, Rules, StartErrorKind,
-    UserPool, Verifier, VerifierBuilder, VerifyErrorKind, verify,
+    ClientIds, InvalidUrl, RequireToken, Rules, StartErrorKind, UserPool, Verifier,
+    VerifierBuilder, VerifyErrorKind, verify,
 };
 
+use super::fake_issuer::{Fake, old_set};
 use super::support::{CLIENT, issuer, machine};
 
 const ID: &str = "ap-northeast-1_AbCdEfGhI";
@@ -104,21 +105,10 @@ async fn query_of_an_address_is_never_displayed() {
 
 /// The address that a verifier fetches the pool's keys from.
 async fn address_of(pool: UserPool) -> String {
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&asked);
-    let document = issuer().jwks_json();
-    Verifier::builder(Rules::new(pool, ClientIds::only([CLIENT])))
-        .jwks_fetcher(move |url: String| {
-            seen.lock().unwrap().push(url);
-            let document = document.clone();
-            async move { Ok::<_, RefreshError>(JwksDocument::new(document)) }
-        })
-        .connect()
-        .await
-        .unwrap();
-    let asked = asked.lock().unwrap();
-    assert_eq!(asked.len(), 1, "{asked:?}");
-    asked[0].clone()
+    let fake = Fake::new(old_set());
+    fake.builder_for(Rules::new(pool, ClientIds::any())).connect().await.unwrap();
+    let [url] = fake.urls().try_into().unwrap();
+    url
 }
 
 // By ID
@@ -567,9 +557,7 @@ async fn builder_calls_in_every_order_build_the_same_verifier() {
         |builder| builder.add_pool(pool("red")),
         |builder| builder.max_key_age(Duration::from_secs(3_600)),
         |builder| builder.refresh_interval(Duration::from_secs(60)),
-        |builder| {
-            builder.jwks_fetcher(|_| async { Err::<JwksDocument, _>(RefreshError::status(503)) })
-        },
+        |builder| builder.jwks_fetcher(Fault::Down),
     ];
     let mut count = 0;
     for order in permutations(calls.len()) {
