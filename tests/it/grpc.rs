@@ -379,26 +379,6 @@ async fn scope_table_keeps_health_service_public_and_requires_scopes_elsewhere()
     }
 }
 
-#[tokio::test]
-async fn client_never_sees_ok_with_http_rejections_only() {
-    for case in cases() {
-        let Some(token) = case.guard.require_token() else {
-            continue;
-        };
-        let who = Who::default();
-        let scope = case.guard.scope.clone();
-        let channel =
-            channel(layered_server(&who, Some(token.http_rejections_only()), scope).await).await;
-        for method in [Method::Check, Method::Watch] {
-            let sent = Sent::authorization(&case.authorization);
-            let status = call(&channel, sent, method).await.unwrap_err();
-            // The body is not a gRPC message.
-            assert_eq!(status.code(), Code::Internal, "{}, {method:?}", case.name);
-        }
-        assert_eq!(who.calls(), 0, "{}", case.name);
-    }
-}
-
 /// An issuer whose fetches end when the gate has a permit.
 struct Gated {
     issuer: TestIssuer,

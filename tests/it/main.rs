@@ -29,6 +29,7 @@ mod resource_limits;
 mod resource_metadata;
 mod scope;
 mod scope_table;
+mod socket_issuer;
 mod support;
 mod telemetry;
 mod test_issuer;

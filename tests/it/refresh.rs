@@ -1,15 +1,14 @@
 //! Starts, saved keys, files and other details of the key source that no numbered promise or fault
 //! covers: those are in `refresh_guarantees` and `faults`.
 
-use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::{advance, sleep};
 use tower_cognito::test_issuer::Fault;
 use tower_cognito::{
-    ClientIds, Jwks, JwksDocument, RefreshError, Rules, TestIssuer, TestServer, UserPool, Verifier,
+    ClientIds, JwksDocument, RefreshError, Rules, TestIssuer, TestServer, UserPool, Verifier,
     VerifyErrorKind,
 };
 
@@ -31,16 +30,6 @@ fn from_file(issuer: &TestIssuer, path: &std::path::Path) -> Rules {
 /// Returns a token that is valid both now and at the time of a [`Fake`].
 fn token_of(issuer: &TestIssuer) -> String {
     lasting(issuer, issuer.issuer())
-}
-
-#[tokio::test(start_paused = true)]
-async fn connect_fetches_once_and_verifies() {
-    let fake = Fake::new(current(issuer()));
-    let verifier = fake.builder_for(support::rules()).connect().await.unwrap();
-    assert_eq!(fake.requests(), 1);
-    assert_eq!(kind(&verifier, &token_of(issuer())), None);
-    assert!(verifier.verify(&token_of(issuer())).await.is_ok());
-    assert_eq!(fake.requests(), 1, "a known key needs no fetch");
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,7 +158,7 @@ async fn fetch_that_began_before_the_rotation_is_followed_by_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_of_one_pool_verify_no_token_of_another() {
+async fn h068_keys_of_one_pool_verify_no_token_of_another() {
     let (our, theirs) = (issuer(), TestIssuer::new());
     let their_pool = UserPool::from_issuer("https://theirs.example/pool").unwrap();
     let documents = [our.jwks_json(), theirs.jwks_json()];
@@ -219,60 +208,6 @@ async fn keys_come_over_http_from_the_served_issuer() {
         let error = builder.connect().await.unwrap_err();
         assert!(error.to_string().ends_with(reason), "{error}");
     }
-}
-
-#[tokio::test]
-async fn wrong_pool_fails_at_start_and_names_url_and_status() {
-    let server = TestServer::bind("127.0.0.1:0").await.unwrap();
-    let issuer = server.issuer().issuer().replace("us-east-1_TestIssuer", "us-east-1_WrongPool");
-    let pool = UserPool::from_issuer(&issuer).unwrap();
-    let begun = Instant::now();
-    let error = Verifier::builder(Rules::new(pool, ClientIds::any())).connect().await.unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(10));
-    let expected = format!(
-        "no keys from {issuer}/.well-known/jwks.json: the response has status 404, expected 200"
-    );
-    assert_eq!(error.problems().collect::<Vec<_>>(), [expected]);
-}
-
-#[test]
-fn debug_output_of_a_key_set_is_short() {
-    let jwks: Jwks = issuer().jwks();
-    assert_eq!(jwks.key_ids().count(), 2);
-    let debug = format!("{jwks:?}");
-    assert!(debug.len() < 120, "{debug}");
-}
-
-/// Polls without any runtime around it.
-fn block_on_without_tokio<F: Future>(future: F) -> F::Output {
-    let mut future = std::pin::pin!(future);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    loop {
-        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
-        }
-        std::thread::yield_now();
-    }
-}
-
-#[test]
-fn future_polled_outside_of_tokio_uses_the_timers_of_the_crate() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let issuer = TestIssuer::new();
-    let fake = Fake::new(current(&issuer));
-    let verifier = runtime.block_on(fake.builder_for(rules_of(&issuer)).connect()).unwrap();
-    let unknown = issuer.machine_token(CLIENT).header("kid", "unknown").sign();
-    let error = block_on_without_tokio(verifier.verify(&unknown)).unwrap_err();
-    assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
-    issuer.rotate();
-    fake.answers(current(&issuer));
-    assert!(block_on_without_tokio(verifier.verify(&token_of(&issuer))).is_ok());
-    block_on_without_tokio(verifier.ready(Duration::MAX)).unwrap();
-    block_on_without_tokio(verifier.refresh()).unwrap();
-    fake.answers(Reply::Hang);
-    assert!(block_on_without_tokio(verifier.verify(&unknown)).is_err());
-    block_on_without_tokio(verifier.shutdown());
 }
 
 #[tokio::test(start_paused = true)]

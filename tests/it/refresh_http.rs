@@ -3,273 +3,27 @@
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
-use reqwest::{Client, ClientBuilder, redirect};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tower_cognito::{
-    ClientIds, Health, RefreshError, Rules, TestIssuer, UserPool, Verifier, VerifierBuilder,
-    VerifyErrorKind,
-};
+use reqwest::redirect;
+use tokio::net::TcpSocket;
+use tower_cognito::{ClientIds, Health, RefreshError, Rules, UserPool, Verifier};
 
-use super::fake_issuer::members;
+use super::socket_issuer::{
+    Answer, Authority, PATH, Server, chunk, document, good, head, response, rules,
+};
 use super::support::{CLIENT, Log, initially, issuer, machine};
 
-const PATH: &str = "/pool/.well-known/jwks.json";
 const MAX_DOCUMENT_LEN: usize = 64 * 1024;
-/// A name that no resolver knows.
-const NAME: &str = "issuer.test";
-
-/// The response on a connection.
-#[derive(Clone)]
-enum Answer {
-    /// These bytes, once there is a request, and the end of the connection.
-    Bytes(Vec<u8>),
-    /// The first bytes, and then the others one at a time, again and again.
-    Drip(Vec<u8>, Vec<u8>, Duration),
-    /// The first bytes, and then the others again and again, as fast as they are taken.
-    Endless(Vec<u8>, Vec<u8>),
-    /// These bytes, and then a reset, whatever was asked.
-    Reset(Vec<u8>),
-    /// These bytes, once there is a request, and then nothing more.
-    Stall(Vec<u8>),
-    /// These bytes without a request, not even in TLS, and then nothing more.
-    Unasked(Vec<u8>),
-}
-
-struct Server {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-    task: JoinHandle<()>,
-}
-
-struct Shared {
-    answer: Mutex<Answer>,
-    tls: Mutex<Option<TlsAcceptor>>,
-    connections: AtomicUsize,
-    requests: Mutex<Vec<String>>,
-    sent: AtomicUsize,
-    /// A permit for each connection that the client has ended.
-    hung_up: Semaphore,
-}
-
-impl Server {
-    async fn bind() -> Self {
-        Self::of(TcpListener::bind("127.0.0.1:0").await.unwrap())
-    }
-
-    async fn bind_tls(tls: TlsAcceptor) -> Self {
-        let server = Self::bind().await;
-        server.set_tls(Some(tls));
-        server
-    }
-
-    fn of(listener: TcpListener) -> Self {
-        let shared = Arc::new(Shared {
-            answer: Mutex::new(good()),
-            tls: Mutex::default(),
-            connections: AtomicUsize::new(0),
-            requests: Mutex::default(),
-            sent: AtomicUsize::new(0),
-            hung_up: Semaphore::new(0),
-        });
-        let address = listener.local_addr().unwrap();
-        let serving = Arc::clone(&shared);
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                serving.connections.fetch_add(1, Ordering::SeqCst);
-                let shared = Arc::clone(&serving);
-                // The client may close the connection first.
-                tokio::spawn(async move { shared.serve(stream).await.unwrap_or_default() });
-            }
-        });
-        Self { address, shared, task }
-    }
-
-    fn answers(&self, answer: Answer) {
-        *self.shared.answer.lock().unwrap() = answer;
-    }
-
-    fn set_tls(&self, tls: Option<TlsAcceptor>) {
-        *self.shared.tls.lock().unwrap() = tls;
-    }
-
-    fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::SeqCst)
-    }
-
-    fn requests(&self) -> Vec<String> {
-        self.shared.requests.lock().unwrap().clone()
-    }
-
-    /// Waits until the client has ended as many connections that were never answered.
-    async fn was_hung_up(&self, connections: u32) {
-        let permits = self.shared.hung_up.acquire_many(connections);
-        timeout(Duration::from_secs(3), permits).await.unwrap().unwrap().forget();
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}{PATH}", self.address)
-    }
-
-    /// The same, by a name that only [`Server::client`] knows: no loopback URL.
-    fn url_by_name(&self) -> String {
-        format!("http://{NAME}:{}{PATH}", self.address.port())
-    }
-
-    /// An application's client.
-    fn client(&self) -> ClientBuilder {
-        Client::builder().no_proxy().tls_certs_only([]).resolve(NAME, self.address)
-    }
-
-    fn builder(&self) -> VerifierBuilder {
-        Verifier::builder(rules(&self.url()))
-    }
-
-    /// A verifier that has good keys.
-    async fn connect(&self) -> Verifier {
-        self.builder().connect().await.unwrap()
-    }
-
-    /// With a client of the application, which is not used for loopback URLs.
-    async fn connect_with(&self, client: ClientBuilder) -> Verifier {
-        let url = self.url_by_name();
-        let host = format!("{NAME}:{}", self.address.port());
-        let pool = rules(&url).pool().clone().with_insecure_jwks_host(&host).unwrap();
-        let rules = Rules::new(pool, ClientIds::only([CLIENT]));
-        let builder = Verifier::builder(rules).http_client(client);
-        builder.connect().await.unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Shared {
-    async fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let answer = self.answer.lock().unwrap().clone();
-        match &answer {
-            Answer::Reset(bytes) => {
-                stream.write_all(bytes).await?;
-                // What is dropped unread is answered with a reset.
-                return stream.readable().await;
-            }
-            Answer::Unasked(bytes) => {
-                stream.write_all(bytes).await?;
-                return self.wait_for_the_end(&mut stream).await;
-            }
-            _ => {}
-        }
-        let tls = self.tls.lock().unwrap().clone();
-        match tls {
-            Some(tls) => self.speak(tls.accept(stream).await?, answer).await,
-            None => self.speak(stream, answer).await,
-        }
-    }
-
-    async fn speak(
-        &self,
-        mut stream: impl AsyncRead + AsyncWrite + Unpin,
-        answer: Answer,
-    ) -> std::io::Result<()> {
-        let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
-            request.push(stream.read_u8().await?);
-        }
-        self.requests.lock().unwrap().push(String::from_utf8(request).unwrap());
-        match answer {
-            Answer::Bytes(bytes) => {
-                stream.write_all(&bytes).await?;
-                stream.shutdown().await
-            }
-            Answer::Drip(first, others, pause) => {
-                stream.write_all(&first).await?;
-                for byte in others.iter().cycle() {
-                    stream.write_all(&[*byte]).await?;
-                    sleep(pause).await;
-                }
-                Ok(())
-            }
-            Answer::Endless(first, others) => {
-                stream.write_all(&first).await?;
-                loop {
-                    stream.write_all(&others).await?;
-                    self.sent.fetch_add(others.len(), Ordering::SeqCst);
-                }
-            }
-            Answer::Stall(bytes) => {
-                stream.write_all(&bytes).await?;
-                self.wait_for_the_end(&mut stream).await
-            }
-            Answer::Reset(_) | Answer::Unasked(_) => unreachable!("answered without a request"),
-        }
-    }
-
-    async fn wait_for_the_end(&self, stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
-        let mut buffer = [0; 1024];
-        while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
-        self.hung_up.add_permits(1);
-        Ok(())
-    }
-}
-
-fn rules(url: &str) -> Rules {
-    let pool = UserPool::from_issuer(issuer().issuer()).unwrap();
-    Rules::new(pool.with_jwks_url(url).unwrap(), ClientIds::only([CLIENT]))
-}
-
-/// Each `headers` ends with CR LF.
-fn head(status: &str, headers: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status}\r\nconnection: close\r\n{headers}\r\n").into_bytes()
-}
-
-fn response(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
-    let body = body.as_ref();
-    let headers = format!("{headers}content-length: {}\r\n", body.len());
-    [&head(status, &headers), body].concat()
-}
-
-fn document(body: impl AsRef<[u8]>) -> Answer {
-    Answer::Bytes(response("200 OK", "content-type: application/json\r\n", body))
-}
-
-fn good() -> Answer {
-    document(issuer().jwks_json())
-}
-
-/// The good set and one member more.
-fn good_and(member: &str) -> String {
-    issuer().jwks_json().replacen("[{", &format!("[{member},{{"), 1)
-}
 
 /// The good set in this many bytes.
 fn padded_to(length: usize) -> String {
     let mut document = issuer().jwks_json();
     document.extend(std::iter::repeat_n(' ', length - document.len()));
     document
-}
-
-fn chunk(body: impl AsRef<[u8]>) -> Vec<u8> {
-    let body = body.as_ref();
-    [format!("{:x}\r\n", body.len()).as_bytes(), body, b"\r\n"].concat()
 }
 
 fn cause(error: &RefreshError) -> String {
@@ -450,14 +204,14 @@ async fn h057_endless_body_is_left_at_64_kib() {
         ("of 10 GB", "content-length: 10000000000\r\n", block.clone()),
         ("in chunks", "transfer-encoding: chunked\r\n", chunk(&block)),
     ] {
-        let before = server.shared.sent.load(Ordering::SeqCst);
+        let before = server.sent();
         let begun = Instant::now();
         let fault = Answer::Endless(head("200 OK", headers), block);
         let error = survives(&server, &verifier, name, fault).await;
         assert_eq!(cause(&error), "invalid JWK Set: it is longer than 64 KiB", "{name}");
         assert!(begun.elapsed() < Duration::from_secs(4), "{name}: {:?}", begun.elapsed());
         // What the sockets hold is sent, and not received.
-        let sent = server.shared.sent.load(Ordering::SeqCst) - before;
+        let sent = server.sent() - before;
         assert!(sent < 32 << 20, "{name}: {sent} bytes");
     }
 }
@@ -625,59 +379,6 @@ async fn redirects_end_there(server: &Server, verifier: &Verifier, other: &Serve
 }
 
 #[tokio::test]
-async fn h060_bodies_that_are_not_key_sets_are_rejected() {
-    let server = Server::bind().await;
-    let verifier = server.connect().await;
-    let good = issuer().jwks_json();
-    let keys = &good[1..good.len() - 1];
-    let no_object = "invalid JWK Set: it is not a JSON object";
-    let no_array = "invalid JWK Set: its member `keys` is not an array";
-    let no_usable_key = "invalid JWK Set: it has no usable key";
-    for (name, body, problem) in [
-        ("HTML", b"<!doctype html><title>Sign in</title>".to_vec(), no_object),
-        ("empty", Vec::new(), no_object),
-        ("white space", b" \r\n\t ".to_vec(), no_object),
-        ("no keys", b"{}".to_vec(), "invalid JWK Set: it has no member `keys`"),
-        (
-            "other case",
-            good.replacen("keys", "Keys", 1).into(),
-            "invalid JWK Set: it has no member `keys`",
-        ),
-        ("null", br#"{"keys":null}"#.to_vec(), no_array),
-        ("object", br#"{"keys":{}}"#.to_vec(), no_array),
-        ("text", br#"{"keys":"[]"}"#.to_vec(), no_array),
-        ("number", br#"{"keys":1}"#.to_vec(), no_array),
-        ("only an array", b"[]".to_vec(), no_object),
-        ("the array of the keys", keys[7..].into(), no_object),
-        ("no key at all", br#"{"keys":[]}"#.to_vec(), no_usable_key),
-        (
-            "keys that are none",
-            br#"{"keys":[null,{}]}"#.to_vec(),
-            "invalid JWK Set: it has no usable key: key 0 is malformed, key 1 is malformed",
-        ),
-        ("nothing but null", b"null".to_vec(), no_object),
-        ("truncated", good[..good.len() - 1].into(), no_object),
-        ("truncated in a key", good[..good.len() / 2].into(), no_object),
-        ("one more brace", format!("{good}}}").into(), no_object),
-        ("keys twice", format!("{{{keys},{keys}}}").into(), no_object),
-        ("keys twice, once empty", format!(r#"{{"keys":[],{keys}}}"#).into(), no_object),
-        ("NUL behind it", format!("{good}\0").into(), no_object),
-        ("NUL before it", format!("\0{good}").into(), no_object),
-        ("BOM", format!("\u{feff}{good}").into(), no_object),
-        ("not UTF-8", [good.as_bytes(), b"\xff"].concat(), "invalid JWK Set: it is not UTF-8"),
-        (
-            "not UTF-8 in a text",
-            [br#"{"a":"#, &b"\"\xc3\x28\","[..], keys.as_bytes(), b"}"].concat(),
-            "invalid JWK Set: it is not UTF-8",
-        ),
-        ("UTF-16", good.encode_utf16().flat_map(u16::to_le_bytes).collect(), no_object),
-    ] {
-        let error = survives(&server, &verifier, name, document(body)).await;
-        assert_eq!((error.kind().as_str(), &*cause(&error)), ("document", problem), "{name}");
-    }
-}
-
-#[tokio::test]
 async fn h061_statuses_other_than_200_are_rejected() {
     let server = Server::bind().await;
     let verifier = server.connect().await;
@@ -753,79 +454,6 @@ async fn h061_retry_after_is_clamped_and_never_a_panic() {
 }
 
 #[tokio::test]
-async fn h062_too_many_keys_and_keys_that_are_too_long_are_rejected() {
-    let server = Server::bind().await;
-    let verifier = server.connect().await;
-    let others = |count: usize| {
-        let other = |index| format!(r#"{{"kty":"AKP","kid":"other-{index}"}}"#);
-        good_and(&(0..count).map(other).collect::<Vec<_>>().join(","))
-    };
-    let too_many = "invalid JWK Set: it has more than 100 keys";
-    let long = format!(r#"{{"kty":"RSA","kid":"long","e":"AQAB","n":"{}"}}"#, "z".repeat(60 << 10));
-    for (name, body, problem) in [
-        ("101 keys", others(99), too_many),
-        ("10 000 keys", good_and(&vec!["{}"; 10_000].join(",")), too_many),
-        ("10 000 keys with IDs", others(10_000), "invalid JWK Set: it is longer than 64 KiB"),
-        (
-            "one key of 60 KiB",
-            format!(r#"{{"keys":[{long}]}}"#),
-            "invalid JWK Set: it has no usable key: key 0 is unacceptable_numbers",
-        ),
-    ] {
-        let begun = Instant::now();
-        let error = survives(&server, &verifier, name, document(body)).await;
-        assert_eq!(cause(&error), problem, "{name}");
-        assert!(begun.elapsed() < Duration::from_secs(2), "{name}: {:?}", begun.elapsed());
-    }
-    // A hundred are not too many, and a long one spoils no other.
-    for body in [others(98), good_and(&long)] {
-        server.answers(document(body));
-        recovers(&verifier, "not too many").await;
-    }
-}
-
-#[tokio::test]
-async fn h063_good_set_with_an_akp_key_works() {
-    let server = Server::bind().await;
-    let key = format!(
-        r#"{{"kty":"AKP","kid":"pq","use":"sig","alg":"ML-DSA-65","pub":"{}"}}"#,
-        "A".repeat(2603)
-    );
-    server.answers(document(good_and(&key)));
-    let verifier = server.connect().await;
-    recovers(&verifier, "again").await;
-    let post_quantum = machine("").header("kid", "pq").sign();
-    let error = verifier.try_verify(&post_quantum).unwrap_err();
-    assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
-}
-
-#[tokio::test]
-async fn h067_private_members_are_an_error_event_and_the_key_is_skipped() {
-    let event = "the issuer publishes a private key";
-    // Not one of the shared keys, because nothing in this process would trust it again.
-    let disposable = &members(&TestIssuer::new())[0];
-    for member in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
-        let server = Server::bind().await;
-        let verifier = server.connect().await;
-        let private = format!(r#"{{"{member}":"c2VjcmV0LXBhcnQ","#);
-        let private = disposable.replacen('{', &private, 1);
-        server.answers(document(issuer().jwks_json().replacen('[', &format!("[{private},"), 1)));
-        let log = Log::of_this_thread_and_keys_at(&server.url());
-        verifier.refresh().await.unwrap();
-        verifier.try_verify(&machine("").sign()).unwrap();
-        verifier.refresh().await.unwrap();
-        let log = log.take();
-        let events = log.lines().filter(|line| line.contains(event)).collect::<Vec<_>>();
-        assert_eq!(events.len(), 1, "{member}: {log}");
-        assert!(events[0].contains("ERROR") && events[0].contains("index=0"), "{events:?}");
-        assert!(!log.contains("c2VjcmV0LXBhcnQ"), "{member}: {log}");
-
-        server.answers(good());
-        recovers(&verifier, member).await;
-    }
-}
-
-#[tokio::test]
 async fn h085_stalled_tls_handshake_ends_at_the_connect_limit() {
     let root = Authority::new();
     let server = Server::bind_tls(root.acceptor("localhost", 2100)).await;
@@ -845,20 +473,6 @@ async fn h085_stalled_tls_handshake_ends_at_the_connect_limit() {
     server.was_hung_up(1).await;
     server.answers(good());
     recovers(&verifier, "a handshake").await;
-}
-
-#[tokio::test]
-async fn p11_kept_connection_that_ended_costs_nothing() {
-    let server = Server::bind().await;
-    // Nothing says that the server ends it, and it does.
-    let body = issuer().jwks_json();
-    let kept = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    server.answers(Answer::Bytes(kept.into_bytes()));
-    let verifier = server.connect().await;
-    for _ in 0..10 {
-        recovers(&verifier, "the next one").await;
-    }
-    assert_eq!(server.connections(), 11);
 }
 
 #[tokio::test]
@@ -1034,43 +648,4 @@ fn error_without_ca_certificates_names_what_the_operator_has_set() {
         assert!(text.contains(&problem), "{text}{}", String::from_utf8_lossy(&output.stderr));
     }
     std::fs::remove_dir_all(&folder).unwrap();
-}
-
-/// A certificate authority of the test's own.
-struct Authority {
-    certificate: rcgen::Certificate,
-    issuer: rcgen::Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        Self { certificate, issuer: rcgen::Issuer::new(params, key) }
-    }
-
-    /// Returns a client that trusts only this authority.
-    fn client(&self) -> ClientBuilder {
-        let root = reqwest::Certificate::from_der(self.certificate.der()).unwrap();
-        Client::builder().no_proxy().tls_certs_only([root])
-    }
-
-    /// With a certificate for this host that is good until that year.
-    fn acceptor(&self, host: &str, year: i32) -> TlsAcceptor {
-        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
-        params.not_before = date_time_ymd(2000, 1, 1);
-        params.not_after = date_time_ymd(year, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        TlsAcceptor::from(Arc::new(config))
-    }
 }

@@ -296,31 +296,6 @@ async fn h093_text_that_is_almost_a_cached_token_is_rejected() {
 }
 
 #[tokio::test]
-async fn h093_cached_token_with_one_flipped_bit_is_rejected() {
-    let token = machine("activity/*").sign();
-    let verifier = fixed(rules());
-    cache("first", &verifier, &token).await;
-    let (texts, hits) = counted(async {
-        let mut texts = 0;
-        let mut bytes = token.clone().into_bytes();
-        for place in 0..bytes.len() {
-            for bit in 0..8 {
-                bytes[place] ^= 1 << bit;
-                if let Ok(text) = str::from_utf8(&bytes) {
-                    texts += 1;
-                    assert!(verifier.try_verify(text).is_err(), "bit {bit} of {place}");
-                }
-                bytes[place] ^= 1 << bit;
-            }
-        }
-        texts
-    })
-    .await;
-    assert_eq!((texts, hits), (token.len() * 7, 0));
-    check_everywhere("still", &verifier, &token, Ok(()), HIT).await;
-}
-
-#[tokio::test]
 async fn h093_cached_token_with_one_flipped_bit_in_the_http_header_is_rejected() {
     let token = machine("activity/*").sign();
     let verifier = fixed(rules());
@@ -329,8 +304,7 @@ async fn h093_cached_token_with_one_flipped_bit_in_the_http_header_is_rejected()
     let (requests, hits) = counted(async {
         let mut requests = 0;
         let mut bytes = format!("Bearer {token}").into_bytes();
-        // Only every other character, because the other test has them all.
-        for place in (prefix..bytes.len()).step_by(2) {
+        for place in prefix..bytes.len() {
             for bit in 0..8 {
                 bytes[place] ^= 1 << bit;
                 if HeaderValue::from_bytes(&bytes).is_ok() {
@@ -343,7 +317,7 @@ async fn h093_cached_token_with_one_flipped_bit_in_the_http_header_is_rejected()
         requests
     })
     .await;
-    assert!(requests > token.len() * 3, "{requests}");
+    assert!(requests > token.len() * 6, "{requests}");
     assert_eq!(hits, 0);
     for (name, value) in [
         ("a space after", format!("Bearer {token} ").into_bytes()),
