@@ -252,6 +252,7 @@ pub(crate) enum RouteRequirement {
 
 impl RouteRequirement {
     /// Returns the required scopes, if there are any.
+    #[inline]
     pub(crate) fn scopes(&self) -> Option<&Arc<Requirement>> {
         match self {
             Self::Scopes(scopes) => Some(scopes),
@@ -263,6 +264,10 @@ impl RouteRequirement {
     /// Returns `true` if a valid token satisfies the requirement.
     #[inline]
     pub(crate) fn is_met_by(&self, token: &AccessToken) -> bool {
+        matches!(self, Self::Authenticated) || self.is_met_by_scopes(token)
+    }
+
+    fn is_met_by_scopes(&self, token: &AccessToken) -> bool {
         match self {
             Self::Public | Self::Authenticated => true,
             Self::Scopes(scopes) => scopes.is_met_by(token.scopes()),

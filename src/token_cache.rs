@@ -133,6 +133,7 @@ struct LookupKey<'t> {
 }
 
 impl Equivalent<CachedToken> for LookupKey<'_> {
+    #[inline]
     fn equivalent(&self, cached: &CachedToken) -> bool {
         let (token, cached) = (self.token, cached.token.as_bytes());
         // Compare the end of the signature first: timing then reveals nothing about the rest to

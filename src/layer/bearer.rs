@@ -47,38 +47,53 @@ pub(crate) fn credentials(headers: &HeaderMap, accepted: Scheme) -> Credentials<
 }
 
 /// Returns the credentials in the lines of an `Authorization` header.
-pub(crate) fn credentials_of<'h>(
+#[inline]
+pub(super) fn credentials_of<'h>(
     lines: impl IntoIterator<Item = &'h [u8]>,
     accepted: Scheme,
 ) -> Credentials<'h> {
-    let mut lines = lines.into_iter();
-    let Some(value) = lines.next() else {
-        return Credentials::None;
-    };
-    // Reject repeated `Authorization` headers: a proxy may have checked the one that we would
-    // ignore.
-    if lines.next().is_some() {
-        return Credentials::Malformed;
+    match only(lines) {
+        Ok(Some(value)) => credentials_of_line(value, accepted),
+        Ok(None) => Credentials::None,
+        Err(Repeated) => Credentials::Malformed,
     }
-    credentials_of_line(value, accepted)
+}
+
+/// There is more than one value.
+pub(super) struct Repeated;
+
+/// Returns the only value, if there is one. Returns an error for several values: a proxy may have
+/// checked the one that we would ignore.
+#[inline]
+pub(super) fn only<'h>(
+    values: impl IntoIterator<Item = &'h [u8]>,
+) -> Result<Option<&'h [u8]>, Repeated> {
+    let mut values = values.into_iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => Err(Repeated),
+    }
 }
 
 /// Returns the credentials in the only line of an `Authorization` header.
 #[inline]
-pub(super) fn credentials_of_line(value: &[u8], accepted: Scheme) -> Credentials<'_> {
+fn credentials_of_line(value: &[u8], accepted: Scheme) -> Credentials<'_> {
     const BEARER: &[u8] = b"Bearer";
 
     match value.split_at_checked(BEARER.len()) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => match rest {
-            [] => Credentials::Malformed,
-            // RFC 6750 requires `1*SP`: one space or more.
-            [b' ', ..] => match without_spaces(rest) {
+        // Nearly every client writes `Bearer`, and an exact comparison is faster.
+        Some((scheme, rest)) if scheme == BEARER || scheme.eq_ignore_ascii_case(BEARER) => {
+            match rest {
                 [] => Credentials::Malformed,
-                token => Credentials::Bearer(RawToken(token)),
-            },
-            [b'\t', ..] => Credentials::Malformed,
-            _ => without_scheme(value, accepted),
-        },
+                // RFC 6750 requires `1*SP`: one space or more.
+                [b' ', ..] => match without_spaces(rest) {
+                    [] => Credentials::Malformed,
+                    token => Credentials::Bearer(RawToken(token)),
+                },
+                [b'\t', ..] => Credentials::Malformed,
+                _ => without_scheme(value, accepted),
+            }
+        }
         _ => without_scheme(value, accepted),
     }
 }

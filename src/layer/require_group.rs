@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::LayerMarker;
 use super::drain::{self, Drains};
 use super::require_scope::is_preflight;
-use super::response::{Passed, ResponseBody, ResponseFuture};
+use super::response::{ResponseBody, ResponseFuture};
 use crate::rejection::Rejection;
 use crate::scope::GroupRequirement;
 use crate::telemetry;
@@ -168,7 +168,7 @@ where
             Err(rejection) if !is_preflight(request.extensions()) => {
                 drain::reject(request, rejection, &self.drains)
             }
-            _ => ResponseFuture::inner(self.inner.call(request), Passed::default()),
+            _ => ResponseFuture::inner(self.inner.call(request), None),
         }
     }
 }

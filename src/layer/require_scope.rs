@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::LayerMarker;
 use super::drain::{self, Drains};
-use super::response::{Passed, ResponseBody, ResponseFuture};
+use super::response::{ResponseBody, ResponseFuture};
 use crate::rejection::Rejection;
 use crate::scope::{InvalidScope, Requirement};
 use crate::telemetry;
@@ -183,7 +183,8 @@ fn reject(
             return Box::new(Rejection::internal());
         }
     };
-    Box::new(rejection.requiring([requirement]))
+    let of_rules = token.and_then(AccessToken::required);
+    Box::new(rejection.requiring([requirement]).requiring(of_rules))
 }
 
 /// Returns `true` if `RequireToken` let the request pass as a CORS preflight request.
@@ -213,14 +214,34 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline(always)]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let has_token = match check(&self.config.requirement, request.extensions()) {
-            Ok(_) => true,
-            Err(_) if is_preflight(request.extensions()) => false,
-            Err(rejection) => return drain::reject(request, *rejection, &self.config.drains),
-        };
-        let future = self.inner.call(request);
-        let required = has_token.then(|| Arc::clone(&self.config.requirement));
-        ResponseFuture::inner(future, Passed { required: [required, None], all_rejected: None })
+        match check(&self.config.requirement, request.extensions()) {
+            Ok(_) => {
+                let required = Some(Arc::clone(&self.config.requirement));
+                ResponseFuture::inner(self.inner.call(request), required)
+            }
+            Err(rejection) => self.call_without_scope(*rejection, request),
+        }
+    }
+}
+
+impl<S> RequireScopeService<S> {
+    /// Rejects a request without the required scope, unless it is a CORS preflight request.
+    #[inline(never)]
+    fn call_without_scope<ReqBody, ResBody>(
+        &mut self,
+        rejection: Rejection,
+        request: Request<ReqBody>,
+    ) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+        ReqBody: Body + Send + 'static,
+    {
+        if is_preflight(request.extensions()) {
+            ResponseFuture::inner(self.inner.call(request), None)
+        } else {
+            drain::reject(request, rejection, &self.config.drains)
+        }
     }
 }

@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::bearer::{Credentials, Scheme};
 use super::drain::{self, Drains};
-use super::response::{Passed, ResponseBody, ResponseFuture};
+use super::response::{Required, ResponseBody, ResponseFuture, Watch};
 use super::token_source::TokenSource;
 use crate::error::VerifyError;
 use crate::rejection::{Rejection, RejectionBody, RejectionConfig};
@@ -477,57 +477,45 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        // Only this layer may insert these two: an outer layer could have inserted a token that
-        // this verifier does not accept.
+        // Only this layer may insert a marker or a token: an outer layer could have inserted a token
+        // that this verifier does not accept. A token is replaced when the request's own token is
+        // inserted, and removed if the request passes without one.
         if !request.extensions().is_empty() {
-            request.extensions_mut().remove::<AccessToken>();
             request.extensions_mut().remove::<LayerMarker>();
         }
 
-        let config = &self.config;
-        if config.allows_preflight && is_preflight(&request) {
-            let marker = LayerMarker { is_preflight: true, ..config.marker() };
-            return self.call_without_token(marker, Passed::default(), request);
-        }
-        let requirement = config.requirement_for(&request);
-        match config.check(config.credentials(requirement, &mut request)) {
-            Checked::Done(Presented::Token(Ok(token))) if requirement.is_met_by(&token) => {
-                config.admit(&mut request, token);
-                let future = self.inner.call(request);
-                ResponseFuture::inner(future, config.passed(requirement))
-            }
-            Checked::UnknownKey(token, unknown) => {
-                self.call_later(token.to_owned(), unknown, request)
-            }
-            Checked::Done(Presented::NoToken) if config.allows_missing_token(requirement) => {
-                let (marker, passed) = (config.marker(), config.passed_unwatched(requirement));
-                self.call_without_token(marker, passed, request)
-            }
-            Checked::Done(rejected) => {
-                let rejection = config.reject(requirement, rejected);
-                drain::reject(request, rejection, &config.drains)
-            }
+        match self.config.decide(&mut request) {
+            Ok(required) => ResponseFuture::inner(self.inner.call(request), required),
+            Err(unusual) => self.call_unusual(unusual, request),
         }
     }
 }
 
 impl<S> RequireTokenService<S> {
-    /// Calls the inner service with a request that needs no token.
+    /// Calls the inner service, now or later, or rejects the request.
     // Not inlined: with a second call of the inner service in it, `call` was compiled to code that
     // moves the future of each request twice.
     #[inline(never)]
-    fn call_without_token<ReqBody, ResBody>(
+    fn call_unusual<ReqBody, ResBody>(
         &mut self,
-        marker: LayerMarker,
-        passed: Passed,
+        unusual: Unusual,
         mut request: Request<ReqBody>,
     ) -> ResponseFuture<S::Future>
     where
-        S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+        S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone + Send + 'static,
+        ReqBody: Body + Send + 'static,
     {
-        self.config.source.conceal(request.headers_mut());
-        request.extensions_mut().insert(marker);
-        ResponseFuture::inner(self.inner.call(request), passed)
+        match unusual {
+            Unusual::Watched(watch) => ResponseFuture::watched(self.inner.call(request), watch),
+            Unusual::NeedsNoToken(marker, required) => {
+                self.config.source.conceal(request.headers_mut());
+                request.extensions_mut().remove::<AccessToken>();
+                request.extensions_mut().insert(marker);
+                ResponseFuture::inner(self.inner.call(request), required)
+            }
+            Unusual::UnknownKey(token, unknown) => self.call_later(token, unknown, request),
+            Unusual::Rejected(rejection) => drain::reject(request, rejection, &self.config.drains),
+        }
     }
 
     /// Waits for newer keys, and then calls the inner service or rejects the request. The token is
@@ -553,9 +541,9 @@ impl<S> RequireTokenService<S> {
             let requirement = config.requirement_for(&request);
             match outcome {
                 Ok(token) if requirement.is_met_by(&token) => {
-                    config.admit(&mut request, token);
-                    let passed = config.passed(requirement);
-                    Ok((inner.call(request), passed))
+                    config.insert(&mut request, token);
+                    let watch = config.watch(requirement);
+                    Ok(ResponseFuture::watched(inner.call(request), watch))
                 }
                 outcome => {
                     let rejection = config.reject(requirement, Presented::Token(outcome));
@@ -578,6 +566,17 @@ fn is_preflight<B>(request: &Request<B>) -> bool {
         && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
+/// Any request but the usual one, which passes at once with a valid token.
+enum Unusual {
+    /// It passes with a valid token, and no request was accepted before.
+    Watched(Box<Watch>),
+    /// It passes without a token. The marker is inserted instead.
+    NeedsNoToken(LayerMarker, Required),
+    /// Newer keys could change the result for this token.
+    UnknownKey(String, UnknownKey),
+    Rejected(Rejection),
+}
+
 /// The result of checking credentials without a wait.
 enum Checked<'h> {
     Done(Presented),
@@ -594,17 +593,93 @@ enum Presented {
 }
 
 impl LayerConfig {
-    /// Verifies the credentials without waiting.
+    /// Decides about a request without waiting. If it passes with a valid token, inserts the token.
     #[inline]
-    fn check<'h>(&self, credentials: Credentials<'h>) -> Checked<'h> {
-        let token = match credentials {
-            Credentials::Bearer(token) => token,
-            Credentials::Malformed => return Checked::Done(Presented::Malformed),
-            Credentials::None => return Checked::Done(Presented::NoToken),
-        };
-        if let Some(outcome) = self.verifier.cached(token.0) {
-            return Checked::Done(Presented::Token(outcome));
+    fn decide<B>(&self, request: &mut Request<B>) -> Result<Required, Unusual> {
+        if self.allows_preflight && is_preflight(request) {
+            let marker = LayerMarker { is_preflight: true, ..self.marker() };
+            return Err(Unusual::NeedsNoToken(marker, None));
         }
+        let requirement = self.requirement_for(request);
+        let credentials = self.credentials(requirement, request);
+        // Most tokens are cached. An arm of their own keeps the results of the rest out of their way.
+        match self.cached(&credentials) {
+            Some(Ok(token)) if requirement.is_met_by(&token) => {
+                self.admit(requirement, request, token)
+            }
+            cached => match self.decide_uncached(requirement, credentials, cached) {
+                Ok(token) => self.admit(requirement, request, token),
+                Err(unusual) => Err(unusual),
+            },
+        }
+    }
+
+    /// Decides about a request whose token is not cached, or has no token, or is rejected.
+    // Not inlined, so that the results of all these do not slow down `decide`.
+    #[inline(never)]
+    fn decide_uncached(
+        &self,
+        requirement: &RouteRequirement,
+        credentials: Credentials<'_>,
+        cached: Option<Result<AccessToken, VerifyError>>,
+    ) -> Result<AccessToken, Unusual> {
+        match self.check(credentials, cached) {
+            Checked::Done(Presented::Token(Ok(token))) if requirement.is_met_by(&token) => {
+                Ok(token)
+            }
+            Checked::UnknownKey(token, unknown) => {
+                Err(Unusual::UnknownKey(token.to_owned(), unknown))
+            }
+            Checked::Done(Presented::NoToken) if self.allows_missing_token(requirement) => {
+                Err(Unusual::NeedsNoToken(self.marker(), self.rules_requirement.clone()))
+            }
+            Checked::Done(rejected) => Err(Unusual::Rejected(self.reject(requirement, rejected))),
+        }
+    }
+
+    /// Inserts the token of a request that passes. Until the first request is accepted, its response
+    /// is watched: a layer or an extractor inside may still reject it.
+    #[inline]
+    fn admit<B>(
+        &self,
+        requirement: &RouteRequirement,
+        request: &mut Request<B>,
+        token: AccessToken,
+    ) -> Result<Required, Unusual> {
+        self.insert(request, token);
+        if self.verifier.all_rejected().is_over() {
+            Ok(requirement.scopes().map(Arc::clone))
+        } else {
+            Err(Unusual::Watched(self.watch(requirement)))
+        }
+    }
+
+    #[cold]
+    fn watch(&self, requirement: &RouteRequirement) -> Box<Watch> {
+        let all_rejected = Arc::clone(self.verifier.all_rejected());
+        Box::new(Watch { required: requirement.scopes().map(Arc::clone), all_rejected })
+    }
+
+    #[inline]
+    fn cached(&self, credentials: &Credentials<'_>) -> Option<Result<AccessToken, VerifyError>> {
+        match credentials {
+            Credentials::Bearer(token) => self.verifier.cached(token.0),
+            Credentials::Malformed | Credentials::None => None,
+        }
+    }
+
+    /// Verifies the credentials without waiting, unless the result is already known from the cache.
+    fn check<'h>(
+        &self,
+        credentials: Credentials<'h>,
+        cached: Option<Result<AccessToken, VerifyError>>,
+    ) -> Checked<'h> {
+        let token = match (credentials, cached) {
+            (_, Some(cached)) => return Checked::Done(Presented::Token(cached)),
+            (Credentials::Bearer(token), None) => token,
+            (Credentials::Malformed, None) => return Checked::Done(Presented::Malformed),
+            (Credentials::None, None) => return Checked::Done(Presented::NoToken),
+        };
         // The cache needs no such check, because every cached token is ASCII without a tab.
         let Some(text) = token.text() else {
             return Checked::Done(Presented::Malformed);
@@ -616,7 +691,8 @@ impl LayerConfig {
     }
 
     async fn verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
-        let presented = match self.check(credentials) {
+        let cached = self.cached(&credentials);
+        let presented = match self.check(credentials, cached) {
             Checked::Done(presented) => presented,
             Checked::UnknownKey(token, unknown) => {
                 Presented::Token(self.verifier.verify_with_newer_keys(token, unknown).await)
@@ -626,7 +702,8 @@ impl LayerConfig {
     }
 
     fn try_verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
-        self.decide_without_path(match self.check(credentials) {
+        let cached = self.cached(&credentials);
+        self.decide_without_path(match self.check(credentials, cached) {
             Checked::Done(presented) => presented,
             Checked::UnknownKey(_, unknown) => {
                 Presented::Token(self.verifier.reject_unknown_key(unknown))
@@ -729,26 +806,9 @@ impl LayerConfig {
         rejection
     }
 
-    /// Returns what the response future of an admitted request needs. Until the first request is
-    /// accepted, the future also records whether a layer or extractor inside rejects the request.
-    #[inline]
-    fn passed(&self, requirement: &RouteRequirement) -> Passed {
-        let all_rejected = self.verifier.all_rejected();
-        let watched = if all_rejected.is_over() { None } else { Some(Arc::clone(all_rejected)) };
-        Passed { all_rejected: watched, ..self.passed_unwatched(requirement) }
-    }
-
-    /// Returns the same as [`passed`](Self::passed), but records nothing: a request without a token
-    /// does not show whether tokens are accepted.
-    #[inline]
-    fn passed_unwatched(&self, requirement: &RouteRequirement) -> Passed {
-        let required = [self.rules_requirement.clone(), requirement.scopes().cloned()];
-        Passed { required, all_rejected: None }
-    }
-
     /// Records the caller in the span, and inserts the token for the service inside.
     #[inline]
-    fn admit<B>(&self, request: &mut Request<B>, token: AccessToken) {
+    fn insert<B>(&self, request: &mut Request<B>, token: AccessToken) {
         telemetry::admitted(&token);
         self.source.remove_token(request.headers_mut());
         request.extensions_mut().insert(token);

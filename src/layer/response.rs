@@ -158,14 +158,15 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         state: State<F>,
-        passed: Passed,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     enum State<F> {
-        Inner { #[pin] future: F },
+        Inner { #[pin] future: F, required: Required },
+        // The first requests of a verifier.
+        Watched { #[pin] future: F, watch: Box<Watch> },
         Rejected { response: Option<Box<RejectedResponse>> },
         Draining { drained: Pin<Box<dyn Future<Output = Box<RejectedResponse>> + Send>> },
         Waiting {
@@ -174,81 +175,80 @@ pin_project! {
     }
 }
 
-/// Tells a layer that let a request through what to do with the response of the service inside.
-#[derive(Debug, Default)]
-pub(super) struct Passed {
-    /// The requirements of the layer, which the rejections of layers and handlers inside also name:
-    /// those of the rules, and of the route.
-    pub(super) required: [Option<Arc<Requirement>>; 2],
-    /// Records whether the service inside accepts the request, if that still matters.
-    pub(super) all_rejected: Option<Arc<AllRejected>>,
+/// The requirement of a layer that let a request through. The rejections of the layers and handlers
+/// inside also name it.
+pub(super) type Required = Option<Arc<Requirement>>;
+
+/// Records whether the service inside accepts a request.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) required: Required,
+    pub(super) all_rejected: Arc<AllRejected>,
 }
 
-impl Passed {
-    /// Returns `true` if [`completed`](Self::completed) has something to do.
-    #[inline]
-    fn concerns<B, E>(&self, response: &Result<Response<B>, E>) -> bool {
-        let is_rejection =
-            |response: &Response<B>| response.extensions().get::<Rejection>().is_some();
-        self.all_rejected.is_some() || response.as_ref().is_ok_and(is_rejection)
-    }
-
-    /// Records whether the service inside has accepted the request. If it has not, adds the requirements
-    /// of this layer to the rejection and to its challenge: a client that requested only the scopes of
-    /// the layer inside would be rejected by this layer next.
-    #[cold]
-    fn completed<B, E>(&self, mut response: Result<Response<B>, E>) -> Result<Response<B>, E> {
-        let extensions = response.as_ref().ok().map(Response::extensions);
-        let rejection = extensions.and_then(|all| all.get::<Rejection>()).cloned();
-        match (&self.all_rejected, &rejection) {
-            (None, _) => {}
-            (Some(all_rejected), Some(rejection)) => all_rejected.rejected(rejection),
-            (Some(all_rejected), None) => all_rejected.accepted(),
-        }
-        if let (Ok(response), Some(rejection)) = (&mut response, rejection) {
-            let complete = rejection.clone().requiring(self.required.iter().flatten());
-            let (before, after) = (rejection.challenge(), complete.challenge());
-            // Leave a challenge that the application has changed.
-            if let Some(after) = after
-                && before.is_some()
-                && response.headers().get(WWW_AUTHENTICATE) == before.as_ref()
-            {
-                response.headers_mut().insert(WWW_AUTHENTICATE, after);
+impl Watch {
+    fn completed<B, E>(&self, response: &mut Result<Response<B>, E>) {
+        match rejection_in(response) {
+            Some(rejection) => {
+                self.all_rejected.rejected(rejection);
+                add_required(&self.required, response);
             }
-            response.extensions_mut().insert(complete);
+            None => self.all_rejected.accepted(),
         }
-        response
     }
 }
 
-/// The future of an admitted request, or the response to a rejected one.
-type Admitted<F> = Result<(F, Passed), Box<RejectedResponse>>;
+#[inline]
+fn rejection_in<B, E>(response: &Result<Response<B>, E>) -> Option<&Rejection> {
+    response.as_ref().ok()?.extensions().get()
+}
+
+/// Adds the requirement of a layer to the rejection of the service inside, and to its challenge: a
+/// client that requested only the scopes of the layer inside would be rejected by this layer next.
+#[cold]
+fn add_required<B, E>(required: &Required, response: &mut Result<Response<B>, E>) {
+    let Some(rejection) = rejection_in(response).cloned() else { return };
+    let Ok(response) = response else { return };
+    let complete = rejection.clone().requiring(required);
+    let (before, after) = (rejection.challenge(), complete.challenge());
+    // Leave a challenge that the application has changed.
+    if let Some(after) = after
+        && before.is_some()
+        && response.headers().get(WWW_AUTHENTICATE) == before.as_ref()
+    {
+        response.headers_mut().insert(WWW_AUTHENTICATE, after);
+    }
+    response.extensions_mut().insert(complete);
+}
+
+/// The response of a request that had to wait for the verification: its future, or a rejection.
+type Admitted<F> = Result<ResponseFuture<F>, Box<RejectedResponse>>;
 
 impl<F> ResponseFuture<F> {
     #[inline]
-    pub(super) fn inner(future: F, passed: Passed) -> Self {
-        Self { state: State::Inner { future }, passed }
+    pub(super) fn inner(future: F, required: Required) -> Self {
+        Self { state: State::Inner { future, required } }
     }
 
-    fn new(state: State<F>) -> Self {
-        Self { state, passed: Passed::default() }
+    pub(super) fn watched(future: F, watch: Box<Watch>) -> Self {
+        Self { state: State::Watched { future, watch } }
     }
 
     pub(super) fn rejected(response: Box<RejectedResponse>) -> Self {
-        Self::new(State::Rejected { response: Some(response) })
+        Self { state: State::Rejected { response: Some(response) } }
     }
 
     /// Creates a future that reads the rest of a rejected request's body first.
     pub(super) fn draining(
         drained: impl Future<Output = Box<RejectedResponse>> + Send + 'static,
     ) -> Self {
-        Self::new(State::Draining { drained: Box::pin(drained) })
+        Self { state: State::Draining { drained: Box::pin(drained) } }
     }
 
     /// Creates a future that first waits for the verification. It is boxed, because its type cannot
     /// be named, and only requests that wait for a key need it.
     pub(super) fn waiting(admitted: impl Future<Output = Admitted<F>> + Send + 'static) -> Self {
-        Self::new(State::Waiting { admitted: Box::pin(admitted) })
+        Self { state: State::Waiting { admitted: Box::pin(admitted) } }
     }
 }
 
@@ -270,49 +270,57 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let this = self.as_mut().project();
-            if let StateProj::Inner { future } = this.state.project() {
-                let inner = |response: Response<B>| response.map(ResponseBody::inner);
-                // Two arms, because one would move the usual response once more.
-                return match future.poll(cx) {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(response) if this.passed.concerns(&response) => {
-                        Poll::Ready(this.passed.completed(response).map(inner))
+            if let StateProj::Inner { future, required } = this.state.project() {
+                return match ready!(future.poll(cx)) {
+                    // An arm of its own, because one for both would move the usual response once more.
+                    Ok(response) if response.extensions().get::<Rejection>().is_none() => {
+                        Poll::Ready(Ok(response.map(ResponseBody::inner)))
                     }
-                    Poll::Ready(response) => Poll::Ready(response.map(inner)),
+                    mut response => {
+                        add_required(required, &mut response);
+                        Poll::Ready(response.map(|response| response.map(ResponseBody::inner)))
+                    }
                 };
             }
             if let Some(response) = ready!(self.as_mut().poll_other(cx)) {
-                return Poll::Ready(Ok(response));
+                return Poll::Ready(response);
             }
         }
     }
 }
 
 impl<F> ResponseFuture<F> {
-    /// Polls any state but `Inner`. Returns `None` if the state is `Inner` now.
+    /// Polls any state but `Inner`. Returns `None` if the state has changed.
     #[cold]
     #[expect(clippy::expect_used, reason = "polling a completed future is a bug in the caller")]
-    fn poll_other<B>(
+    fn poll_other<B, E>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Response<ResponseBody<B>>>> {
-        let this = self.project();
-        let mut state = this.state;
+    ) -> Poll<Option<Result<Response<ResponseBody<B>>, E>>>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+    {
+        let mut state = self.project().state;
         let response = match state.as_mut().project() {
             StateProj::Inner { .. } => return Poll::Ready(None),
+            StateProj::Watched { future, watch } => {
+                let mut response = ready!(future.poll(cx));
+                watch.completed(&mut response);
+                let response = response.map(|response| response.map(ResponseBody::inner));
+                return Poll::Ready(Some(response));
+            }
             StateProj::Rejected { response } => {
                 response.take().expect("`ResponseFuture` polled after completion")
             }
             StateProj::Draining { drained } => ready!(drained.as_mut().poll(cx)),
             StateProj::Waiting { admitted } => match ready!(admitted.as_mut().poll(cx)) {
-                Ok((future, passed)) => {
-                    *this.passed = passed;
-                    state.set(State::Inner { future });
+                Ok(future) => {
+                    state.set(future.state);
                     return Poll::Ready(None);
                 }
                 Err(response) => response,
             },
         };
-        Poll::Ready(Some(response.into_response()))
+        Poll::Ready(Some(Ok(response.into_response())))
     }
 }

@@ -5,9 +5,7 @@ use http::header::{
 };
 use http::{Method, Request, Version};
 
-use super::bearer::{
-    Credentials, RawToken, Scheme, credentials, credentials_of, credentials_of_line,
-};
+use super::bearer::{Credentials, RawToken, Repeated, Scheme, credentials, credentials_of, only};
 
 /// The prefix of the subprotocol that holds the token.
 const SUBPROTOCOL: &[u8] = b"bearer.";
@@ -134,18 +132,13 @@ impl TokenSource {
             Source::WebSocketProtocol => return self.of_lines(request.headers(), accepted),
         };
         let headers = request.headers_mut();
-        // Reject a repeated header: a proxy may have checked the one that we would ignore. Usually no
-        // header has several values, so this one is not looked up twice.
-        let has_repeated = headers.len() != headers.keys_len();
-        if has_repeated && headers.get_all(name).iter().nth(1).is_some() {
-            return Credentials::Malformed;
+        // Usually no header has several values. Then this one is not looked up twice.
+        if headers.len() != headers.keys_len() {
+            _ = concealed(headers, name);
+            return self.of_lines(headers, accepted);
         }
         let value = concealed(headers, name).map(HeaderValue::as_bytes);
-        match (value, &self.0) {
-            (None, _) => Credentials::None,
-            (Some(value), Source::Authorization) => credentials_of_line(value, accepted),
-            (Some(value), _) => only([value].into_iter()),
-        }
+        self.of_values(value, accepted)
     }
 
     /// Returns the credentials in the headers of a request whose method is not known.
@@ -170,6 +163,7 @@ impl TokenSource {
     }
 
     /// Returns the credentials in the values of the header.
+    #[inline]
     pub(super) fn of_values<'h>(
         &self,
         values: impl IntoIterator<Item = &'h [u8]>,
@@ -177,10 +171,10 @@ impl TokenSource {
     ) -> Credentials<'h> {
         match &self.0 {
             Source::Authorization => credentials_of(values, accepted),
-            Source::Header(_) => only(values.into_iter()),
+            Source::Header(_) => only_token(values),
             Source::WebSocketProtocol => {
                 let protocols = values.into_iter().flat_map(subprotocols);
-                only(protocols.filter_map(|protocol| protocol.strip_prefix(SUBPROTOCOL)))
+                only_token(protocols.filter_map(|protocol| protocol.strip_prefix(SUBPROTOCOL)))
             }
         }
     }
@@ -213,13 +207,12 @@ fn concealed<'h>(headers: &'h mut HeaderMap, name: &HeaderName) -> Option<&'h He
     Some(value)
 }
 
-/// Returns the only credential. Rejects several of them, because a proxy may have checked the one that
-/// we would ignore.
-fn only<'h>(mut values: impl Iterator<Item = &'h [u8]>) -> Credentials<'h> {
-    match (values.next(), values.next()) {
-        (None, _) => Credentials::None,
-        (Some([]), _) | (Some(_), Some(_)) => Credentials::Malformed,
-        (Some(token), None) => Credentials::Bearer(RawToken(token)),
+/// Returns the only value as the token.
+fn only_token<'h>(values: impl IntoIterator<Item = &'h [u8]>) -> Credentials<'h> {
+    match only(values) {
+        Ok(None) => Credentials::None,
+        Ok(Some([])) | Err(Repeated) => Credentials::Malformed,
+        Ok(Some(token)) => Credentials::Bearer(RawToken(token)),
     }
 }
 

@@ -306,6 +306,7 @@ impl Verifier {
     ///
     /// The result is an error if the keys are too old, or if [`Rules::recheck`] rejects the token. The
     /// entry then stays in the cache, and is checked again at the next request.
+    #[inline]
     pub(crate) fn cached(&self, token: &[u8]) -> Option<Result<AccessToken, VerifyError>> {
         self.cached_at(token, (self.shared.clock)())
     }
@@ -341,6 +342,7 @@ impl Verifier {
         }
     }
 
+    #[inline(always)]
     fn cached_at(&self, token: &[u8], now: SystemTime) -> Option<Result<AccessToken, VerifyError>> {
         let CacheEntry { token: verified, pool, keys } = self.shared.cache.get(token)?;
         let pool = self.shared.pools.get(pool)?;

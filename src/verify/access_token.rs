@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::claims::{ActorClaim, Claims};
 use crate::error::InvalidClaims;
-use crate::scope::Scopes;
+use crate::scope::{Requirement, Scopes};
 
 /// A verified access token.
 ///
@@ -65,6 +65,8 @@ struct Verified {
     expires_at: i64,
     not_before: Option<i64>,
     issued_at: Option<i64>,
+    /// The scopes that the rules required, which the challenges of layers inside also name.
+    required: Option<Arc<Requirement>>,
 }
 
 /// The `act` claim of a token.
@@ -192,6 +194,11 @@ impl AccessToken {
         (self.inner.expires_at, self.inner.not_before)
     }
 
+    /// Returns the scopes that the rules required of the token.
+    pub(crate) fn required(&self) -> Option<&Arc<Requirement>> {
+        self.inner.required.as_ref()
+    }
+
     /// Returns about how many bytes the token takes in memory.
     pub(crate) fn len_in_memory(&self) -> usize {
         let Verified {
@@ -221,7 +228,12 @@ impl AccessToken {
     /// needs an `AccessToken`. The signature is valid, because only
     /// [`RawClaims::parse`](crate::claims::RawClaims::parse) creates [`Claims`], from a
     /// [`SignatureVerified`](crate::jwks::SignatureVerified).
-    pub(super) fn new(claims: Claims<'_>, issuer: &Arc<str>, payload: &str) -> Self {
+    pub(super) fn new(
+        claims: Claims<'_>,
+        issuer: &Arc<str>,
+        payload: &str,
+        required: Option<&Arc<Requirement>>,
+    ) -> Self {
         let text = |claim| ClaimText::new(claim, payload);
         let actor = |actor: ActorClaim<'_>| VerifiedActor {
             subject: actor.subject.map(|subject| ClaimText::new(subject, payload)),
@@ -240,6 +252,7 @@ impl AccessToken {
                 expires_at: claims.expires_at,
                 not_before: claims.not_before,
                 issued_at: claims.issued_at,
+                required: required.map(Arc::clone),
             }),
         }
     }

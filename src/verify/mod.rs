@@ -156,7 +156,7 @@ fn verify_with<'p>(
     // Steps 7 to 9. The signature is valid: the claims can be trusted from here on.
     let claims = raw_claims.parse(proof)?;
     rules.check_claims(&claims, now).map_err(|kind| Invalid::claims(kind, &claims))?;
-    let token = AccessToken::new(claims, issuer, payload);
+    let token = AccessToken::new(claims, issuer, payload, rules.requirement());
     rules.check_application(&token)?;
     Ok(token)
 }

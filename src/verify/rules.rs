@@ -259,12 +259,12 @@ impl Rules {
         if !self.groups.is_empty() && !groups.iter().any(|group| self.groups.contains(group)) {
             return Err(VerifyErrorKind::Forbidden);
         }
-        self.check_scopes(Scopes::from_claim(claims.scope.as_deref().unwrap_or_default()))
+        self.check_scopes(|| Scopes::from_claim(claims.scope.as_deref().unwrap_or_default()))
     }
 
-    fn check_scopes(&self, granted: Scopes<'_>) -> Result<(), VerifyErrorKind> {
+    fn check_scopes<'t>(&self, granted: impl Fn() -> Scopes<'t>) -> Result<(), VerifyErrorKind> {
         match &self.requirement {
-            Some(required) if !required.is_met_by(granted) => {
+            Some(required) if !required.is_met_by(granted()) => {
                 Err(VerifyErrorKind::InsufficientScope)
             }
             _ => Ok(()),
@@ -276,6 +276,7 @@ impl Rules {
     /// line of defense. `client_id`, `aud`, `cnf` and groups are not checked again, because neither
     /// the token nor the rules can change. The order is that of
     /// [`check_claims`](Self::check_claims).
+    #[inline]
     pub(crate) fn recheck(
         &self,
         token: &AccessToken,
@@ -283,10 +284,11 @@ impl Rules {
     ) -> Result<(), VerifyErrorKind> {
         let (expires_at, not_before) = token.times();
         self.check_times(expires_at, not_before, now)?;
-        self.check_scopes(token.scopes())?;
+        self.check_scopes(|| token.scopes())?;
         self.check_application(token)
     }
 
+    #[inline]
     fn check_times(
         &self,
         expires_at: i64,

@@ -103,7 +103,7 @@ fn cryptography_clock_and_runtime_have_one_place_each() {
 fn access_token_is_constructed_in_one_place() {
     let token = &sources()["verify/access_token"];
     // Visible only in its folder, whose files are all read below.
-    let body = token.split_once("pub(super) fn new(claims: Claims").unwrap().1;
+    let body = token.split_once("pub(super) fn new(\n        claims: Claims").unwrap().1;
     assert!(body.contains("        Self {\n            inner: Arc::new(Verified {\n"));
     // A second `Self {` would construct another one.
     let implementation = token.split_once("impl AccessToken {").unwrap().1;

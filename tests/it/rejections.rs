@@ -1798,6 +1798,17 @@ async fn missing_scope_of_rules_names_every_scope_of_the_request() {
     }
 }
 
+#[test]
+fn missing_scope_names_the_scopes_of_the_rules_without_a_layer_outside() {
+    let token = machine("base/use").sign();
+    let token = verifier_of(rules().with_required_scopes(["base/use"])).try_verify(&token).unwrap();
+    let mut extensions = http::Extensions::new();
+    extensions.insert(token);
+    let rejection = RequireScope::new("mcp/admin").authorize(&extensions).unwrap_err();
+    let challenge = rejection.challenge().unwrap();
+    assert_eq!(scopes_of(Some(challenge.to_str().unwrap())), Some("mcp/admin base/use"));
+}
+
 #[tokio::test]
 async fn nested_layers_name_every_scope_in_one_challenge() {
     let layers = |inner: BoxCloneService<Request<Body>, Response<Body>, Infallible>| {
@@ -1810,7 +1821,7 @@ async fn nested_layers_name_every_scope_in_one_challenge() {
         boxed(RequireToken::new(verifier_of(rules)).scope_table(table).layer(inner))
     };
     let granted = machine("base/use mcp/use mcp/call mcp/write").sign();
-    let expected = "mcp/admin mcp/call base/use mcp/use mcp/read";
+    let expected = "mcp/admin base/use mcp/call mcp/use mcp/read";
     for transport in [Transport::Direct, Transport::Http1, Transport::Http2] {
         let app = layers(boxed(Unreachable));
         let mut connection = Connection::to(transport, app, Arc::default()).await;
@@ -1823,7 +1834,7 @@ async fn nested_layers_name_every_scope_in_one_challenge() {
         assert_eq!(scopes_of(Some(text.to_str().unwrap())), Some(expected));
         let required = rejection.required_scopes().iter().map(|scope| scope.as_str());
         let required = required.collect::<Vec<_>>().join(" ");
-        assert_eq!(required, "mcp/admin mcp/read mcp/write mcp/call base/use mcp/use");
+        assert_eq!(required, "mcp/admin base/use mcp/read mcp/write mcp/call mcp/use");
         if !matches!(transport, Transport::Http1) {
             let seen = connection.send(post(&bearer(&granted), "application/grpc")).await;
             assert_eq!(seen.status, 200);
