@@ -228,6 +228,46 @@ fn h044_token_with_one_required_group_is_accepted() {
 }
 
 #[test]
+fn missing_scope_names_the_scopes_of_the_rules_without_a_layer_outside() {
+    let rules = rules().with_required_scopes(["base/use"]);
+    let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
+    let mut extensions = http::Extensions::new();
+    extensions.insert(verifier.try_verify(&machine("base/use").sign()).unwrap());
+    let rejection = RequireScope::new("mcp/admin").authorize(&extensions).unwrap_err();
+    let required = rejection.required_scopes().iter().map(|scope| scope.as_str());
+    assert_eq!(required.collect::<Vec<_>>(), ["mcp/admin", "base/use"]);
+}
+
+#[test]
+fn audience_that_is_an_origin_is_accepted_with_and_without_a_slash() {
+    let wrong = Some(VerifyErrorKind::WrongAudience);
+    for (configured, sent, expected) in [
+        ("https://a", "https://a/", None),
+        ("https://a/", "https://a", None),
+        ("http://a:80", "http://a:80/", None),
+        ("http://a:80/", "http://a:80", None),
+        // With a path, query or fragment, or another scheme, the slash counts.
+        ("https://a/b", "https://a/b/", wrong),
+        ("https://a/b/", "https://a/b", wrong),
+        ("https://a?b", "https://a?b/", wrong),
+        ("https://a?b/", "https://a?b", wrong),
+        ("https://a#b", "https://a#b/", wrong),
+        ("https:///", "https://", wrong),
+        ("https://", "https:///", wrong),
+        ("urn:a", "urn:a/", wrong),
+        ("a/", "a", wrong),
+    ] {
+        verdict(rules().with_audience(configured), &machine("").claim("aud", sent), expected);
+    }
+}
+
+#[test]
+fn errors_of_the_check_say_what_they_mean() {
+    assert_eq!(CheckError::Forbidden.to_string(), "the request is forbidden");
+    assert_eq!(CheckError::Revoked.to_string(), "the token was revoked");
+}
+
+#[test]
 fn audience_is_a_string_or_a_list_of_strings() {
     let rules = || rules().with_audience("https://a");
     let with = |aud: Value| machine("").claim("aud", aud);

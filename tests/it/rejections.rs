@@ -1798,17 +1798,6 @@ async fn missing_scope_of_rules_names_every_scope_of_the_request() {
     }
 }
 
-#[test]
-fn missing_scope_names_the_scopes_of_the_rules_without_a_layer_outside() {
-    let token = machine("base/use").sign();
-    let token = verifier_of(rules().with_required_scopes(["base/use"])).try_verify(&token).unwrap();
-    let mut extensions = http::Extensions::new();
-    extensions.insert(token);
-    let rejection = RequireScope::new("mcp/admin").authorize(&extensions).unwrap_err();
-    let challenge = rejection.challenge().unwrap();
-    assert_eq!(scopes_of(Some(challenge.to_str().unwrap())), Some("mcp/admin base/use"));
-}
-
 #[tokio::test]
 async fn nested_layers_name_every_scope_in_one_challenge() {
     let layers = |inner: BoxCloneService<Request<Body>, Response<Body>, Infallible>| {
