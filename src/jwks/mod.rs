@@ -106,11 +106,18 @@ impl Jwks {
                 Some(Ok((_, first))) if key.as_ref() == Ok(first) => {}
                 // An unusable member counts, too: which of the two the issuer means is unknown.
                 Some(first) => {
-                    *first = Err(SkipReason::Ambiguous);
-                    skipped.push(SkippedKey { index, reason: SkipReason::Ambiguous });
+                    let reason = SkipReason::Ambiguous;
+                    if let Ok((first, _)) = first {
+                        skipped.push(SkippedKey { index: *first, reason });
+                    }
+                    if key.is_ok() {
+                        skipped.push(SkippedKey { index, reason });
+                    }
+                    *first = Err(reason);
                 }
             }
         }
+        skipped.sort_by_key(|skipped| skipped.index);
         let mut indexes = HashMap::new();
         let keys = by_id.into_iter().filter_map(|(id, key)| {
             let (index, key) = key.ok()?;

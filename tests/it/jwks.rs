@@ -548,11 +548,11 @@ fn h060_error_about_a_set_without_a_usable_key_says_why_for_each() {
     let mut keys = vec![json!({}), ecdsa, private, short, same, other];
     let error = |keys: &[Value]| Jwks::from_json(document(keys)).unwrap_err().to_string();
     let text = "invalid JWK Set: it has no usable key: key 0 is malformed, key 1 is other_purpose, \
-                key 2 is private, key 3 is unacceptable_numbers, key 5 is ambiguous";
+                key 2 is private, key 3 is unacceptable_numbers, key 4 is ambiguous, \
+                key 5 is ambiguous";
     assert_eq!(error(&keys), text);
     keys.extend((0..94).map(|_| json!({})));
-    let text =
-        format!("{text}, key 6 is malformed, key 7 is malformed, key 8 is malformed, and 91 more");
+    let text = format!("{text}, key 6 is malformed, key 7 is malformed, and 92 more");
     assert_eq!(error(&keys), text);
 }
 

@@ -1352,6 +1352,7 @@ async fn p20_each_reason_for_an_unusable_key_is_logged_by_name() {
         (2, "other_purpose"),
         (3, "private"),
         (4, "unacceptable_numbers"),
+        (5, "ambiguous"),
         (6, "ambiguous"),
     ] {
         let event = format!("index={index} reason=\"{reason}\"");
