@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod keys;
+mod process;
 
 use std::process::ExitCode;
 
@@ -16,7 +17,6 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::signal::unix::{SignalKind, signal};
 use tower_cognito::{AccessToken, RequireScope, RequireToken, Verifier};
 
 fn app(verifier: Verifier) -> Router {
@@ -50,21 +50,5 @@ async fn refresh_if_due(
 // Lambda sends one request at a time, so one thread is enough.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    lambda_http::tracing::init_default_subscriber();
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error, "the function failed");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run() -> Result<(), lambda_http::Error> {
-    let mut terminated = signal(SignalKind::terminate())?;
-    let app = app(keys::connect().await?);
-    tokio::select! {
-        ended = lambda_http::run(app) => ended,
-        _ = terminated.recv() => Ok(()),
-    }
+    process::run(async { lambda_http::run(app(keys::connect().await?)).await }).await
 }

@@ -10,6 +10,8 @@
 #[path = "../keys.rs"]
 mod keys;
 mod policy;
+#[path = "../process.rs"]
+mod process;
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -18,7 +20,6 @@ use lambda_http::lambda_runtime;
 use lambda_http::{Error, LambdaEvent, service_fn};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 use tower_cognito::{
     Access, AccessToken, ConfigError, RejectionKind, RequireToken, ScopeTable, TokenSource,
     Verifier,
@@ -198,18 +199,10 @@ fn denied(api: &Api<'_>, error: &str) -> Value {
 // Lambda sends one request at a time, so one thread is enough.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    lambda_http::tracing::init_default_subscriber();
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error, "the authorizer failed");
-            ExitCode::FAILURE
-        }
-    }
+    process::run(authorize_events()).await
 }
 
-async fn run() -> Result<(), Error> {
-    let mut terminated = signal(SignalKind::terminate())?;
+async fn authorize_events() -> Result<(), Error> {
     let base_path = std::env::var("API_BASE_PATH").unwrap_or_default();
     if !(base_path.is_empty() || base_path.starts_with('/') && !base_path.ends_with('/')) {
         return Err("`API_BASE_PATH` does not begin with `/`, or ends with it".into());
@@ -219,9 +212,5 @@ async fn run() -> Result<(), Error> {
     let header = RequireToken::new(verifier.clone());
     let subprotocol = header.clone().token_source(TokenSource::websocket_protocol());
     let authorizer = &Authorizer { verifier, table, header, subprotocol, base_path };
-    let handler = service_fn(|event| authorizer.authorize(event));
-    tokio::select! {
-        ended = lambda_runtime::run(handler) => ended,
-        _ = terminated.recv() => Ok(()),
-    }
+    lambda_runtime::run(service_fn(|event| authorizer.authorize(event))).await
 }
