@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 
-from harness import ROOT, NotAvailable, build, debian, environment, free_port, get, installed, listens
+from harness import ROOT, NotAvailable, Program, build, debian, environment, free_port, get, installed, listens
 from harness import Service, main, node, npm, pypi, run, start, temporary_folder
 from results import Table
 
@@ -184,9 +184,7 @@ class Quickstart(Service):
     """A quickstart with these settings only."""
 
     def __init__(self, program, folder, settings):
-        self.output, self.log, self.address = folder / "api.out", folder / "api.err", None
-        with open(self.output, "wb") as out, open(self.log, "wb") as err:
-            self.process = start(program, env=environment(**settings), stdout=out, stderr=err)
+        Program.__init__(self, folder, "api", program, **settings)
 
 
 def host_name():

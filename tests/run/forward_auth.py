@@ -999,23 +999,25 @@ def check_gateway(kind):
 def run(*kinds):
     """Checks these gateways, and exits. Each of them is a function, which installs it."""
 
-    def script(_):
-        global work
-        for find in kinds:
-            try:
-                kind = find()
-            except NotAvailable as error:
-                checks.not_checked("a gateway", error)
-                continue
-            print(f"# {kind.name} {kind.version}", flush=True)
-            verdicts.clear()
-            with temporary_folder() as work:
-                try:
-                    check_gateway(kind)
-                finally:
-                    stop_processes()
+    main(lambda _: check_each(kinds, check_gateway), checks)
 
-    main(script, checks)
+
+def check_each(kinds, check_kind):
+    """Checks each gateway that can be installed, in a folder of its own. Stops its processes."""
+    global work
+    for find in kinds:
+        try:
+            kind = find()
+        except NotAvailable as error:
+            checks.not_checked("a gateway", error)
+            continue
+        print(f"# {kind.title} {kind.version}", flush=True)
+        verdicts.clear()
+        with temporary_folder() as work:
+            try:
+                check_kind(kind)
+            finally:
+                stop_processes()
 
 
 def version(program, *arguments):

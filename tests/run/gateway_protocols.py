@@ -19,10 +19,11 @@ import haproxy
 import ingress_nginx
 import nginx
 import traefik
-from forward_auth import Echo, Gateway, Service, check_protocols, check_table, checks, send, start_gateway, wait_until
+from forward_auth import Echo, Gateway, Service, check_each, check_protocols, check_table, checks, send, start_gateway
+from forward_auth import wait_until
 from harness import CLIENT_ID, ROOT, Issuer, NotAvailable, bearer, build, debian, environment, main, pypi
 from harness import Service as Quickstart
-from harness import start, stop_processes, temporary_folder
+from harness import start
 
 GATEWAYS = [
     nginx.of_pypi,
@@ -402,23 +403,15 @@ def script(_):
         except NotAvailable as error:
             checks.not_checked(package, error)
             pythons.append(None)
-    only = sys.argv[1:]
-    for find in GATEWAYS:
-        if only and find.__module__ not in only:
-            continue
+
+    def check_kind(kind):
         try:
-            kind = find()
-        except NotAvailable as error:
-            checks.not_checked("a gateway", error)
-            continue
-        print(f"# {kind.title} {kind.version}", flush=True)
-        with temporary_folder() as forward_auth.work:
-            try:
-                check_gateway(kind, programs, *pythons)
-            except RuntimeError as error:
-                checks.that(False, f"{kind.title} is checked to the end", error)
-            finally:
-                stop_processes()
+            check_gateway(kind, programs, *pythons)
+        except RuntimeError as error:
+            checks.that(False, f"{kind.title} is checked to the end", error)
+
+    only = sys.argv[1:]
+    check_each([find for find in GATEWAYS if not only or find.__module__ in only], check_kind)
 
 
 main(script, checks)

@@ -12,7 +12,6 @@ It prints two tables, and compares them with those of the page `mcp_and_grpc`.
 # ci: all waits: the lines with FAIL say which client got what; or npm and pip have to reach their registries
 
 import json
-import re
 import subprocess
 import time
 
@@ -21,6 +20,7 @@ from harness import (
     ROOT,
     Issuer,
     NotAvailable,
+    Program,
     build,
     environment,
     main,
@@ -50,29 +50,15 @@ GRPC = ["grpcio", "grpc-js", "connect-node, gRPC", "connect-node, gRPC-Web"]
 CONNECT = "connect-node, Connect"
 
 
-class Servers:
+class Servers(Program):
     """An examples/tonic that trusts this issuer."""
 
     def __init__(self, program, issuer, folder, name, **settings):
-        self.output = folder / f"{name}.out"
-        self.log = folder / f"{name}.err"
-        with open(self.output, "wb") as out, open(self.log, "wb") as err:
-            self.process = start(
-                program,
-                "serve",
-                env=environment(
-                    COGNITO_ISSUER=issuer.url, COGNITO_CLIENT_IDS=CLIENT_ID, **settings
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-            )
-
-    def becomes_ready(self):
-        return wait_until(lambda: "ready" in self.output.read_text(), within=30)
+        ours = {"COGNITO_ISSUER": issuer.url, "COGNITO_CLIENT_IDS": CLIENT_ID}
+        super().__init__(folder, name, program, "serve", **ours, **settings)
 
     def address(self, server):
-        return re.search(rf"^{server}=(.*)$", self.output.read_text(), re.M)[1]
+        return self.printed(rf"^{server}=(.*)$")[1]
 
     def rejections(self):
         return self.log.read_text().count("request rejected")
@@ -220,7 +206,7 @@ def script(checks):
         seconds = {"COGNITO_REFRESH_INTERVAL_SECONDS": "10", "COGNITO_MAX_KEY_AGE_SECONDS": "10"}
         outage = Servers(programs["tonic"], issuer, folder, "outage", **seconds)
         for started in (servers, outage):
-            if not checks.that(started.becomes_ready(), "the servers start"):
+            if not checks.that(started.prints("ready", within=30), "the servers start"):
                 return
         now = int(time.time())
         valid = issuer.token(scope="health/read health/watch")

@@ -475,7 +475,34 @@ def environment(**settings):
         name: value for name, value in os.environ.items() if not name.upper().startswith(own)
     }
     # Under load, logging each rejection would take most of the time.
-    return {**kept, "RUST_LOG": "info", **settings}
+    changed = {**kept, "RUST_LOG": "info", **settings}
+    return {name: value for name, value in changed.items() if value is not None}
+
+
+class Program:
+    """A process with these settings, whose output goes to files in this folder. `None` removes a setting."""
+
+    def __init__(self, folder, name, *command, **settings):
+        self.output, self.log = Path(folder, f"{name}.out"), Path(folder, f"{name}.err")
+        with open(self.output, "wb") as out, open(self.log, "wb") as err:
+            self.process = start(
+                *command, env=environment(**settings), stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def printed(self, pattern):
+        return re.search(pattern, self.output.read_text(), re.M)
+
+    def prints(self, pattern, within):
+        """Waits until it has printed this or has ended. Returns the match, or `None`."""
+        wait_until(lambda: self.printed(pattern) or self.process.poll() is not None, within)
+        return self.printed(pattern)
 
 
 @contextlib.contextmanager
@@ -535,38 +562,23 @@ class Issuer:
         return json.loads(get(self.jwks_url).body)
 
 
-class Service:
-    """A quickstart that trusts this issuer. Its output goes to files in this folder."""
+class Service(Program):
+    """A quickstart that trusts this issuer. `address` is set once it is ready."""
+
+    address = None
 
     def __init__(self, program, issuer, folder, name, address="127.0.0.1:0", **settings):
-        self.output = Path(folder, f"{name}.out")
-        self.log = Path(folder, f"{name}.err")
         settings = {
             "COGNITO_ISSUER": issuer.url,
             "COGNITO_CLIENT_IDS": CLIENT_ID,
             "QUICKSTART_API": address,
             **settings,
         }
-        with open(self.output, "wb") as out, open(self.log, "wb") as err:
-            self.process = start(
-                program,
-                env=environment(**settings),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-            )
-        self.address = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
+        super().__init__(folder, name, program, **settings)
 
     def is_ready(self):
         """Returns whether it has keys and has printed its URLs."""
-        found = re.search(r"^ACTIVITY_URL=http://([^/]+)/activity$", self.output.read_text(), re.M)
+        found = self.printed(r"^ACTIVITY_URL=http://([^/]+)/activity$")
         if found:
             self.address = found[1]
         return found is not None

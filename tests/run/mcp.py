@@ -20,6 +20,7 @@ from harness import (
     ROOT,
     Issuer,
     NotAvailable,
+    Program,
     build,
     cargo_build,
     environment,
@@ -93,30 +94,18 @@ class Sdk:
         return self.tell(f"call {tool}")
 
 
-class Server:
+class Server(Program):
     """An examples/mcp that trusts this issuer."""
 
     def __init__(self, program, issuer, folder, name, **settings):
         self.port = free_port()
         self.url = f"http://localhost:{self.port}/mcp"
-        self.output = folder / f"{name}.out"
-        clients = f"{CALLER},{ADMIN},{SHORT}"
-        with open(self.output, "wb") as out, open(folder / f"{name}.err", "wb") as err:
-            self.process = start(
-                program,
-                env=environment(
-                    COGNITO_ISSUER=issuer.url,
-                    COGNITO_CLIENT_IDS=clients,
-                    MCP_ADDRESS=f"127.0.0.1:{self.port}",
-                    **settings,
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-            )
-
-    def becomes_ready(self):
-        return wait_until(lambda: "ready" in self.output.read_text(), within=30)
+        ours = {
+            "COGNITO_ISSUER": issuer.url,
+            "COGNITO_CLIENT_IDS": f"{CALLER},{ADMIN},{SHORT}",
+            "MCP_ADDRESS": f"127.0.0.1:{self.port}",
+        }
+        super().__init__(folder, name, program, **ours, **settings)
 
 
 def sdks(checks, client):
@@ -237,7 +226,7 @@ def script(checks):
         server = Server(programs["mcp"], issuer, folder, "server")
         seconds = {"COGNITO_REFRESH_INTERVAL_SECONDS": "10", "COGNITO_MAX_KEY_AGE_SECONDS": "10"}
         outage = Server(programs["mcp"], issuer, folder, "outage", **seconds)
-        if not all(checks.that(it.becomes_ready(), "the server starts") for it in (server, outage)):
+        if not all(checks.that(it.prints("ready", within=30), "the server starts") for it in (server, outage)):
             return
         # Without keys for the second server, whose keys are soon too old.
         issuer.tell("fault down")

@@ -13,8 +13,8 @@ from email import message_from_string
 from pathlib import Path
 from types import SimpleNamespace
 
-from harness import EXPIRED, INVALID, MALFORMED, MISSING_SCOPE, NO_TOKEN, build, debian, environment
-from harness import main, pypi, run, start, temporary_folder, wait_until
+from harness import EXPIRED, INVALID, MALFORMED, MISSING_SCOPE, NO_TOKEN, Program, build, debian
+from harness import environment, main, pypi, run, temporary_folder
 
 PACKAGES = ["requests==2.34.2", "pyjwt[crypto]==2.15.1"]
 NAMES = (
@@ -25,22 +25,16 @@ EVENT = '{"message":"Hello"}'
 JSON = "application/json"
 
 
-class Quickstart:
+class Quickstart(Program):
     """A running quickstart. `values` are the variables that it printed."""
 
     def __init__(self, checks, program, folder, name, last_line, **settings):
-        self.output, self.log = folder / f"{name}.out", folder / f"{name}.err"
-        settings = environment(QUICKSTART_API="127.0.0.1:0", **settings)
         # The output is that of a user who has not set RUST_LOG.
-        settings.pop("RUST_LOG")
-        with open(self.output, "wb") as out, open(self.log, "wb") as err:
-            self.process = start(
-                program, env=settings, stdin=subprocess.DEVNULL, stdout=out, stderr=err
-            )
-        is_printed = lambda: re.search(last_line, self.output.read_text(), re.MULTILINE)
-        wait_until(lambda: is_printed() or self.process.poll() is not None, 120)
+        settings = {"QUICKSTART_API": "127.0.0.1:0", "RUST_LOG": None, **settings}
+        super().__init__(folder, name, program, **settings)
+        is_printed = self.prints(last_line, 120)
         said = self.output.read_text() + self.log.read_text()
-        if not checks.that(is_printed(), f"the {name} process prints {last_line}", said):
+        if not checks.that(is_printed, f"the {name} process prints {last_line}", said):
             raise RuntimeError("it does not start")
 
     @property

@@ -190,18 +190,13 @@ def soak(checks, seconds, issuer, service, folder):
     with Load(folder, service) as load:
         load.send("steady", usual)
         hold(0.15)
-        issuer.tell("fault down")
-        load.send("down", usual)
-        asked = hold(0.15, asked_again(2))
-        checks.that(asked is not None, "while it is down, the issuer is asked again")
-        issuer.tell("fault garbage")
-        load.send("garbage", usual)
-        asked = hold(0.10, asked_again(1))
-        checks.that(asked is not None, "while it answers garbage, the issuer is asked again")
-        issuer.tell("fault slow 2000")
-        load.send("slow", usual)
-        asked = hold(0.10, asked_again(1))
-        checks.that(asked is not None, "while it is slow, the issuer is asked again")
+        for name, fault, part, times in (
+            ("down", "down", 0.15, 2), ("garbage", "garbage", 0.10, 1), ("slow", "slow 2000", 0.10, 1)
+        ):
+            issuer.tell(f"fault {fault}")
+            load.send(name, usual)
+            asked = hold(part, asked_again(times))
+            checks.that(asked is not None, f"during the fault {name}, the issuer is asked again")
 
         issuer.tell("fault slow 300")
         load.send("rotating", usual)
