@@ -17,7 +17,7 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::codegen::tokio_stream::{Once, once};
 use tonic::server::NamedService;
@@ -32,8 +32,8 @@ use tonic_web::GrpcWebLayer;
 use tower::util::MapRequestLayer;
 use tower::{Service, ServiceBuilder};
 use tower_cognito::{
-    Access, AccessToken, ClientIds, JwksDocument, RefreshError, RequireScope, RequireToken, Rules,
-    ScopeTable, TestIssuer, TokenInterceptor, Verifier,
+    Access, AccessToken, ClientIds, RequireScope, RequireToken, Rules, ScopeTable,
+    TokenInterceptor, Verifier,
 };
 
 use super::rejections::{Case, Guard, Row, cases, valid_token};
@@ -376,108 +376,6 @@ async fn scope_table_keeps_health_service_public_and_requires_scopes_elsewhere()
         let answer = answer.as_ref().map(|client| &**client);
         let answer = answer.map_err(|status| (status.code(), status.message()));
         assert_eq!(answer, expected, "{service}, {method:?}");
-    }
-}
-
-/// An issuer whose fetches end when the gate has a permit.
-struct Gated {
-    issuer: TestIssuer,
-    verifier: Verifier,
-    fetches: Arc<AtomicUsize>,
-    begun: mpsc::UnboundedReceiver<()>,
-    gate: Arc<Semaphore>,
-}
-
-impl Gated {
-    async fn new() -> Self {
-        let (issuer, fetches) = (TestIssuer::new(), Arc::<AtomicUsize>::default());
-        let (begin, begun) = mpsc::unbounded_channel();
-        let gate = Arc::new(Semaphore::new(1));
-        let rules = Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
-        let fetch = {
-            let (issuer, fetches, gate) = (issuer.clone(), fetches.clone(), gate.clone());
-            move |_| {
-                fetches.fetch_add(1, Ordering::SeqCst);
-                begin.send(()).unwrap();
-                let (issuer, gate) = (issuer.clone(), gate.clone());
-                async move {
-                    gate.acquire().await.unwrap().forget();
-                    Ok::<_, RefreshError>(JwksDocument::new(issuer.jwks_json()))
-                }
-            }
-        };
-        let verifier = Verifier::builder(rules).jwks_fetcher(fetch).connect().await.unwrap();
-        let mut gated = Self { issuer, verifier, fetches, begun, gate };
-        gated.fetch_begun().await;
-        gated
-    }
-
-    async fn fetch_begun(&mut self) {
-        timeout(Duration::from_secs(20), self.begun.recv()).await.unwrap().unwrap();
-    }
-
-    fn token(&self) -> String {
-        self.issuer.machine_token(CLIENT).scope("activity/*").sign()
-    }
-
-    fn fetches(&self) -> usize {
-        self.fetches.load(Ordering::SeqCst)
-    }
-}
-
-#[tokio::test]
-async fn interceptor_rejects_unknown_key_and_requests_a_fetch() {
-    let mut gated = Gated::new().await;
-    let interceptor = TokenInterceptor::new(gated.verifier.clone());
-    let channel = channel(intercepted_service(&Who::default(), interceptor).await).await;
-    let old = gated.token();
-    gated.issuer.rotate();
-    let new = gated.token();
-
-    // The gate is closed: no fetch has ended.
-    for _ in 0..2 {
-        let answer = check(&channel, Sent::bearer(&new)).await;
-        check_status(answer, Code::Unauthenticated, "invalid access token");
-    }
-    gated.fetch_begun().await;
-    assert_eq!(check(&channel, Sent::bearer(&old)).await.unwrap(), CLIENT);
-
-    let fetched = gated.verifier.verify(&new);
-    gated.gate.add_permits(1);
-    assert!(fetched.await.is_ok());
-    for token in [new, old] {
-        assert_eq!(check(&channel, Sent::bearer(&token)).await.unwrap(), CLIENT);
-    }
-    assert_eq!(gated.fetches(), 2);
-}
-
-#[tokio::test]
-async fn layer_waits_for_the_fetch_and_rejects_no_valid_token() {
-    for in_one_service in [false, true] {
-        let mut gated = Gated::new().await;
-        let token = Some(RequireToken::new(gated.verifier.clone()));
-        let (who, scope) = (Who::default(), RequireScope::new("activity/*"));
-        let address = match in_one_service {
-            true => layered_service(&who, token, scope).await,
-            false => layered_server(&who, token, scope).await,
-        };
-        let channel = channel(address).await;
-        let old = gated.token();
-        gated.issuer.rotate();
-        let new = gated.token();
-
-        let calls = [Method::Check, Method::Watch].map(|method| {
-            let (channel, new) = (channel.clone(), new.clone());
-            tokio::spawn(async move { call(&channel, Sent::bearer(&new), method).await })
-        });
-        gated.fetch_begun().await;
-        assert_eq!(check(&channel, Sent::bearer(&old)).await.unwrap(), CLIENT);
-        assert_eq!(who.calls(), 1);
-        gated.gate.add_permits(1);
-        for call in calls {
-            assert_eq!(call.await.unwrap().unwrap(), CLIENT);
-        }
-        assert_eq!((who.calls(), gated.fetches()), (3, 2));
     }
 }
 

@@ -444,9 +444,9 @@ categories! {
     h037_h038_vectors_of_the_time: "time",
     vectors_of_the_audience: "audience",
     h047_vectors_of_sender_constraints: "binding",
-    vectors_of_groups: "groups",
+    h044_vectors_of_groups: "groups",
     vectors_of_the_order_of_errors: "order",
-    vectors_of_scopes: "scope",
+    h043_vectors_of_scopes: "scope",
     vectors_of_tokens_as_cognito_writes_them: "cognito shapes",
 }
 

@@ -58,10 +58,6 @@ fn result_under(rules: &Rules, token: &str, now: SystemTime) -> Result<(), Verif
     verify(token, keys(), rules, now).map(|_| ()).map_err(|error| error.kind())
 }
 
-fn result(token: &str) -> Result<(), VerifyErrorKind> {
-    result_under(&rules(), token, now())
-}
-
 #[track_caller]
 fn accept(name: &str, token: &str) -> AccessToken {
     match verify(token, keys(), &rules(), now()) {
@@ -71,14 +67,6 @@ fn accept(name: &str, token: &str) -> AccessToken {
         }
         Err(error) => panic!("{name}: rejected with {:?}", error.kind()),
     }
-}
-
-/// Checks that the faulty token is rejected, and that its twin without the fault is accepted.
-#[track_caller]
-fn reject(name: &str, twin: &str, faulty: &str, kind: VerifyErrorKind) {
-    accept(name, twin);
-    assert_eq!(result(faulty), Err(kind), "{name}");
-    doors().reject(name, faulty, kind);
 }
 
 fn parts(token: &str) -> [&str; 3] {
@@ -132,28 +120,6 @@ async fn h027_url_in_the_header_is_never_fetched() {
 }
 
 #[test]
-fn h052_every_single_bit_flip_is_rejected() {
-    let token = valid().sign();
-    accept("no flip", &token);
-    for index in 0..token.len() {
-        // With the eighth bit set, the text would not be UTF-8.
-        for bit in 0..7 {
-            let mut bytes = token.clone().into_bytes();
-            bytes[index] ^= 1 << bit;
-            let flipped = String::from_utf8(bytes).unwrap();
-            assert!(result(&flipped).is_err(), "bit {bit} of byte {index}");
-        }
-    }
-    let signature = decoded_signature(&token);
-    for index in 0..signature.len() {
-        let mut flipped = signature.clone();
-        flipped[index] ^= 1;
-        let flipped = with_signature(&token, &flipped);
-        assert_eq!(result(&flipped), Err(VerifyErrorKind::BadSignature), "byte {index}");
-    }
-}
-
-#[test]
 fn empty_list_of_clients_rejects_every_token() {
     let no_clients = Rules::new(issuer().user_pool(), ClientIds::only([""; 0]));
     for client in [CLIENT, ""] {
@@ -163,16 +129,6 @@ fn empty_list_of_clients_rejects_every_token() {
         let verdict = result_under(&no_clients, &token, now());
         assert_eq!(verdict, Err(VerifyErrorKind::WrongClient), "{client:?}");
     }
-}
-
-#[test]
-fn h044_thousands_of_groups_are_accepted() {
-    let groups = (0..1000).map(|n| n.to_string()).collect::<Vec<_>>();
-    let token = accept("1 000", &valid().claim("cognito:groups", &groups).sign());
-    assert_eq!(token.groups().count(), groups.len());
-    let with = |count: usize| valid().claim("cognito:groups", vec![""; count]).sign();
-    assert_eq!(accept("3 500", &with(3_500)).groups().count(), 3_500);
-    reject("10 000", &with(3_500), &with(10_000), VerifyErrorKind::TooLarge);
 }
 
 #[track_caller]
