@@ -131,6 +131,7 @@ mod over_http {
     use super::{Duration, FetchJwks, JwksDocument, RefreshError};
     use crate::error::{InvalidJwks, with_causes};
     use crate::jwks::MAX_DOCUMENT_LEN;
+    use crate::random;
     use crate::url::is_loopback_http;
 
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -152,6 +153,7 @@ mod over_http {
         ) -> Result<Self, reqwest::Error> {
             let mut clients = Self { anywhere: None, loopback: None };
             if urls.clone().any(|url| !is_loopback_http(url)) {
+                random::prepare();
                 clients.anywhere = Some(with_limits(builder).build()?);
             }
             if urls.clone().any(is_loopback_http) {

@@ -125,6 +125,8 @@ mod json;
 mod jwks;
 mod jws;
 mod path;
+#[cfg(feature = "reqwest")]
+mod random;
 mod refresh;
 mod rejection;
 mod resource_metadata;

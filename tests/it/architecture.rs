@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The files and folders of `src`, in layers. A file may use only the layers above its own; the
 /// files of a folder may also use each other.
 const LAYERS: [&str; 13] = [
-    "background base64url docs json path schedule scope",
+    "background base64url docs json path random schedule scope",
     "error",
     "health jws url",
     "jwks rejection resource_metadata",
@@ -25,7 +25,7 @@ const LAYERS: [&str; 13] = [
 
 /// Words of code, and the only files or folders that may contain them.
 const ONLY_IN: [(&str, &[&str]); 5] = [
-    ("aws_lc_rs", &["jwks", "test_issuer/signer"]),
+    ("aws_lc_rs", &["jwks", "random", "test_issuer/signer"]),
     ("jsonwebtoken", &["jwks"]),
     ("SystemTime::now", &["test_issuer/token", "verifier/builder"]),
     ("tokio::", &["background", "refresh", "test_issuer/server"]),
