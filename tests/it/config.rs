@@ -402,6 +402,8 @@ fn each_problem_names_the_variable_and_what_is_expected() {
     for (key, value, expected) in [
         ("user_pool_id", "", EMPTY),
         ("user_pool_id", " \t", EMPTY),
+        ("jwks_file", " keys.json", "it has white space around it"),
+        ("jwks_file", "keys.json\n", "it has white space around it"),
         ("audience", "", EMPTY),
         ("jwks_url", "", EMPTY),
         ("groups", "", EMPTY),
