@@ -378,12 +378,9 @@ fn audience_is_a_name_or_an_absolute_uri() {
     for good in ["api", "https://api.example", "urn:example:api", "a/b", "https://a.example b"] {
         assert!(with(&[("audience", good)]).is_ok(), "{good}");
     }
-    for bad in ["api:", ":api", "1a:b", "a b:", "ht tp://a", "https://[", "a:b c:"] {
-        let problems = with(&[("audience", bad)]).err();
+    for bad in ["api:", ":api", "1a:b", "a b:", "a:b c:", "https://a<b", "https://caf\u{e9}"] {
         let expected = "`COGNITO_AUDIENCE`: an item has a `:`, but is not an absolute URI";
-        if bad != "https://[" && bad != "ht tp://a" {
-            assert_eq!(problems.unwrap(), [expected], "{bad}");
-        }
+        assert_eq!(with(&[("audience", bad)]).unwrap_err(), [expected], "{bad}");
     }
     for bad in ["\"api\"", "'api'"] {
         let expected = "`COGNITO_AUDIENCE`: an item has white space or a quotation mark";
