@@ -3,7 +3,7 @@
 use std::sync::Once;
 use std::thread;
 
-/// Draws a random number, on a thread of its own and once in the process.
+/// Draws a random number on a new thread, once in the process.
 ///
 /// Before the first one, aws-lc collects entropy for about 30 ms. TLS needs it for its first handshake,
 /// and would wait. A verifier calls this before it reads the CA certificates and connects, so that

@@ -214,7 +214,6 @@ where
         self.inner.poll_ready(cx)
     }
 
-    #[inline(always)]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         match check(&self.config.requirement, request.extensions()) {
             Ok(_) => {

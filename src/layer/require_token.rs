@@ -542,6 +542,7 @@ impl<S> RequireTokenService<S> {
             match outcome {
                 Ok(token) if requirement.is_met_by(&token) => {
                     config.insert(&mut request, token);
+                    // Few requests wait, so all of them are watched.
                     let watch = config.watch(requirement);
                     Ok(ResponseFuture::watched(inner.call(request), watch))
                 }
@@ -602,7 +603,7 @@ impl LayerConfig {
         }
         let requirement = self.requirement_for(request);
         let credentials = self.credentials(requirement, request);
-        // Most tokens are cached. An arm of their own keeps the results of the rest out of their way.
+        // Most tokens are cached, so they are decided here, and all other requests in another function.
         match self.cached(&credentials) {
             Some(Ok(token)) if requirement.is_met_by(&token) => {
                 self.admit(requirement, request, token)
@@ -623,7 +624,7 @@ impl LayerConfig {
         credentials: Credentials<'_>,
         cached: Option<Result<AccessToken, VerifyError>>,
     ) -> Result<AccessToken, Unusual> {
-        match self.check(credentials, cached) {
+        match self.check_unless_cached(credentials, cached) {
             Checked::Done(Presented::Token(Ok(token))) if requirement.is_met_by(&token) => {
                 Ok(token)
             }
@@ -668,8 +669,13 @@ impl LayerConfig {
         }
     }
 
-    /// Verifies the credentials without waiting, unless the result is already known from the cache.
-    fn check<'h>(
+    /// Verifies the credentials without waiting.
+    fn check<'h>(&self, credentials: Credentials<'h>) -> Checked<'h> {
+        let cached = self.cached(&credentials);
+        self.check_unless_cached(credentials, cached)
+    }
+
+    fn check_unless_cached<'h>(
         &self,
         credentials: Credentials<'h>,
         cached: Option<Result<AccessToken, VerifyError>>,
@@ -691,8 +697,7 @@ impl LayerConfig {
     }
 
     async fn verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
-        let cached = self.cached(&credentials);
-        let presented = match self.check(credentials, cached) {
+        let presented = match self.check(credentials) {
             Checked::Done(presented) => presented,
             Checked::UnknownKey(token, unknown) => {
                 Presented::Token(self.verifier.verify_with_newer_keys(token, unknown).await)
@@ -702,8 +707,7 @@ impl LayerConfig {
     }
 
     fn try_verify(&self, credentials: Credentials<'_>) -> Result<AccessToken, Rejection> {
-        let cached = self.cached(&credentials);
-        self.decide_without_path(match self.check(credentials, cached) {
+        self.decide_without_path(match self.check(credentials) {
             Checked::Done(presented) => presented,
             Checked::UnknownKey(_, unknown) => {
                 Presented::Token(self.verifier.reject_unknown_key(unknown))

@@ -272,7 +272,7 @@ where
             let this = self.as_mut().project();
             if let StateProj::Inner { future, required } = this.state.project() {
                 return match ready!(future.poll(cx)) {
-                    // An arm of its own, because one for both would move the usual response once more.
+                    // Two arms, because a common one would move the usual response once more.
                     Ok(response) if response.extensions().get::<Rejection>().is_none() => {
                         Poll::Ready(Ok(response.map(ResponseBody::inner)))
                     }
