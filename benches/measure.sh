@@ -40,7 +40,7 @@ if [[ $(git status --porcelain -- src benches Cargo.toml Cargo.lock ':!benches/r
     echo 'commit first: the results name a commit' >&2
     exit 1
 fi
-if ! git cat-file -e 'dee3f67^{commit}' 2>/dev/null; then
+if ! git cat-file -e "$older^{commit}" 2>/dev/null; then
     echo 'the history is missing: git fetch --unshallow' >&2
     exit 1
 fi

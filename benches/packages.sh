@@ -4,11 +4,14 @@
 mkdir -p "${CARGO_TARGET_DIR:-target}"
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 
-# older_commit DIR: unpacks the commit that this crate is compared with.
+# The commit that this crate is compared with.
+older=dee3f67
+
+# older_commit DIR: unpacks that commit.
 older_commit() {
     [[ ! -d $1 ]] || return 0
     mkdir -p "$1.part"
-    git archive dee3f67 | tar --extract --directory "$1.part"
+    git archive "$older" | tar --extract --directory "$1.part"
     # Cargo cannot tell two packages with one name and one version apart.
     sed -i 's/^version = "0.1.0"/version = "0.0.1"/' "$1.part/Cargo.toml"
     mv "$1.part" "$1"

@@ -32,9 +32,8 @@ def cognito_local():
     return lambda port: ([node() / "node", program], {"HOST": "0.0.0.0", "PORT": str(port)})
 
 
-def ministack():
-    # Without cryptography, its signatures are random bytes.
-    folder = pypi("ministack==1.5.33", "cryptography==49.0.0")
+def ministack(*more):
+    folder = pypi("ministack==1.5.33", *more)
     return lambda port: ([folder.program("ministack")], {"GATEWAY_PORT": str(port)})
 
 
@@ -63,7 +62,8 @@ def localemu():
 EMULATORS = [
     ("moto", "5.2.5", moto),
     ("cognito-local", "5.3.0", cognito_local),
-    ("ministack", "1.5.33", ministack),
+    # Without cryptography, its signatures are random bytes.
+    ("ministack", "1.5.33", lambda: ministack("cryptography==49.0.0")),
     ("localemu", "1.3.2", localemu),
 ]
 
@@ -80,17 +80,25 @@ def verdict(checks, name, programs, jwks, issuer, token):
     return " ".join(done.stdout.split(" ")[: 1 if done.returncode == 0 else 2]) or done.stderr
 
 
-def check(checks, programs, sdk, folder, emulator, host):
-    """Gets the tokens and sends them. Returns what came of each way, and of the facts of the page."""
-    name, _, launch = emulator
+def started(checks, where, launch, work):
+    """Starts an emulator in this new folder. Returns its process and its port, or twice `None`."""
     port = free_port()
     command, settings = launch()(port)
-    where = f"{name} over {host}"
-    work = folder / f"{name}-{host}"
     work.mkdir()
     log = open(work / "log", "wb")
     process = start(*command, env={**environment(), **settings}, cwd=work, stdout=log, stderr=log)
-    if not checks.that(listens(port, process, within=240), f"{where} starts", tail(work / "log")):
+    if checks.that(listens(port, process, within=240), f"{where} starts", tail(work / "log")):
+        return process, port
+    return None, None
+
+
+def check(checks, programs, sdk, folder, emulator, host):
+    """Gets the tokens and sends them. Returns what came of each way, and of the facts of the page."""
+    name, _, launch = emulator
+    where = f"{name} over {host}"
+    work = folder / f"{name}-{host}"
+    process, port = started(checks, where, launch, work)
+    if process is None:
         return None
     origin = f"http://{host}:{port}"
     found = tokens_of(checks, sdk, where, origin, "us-east-1")
@@ -233,18 +241,15 @@ def script(checks):
 
 def without_cryptography(checks, programs, sdk, folder):
     """A token of ministack is not valid then, and the error says that no key is usable."""
-    port = free_port()
-    program = pypi("ministack==1.5.33").program("ministack")
-    settings = {**environment(), "GATEWAY_PORT": str(port)}
-    log = open(folder / "log", "wb")
-    process = start(program, env=settings, cwd=folder, stdout=log, stderr=log)
-    where, origin = "ministack without cryptography", f"http://127.0.0.1:{port}"
-    if not checks.that(listens(port, process, within=240), f"{where} starts", tail(folder / "log")):
+    where, work = "ministack without cryptography", folder / "without-cryptography"
+    process, port = started(checks, where, ministack, work)
+    if process is None:
         return
+    origin = f"http://127.0.0.1:{port}"
     found = tokens_of(checks, sdk, where, origin, "us-east-1")
     if found is None:
         return
-    jwks = folder / "jwks.json"
+    jwks = work / "jwks.json"
     jwks.write_bytes(get(f"{origin}/{found['pool']}/.well-known/jwks.json").body)
     issuer = aws_issuer("us-east-1", found["pool"])
     command = [programs["verify"], "--jwks", jwks, "--issuer", issuer, "--any-client"]

@@ -1003,7 +1003,7 @@ def run(*kinds):
 
 
 def check_each(kinds, check_kind):
-    """Checks each gateway that can be installed, in a folder of its own. Stops its processes."""
+    """Checks each gateway that can be installed, each in a new folder. Stops its processes."""
     global work
     for find in kinds:
         try:

@@ -1,4 +1,4 @@
-//! Runs the requests whose instructions `benches/counts.py` counts.
+//! Runs the requests whose instructions `benches/rows.py` counts.
 //!
 //!     requests rows        # the names of the rows
 //!     requests count ROW   # runs one row 200 times, for callgrind
