@@ -3,10 +3,11 @@
 #
 #     benches/before.sh time [ROUNDS]   # nanoseconds: the minimum of all rounds, before and after
 #     benches/before.sh count           # instructions of one call by callgrind, before and after
+#     benches/before.sh posts [ROUNDS]  # rejected POST requests: time, and responses that were lost
 #     benches/before.sh … --json FILE   # also adds the results to this file
 #
-# `time` runs twice, default 300 rounds each. It needs an idle machine, and `count` does not. It
-# needs the history of the repository.
+# `time` and `posts` run twice, default 300 and 10 rounds each. They need an idle machine, and `count`
+# does not. All need the history of the repository.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . benches/packages.sh
@@ -17,21 +18,23 @@ older_commit "$work/old"
 sed "s|@HERE@|$here|" benches/before/Cargo.toml.in >"$work/Cargo.toml"
 cp Cargo.lock "$work/"
 cargo build --quiet --release --manifest-path "$work/Cargo.toml" --target-dir "$work/target"
-program=$work/target/release/before
+programs=$work/target/release
 
 case ${1:-} in
-time)
+time | posts)
+    kind=$1
     shift
-    rounds=300
+    declare -A rounds=([time]=300 [posts]=10)
     if [[ ${1-} =~ ^[0-9]+$ ]]; then
-        rounds=$1
+        rounds[$kind]=$1
         shift
     fi
-    benches/rows.py compare "$program" time 2 "$rounds" "$@"
+    declare -A program=([time]=before [posts]=posts)
+    benches/rows.py compare "$programs/${program[$kind]}" "$kind" 2 "${rounds[$kind]}" "$@"
     ;;
-count) benches/rows.py compare "$program" "$@" ;;
+count) benches/rows.py compare "$programs/before" "$@" ;;
 *)
-    sed -n '2,8p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,9p' "${BASH_SOURCE[0]}" >&2
     exit 1
     ;;
 esac

@@ -16,13 +16,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 results=$PWD/benches/results
 
 # Estimates for two idle cores, including the builds.
-parts=(cost neighbours load before instructions cold_start build)
+parts=(cost neighbours load before instructions posts envoy cold_start build)
 declare -A about=(
     [cost]='8 minutes: the cost of a verification, twice'
     [neighbours]='6 minutes: other crates with the same token'
     [load]='2 minutes: a server under load'
     [before]='5 minutes: requests, in turns with an older commit, twice'
     [instructions]='4 minutes: the same by callgrind'
+    [posts]='1 minute: rejected POST requests, twice'
+    [envoy]='7 minutes: two authorizers behind Envoy, twice'
     [cold_start]='8 minutes: from exec to the first response, twice'
     [build]='20 minutes: clean builds, twice'
 )
@@ -81,6 +83,14 @@ before() {
 
 instructions() {
     benches/before.sh count --json "$results/before.json" || true
+}
+
+posts() {
+    benches/before.sh posts --json "$results/posts.json"
+}
+
+envoy() {
+    benches/envoy.py 5 --json "$results/envoy.json"
 }
 
 cold_start() {

@@ -75,7 +75,7 @@ def cost():
 
 def compared():
     """Returns the rows of requests, cold start and build."""
-    return limited(row for name in ("before", "cold_start", "build") for row in rows_of(file(name))
+    return limited(row for name in ("before", "posts", "envoy", "cold_start", "build") for row in rows_of(file(name))
                    if "instructions" not in row.more)
 
 

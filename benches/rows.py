@@ -3,7 +3,7 @@
 
     benches/rows.py counts PROGRAM                   # counts instructions of benches/src/bin/requests.rs
     benches/rows.py compare PROGRAM count            # as benches/before.sh, with its built program
-    benches/rows.py compare PROGRAM time RUNS ROUNDS
+    benches/rows.py compare PROGRAM time|posts RUNS ROUNDS
     benches/rows.py build|crates                     # lines of benches/build.sh, on standard input
     benches/rows.py load FILE                        # the results of tests/run/load.sh
     benches/rows.py show FILE…                       # results that were written before
@@ -26,6 +26,8 @@ BARE = "bare service"
 NODE = "Node, aws-jwt-verify 5.2.1"
 JITTER = "AWS_LC_SYS_NO_JITTER_ENTROPY=1"
 PEER = "tower-oauth2-resource-server"
+FLOOR = "a server that allows everything"
+JWT_AUTHN = "jwt_authn"
 
 
 def limits():
@@ -89,6 +91,10 @@ BEYOND = {
 TRY_VERIFY, THROUGH = "unknown key, 13 KB, try_verify", "unknown key, 13 KB, RequireToken"
 
 
+def numbers(values):
+    return ", ".join(str(value) for value in values)
+
+
 def count_rows(results):
     count = {row["name"]: row["count"] for row in results["instructions"]}
     yield Row("counts", "cached token, to the bare service", [count["cached token"] / count[BARE]])
@@ -107,9 +113,6 @@ def before_rows(results, unit):
 
     before = {row["name"]: runs(row["before"]) for row in results[unit]}
     after = {row["name"]: runs(row["after"]) for row in results[unit]}
-
-    def numbers(values):
-        return ", ".join(str(value) for value in values)
 
     for name in before:
         if "rules" in name:
@@ -136,6 +139,35 @@ def before_rows(results, unit):
         values = [one / base for one, base in zip(after[THROUGH], after[TRY_VERIFY], strict=True)]
         more = f"{numbers(after[TRY_VERIFY])} and {numbers(after[THROUGH])} {unit}"
         yield Row("before", "unknown key, 13 KB, RequireToken to try_verify", values, more)
+
+
+def posts_rows(results):
+    """Yields the rows of rejected POST requests."""
+    for name, builds in results["posts"].items():
+        before, after = builds["before"], builds["after"]
+        name = f"rejected POST, {name}"
+        yield Row("posts", f"{name}, lost responses", after["lost"], f"{numbers(before['lost'])} before")
+        times = before["microseconds"], after["microseconds"]
+        values = [new / old for old, new in zip(*times, strict=True)]
+        more = f"{numbers(times[0])} to {numbers(times[1])} µs"
+        yield Row("posts", f"{name}, time, to the older commit", values, more)
+
+
+def envoy_rows(results):
+    """Yields the rows of two authorizers behind Envoy."""
+    spent, rates = results["cpu_us_per_request"], results["requests_per_second"]
+
+    def row(title, of, name, base, unit):
+        values = [one / other for one, other in zip(of[name], of[base], strict=True)]
+        return Row("envoy", title, values, f"{numbers(of[base])} and {numbers(of[name])} {unit}")
+
+    cpu, rate = "behind Envoy, processor time", "behind Envoy, requests per second"
+    yield row(f"{cpu}, to the older commit", spent, "after", "before", "µs")
+    yield row(f"{cpu}, to a server that allows everything", spent, "after", FLOOR, "µs")
+    yield row(f"{cpu} over HTTP, to the older commit over gRPC", spent, "after, HTTP", "before", "µs")
+    yield row(f"{rate}, to the older commit", rates, "after", "before", "per second")
+    yield row(f"{rate} over HTTP, to the older commit over gRPC", rates, "after, HTTP", "before", "per second")
+    yield row(f"{rate}, to Envoy's own filter jwt_authn", rates, "after", JWT_AUTHN, "per second")
 
 
 def cold_start_rows(results):
@@ -185,6 +217,10 @@ def rows(results):
         yield from before_rows(results, "instructions")
     elif "instructions" in results:
         yield from count_rows(results)
+    if "posts" in results:
+        yield from posts_rows(results)
+    if "requests_per_second" in results:
+        yield from envoy_rows(results)
     if "milliseconds" in results:
         yield from cold_start_rows(results)
     if "crates" in results or "locked_crates" in results:
@@ -246,6 +282,20 @@ def compared_times(program, runs, rounds):
     return {"rounds": int(rounds), "nanoseconds": list(found.values())}
 
 
+def compared_posts(program, runs, rounds):
+    found = {}
+    for _ in range(int(runs)):
+        out = subprocess.run([program, rounds], check=True, capture_output=True, text=True)
+        for line in out.stdout.splitlines():
+            name, *values = line.split("\t")
+            builds = found.setdefault(name, {})
+            for build, pair in (("before", values[:2]), ("after", values[2:])):
+                of = builds.setdefault(build, {"microseconds": [], "lost": []})
+                of["microseconds"].append(int(pair[0]))
+                of["lost"].append(int(pair[1]))
+    return {"rounds": int(rounds), "requests_per_round": 300, "posts": found}
+
+
 def git(*args):
     out = subprocess.run(["git", *args], cwd=ROOT, check=True, capture_output=True, text=True)
     return out.stdout.strip()
@@ -285,6 +335,8 @@ def main(args):
             results, is_counted = compared_counts(program), True
         case ["compare", program, "time", runs, rounds]:
             results, is_counted = compared_times(program, runs, rounds), False
+        case ["compare", program, "posts", runs, rounds]:
+            results, is_counted = compared_posts(program, runs, rounds), False
         case ["build" | "crates" as kind]:
             # Lines of build.sh: name, crates, and the processor time of each run.
             is_counted = kind == "crates"

@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn h097_a_token_of_8_kib_is_cached_and_a_longer_one_is_not() {
+    fn h097_token_of_8_kib_is_cached_and_a_longer_one_is_not() {
         for (length, is_held) in [
             (0, true),
             (1, true),
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn h098_a_cache_that_is_off_holds_nothing() {
+    fn h098_cache_that_is_off_holds_nothing() {
         let cache = TokenCache::new(0);
         let counted = measure(|| {
             for number in 0..100 {
@@ -693,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn h100_a_thread_that_panics_while_it_writes_turns_hits_into_misses() {
+    fn h100_thread_that_panics_while_it_writes_turns_hits_into_misses() {
         let cache = TokenCache::new(MIB);
         let texts = (0..64).map(|number| text(number, TYPICAL_LEN)).collect::<Vec<_>>();
         for (number, text) in texts.iter().enumerate() {

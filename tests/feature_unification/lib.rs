@@ -58,7 +58,7 @@ mod tests {
 
     #[cfg(feature = "everything")]
     #[test]
-    fn h048_the_features_of_serde_json_are_on() {
+    fn h048_features_of_serde_json_are_on() {
         // arbitrary_precision: the text of a number is kept. float_roundtrip has no effect next to it.
         let number: Value =
             serde_json::from_str("1.00000000000000000000000000000000001e+5").unwrap();

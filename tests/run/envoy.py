@@ -4,14 +4,10 @@ examples/ext_authz/envoy.yaml as a user copies it, with other ports. A second En
 examples/ext_authz/envoy_http.yaml calls the same authorizers over HTTP.
 
 REQUESTS      the number of requests of each of the two runs, default 10000
-PROFILE       the cargo profile of the authorizer; with `release`, the filters are measured, too
-SECONDS_EACH  how long each filter is measured in a round, default 2
 
 It checks each kind of answer separately. Then it sends valid and invalid requests concurrently and
 checks every answer, while keys rotate and an authorizer shuts down, and again while one is killed.
-With PROFILE=release, it measures the requests per second at the end, compared with Envoy's own filter
-jwt_authn, with an authorizer that allows everything (the floor), with the second Envoy, and with no filter. TOKIO_WORKER_THREADS
-sets the threads of each authorizer. `envoy.py services` runs only the three services.
+`envoy.py services` runs only the three services.
 """
 # ci: merge computes: the lines with FAIL say what was expected and what came; or pip has to reach PyPI
 
@@ -28,7 +24,6 @@ import time
 import urllib.request
 
 from harness import CLIENT_ID as CLIENT
-from harness import TARGET
 from harness import EXPIRED, FORBIDDEN, INVALID, MALFORMED, MISSING_SCOPE, NO_KEYS, NO_TOKEN
 from harness import Checks, Issuer, bearer, build, debian, environment, free_port, main, pypi
 from harness import start as start_process
@@ -40,10 +35,7 @@ READ_NO_TOKEN, READ_INVALID, READ_EXPIRED = (
 )
 IDENTITY = ("x-auth-subject", "x-auth-client-id", "x-auth-scope")
 REQUESTS = int(os.environ.get("REQUESTS", "10000"))
-SECONDS_EACH = int(os.environ.get("SECONDS_EACH", "2"))
 CONCURRENCY = 64
-PROFILE = os.environ.get("PROFILE", "dev")
-IS_MEASURED = PROFILE == "release"
 
 checks = Checks()
 # The script sets them.
@@ -146,20 +138,10 @@ def authorizer(address, issuer, **settings):
     return process
 
 
-def allow_everything():
-    """Returns the program that allows every request."""
-    # The same packages as in `build`, so that what they have in common is compiled once.
-    packages = ["-p", "tower-cognito", "-p", "integration-tests", "-p", "ext_authz"]
-    command = ["cargo", "build", "--quiet", "--profile", PROFILE, *packages]
-    subprocess.run([*command, "--example", "issuer", "--example", "allow_everything"], check=True)
-    return TARGET / ("debug" if PROFILE == "dev" else PROFILE) / "examples/allow_everything"
-
-
 # ---- Envoy's configuration -----------------------------------------------------------------------
 
 
-# Changes of a listener: it answers without a service, or does not remove a client's identity headers.
-ANSWERS = (r"route: \{ cluster: \w+ \}", "direct_response: { status: 200 }")
+# A change of a listener, which then does not remove a client's identity headers.
 NO_MUTATION = (r"- remove_on_match: .*?\n", "- remove: nothing\n")
 
 
@@ -186,47 +168,17 @@ def example(name, ports):
     return yaml, copy
 
 
-def configuration(ports, floor_ports, issuer, keys):
-    """Returns the file of the example with other ports and five more listeners for the checks: a copy of
-    its listener that does not remove a client's identity headers, and four for the measurements, which
-    answer without a service."""
+def configuration(ports):
+    """Returns the file of the example with other ports, and what is added: an address for the administrator,
+    and a copy of the listener that does not remove a client's identity headers."""
     yaml, copy = example("envoy.yaml", ports)
-
-    filters = r"          - name: envoy\.filters\.http\.ext_authz.*?(?=          - name: envoy\.f)"
-    per_route = r"                typed_per_filter_config:.*"
-    jwt_authn = f"""\
-          - name: envoy.filters.http.jwt_authn
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication
-              providers:
-                cognito:
-                  issuer: {issuer}
-                  local_jwks: {{ inline_string: '{keys}' }}
-                  jwt_cache_config: {{ jwt_cache_size: 1000 }}
-              rules:
-              - match: {{ prefix: / }}
-                requires: {{ provider_name: cognito }}
-"""
     open_port, open_text = copy("open", NO_MUTATION)
-    asks_port, asks_text = copy("ext_authz", ANSWERS)
-    floor = (r"cluster_name: authorizer", "cluster_name: floor")
-    floor_port, floor_text = copy("floor", ANSWERS, floor)
-    jwt_port, jwt_text = copy("jwt_authn", (per_route, ""), ANSWERS, (filters, jwt_authn))
-    none_port, none_text = copy("none", (per_route, ""), ANSWERS, (filters, ""))
     admin = free_port()
     more = (
         "admin: { address: { socket_address: { address: 127.0.0.1, "
-        f"port_value: {admin} }} }} }}\nstatic_resources:\n  listeners:\n"
-        + "".join([open_text, asks_text, jwt_text, none_text, floor_text])
+        f"port_value: {admin} }} }} }}\nstatic_resources:\n  listeners:\n{open_text}"
     )
-    # The same cluster, with the two authorizers that allow everything.
-    clusters = yaml[yaml.index("  clusters:\n") :]
-    cluster = clusters[clusters.index("  - name: authorizer\n") : clusters.index("  - name: activity\n")]
-    cluster = cluster.replace(": authorizer\n", ": floor\n")
-    for usual, other in zip((50051, 50052), floor_ports):
-        cluster = cluster.replace(f"port_value: {ports[usual]}", f"port_value: {other}")
-    more += f"  clusters:\n{cluster}"
-    return yaml, more, admin, open_port, (none_port, jwt_port, floor_port, asks_port)
+    return yaml, more, admin, open_port
 
 
 # ---- Requests ------------------------------------------------------------------------------------
@@ -584,15 +536,14 @@ def wrong_http_requests(address):
 
 
 def start_over_http(envoy_program, ports):
-    """Starts an Envoy that calls the authorizers over HTTP, and returns three ports: of the example's listener,
-    of a copy that does not remove a client's identity headers, and of one that answers without a service."""
+    """Starts an Envoy that calls the authorizers over HTTP, and returns the ports of the example's listener, and
+    of a copy that does not remove a client's identity headers."""
     api = ports[10000]
     yaml, copy = example("envoy_http.yaml", ports)
     open_port, open_text = copy("open", NO_MUTATION)
-    asks_port, asks_text = copy("ext_authz", ANSWERS)
     with open(f"{work}/envoy_http.yaml", "w") as file:
         file.write(yaml)
-    more = f"static_resources:\n  listeners:\n{open_text}{asks_text}"
+    more = f"static_resources:\n  listeners:\n{open_text}"
     envoy = start(envoy_program, "--config-path", f"{work}/envoy_http.yaml", "--config-yaml", more,
                   "--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning")
 
@@ -605,7 +556,7 @@ def start_over_http(envoy_program, ports):
             return False
 
     until("Envoy finds the authorizers healthy over HTTP", is_ready)
-    return api, open_port, asks_port
+    return api, open_port
 
 
 def check_over_http(api, open_api, issuer, authorizers, addresses):
@@ -650,22 +601,6 @@ def summary(what, outcome, most_503):
           f"{totals['503']} of {totals['good']}")
 
 
-def measure(ports, token):
-    names = ("without a filter", "jwt_authn", "floor", "ext_authz", "ext_authz over HTTP")
-    best = dict.fromkeys(names, 0.0)
-    command = [debian("wrk"), "--threads", "1", "--connections", str(CONCURRENCY)]
-    command += ["--header", bearer(token)]
-    for duration in (1, SECONDS_EACH, SECONDS_EACH):
-        for name, port in zip(names, ports):
-            url = f"http://127.0.0.1:{port}/item"
-            report = subprocess.run(command + ["--duration", f"{duration}s", url],
-                                    stdout=subprocess.PIPE, text=True, check=True).stdout
-            if "Non-2xx" in report or "Socket errors" in report:
-                check(f"{name} can be measured", False, report)
-            best[name] = max(best[name], float(re.search(r"Requests/sec: *([\d.]+)", report)[1]))
-    return best
-
-
 def check_envoy(envoy_program):
     issuer = Issuer(programs["issuer"])
     issuer.tell("fault slow 300")
@@ -674,17 +609,10 @@ def check_envoy(envoy_program):
     http_addresses.update((address, f"127.0.0.1:{free_port()}") for address in addresses)
     authorizers = [authorizer(address, issuer) for address in addresses]
 
-    with urllib.request.urlopen(issuer.jwks_url) as answer:
-        keys = json.dumps(json.load(answer))
     api = free_port()
     new_ports = dict(zip((8081, 8082, 8083), ports)) | {10000: api}
     new_ports |= {50051 + at: int(addresses[at].split(":")[1]) for at in range(2)}
-    floor_ports = [free_port(), free_port()]
-    for port in floor_ports if IS_MEASURED else []:
-        first_line(start(allow_everything(), AUTHORIZER=f"127.0.0.1:{port}"))
-    yaml, more, admin, open_api, measured = configuration(
-        new_ports, floor_ports, issuer.url, keys
-    )
+    yaml, more, admin, open_api = configuration(new_ports)
     with open(f"{work}/envoy.yaml", "w") as file:
         file.write(yaml)
     envoy = start(envoy_program, "--config-path", f"{work}/envoy.yaml", "--config-yaml", more,
@@ -712,8 +640,6 @@ def check_envoy(envoy_program):
     conventions(api, issuer)
     wrong_settings(addresses[0])
 
-    # Signed with the first key. No other token has this subject.
-    for_measure = issuer.token(scope="demo-dev/read")
     mix = Mix(issuer)
 
     async def rotate():
@@ -765,20 +691,8 @@ def check_envoy(envoy_program):
 
     http_ports = dict(zip((8081, 8082), ports)) | {10000: free_port()}
     http_ports |= {50061 + at: int(http_addresses[addresses[at]].split(":")[1]) for at in range(2)}
-    http_api, http_open_api, asks_port = start_over_http(envoy_program, http_ports)
+    http_api, http_open_api = start_over_http(envoy_program, http_ports)
     check_over_http(http_api, http_open_api, issuer, authorizers, addresses)
-
-    if not IS_MEASURED:
-        return
-    for address in addresses:
-        until("Envoy finds them healthy again", lambda: is_healthy(address))
-    best = measure((*measured, asks_port), for_measure)
-    for name, rate in best.items():
-        share = rate / best["without a filter"]
-        checks.figure(name, f"{rate:.0f} requests/s, {share:.2f} of those without a filter")
-    checks.figure("ext_authz to jwt_authn", f"{best['ext_authz'] / best['jwt_authn']:.2f}")
-    checks.figure("ext_authz over HTTP to ext_authz", f"{best['ext_authz over HTTP'] / best['ext_authz']:.2f}")
-    checks.figure("ext_authz to the floor", f"{best['ext_authz'] / best['floor']:.2f}")
 
 
 def script(_):
@@ -792,7 +706,8 @@ def script(_):
             stop_processes()
 
 
-if sys.argv[1:] == ["services"]:
-    asyncio.run(services())
-else:
-    main(script, checks)
+if __name__ == "__main__":
+    if sys.argv[1:] == ["services"]:
+        asyncio.run(services())
+    else:
+        main(script, checks)

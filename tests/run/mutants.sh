@@ -16,7 +16,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# The test modules that must detect the changes of each shard.
+# The test modules that must detect the changes of each shard. The first one runs for every change, and
+# the others only for those that it does not detect, because tests take longer than a build.
 shards=(jws claims json verify jwks path scope scope_table rejection layer token_cache schedule refresh
     verifier config)
 declare -A tests=(
@@ -26,12 +27,12 @@ declare -A tests=(
     [verify]='verify:: precedence:: claims:: vectors:: errors:: allocations:: token_cache::'
     [jwks]='jwks:: verify:: vectors:: token_cache:: telemetry:: refresh_guarantees:: faults::'
     [path]='path:: scope_table:: axum_router::'
-    [scope_table]='scope_table:: axum_router:: layer:: vectors::'
-    [layer]='layer:: rejections:: grpc:: axum_router:: autotraits:: telemetry::'
-    [verifier]='verifier:: user_pool:: refresh:: refresh_guarantees:: faults:: token_cache:: executors:: errors::'
+    [scope_table]='scope_table:: axum_router:: layer:: vectors:: resource_metadata::'
+    [layer]='layer:: rejections:: drain:: grpc:: require_group:: axum_router:: autotraits:: telemetry:: resource_metadata::'
+    [verifier]='user_pool:: refresh:: refresh_guarantees:: faults:: token_cache:: executors:: errors::'
     [config]='config:: user_pool:: errors::'
     [scope]='scope:: scope_table:: vectors:: config::'
-    [rejection]='rejection:: claims:: rejections:: layer:: grpc:: docs_in_sync:: resource_metadata::'
+    [rejection]='rejections:: drain:: claims:: layer:: grpc:: docs_in_sync:: resource_metadata::'
     [token_cache]='token_cache:: allocations::'
     [schedule]='schedule:: refresh:: refresh_guarantees:: faults:: refresh_model::'
     [refresh]='refresh:: refresh_guarantees:: faults:: refresh_model:: telemetry::'
@@ -96,6 +97,20 @@ keep_modules() {
     mv "$main.kept" "$main"
 }
 
+# mutate MODULE… [-- ARGUMENT…]: runs these tests for each change of the shard.
+mutate() {
+    local modules=()
+    while (($#)) && [[ $1 != -- ]]; do
+        modules+=("$1")
+        shift
+    done
+    cargo mutants "${@:2}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout "${TIMEOUT:-300}" \
+        --file "$glob" --output "$out" \
+        --package tower-cognito --test-package tower-cognito,integration-tests \
+        --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "${modules[@]}" ||
+        (($? == 2 || $? == 3))
+}
+
 failed=()
 for shard in "${chosen[@]}"; do
     known=$lists/$shard.txt
@@ -109,15 +124,12 @@ for shard in "${chosen[@]}"; do
     keep_modules "${modules[@]%::}"
     # The tests must pass without a change, or every change would seem to be detected.
     (cd "$tree" && cargo test --quiet --lib --test it -- "${modules[@]}" >/dev/null)
-    cargo mutants "${iterate[@]}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout "${TIMEOUT:-300}" \
-        --file "$glob" --output "$out" \
-        --package tower-cognito --test-package tower-cognito,integration-tests \
-        --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "${modules[@]}" ||
-        (($? == 2 || $? == 3))
+    mutate "${modules[0]}" -- "${iterate[@]}"
     if ! grep --quiet --extended-regexp '"(name|function)"' "$out/mutants.out/mutants.json"; then
         echo "nothing of $glob was changed" >&2
         exit 1
     fi
+    mutate "${modules[@]}" -- --iterate
     # Remove line numbers, so that the lists stay valid when lines move.
     sed -E 's/^([^:]+):[0-9]+:[0-9]+:/\1:/' "$out/mutants.out/missed.txt" |
         LC_ALL=C sort >"$out/survivors.txt"

@@ -1,8 +1,7 @@
 //! Allows every request, without a look at it. Behind Envoy, it shows what a call to any authorizer
-//! costs, so that the rest is the cost of the verification. `tests/run/envoy.py` measures it.
+//! costs, so that the rest is the cost of the verification. `benches/envoy.py` measures it.
 //!
-//! `AUTHORIZER` (`host:port`) sets the address to listen on. Both authorizers have one thread with
-//! `TOKIO_WORKER_THREADS=1`.
+//! `AUTHORIZER` (`host:port`) sets the address to listen on. It has one thread, as the authorizer has.
 
 use std::env;
 use std::error::Error;
@@ -29,7 +28,7 @@ impl Authorization for AllowEverything {
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::var("AUTHORIZER").unwrap_or_else(|_| "127.0.0.1:0".to_owned());
     let listener = TcpListener::bind(address).await?;
