@@ -51,6 +51,8 @@ pub(crate) struct Row {
     pub(crate) retry_after: Option<&'static str>,
     pub(crate) grpc_status: i32,
     pub(crate) grpc_message: &'static str,
+    /// The text of the error, for the application and its log.
+    pub(crate) display: &'static str,
     pub(crate) pushback: Option<&'static str>,
 }
 
@@ -67,6 +69,7 @@ pub(crate) const MISSING: Row = Row {
     retry_after: None,
     grpc_status: 16,
     grpc_message: "missing bearer token",
+    display: "the request has no bearer token",
     pushback: None,
 };
 /// If the layer that rejects the request requires `activity/*`.
@@ -90,6 +93,7 @@ pub(crate) const MALFORMED: Row = Row {
     retry_after: None,
     grpc_status: 16,
     grpc_message: "malformed authorization metadata",
+    display: "the `Authorization` header is malformed",
     pushback: None,
 };
 pub(crate) const INVALID: Row = Row {
@@ -105,6 +109,7 @@ pub(crate) const INVALID: Row = Row {
     retry_after: None,
     grpc_status: 16,
     grpc_message: "invalid access token",
+    display: "the access token is invalid",
     pushback: None,
 };
 const INVALID_WITH_SCOPE: Row = Row {
@@ -127,6 +132,7 @@ const EXPIRED: Row = Row {
     retry_after: None,
     grpc_status: 16,
     grpc_message: "access token expired",
+    display: "the access token has expired",
     pushback: None,
 };
 const EXPIRED_WITH_SCOPE: Row = Row {
@@ -149,6 +155,7 @@ const SCOPE: Row = Row {
     retry_after: None,
     grpc_status: 7,
     grpc_message: "a required scope is missing",
+    display: "a required scope is missing",
     pushback: None,
 };
 const TWO_SCOPES: Row = Row {
@@ -186,6 +193,7 @@ const FORBIDDEN: Row = Row {
     retry_after: None,
     grpc_status: 7,
     grpc_message: "the request is not allowed with this token",
+    display: "the request is not allowed with this token",
     pushback: None,
 };
 const UNAVAILABLE: Row = Row {
@@ -198,6 +206,7 @@ const UNAVAILABLE: Row = Row {
     retry_after: Some("1"),
     grpc_status: 14,
     grpc_message: "access tokens cannot be verified now",
+    display: "no current keys are available to verify the token",
     pushback: Some("1000"),
 };
 /// Without a `RequireToken` there are no settings, so this row always looks the same.
@@ -211,6 +220,7 @@ const INTERNAL: Row = Row {
     retry_after: None,
     grpc_status: 13,
     grpc_message: "the service is not set up correctly",
+    display: "no `RequireToken` layer processed the request",
     pushback: None,
 };
 
@@ -752,6 +762,7 @@ fn check(seen: &Seen, case: &Case, look: Look, form: Form, transport: Transport)
 fn check_rejection(rejection: &Rejection, case: &Case, look: Look, name: &str) {
     let row = &case.row;
     assert_eq!(rejection.kind(), row.kind, "{name}");
+    assert_eq!(rejection.to_string(), row.display, "{name}");
     assert_eq!(rejection.status(), row.status, "{name}");
     assert_eq!(rejection.verify_error().map(|error| error.kind()), case.reason, "{name}");
     let challenge = rejection.challenge();
