@@ -123,7 +123,7 @@ impl Error for InvalidClaims {}
 pub struct VerifyError {
     kind: VerifyErrorKind,
     retry_after: Option<Duration>,
-    required: Option<Arc<Requirement>>,
+    required: Option<&'static Requirement>,
     /// From a token whose signature is valid. Only the log shows it.
     wrong_client: Option<Arc<String>>,
 }
@@ -135,7 +135,7 @@ impl VerifyError {
         Self { kind, retry_after: None, required: None, wrong_client: None }
     }
 
-    pub(crate) fn insufficient_scope(required: Arc<Requirement>) -> Self {
+    pub(crate) fn insufficient_scope(required: &'static Requirement) -> Self {
         Self { required: Some(required), ..Self::new(VerifyErrorKind::InsufficientScope) }
     }
 
@@ -160,7 +160,7 @@ impl VerifyError {
 
     /// Returns the scopes that the rules require, if the token lacks one of them.
     pub fn required_scopes(&self) -> &[Scope] {
-        self.required.as_ref().map_or(&[], |required| required.scopes())
+        self.required.map_or(&[], |required| required.scopes())
     }
 
     /// Returns the `client_id` that is not allowed, of a token whose signature is valid.
@@ -168,8 +168,8 @@ impl VerifyError {
         self.wrong_client.as_ref().map(|client_id| client_id.as_str())
     }
 
-    pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
-        self.required.as_ref()
+    pub(crate) fn requirement(&self) -> Option<&'static Requirement> {
+        self.required
     }
 }
 

@@ -80,7 +80,7 @@ impl TokenInterceptor {
     }
 
     /// Returns the requirements of the rules and of this interceptor.
-    fn required(&self) -> impl Iterator<Item = &Arc<Requirement>> {
+    fn required(&self) -> impl Iterator<Item = &'static Requirement> {
         let rules = self.verifier.common_requirement();
         rules.into_iter().chain(self.scopes.iter().map(RequireScope::requirement))
     }

@@ -7,9 +7,11 @@
 //!
 //! [RFC 6749 section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 use std::str::{FromStr, Split};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Describes a text that is not one scope token of [RFC 6749 section 3.3].
 ///
@@ -169,8 +171,11 @@ impl fmt::Debug for Scopes<'_> {
     }
 }
 
+/// The requirements of this process, each one once.
+static REQUIREMENTS: LazyLock<Mutex<HashSet<&'static Requirement>>> = LazyLock::new(Mutex::default);
+
 /// The scopes that a route requires.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Requirement {
     AllOf(Box<[Scope]>),
     AnyOfResourceServer(Box<str>),
@@ -209,6 +214,21 @@ impl Requirement {
             Ok(requirement) => requirement,
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// Returns the copy of this requirement that is kept until the process ends.
+    ///
+    /// The response of a request may name the requirements of the layers that it has passed. If each
+    /// request counted a reference for that, all threads would change the same counter, which takes
+    /// longer than the check of the scopes.
+    pub(crate) fn interned(self) -> &'static Self {
+        let mut all = REQUIREMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&self) {
+            return known;
+        }
+        let new = Box::leak(Box::new(self));
+        all.insert(new);
+        new
     }
 
     /// Returns `true` if these scopes meet the requirement. Every scope check of the crate is made
@@ -287,4 +307,18 @@ fn check_scope_token(text: &str) -> Result<(), &'static str> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_requirements_are_kept_once() {
+        let all_of = || Requirement::all_of(["scope/kept", "once"]).unwrap().interned();
+        assert!(std::ptr::eq(all_of(), all_of()));
+        let any_of = Requirement::any_of(["scope/kept", "once"]).unwrap().interned();
+        assert_ne!(any_of, all_of());
+        assert!(matches!(any_of, Requirement::AnyOf(_)));
+    }
 }

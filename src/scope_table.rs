@@ -1,7 +1,6 @@
 //! A table of required scopes and groups, as a tree of path segments. `path` decides which paths are ambiguous.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use crate::error::ConfigError;
 use crate::path::{is_unambiguous, percent_decode, strip_path_parameters};
@@ -231,7 +230,7 @@ impl Access {
     // An error is kept for `ScopeTable::new`, which reports every problem of the table at once.
     fn from_parsed(requirement: Result<Requirement, InvalidScope>) -> Self {
         let requirement = requirement.map_err(|error| error.to_string());
-        Self(requirement.map(|requirement| RouteRequirement::Scopes(Arc::new(requirement))))
+        Self(requirement.map(|requirement| RouteRequirement::Scopes(requirement.interned())))
     }
 }
 
@@ -240,11 +239,11 @@ impl Access {
 pub(crate) enum RouteRequirement {
     Public,
     Authenticated,
-    Scopes(Arc<Requirement>),
+    Scopes(&'static Requirement),
     /// All of these requirements for groups, and these scopes.
     Groups {
         groups: Vec<GroupRequirement>,
-        scopes: Option<Arc<Requirement>>,
+        scopes: Option<&'static Requirement>,
     },
     /// No row matches the request, so it is rejected.
     NotListed,
@@ -253,10 +252,10 @@ pub(crate) enum RouteRequirement {
 impl RouteRequirement {
     /// Returns the required scopes, if there are any.
     #[inline]
-    pub(crate) fn scopes(&self) -> Option<&Arc<Requirement>> {
+    pub(crate) fn scopes(&self) -> Option<&'static Requirement> {
         match self {
             Self::Scopes(scopes) => Some(scopes),
-            Self::Groups { scopes, .. } => scopes.as_ref(),
+            Self::Groups { scopes, .. } => *scopes,
             Self::Public | Self::Authenticated | Self::NotListed => None,
         }
     }

@@ -28,6 +28,9 @@ use crate::verify::AccessToken;
 ///
 /// If several layers require scopes, the challenge of an inner one also names the scopes of those
 /// around it, because a client needs all of them in one token.
+///
+/// Required scopes stay in memory until the process ends, equal ones once. Do not create them from
+/// text that clients send.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RequireScope {
@@ -37,7 +40,7 @@ pub struct RequireScope {
 /// One allocation for everything, because axum clones the service for every request.
 #[derive(Debug)]
 struct ScopeConfig {
-    requirement: Arc<Requirement>,
+    requirement: &'static Requirement,
     drains: Drains,
 }
 
@@ -122,8 +125,8 @@ impl RequireScope {
         })
     }
 
-    pub(crate) fn requirement(&self) -> &Arc<Requirement> {
-        &self.config.requirement
+    pub(crate) fn requirement(&self) -> &'static Requirement {
+        self.config.requirement
     }
 
     /// Panics at the line that calls the public constructor if a scope is malformed.
@@ -133,7 +136,7 @@ impl RequireScope {
     }
 
     pub(crate) fn of(requirement: Requirement) -> Self {
-        let requirement = Arc::new(requirement);
+        let requirement = requirement.interned();
         Self { config: Arc::new(ScopeConfig { requirement, drains: Drains::default() }) }
     }
 }
@@ -158,7 +161,7 @@ pub struct RequireScopeService<S> {
 /// of the two extensions.
 #[inline(always)]
 fn check<'r>(
-    requirement: &Arc<Requirement>,
+    requirement: &'static Requirement,
     extensions: &'r Extensions,
 ) -> Result<&'r AccessToken, Box<Rejection>> {
     match extensions.get::<AccessToken>() {
@@ -170,7 +173,7 @@ fn check<'r>(
 /// Creates the rejection. It is boxed, so that the result of [`check`] is small.
 #[cold]
 fn reject(
-    requirement: &Arc<Requirement>,
+    requirement: &'static Requirement,
     token: Option<&AccessToken>,
     marker: Option<&LayerMarker>,
 ) -> Box<Rejection> {
@@ -215,11 +218,9 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        match check(&self.config.requirement, request.extensions()) {
-            Ok(_) => {
-                let required = Some(Arc::clone(&self.config.requirement));
-                ResponseFuture::inner(self.inner.call(request), required)
-            }
+        let requirement = self.config.requirement;
+        match check(requirement, request.extensions()) {
+            Ok(_) => ResponseFuture::inner(self.inner.call(request), Some(requirement)),
             Err(rejection) => self.call_without_scope(*rejection, request),
         }
     }

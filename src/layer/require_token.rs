@@ -36,7 +36,7 @@ pub struct RequireToken {
 struct LayerConfig {
     verifier: Verifier,
     /// The scopes that the verifier's rules require.
-    rules_requirement: Option<Arc<Requirement>>,
+    rules_requirement: Option<&'static Requirement>,
     rejection_config: Arc<RejectionConfig>,
     /// Whether no setting of `rejection_config` was changed. Then a request with a token gets no
     /// [`LayerMarker`], which saves an allocation.
@@ -65,7 +65,7 @@ impl RequireToken {
     pub fn new(verifier: Verifier) -> Self {
         Self {
             config: Arc::new(LayerConfig {
-                rules_requirement: verifier.common_requirement().map(Arc::clone),
+                rules_requirement: verifier.common_requirement(),
                 verifier,
                 rejection_config: Arc::default(),
                 has_default_config: true,
@@ -632,7 +632,7 @@ impl LayerConfig {
                 Err(Unusual::UnknownKey(token.to_owned(), unknown))
             }
             Checked::Done(Presented::NoToken) if self.allows_missing_token(requirement) => {
-                Err(Unusual::NeedsNoToken(self.marker(), self.rules_requirement.clone()))
+                Err(Unusual::NeedsNoToken(self.marker(), self.rules_requirement))
             }
             Checked::Done(rejected) => Err(Unusual::Rejected(self.reject(requirement, rejected))),
         }
@@ -649,7 +649,7 @@ impl LayerConfig {
     ) -> Result<Required, Unusual> {
         self.insert(request, token);
         if self.verifier.all_rejected().is_over() {
-            Ok(requirement.scopes().map(Arc::clone))
+            Ok(requirement.scopes())
         } else {
             Err(Unusual::Watched(self.watch(requirement)))
         }
@@ -658,7 +658,7 @@ impl LayerConfig {
     #[cold]
     fn watch(&self, requirement: &RouteRequirement) -> Box<Watch> {
         let all_rejected = Arc::clone(self.verifier.all_rejected());
-        Box::new(Watch { required: requirement.scopes().map(Arc::clone), all_rejected })
+        Box::new(Watch { required: requirement.scopes(), all_rejected })
     }
 
     #[inline]
@@ -804,7 +804,7 @@ impl LayerConfig {
                 _ => Rejection::unlisted(config),
             },
         };
-        let required = self.rules_requirement.iter().chain(requirement.scopes());
+        let required = self.rules_requirement.into_iter().chain(requirement.scopes());
         let rejection = rejection.requiring(required);
         self.verifier.all_rejected().rejected(&rejection);
         rejection

@@ -177,7 +177,7 @@ pin_project! {
 
 /// The requirement of a layer that let a request through. The rejections of the layers and handlers
 /// inside also name it.
-pub(super) type Required = Option<Arc<Requirement>>;
+pub(super) type Required = Option<&'static Requirement>;
 
 /// Records whether the service inside accepts a request.
 #[derive(Debug)]
@@ -191,7 +191,7 @@ impl Watch {
         match rejection_in(response) {
             Some(rejection) => {
                 self.all_rejected.rejected(rejection);
-                add_required(&self.required, response);
+                add_required(self.required, response);
             }
             None => self.all_rejected.accepted(),
         }
@@ -206,7 +206,7 @@ fn rejection_in<B, E>(response: &Result<Response<B>, E>) -> Option<&Rejection> {
 /// Adds the requirement of a layer to the rejection of the service inside, and to its challenge: a
 /// client that requested only the scopes of the layer inside would be rejected by this layer next.
 #[cold]
-fn add_required<B, E>(required: &Required, response: &mut Result<Response<B>, E>) {
+fn add_required<B, E>(required: Required, response: &mut Result<Response<B>, E>) {
     let Some(rejection) = rejection_in(response).cloned() else { return };
     let Ok(response) = response else { return };
     let complete = rejection.clone().requiring(required);
@@ -271,16 +271,16 @@ where
         loop {
             let this = self.as_mut().project();
             if let StateProj::Inner { future, required } = this.state.project() {
-                return match ready!(future.poll(cx)) {
-                    // Two arms, because a common one would move the usual response once more.
-                    Ok(response) if response.extensions().get::<Rejection>().is_none() => {
-                        Poll::Ready(Ok(response.map(ResponseBody::inner)))
-                    }
-                    mut response => {
-                        add_required(required, &mut response);
-                        Poll::Ready(response.map(|response| response.map(ResponseBody::inner)))
-                    }
-                };
+                let mut response = future.poll(cx);
+                // Look at the response by reference, so that it is moved only once. A second move costs
+                // more than everything else here.
+                if let Poll::Ready(response) = &mut response
+                    && rejection_in(response).is_some()
+                {
+                    add_required(*required, response);
+                }
+                return response
+                    .map(|response| response.map(|response| response.map(ResponseBody::inner)));
             }
             if let Some(response) = ready!(self.as_mut().poll_other(cx)) {
                 return Poll::Ready(response);

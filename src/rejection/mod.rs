@@ -131,8 +131,8 @@ impl Rejection {
     }
 
     pub(crate) fn token(error: VerifyError, config: Arc<RejectionConfig>) -> Self {
-        let required = error.requirement().map(Arc::clone);
-        Self::new(Reason::Token(error), config).requiring(required.as_ref())
+        let required = error.requirement();
+        Self::new(Reason::Token(error), config).requiring(required)
     }
 
     fn new(reason: Reason, config: Arc<RejectionConfig>) -> Self {
@@ -140,9 +140,9 @@ impl Rejection {
     }
 
     /// Adds a requirement of the request, whether or not the token meets it.
-    pub(crate) fn requiring<'r>(
+    pub(crate) fn requiring(
         mut self,
-        requirements: impl IntoIterator<Item = &'r Arc<Requirement>>,
+        requirements: impl IntoIterator<Item = &'static Requirement>,
     ) -> Self {
         for requirement in requirements {
             self.required.add(requirement);

@@ -1,24 +1,22 @@
 //! The scopes that a challenge names.
 
-use std::sync::Arc;
-
 use crate::scope::{Requirement, Scope};
 
 /// The requirements of a request, as far as the rejecting layers know: the rules of the verifier, the row
 /// of the scope table, and each `RequireScope`. All of them must be met.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RequiredScopes {
-    requirements: Vec<Arc<Requirement>>,
+    requirements: Vec<&'static Requirement>,
     /// The scopes of all requirements, if there is more than one.
     listed: Vec<Scope>,
 }
 
 impl RequiredScopes {
-    pub(super) fn add(&mut self, requirement: &Arc<Requirement>) {
-        if self.requirements.contains(requirement) {
+    pub(super) fn add(&mut self, requirement: &'static Requirement) {
+        if self.requirements.contains(&requirement) {
             return;
         }
-        self.requirements.push(Arc::clone(requirement));
+        self.requirements.push(requirement);
         if self.requirements.len() < 2 {
             return;
         }
@@ -44,7 +42,7 @@ impl RequiredScopes {
     pub(super) fn named(&self) -> Vec<&str> {
         let mut named = Vec::<&str>::new();
         for requirement in &self.requirements {
-            if let Requirement::AllOf(scopes) = &**requirement {
+            if let Requirement::AllOf(scopes) = requirement {
                 for scope in scopes.iter().map(Scope::as_str) {
                     if !named.contains(&scope) {
                         named.push(scope);
@@ -53,7 +51,7 @@ impl RequiredScopes {
             }
         }
         for requirement in &self.requirements {
-            if let Requirement::AnyOf(scopes) = &**requirement
+            if let Requirement::AnyOf(scopes) = requirement
                 && !scopes.iter().any(|scope| named.contains(&scope.as_str()))
             {
                 named.extend(scopes.first().map(Scope::as_str));

@@ -240,7 +240,7 @@ impl Verifier {
 
     /// Returns the scopes that the rules of every pool require. Returns `None` if the pools differ: a
     /// client without a token could belong to any of them.
-    pub(crate) fn common_requirement(&self) -> Option<&Arc<Requirement>> {
+    pub(crate) fn common_requirement(&self) -> Option<&'static Requirement> {
         let mut requirements = self.shared.pools.iter().map(|pool| pool.rules.requirement());
         let first = requirements.next()??;
         requirements.all(|other| other == Some(first)).then_some(first)

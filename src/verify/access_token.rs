@@ -66,7 +66,7 @@ struct Verified {
     not_before: Option<i64>,
     issued_at: Option<i64>,
     /// The scopes that the rules required, which the challenges of layers inside also name.
-    required: Option<Arc<Requirement>>,
+    required: Option<&'static Requirement>,
 }
 
 /// The `act` claim of a token.
@@ -195,8 +195,8 @@ impl AccessToken {
     }
 
     /// Returns the scopes that the rules required of the token.
-    pub(crate) fn required(&self) -> Option<&Arc<Requirement>> {
-        self.inner.required.as_ref()
+    pub(crate) fn required(&self) -> Option<&'static Requirement> {
+        self.inner.required
     }
 
     /// Returns about how many bytes the token takes in memory.
@@ -232,7 +232,7 @@ impl AccessToken {
         claims: Claims<'_>,
         issuer: &Arc<str>,
         payload: &str,
-        required: Option<&Arc<Requirement>>,
+        required: Option<&'static Requirement>,
     ) -> Self {
         let text = |claim| ClaimText::new(claim, payload);
         let actor = |actor: ActorClaim<'_>| VerifiedActor {
@@ -252,7 +252,7 @@ impl AccessToken {
                 expires_at: claims.expires_at,
                 not_before: claims.not_before,
                 issued_at: claims.issued_at,
-                required: required.map(Arc::clone),
+                required,
             }),
         }
     }

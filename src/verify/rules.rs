@@ -34,7 +34,7 @@ pub struct Rules {
     audience: Option<Audience>,
     groups: BTreeSet<String>,
     leeway: Duration,
-    requirement: Option<Arc<Requirement>>,
+    requirement: Option<&'static Requirement>,
     check: Option<Arc<Check>>,
 }
 
@@ -136,19 +136,19 @@ impl Rules {
     }
 
     pub(crate) fn with_requirement(mut self, requirement: Requirement) -> Self {
-        self.requirement = Some(Arc::new(requirement));
+        self.requirement = Some(requirement.interned());
         self
     }
 
-    pub(crate) fn requirement(&self) -> Option<&Arc<Requirement>> {
-        self.requirement.as_ref()
+    pub(crate) fn requirement(&self) -> Option<&'static Requirement> {
+        self.requirement
     }
 
     /// Creates the error, with the scopes that these rules require if one is missing.
     pub(crate) fn error(&self, invalid: impl Into<Invalid>) -> VerifyError {
         match (invalid.into(), &self.requirement) {
             (Invalid { kind: VerifyErrorKind::InsufficientScope, .. }, Some(requirement)) => {
-                VerifyError::insufficient_scope(Arc::clone(requirement))
+                VerifyError::insufficient_scope(requirement)
             }
             (Invalid { wrong_client: Some(client_id), .. }, _) => {
                 VerifyError::of_wrong_client(client_id)
