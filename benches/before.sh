@@ -6,7 +6,7 @@
 #     benches/before.sh posts [ROUNDS]  # rejected POST requests: time, and responses that were lost
 #     benches/before.sh … --json FILE   # also adds the results to this file
 #
-# `time` and `posts` run twice, default 300 and 10 rounds each. They need an idle machine, and `count`
+# `time` and `posts` run twice, default 300 and 60 rounds each. They need an idle machine, and `count`
 # does not. All need the history of the repository.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,7 +24,7 @@ case ${1:-} in
 time | posts)
     kind=$1
     shift
-    declare -A rounds=([time]=300 [posts]=10)
+    declare -A rounds=([time]=300 [posts]=60)
     if [[ ${1-} =~ ^[0-9]+$ ]]; then
         rounds[$kind]=$1
         shift

@@ -293,7 +293,7 @@ def compared_posts(program, runs, rounds):
                 of = builds.setdefault(build, {"microseconds": [], "lost": []})
                 of["microseconds"].append(int(pair[0]))
                 of["lost"].append(int(pair[1]))
-    return {"rounds": int(rounds), "requests_per_round": 300, "posts": found}
+    return {"rounds": int(rounds), "requests_per_round": 50, "posts": found}
 
 
 def git(*args):

@@ -1,7 +1,7 @@
 //! Sends POST requests without a token to two builds of this crate, in turns, as a client that keeps its
 //! connection. `benches/before.sh` generates the package that it belongs to.
 //!
-//!     posts ROUNDS   # rounds of 300 requests for each row and build
+//!     posts ROUNDS   # rounds of 50 requests for each row and build
 //!
 //! Each line has the name of a row, then for the older build and this one: the microseconds of a request,
 //! by the minimum of all rounds, and the number of requests without a response in all rounds.
@@ -18,7 +18,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 
-const REQUESTS: u32 = 300;
+const REQUESTS: u32 = 50;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Protocol {
@@ -131,7 +131,7 @@ async fn round(address: SocketAddr, protocol: Protocol, body: &Bytes) -> (Durati
 }
 
 fn main() {
-    let rounds: u32 = std::env::args().nth(1).and_then(|rounds| rounds.parse().ok()).unwrap_or(10);
+    let rounds: u32 = std::env::args().nth(1).and_then(|rounds| rounds.parse().ok()).unwrap_or(60);
     let (before, _before) = serve!(before, fetch_with);
     let (after, _after) = serve!(after, jwks_fetcher);
     let client = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
