@@ -301,6 +301,9 @@ async fn keys_are_read_from_a_file_and_from_its_replacement() {
 async fn share_keys_reports_every_problem_of_the_rules() {
     let verifier = support::verifier();
     let elsewhere = UserPool::new("us-east-1_Elsewhere").unwrap();
-    let error = verifier.share_keys(Rules::new(elsewhere, ClientIds::only([""; 0]))).unwrap_err();
+    let invalid = |pool| Rules::new(pool, ClientIds::only([""; 0]));
+    let error = verifier.share_keys(invalid(elsewhere)).unwrap_err();
     assert_eq!(error.problems().count(), 2, "{error}");
+    let known = support::issuer().user_pool();
+    assert_eq!(verifier.share_keys(invalid(known)).unwrap_err().problems().count(), 1);
 }
