@@ -15,8 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower::{ServiceBuilder, ServiceExt};
 use tower_cognito::{
-    Access, AccessToken, ClientIds, Rejection, RejectionBody, RejectionKind, RequireScope,
-    RequireToken, ResourceMetadata, Rules, ScopeTable, TestServer, Verifier,
+    Access, AccessToken, ClientIds, Rejection, RejectionBody, RejectionKind, RequireGroup,
+    RequireScope, RequireToken, ResourceMetadata, Rules, ScopeTable, TestServer, Verifier,
 };
 use tower_http::cors::{Any, CorsLayer};
 
@@ -231,6 +231,7 @@ async fn only_preflight_requests_pass_without_a_token_if_they_are_allowed() {
         Router::new()
             .route("/item", any(async |token: Option<AccessToken>| token.is_some().to_string()))
             .route("/strict", any(async |token: AccessToken| token.client_id().to_owned()))
+            .route("/group", any(ok).layer(RequireGroup::new("admins")))
             .fallback(ok)
             .layer(RequireScope::new("demo-dev/read"))
     };
@@ -258,7 +259,7 @@ async fn only_preflight_requests_pass_without_a_token_if_they_are_allowed() {
         assert_eq!(send(&app, "OPTIONS", "/item", &[origin, asks, invalid]).await, none);
         let valid = ("authorization", &*valid);
         assert_eq!(send(&app, "OPTIONS", "/item", &[origin, asks, valid]).await, none);
-        for path in ["/other", "/a/..;/b", "/a%2Fb"] {
+        for path in ["/group", "/other", "/a/..;/b", "/a%2Fb"] {
             assert_eq!(send(&app, "OPTIONS", path, &[origin, asks]).await.0, 200, "{path}");
         }
         // The extractor still requires a token.
@@ -277,6 +278,7 @@ async fn only_preflight_requests_pass_without_a_token_if_they_are_allowed() {
         }
         assert_eq!(send(&strict, "OPTIONS", "/item", &[origin, asks]).await.0, 401);
         assert_eq!(send(&app, "GET", "/item", &[origin, asks, valid]).await.1, "true");
+        assert_eq!(send(&app, "GET", "/group", &[origin, asks, valid]).await.0, 403);
         // An inner layer without the setting rejects it, whatever the outer one left.
         let nested = inside().layer(require_token()).layer(require_token().allow_cors_preflight());
         assert_eq!(send(&nested, "OPTIONS", "/item", &[origin, asks]).await.0, 401);

@@ -32,8 +32,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_cognito::test_issuer::Fault;
 use tower_cognito::{
     Access, AccessToken, CheckError, ClientIds, JwksDocument, RefreshError, Rejection,
-    RejectionBody, RejectionKind, RequireScope, RequireToken, ResourceMetadata, Rules, ScopeTable,
-    TestIssuer, TokenInterceptor, Verifier, VerifyErrorKind,
+    RejectionBody, RejectionKind, RequireGroup, RequireScope, RequireToken, ResourceMetadata,
+    Rules, ScopeTable, TestIssuer, TokenInterceptor, Verifier, VerifyErrorKind,
 };
 
 use super::support::{CLIENT, Log, initially, issuer, machine, rules, verifier, without_keys};
@@ -1404,7 +1404,8 @@ async fn h015_100_more_headers_change_nothing() {
 async fn h086_waits_for_pending_service_and_rejections_take_no_slot() {
     type Never = std::future::Pending<Result<Response<Body>, Infallible>>;
     let inner = service_fn(|_: Request<Body>| -> Never { std::future::pending() });
-    let app = RequireToken::new(verifier()).layer(ConcurrencyLimit::new(inner, 1));
+    let layers = (RequireToken::new(verifier()), RequireScope::new("activity/*"));
+    let app = layers.layer(ConcurrencyLimit::new(inner, 1));
     for _ in 0..3 {
         assert_eq!(app.clone().oneshot(get(&[])).await.unwrap().status(), 401);
     }
@@ -1936,10 +1937,18 @@ async fn h091_debug_output_of_layers_and_rejections_does_not_contain_the_token()
         RequireToken::new(verifier()).realm("orders").rejection_body(RejectionBody::problem);
     let scope = RequireScope::new("activity/*");
     let mut interceptor = TokenInterceptor::new(verifier()).require_scope(scope.clone());
-    let mut app = layer.layer(scope.layer(Unreachable));
+    let mut app = layer.layer(scope.layer(RequireGroup::new("admins").layer(Unreachable)));
     let future = app.call(get(&bearer(&token)));
     let mut texts = format!("{layer:?} {interceptor:?} {app:?} {future:?}");
-    for named in ["RequireToken", "RequireScope", "TokenInterceptor", "orders", "activity/*"] {
+    for named in [
+        "RequireTokenService",
+        "RequireScopeService",
+        "RequireGroupService",
+        "TokenInterceptor",
+        "orders",
+        "activity/*",
+        "admins",
+    ] {
         assert!(texts.contains(named), "{texts}");
     }
     let response = future.await.unwrap();

@@ -1,6 +1,9 @@
 //! The layer that requires a group of the token.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::panic::catch_unwind;
+use std::task::{Context, Waker};
 
 use axum::Router;
 use axum::body::Body;
@@ -8,7 +11,8 @@ use axum::routing::post;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{Extensions, Request, Response};
 use http_body_util::BodyExt;
-use tower::{ServiceBuilder, ServiceExt};
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_cognito::{Rejection, RejectionKind, RequireGroup, RequireScope, RequireToken};
 
 use super::support::{CLIENT, Log, issuer, machine, verifier};
@@ -113,6 +117,18 @@ async fn anonymous_request_is_401_and_a_forgotten_token_layer_is_500() {
     assert_eq!(response.status(), 500);
     let log = log.take();
     assert!(log.contains("ERROR") && log.contains("RequireGroup"), "{log}");
+}
+
+#[tokio::test]
+async fn waits_for_a_pending_service() {
+    let inner = service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
+    let mut first = RequireGroup::new("a").layer(ConcurrencyLimit::new(inner, 1));
+    let mut second = first.clone();
+    first.ready().await.unwrap();
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(second.poll_ready(&mut context).is_pending());
+    drop(first);
+    assert!(second.poll_ready(&mut context).is_ready());
 }
 
 #[test]
