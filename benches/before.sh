@@ -22,15 +22,14 @@ programs=$work/target/release
 
 case ${1:-} in
 time | posts)
-    kind=$1
+    kind=$1 program=before rounds=300
+    [[ $kind == time ]] || program=posts rounds=60
     shift
-    declare -A rounds=([time]=300 [posts]=60)
     if [[ ${1-} =~ ^[0-9]+$ ]]; then
-        rounds[$kind]=$1
+        rounds=$1
         shift
     fi
-    declare -A program=([time]=before [posts]=posts)
-    benches/rows.py compare "$programs/${program[$kind]}" "$kind" 2 "${rounds[$kind]}" "$@"
+    benches/rows.py compare "$programs/$program" "$kind" 2 "$rounds" "$@"
     ;;
 count) benches/rows.py compare "$programs/before" "$@" ;;
 *)

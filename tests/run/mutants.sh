@@ -97,17 +97,12 @@ keep_modules() {
     mv "$main.kept" "$main"
 }
 
-# mutate MODULE… [-- ARGUMENT…]: runs these tests for each change of the shard.
+# mutate MODULE…: runs these tests for each change of the shard, with the options of cargo-mutants in `options`.
 mutate() {
-    local modules=()
-    while (($#)) && [[ $1 != -- ]]; do
-        modules+=("$1")
-        shift
-    done
-    cargo mutants "${@:2}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout "${TIMEOUT:-300}" \
+    cargo mutants "${options[@]}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout "${TIMEOUT:-300}" \
         --file "$glob" --output "$out" \
         --package tower-cognito --test-package tower-cognito,integration-tests \
-        --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "${modules[@]}" ||
+        --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "$@" ||
         (($? == 2 || $? == 3))
 }
 
@@ -124,12 +119,14 @@ for shard in "${chosen[@]}"; do
     keep_modules "${modules[@]%::}"
     # The tests must pass without a change, or every change would seem to be detected.
     (cd "$tree" && cargo test --quiet --lib --test it -- "${modules[@]}" >/dev/null)
-    mutate "${modules[0]}" -- "${iterate[@]}"
+    options=("${iterate[@]}")
+    mutate "${modules[0]}"
     if ! grep --quiet --extended-regexp '"(name|function)"' "$out/mutants.out/mutants.json"; then
         echo "nothing of $glob was changed" >&2
         exit 1
     fi
-    mutate "${modules[@]}" -- --iterate
+    options=(--iterate)
+    mutate "${modules[@]}"
     # Remove line numbers, so that the lists stay valid when lines move.
     sed -E 's/^([^:]+):[0-9]+:[0-9]+:/\1:/' "$out/mutants.out/missed.txt" |
         LC_ALL=C sort >"$out/survivors.txt"
