@@ -1,6 +1,7 @@
 //! The exact texts of errors.
 
 use std::error::Error;
+use std::time::{Duration, SystemTime};
 
 use tower_cognito::{
     ClientIds, Jwks, RefreshError, Rules, Scope, UserPool, Verifier, VerifyErrorKind,
@@ -103,7 +104,7 @@ fn refresh_errors_have_their_cause_as_source() {
 
 #[test]
 fn reports_all_configuration_problems_together() {
-    let seconds = std::time::Duration::from_secs;
+    let seconds = Duration::from_secs;
     let pool = || UserPool::new("us-east-1_Example").unwrap();
     let rules =
         Rules::new(pool(), ClientIds::only([""; 0])).with_leeway(seconds(301)).with_audience("");
@@ -131,4 +132,39 @@ fn reports_all_configuration_problems_together() {
         ]
     );
     assert!(error.to_string().starts_with("invalid configuration: "), "{error}");
+}
+
+#[test]
+fn intervals_may_be_at_their_limits() {
+    let is_valid = |interval, max_age| {
+        let builder = Verifier::builder(support::rules()).refresh_interval(interval);
+        builder.max_key_age(max_age).build_with_jwks(support::issuer().jwks()).is_ok()
+    };
+    let [shortest, longest] = [10, 24 * 60 * 60].map(Duration::from_secs);
+    let little = Duration::from_millis(1);
+    assert!(is_valid(shortest, shortest));
+    assert!(is_valid(longest, longest));
+    assert!(!is_valid(shortest - little, longest));
+    assert!(!is_valid(longest + little, longest * 2));
+    assert!(!is_valid(longest, longest - little));
+}
+
+#[test]
+fn fixed_keys_exclude_every_setting_that_says_how_keys_are_fetched() {
+    let issuer = support::issuer();
+    let pool = || issuer.user_pool();
+    let builder = |pool| Verifier::builder(Rules::new(pool, ClientIds::any()));
+    assert!(builder(pool()).build_with_jwks(issuer.jwks()).is_ok());
+    let now = SystemTime::now();
+    for (setting, builder) in [
+        ("file", builder(pool().with_jwks_file("/jwks.json"))),
+        ("initial keys", builder(pool().with_initial_jwks(issuer.jwks(), now))),
+        ("plain http", builder(pool().with_insecure_jwks_host("jwks.example").unwrap())),
+        ("client", builder(pool()).http_client(reqwest::Client::builder())),
+        ("fetcher", builder(pool()).jwks_fetcher(issuer.clone())),
+    ] {
+        let error = builder.build_with_jwks(issuer.jwks()).unwrap_err();
+        let expected = "fixed keys are never fetched, but a way to fetch keys is set";
+        assert_eq!(error.problems().collect::<Vec<_>>(), [expected], "{setting}");
+    }
 }

@@ -29,7 +29,7 @@ declare -A tests=(
     [path]='path:: scope_table:: axum_router::'
     [scope_table]='scope_table:: axum_router:: layer:: vectors:: resource_metadata::'
     [layer]='rejections:: layer:: drain:: grpc:: require_group:: axum_router:: autotraits:: telemetry:: resource_metadata:: scope_table::'
-    [verifier]='refresh:: rejections:: user_pool:: config:: refresh_guarantees:: faults:: token_cache:: executors:: errors::'
+    [verifier]='refresh:: rejections:: user_pool:: config:: refresh_guarantees:: faults:: token_cache:: executors:: errors:: telemetry::'
     [config]='config:: user_pool:: errors::'
     [scope]='scope:: scope_table:: vectors:: config::'
     [rejection]='rejections:: drain:: claims:: layer:: grpc:: docs_in_sync:: resource_metadata::'
@@ -97,10 +97,11 @@ keep_modules() {
     mv "$main.kept" "$main"
 }
 
-# mutate MODULE…: runs these tests for each change of the shard, with the options of cargo-mutants in `options`.
+# mutate MODULE…: runs these tests for each change of the shard. `options` are further options of
+# cargo-mutants.
 mutate() {
-    cargo mutants "${options[@]}" --dir "$tree" --in-place --no-shuffle --baseline skip --timeout "${TIMEOUT:-300}" \
-        --file "$glob" --output "$out" \
+    cargo mutants "${options[@]}" --dir "$tree" --in-place --no-shuffle --baseline skip \
+        --timeout "${TIMEOUT:-300}" --file "$glob" --output "$out" \
         --package tower-cognito --test-package tower-cognito,integration-tests \
         --cargo-arg=--lib --cargo-arg=--test --cargo-arg=it -- -- "$@" ||
         (($? == 2 || $? == 3))
@@ -118,7 +119,10 @@ for shard in "${chosen[@]}"; do
     read -ra modules <<<"${tests[$shard]}"
     keep_modules "${modules[@]%::}"
     # The tests must pass without a change, or every change would seem to be detected.
-    (cd "$tree" && cargo test --quiet --lib --test it -- "${modules[@]}" >/dev/null)
+    if ! (cd "$tree" && cargo test --quiet --lib --test it -- "${modules[@]}") >"$out/unchanged.log" 2>&1; then
+        cat "$out/unchanged.log" >&2
+        exit 1
+    fi
     options=("${iterate[@]}")
     mutate "${modules[0]}"
     if ! grep --quiet --extended-regexp '"(name|function)"' "$out/mutants.out/mutants.json"; then
