@@ -254,9 +254,9 @@ def script(checks):
 
     valid = "valid token"
     checks.equal("a valid token", "OK", results.same("code", GRPC, SERVERS, valid))
-    # tonic has no Connect.
-    found = results.same("message", [CONNECT], SERVERS, valid)
-    checks.equal("a valid token, Connect", "HTTP 400", found)
+    # tonic has no Connect. It responds at once, sometimes before the client has written its body.
+    found = results.same("message", [CONNECT], SERVERS, valid).split(" or ")
+    checks.equal("a valid token, Connect", {"HTTP 400"}, set(found) - {"write EPIPE"})
     for case in CASES[:-1]:
         streamed = results.same("message", [CONNECT], SERVERS, case, kinds=["streaming"])
         same = results.same("message", GRPC[2:], ["HTTP_REJECTIONS_ONLY"], case)
