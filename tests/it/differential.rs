@@ -202,6 +202,7 @@ const GAPS: &[(&str, Gap, &str, &[&str])] = &[
             "header: objects 33 deep",
             "arrays 5000 deep",
             "16 arrays around 17 objects",
+            "act 33 deep",
         ],
     ),
     ("depth", Gap::Laxer, "`cnf` is an application's business", &["cnf 200 deep"]),

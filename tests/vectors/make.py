@@ -948,6 +948,8 @@ def depth():
                           ("cognito:groups", "InvalidClaim"), ("iss", "UnknownIssuer"),
                           ("token_use", "WrongTokenUse"), ("cnf", "SenderConstrained")]:
         yield reject(reason, f"{claim} 200 deep", with_claims(**{claim: arrays(200)}))
+    yield accept("act 32 deep", with_claims(act=objects(32)))
+    yield reject("InvalidClaim", "act 33 deep", with_claims(act=objects(33)))
     yield reject("InvalidHeader", "header: kid 200 deep", with_header(kid=arrays(200)))
 
 
