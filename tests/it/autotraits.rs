@@ -1,15 +1,14 @@
 //! Every public type is `Send` and `Sync`, and the futures are `Send`.
 
-use std::convert::Infallible;
-
-use http::{Request, Response};
-use tower::{ServiceExt, service_fn};
+use tower::ServiceExt;
 use tower_cognito::layer::{
     RequireGroupService, RequireScopeService, RequireTokenService, ResponseBody,
 };
 use tower_cognito::test_issuer::{Fault, TokenBuilder};
 use tower_cognito::*;
 use tower_layer::Layer;
+
+use super::support::{Plain, request};
 
 fn shared<T: Send + Sync>() {}
 fn cloned<T: Clone + Send + Sync + 'static>() {}
@@ -58,9 +57,6 @@ async fn futures_are_send() {
     let verifier = super::support::verifier();
     let _ = sent(verifier.verify("")).await;
     let _ = sent(verifier.ready(std::time::Duration::ZERO)).await;
-    let inner = service_fn(|_: Request<super::support::EmptyBody>| async {
-        Ok::<_, Infallible>(Response::new(()))
-    });
-    let service = RequireToken::new(verifier).layer(RequireScope::new("a/b").layer(inner));
-    let _ = sent(service.oneshot(Request::new(super::support::EmptyBody::new()))).await;
+    let service = RequireToken::new(verifier).layer(RequireScope::new("a/b").layer(Plain));
+    let _ = sent(service.oneshot(request(None))).await;
 }

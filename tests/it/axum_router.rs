@@ -150,31 +150,6 @@ async fn merged_router_keeps_only_its_own_layers() {
 }
 
 #[tokio::test]
-async fn extractor_without_a_layer_is_500() {
-    async fn who(token: AccessToken) -> String {
-        token.client_id().to_owned()
-    }
-    async fn optional(token: Option<AccessToken>) -> String {
-        token.map_or("no one".into(), |token| token.client_id().to_owned())
-    }
-    let routes = || Router::new().route("/who", get(who)).route("/optional", get(optional));
-    let valid = with_scope("");
-
-    let without_layer = routes();
-    for path in ["/who", "/optional"] {
-        assert_eq!(status(&without_layer, Method::GET, path, Some(&valid)).await, 500);
-    }
-    let guarded = routes().layer(require_token());
-    for path in ["/who", "/optional"] {
-        assert_eq!(status(&guarded, Method::GET, path, Some(&valid)).await, 200);
-        assert_eq!(status(&guarded, Method::GET, path, None).await, 401);
-    }
-    let anonymous = routes().layer(require_token().realm("orders").allow_anonymous());
-    assert_eq!(status(&anonymous, Method::GET, "/optional", None).await, 200);
-    assert_eq!(status(&anonymous, Method::GET, "/optional", Some("Bearer bad")).await, 401);
-}
-
-#[tokio::test]
 async fn h088_cors_outside_answers_a_preflight_without_a_token() {
     let cors = CorsLayer::new().allow_origin(Any).allow_headers([AUTHORIZATION]);
     let app = Router::new()

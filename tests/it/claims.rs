@@ -10,7 +10,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::WWW_AUTHENTICATE;
 use http::{Request, Response};
 use http_body_util::Full;
 use serde::de::DeserializeOwned;
@@ -18,12 +18,12 @@ use serde_json::{Value, json};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_cognito::test_issuer::TokenBuilder;
 use tower_cognito::{
-    AccessToken, CheckError, Rejection, RejectionKind, RequireScope, RequireToken, Rules, Verifier,
+    AccessToken, CheckError, Rejection, RejectionKind, RequireScope, RequireToken, Rules,
     VerifyErrorKind,
 };
 
 use super::fake_issuer::{Fake, keys, new_set, old_set};
-use super::support::{CLIENT, issuer, machine, rules, verifier};
+use super::support::{CLIENT, EmptyBody, issuer, machine, request, rules, verifier, verifier_of};
 
 fn verified(token: &TokenBuilder) -> AccessToken {
     verifier().try_verify(&token.sign()).unwrap()
@@ -190,7 +190,7 @@ fn error_contains_a_position_and_no_value() {
 
 #[track_caller]
 fn verdict(rules: Rules, token: &TokenBuilder, expected: Option<VerifyErrorKind>) {
-    let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
+    let verifier = verifier_of(rules);
     let kind = verifier.try_verify(&token.sign()).err().map(|error| error.kind());
     assert_eq!(kind, expected, "{token:?}");
 }
@@ -205,7 +205,7 @@ fn groups_of_the_last_call_replace_the_others() {
 #[test]
 fn missing_scope_names_the_scopes_of_the_rules_without_a_layer_outside() {
     let rules = rules().with_required_scopes(["base/use"]);
-    let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
+    let verifier = verifier_of(rules);
     let mut extensions = http::Extensions::new();
     extensions.insert(verifier.try_verify(&machine("base/use").sign()).unwrap());
     let rejection = RequireScope::new("mcp/admin").authorize(&extensions).unwrap_err();
@@ -242,19 +242,6 @@ fn errors_of_the_check_say_what_they_mean() {
     assert_eq!(CheckError::Revoked.to_string(), "the token was revoked");
 }
 
-#[test]
-fn type_of_the_audience_is_checked_if_none_is_required() {
-    for (aud, expected) in [
-        (json!("https://b"), None),
-        (json!(["https://b"]), None),
-        (json!(["https://a", 1]), Some(VerifyErrorKind::InvalidClaim)),
-        (json!({"https://a": 1}), Some(VerifyErrorKind::InvalidClaim)),
-        (json!(null), Some(VerifyErrorKind::InvalidClaim)),
-    ] {
-        verdict(rules(), &machine("").claim("aud", aud), expected);
-    }
-}
-
 type Revoked = Arc<RwLock<HashSet<String>>>;
 
 fn revocable(revoked: &Revoked) -> Rules {
@@ -266,14 +253,12 @@ fn revocable(revoked: &Revoked) -> Rules {
 }
 
 async fn send(layer: &RequireToken, token: &str) -> Response<()> {
-    let service = service_fn(|request: Request<super::support::EmptyBody>| async move {
+    let service = service_fn(|request: Request<EmptyBody>| async move {
         assert!(request.extensions().get::<AccessToken>().is_some());
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
     let service = layer.layer(RequireScope::new("a/b").layer(service));
-    let mut request = Request::new(super::support::EmptyBody::new());
-    request.headers_mut().insert(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
-    service.oneshot(request).await.unwrap().map(drop)
+    service.oneshot(request(Some(&format!("Bearer {token}")))).await.unwrap().map(drop)
 }
 
 #[track_caller]
@@ -289,7 +274,7 @@ const INVALID: &str =
 #[tokio::test]
 async fn token_is_rejected_from_the_first_request_after_its_revocation() {
     let revoked = Revoked::default();
-    let verifier = Verifier::builder(revocable(&revoked)).build_with_jwks(issuer().jwks()).unwrap();
+    let verifier = verifier_of(revocable(&revoked));
     let layer = RequireToken::new(verifier.clone());
     let token = |id: &str| machine("a/b").claim("jti", id).sign();
     let (one, two) = (token("one"), token("two"));
@@ -317,7 +302,7 @@ async fn token_is_rejected_from_the_first_request_after_its_revocation() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revocation_under_traffic_is_seen_by_the_next_request() {
     let revoked = Revoked::default();
-    let verifier = Verifier::builder(revocable(&revoked)).build_with_jwks(issuer().jwks()).unwrap();
+    let verifier = verifier_of(revocable(&revoked));
     let layer = RequireToken::new(verifier);
     let other = machine("a/b").claim("jti", "other").sign();
     let traffic = (0..2).map(|_| {
@@ -360,7 +345,7 @@ fn first_failing_check_gives_the_error() {
         .with_check(rejects("a", CheckError::Revoked))
         .with_check(rejects("b", CheckError::Forbidden))
         .with_check(rejects("a", CheckError::Forbidden));
-    let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
+    let verifier = verifier_of(rules);
     let kind = |id: &str| {
         let token = machine("").claim("jti", id).sign();
         verifier.try_verify(&token).map(drop).map_err(|error| error.kind())
@@ -398,7 +383,7 @@ async fn forbidden_by_the_check_is_403_and_the_check_runs_last() {
             _ => Err(CheckError::Forbidden),
         }
     });
-    let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
+    let verifier = verifier_of(rules);
     let layer = RequireToken::new(verifier);
     let user = |name: &str, groups: &[&str]| {
         issuer().user_token(CLIENT, name).scope("a/b").claim("cognito:groups", groups)
@@ -474,29 +459,6 @@ fn actor_of_an_exchanged_token_is_its_act_claim() {
             assert_eq!(token.actor().unwrap().subject(), subject, "{json}");
             assert_eq!(format!("{:?}", token.actor().unwrap()), "Actor { .. }");
         }
-    }
-}
-
-#[test]
-fn act_of_the_wrong_type_is_an_invalid_claim() {
-    for json in [
-        "null",
-        "true",
-        "1",
-        r#""s77""#,
-        "[]",
-        r#"[{"sub":"s77"}]"#,
-        r#"{"sub":1}"#,
-        r#"{"sub":null}"#,
-        r#"{"sub":""}"#,
-        r#"{"sub":["s77"]}"#,
-        r#"{"sub":"s77","sub":"s26"}"#,
-        r#"{"sub":"s77","s\u0075b":"s26"}"#,
-        r#"{"x":1,"x":1}"#,
-        r#"{"sub":"\ud800"}"#,
-    ] {
-        let error = verifier().try_verify(&act(json).sign()).unwrap_err();
-        assert_eq!(error.kind(), VerifyErrorKind::InvalidClaim, "{json}");
     }
 }
 

@@ -12,12 +12,14 @@ use tokio::net::TcpStream;
 use tower_cognito::test_issuer::TokenBuilder;
 use tower_cognito::{
     Access, ClientIds, RejectionBody, RequireScope, RequireToken, ResourceMetadata, Rules,
-    ScopeTable, TokenSource, Verifier,
+    ScopeTable, TokenSource,
 };
 
 use super::architecture::{files_below, is_rust, root};
 use super::rejections::ROWS;
-use super::support::{CLIENT, Log, issuer, machine, rules, serve, verifier, without_keys};
+use super::support::{
+    CLIENT, Log, issuer, machine, rules, serve, verifier, verifier_of, without_keys,
+};
 
 const API_GATEWAY: &str = include_str!("../../src/docs/api_gateway.md");
 const ERRORS: &str = include_str!("../../src/docs/errors.md");
@@ -31,10 +33,8 @@ fn responses_page_has_the_rejection_table() {
         let status = StatusCode::from_u16(row.status).unwrap();
         let mut expected = format!("HTTP/1.1 {status}\ncontent-type: application/json\n");
         expected += &format!("content-length: {}\ncache-control: no-store\n", row.json.len());
-        let challenge = row.challenge.map(|[plain, _]| plain);
-        for (header, value) in [("retry-after", row.retry_after), ("www-authenticate", challenge)] {
-            expected.extend(value.map(|value| format!("{header}: {value}\n")));
-        }
+        expected.extend(row.retry_after.map(|value| format!("retry-after: {value}\n")));
+        expected.extend(row.challenge().map(|value| format!("www-authenticate: {value}\n")));
         expected += &format!("\n{}", row.json);
         assert_eq!(shown_response(heading), expected, "{heading}");
 
@@ -109,10 +109,7 @@ async fn responses_to_requests_of_api_gateway_clients_are_as_shown_on_the_page()
         let route = get(|| async {}).layer(scope);
         Router::new().route("/item", route).layer(RequireToken::new(verifier()))
     };
-    let with = |rules: Rules| {
-        let verifier = Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap();
-        app(RequireToken::new(verifier))
-    };
+    let with = |rules: Rules| app(RequireToken::new(verifier_of(rules)));
     let any_client = Rules::new(issuer().user_pool(), ClientIds::any());
     let without_keys = without_keys();
 

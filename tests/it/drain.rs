@@ -87,6 +87,14 @@ impl Server {
         Client::connect(self.address).await
     }
 
+    /// Connects, sends the head of a request, and waits until the layers have it.
+    async fn sent(&self, line: &str, headers: &str) -> Client {
+        let mut client = self.connect().await;
+        client.send(head(line, headers).as_bytes()).await;
+        self.has_arrived(1).await;
+        client
+    }
+
     async fn has_arrived(&self, requests: u32) {
         let permits = timeout(PATIENCE, self.arrived.acquire_many(requests)).await;
         permits.expect("requests arrive").unwrap().forget();
@@ -122,6 +130,7 @@ impl Answer {
         self.head.split(' ').nth(1).unwrap_or_default()
     }
 
+    /// Whether it closes the connection.
     fn closes(&self) -> bool {
         self.head.contains("\r\nconnection: close\r\n")
     }
@@ -224,25 +233,37 @@ impl Framing {
     }
 }
 
+const FRAMINGS: [Framing; 2] = [Framing::ContentLength, Framing::Chunked];
+const POST: &str = "POST /activity HTTP/1.1";
+
 fn head(line: &str, headers: &str) -> String {
     format!("{line}\r\nhost: x\r\n{headers}\r\n")
 }
 
+/// As Java's `HttpClient` does on every new connection.
+const UPGRADE: &str =
+    "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAE\r\n";
+
 #[tokio::test]
 async fn rejected_request_whose_body_comes_later_keeps_the_connection() {
     let server = Server::start(DEFAULT).await;
-    for framing in [Framing::ContentLength, Framing::Chunked] {
-        for length in [300, 20_000, 200_000, 900_000, MIB] {
-            let name = format!("{framing:?}, {length}");
-            let mut client = server.connect().await;
-            let head = head("POST /activity HTTP/1.1", &framing.header(length));
-            client.send(head.as_bytes()).await;
-            server.has_arrived(1).await;
+    for (method, headers, lengths) in [
+        ("POST", "", &[300, 20_000, 200_000, 900_000, MIB][..]),
+        ("HEAD", "", &[20_000]),
+        ("POST", UPGRADE, &[20_000]),
+    ] {
+        for (framing, length) in FRAMINGS
+            .iter()
+            .flat_map(|framing| lengths.iter().map(move |length| (*framing, *length)))
+        {
+            let name = format!("{method}, {headers}, {framing:?}, {length}");
+            let headers = format!("{headers}{}", framing.header(length));
+            let mut client = server.sent(&format!("{method} /activity HTTP/1.1"), &headers).await;
             client.send(&framing.body(length)).await;
-            let answer = client.answer("POST").await.expect(&name);
-            assert_eq!(answer.status(), "401", "{name}");
-            assert!(answer.body.contains(r#""error":"unauthorized""#), "{name}: {answer:?}");
-            assert!(!answer.closes(), "{name}: {answer:?}");
+            let answer = client.answer(method).await.expect(&name);
+            assert_eq!((answer.status(), answer.closes()), ("401", false), "{name}: {answer:?}");
+            let body = if method == "HEAD" { "" } else { r#"{"error":"unauthorized","# };
+            assert!(answer.body.starts_with(body), "{name}: {answer:?}");
             assert!(client.is_open().await, "{name}");
             server.has_arrived(1).await;
         }
@@ -252,11 +273,8 @@ async fn rejected_request_whose_body_comes_later_keeps_the_connection() {
 #[tokio::test]
 async fn request_that_is_pipelined_after_a_rejected_body_is_answered() {
     let server = Server::start(DEFAULT).await;
-    for framing in [Framing::ContentLength, Framing::Chunked] {
-        let mut client = server.connect().await;
-        let head = head("POST /activity HTTP/1.1", &framing.header(20_000));
-        client.send(head.as_bytes()).await;
-        server.has_arrived(1).await;
+    for framing in FRAMINGS {
+        let mut client = server.sent(POST, &framing.header(20_000)).await;
         let mut rest = framing.body(20_000);
         rest.extend(format!("GET /activity HTTP/1.1\r\nhost: x\r\n{}\r\n", valid()).bytes());
         client.send(&rest).await;
@@ -269,10 +287,8 @@ async fn request_that_is_pipelined_after_a_rejected_body_is_answered() {
 #[tokio::test]
 async fn drain_limit_of_0_answers_before_the_body() {
     let server = Server::start(Some(0)).await;
-    for framing in [Framing::ContentLength, Framing::Chunked] {
-        let mut client = server.connect().await;
-        client.send(head("POST /activity HTTP/1.1", &framing.header(20_000)).as_bytes()).await;
-        server.has_arrived(1).await;
+    for framing in FRAMINGS {
+        let mut client = server.sent(POST, &framing.header(20_000)).await;
         assert_eq!(client.answer("POST").await.unwrap().status(), "401", "{framing:?}");
         assert!(client.has_ended().await, "{framing:?}: hyper closes, because the body is unread");
     }
@@ -322,7 +338,7 @@ async fn every_rejection_waits_for_the_body() {
 
     let app = Router::new().route("/activity", post(echo).layer(RequireScope::new("activity/*")));
     let server = Server::serve(app, Arc::default()).await;
-    check_waits(&server, "POST /activity HTTP/1.1", "", "500", "no `RequireToken`").await;
+    check_waits(&server, POST, "", "500", "no `RequireToken`").await;
 }
 
 /// Checks that a rejected request is answered after its body, and that the connection stays open.
@@ -356,21 +372,6 @@ async fn http_1_0_request_without_keep_alive_is_answered_after_its_body() {
 }
 
 #[tokio::test]
-async fn head_request_with_a_body_keeps_the_connection() {
-    let server = Server::start(DEFAULT).await;
-    for framing in [Framing::ContentLength, Framing::Chunked] {
-        let mut client = server.connect().await;
-        client.send(head("HEAD /activity HTTP/1.1", &framing.header(20_000)).as_bytes()).await;
-        server.has_arrived(1).await;
-        client.send(&framing.body(20_000)).await;
-        let answer = client.answer("HEAD").await.unwrap();
-        assert_eq!((answer.status(), answer.closes()), ("401", false), "{framing:?}");
-        assert!(client.is_open().await, "{framing:?}");
-        server.has_arrived(1).await;
-    }
-}
-
-#[tokio::test]
 async fn tunnels_are_answered_at_once() {
     let server = Server::start(DEFAULT).await;
     for (line, headers) in [
@@ -385,59 +386,29 @@ async fn tunnels_are_answered_at_once() {
     }
 }
 
-/// As Java's `HttpClient` does on every new connection.
+/// At once, or at the limit if the length is not known.
 #[tokio::test]
-async fn upgrade_with_a_body_keeps_the_connection() {
+async fn longer_body_is_answered_before_its_end_and_read_on() {
     let server = Server::start(DEFAULT).await;
-    for framing in [Framing::ContentLength, Framing::Chunked] {
-        let mut client = server.connect().await;
-        let upgrade =
-            "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAE\r\n";
-        let headers = format!("{upgrade}{}", framing.header(20_000));
-        client.send(head("POST /activity HTTP/1.1", &headers).as_bytes()).await;
-        server.has_arrived(1).await;
-        client.send(&framing.body(20_000)).await;
+    for framing in FRAMINGS {
+        let mut client = server.sent(POST, &framing.header(5 * MIB)).await;
+        let body = framing.body(5 * MIB);
+        let (first, rest) =
+            body.split_at(if matches!(framing, Framing::Chunked) { 2 * MIB } else { 0 });
+        client.send(first).await;
         let answer = client.answer("POST").await.unwrap();
-        assert_eq!((answer.status(), answer.closes()), ("401", false), "{framing:?}");
-        assert!(client.is_open().await, "{framing:?}");
-        server.has_arrived(1).await;
+        assert_eq!((answer.status(), answer.closes()), ("401", true), "{framing:?}");
+        client.send(rest).await;
+        assert!(client.has_ended().await, "{framing:?}");
     }
-}
-
-#[tokio::test]
-async fn longer_body_is_answered_at_once_and_read_on() {
-    let server = Server::start(DEFAULT).await;
-    let mut client = server.connect().await;
-    let framing = Framing::ContentLength;
-    client.send(head("POST /activity HTTP/1.1", &framing.header(5 * MIB)).as_bytes()).await;
-    let answer = client.answer("POST").await.unwrap();
-    assert_eq!((answer.status(), answer.closes()), ("401", true));
-    client.send(&framing.body(5 * MIB)).await;
-    assert!(client.has_ended().await);
-}
-
-#[tokio::test]
-async fn longer_chunked_body_is_answered_at_the_limit_and_read_on() {
-    let server = Server::start(DEFAULT).await;
-    let mut client = server.connect().await;
-    let framing = Framing::Chunked;
-    client.send(head("POST /activity HTTP/1.1", &framing.header(5 * MIB)).as_bytes()).await;
-    server.has_arrived(1).await;
-    client.send(&framing.body(5 * MIB)).await;
-    let answer = client.answer("POST").await.unwrap();
-    assert_eq!((answer.status(), answer.closes()), ("401", true));
-    assert!(client.has_ended().await);
 }
 
 #[tokio::test]
 async fn drain_limit_sets_the_size_above_which_the_answer_comes_at_once() {
     let server = Server::start(Some(1_000)).await;
     for (length, closes) in [(1_000, false), (1_001, true)] {
-        for framing in [Framing::ContentLength, Framing::Chunked] {
-            let mut client = server.connect().await;
-            let head = head("POST /activity HTTP/1.1", &framing.header(length));
-            client.send(head.as_bytes()).await;
-            server.has_arrived(1).await;
+        for framing in FRAMINGS {
+            let mut client = server.sent(POST, &framing.header(length)).await;
             client.send(&framing.body(length)).await;
             let answer = client.answer("POST").await.unwrap();
             let actual = (answer.status(), answer.closes());
@@ -451,7 +422,7 @@ async fn huge_body_is_read_up_to_the_second_limit() {
     let server = Server::start(DEFAULT).await;
     let mut client = server.connect().await;
     let headers = Framing::ContentLength.header(64 * MIB);
-    client.send(head("POST /activity HTTP/1.1", &headers).as_bytes()).await;
+    client.send(head(POST, &headers).as_bytes()).await;
     let answer = client.answer("POST").await.unwrap();
     assert_eq!((answer.status(), answer.closes()), ("401", true));
     let mut sent = 0;
@@ -471,11 +442,11 @@ async fn huge_body_is_read_up_to_the_second_limit() {
 async fn expect_100_continue_is_answered_at_once_and_closes() {
     let server = Server::start(DEFAULT).await;
     for expect in ["100-continue", "100-Continue", "other\r\nexpect: 100-continue"] {
-        for framing in [Framing::ContentLength, Framing::Chunked] {
+        for framing in FRAMINGS {
             let name = format!("{expect}, {framing:?}");
             let mut client = server.connect().await;
             let headers = format!("expect: {expect}\r\n{}", framing.header(20_000));
-            client.send(head("POST /activity HTTP/1.1", &headers).as_bytes()).await;
+            client.send(head(POST, &headers).as_bytes()).await;
             // The first response: there is no `100 Continue` before it.
             let answer = client.answer("POST").await.expect(&name);
             assert_eq!((answer.status(), answer.closes()), ("401", true), "{name}: {answer:?}");
@@ -500,10 +471,8 @@ async fn expect_in_http_1_0_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn body_of_one_byte_a_second_is_answered_after_two_seconds() {
     let server = Server::start(DEFAULT).await;
-    for framing in [Framing::ContentLength, Framing::Chunked] {
-        let mut client = server.connect().await;
-        client.send(head("POST /activity HTTP/1.1", &framing.header(100)).as_bytes()).await;
-        server.has_arrived(1).await;
+    for framing in FRAMINGS {
+        let mut client = server.sent(POST, &framing.header(100)).await;
         let began = Instant::now();
         let answer = loop {
             client
@@ -526,17 +495,13 @@ async fn client_that_hangs_up_in_the_body_does_no_harm() {
     let began = Instant::now();
     let server = Server::start(DEFAULT).await;
     for _ in 0..300 {
-        let mut client = server.connect().await;
-        client.send(head("POST /activity HTTP/1.1", "content-length: 5\r\n").as_bytes()).await;
-        server.has_arrived(1).await;
+        let mut client = server.sent(POST, "content-length: 5\r\n").await;
         client.send(b"he").await;
     }
     // Their 256 places become free again.
     let mut closes = true;
     while closes {
-        let mut client = server.connect().await;
-        client.send(head("POST /activity HTTP/1.1", "content-length: 5\r\n").as_bytes()).await;
-        server.has_arrived(1).await;
+        let mut client = server.sent(POST, "content-length: 5\r\n").await;
         // If there is no place, the server may have closed the connection.
         let _ = client.stream.write_all(b"hello").await;
         closes = client.answer("POST").await.is_none_or(|answer| answer.closes());
@@ -590,12 +555,12 @@ async fn at_most_256_bodies_are_read_at_a_time() {
     let mut clients = Vec::new();
     for _ in 0..256 {
         let mut client = server.connect().await;
-        client.send(head("POST /activity HTTP/1.1", "content-length: 5\r\n").as_bytes()).await;
+        client.send(head(POST, "content-length: 5\r\n").as_bytes()).await;
         clients.push(client);
         server.has_arrived(1).await;
     }
     let mut next = server.connect().await;
-    next.send(head("POST /activity HTTP/1.1", "content-length: 5\r\n").as_bytes()).await;
+    next.send(head(POST, "content-length: 5\r\n").as_bytes()).await;
     let answer = next.answer("POST").await.unwrap();
     assert_eq!((answer.status(), answer.closes()), ("401", true));
     server.has_arrived(1).await;
@@ -605,7 +570,7 @@ async fn at_most_256_bodies_are_read_at_a_time() {
     first.send(b"hello").await;
     let answer = first.answer("POST").await.unwrap();
     assert_eq!((answer.status(), answer.closes()), ("401", false));
-    first.send(head("POST /activity HTTP/1.1", "content-length: 5\r\n").as_bytes()).await;
+    first.send(head(POST, "content-length: 5\r\n").as_bytes()).await;
     server.has_arrived(1).await;
     first.send(b"hello").await;
     assert!(!first.answer("POST").await.unwrap().closes());

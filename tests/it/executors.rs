@@ -1,22 +1,22 @@
 //! The verifier in real time on every executor: without tokio, on a tokio runtime without timers,
 //! and on one that is alive but not driven. No test here may depend on a runtime of its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tower_cognito::{
-    ClientIds, Health, JwksDocument, RefreshError, Rules, TestIssuer, TestServer, Verifier,
-    VerifyErrorKind,
-};
+use tower_cognito::{ClientIds, Health, Rules, TestServer, Verifier, VerifyErrorKind};
 
-use super::fake_issuer::{is_only_test, keys, kind, ms, paused_runtime, s, set, unknown};
+use super::fake_issuer::{
+    Fake, Reply, both_sets, is_only_test, keys, kind, ms, old_set, paused_runtime, rules, s,
+    unknown,
+};
 use super::support::CLIENT;
 
 /// The name of the thread that refreshes the keys.
@@ -50,43 +50,21 @@ pub(crate) fn block_on_within<F: Future>(limit: Duration, future: F) -> F::Outpu
     }
 }
 
-/// An issuer that answers on the thread that asks, with a timer of tokio's, and notes its name.
-#[derive(Clone)]
-struct Issuer {
-    members: Arc<Mutex<Vec<&'static str>>>,
-    fetches: Arc<AtomicUsize>,
-    threads: Arc<Mutex<Vec<Option<String>>>>,
+/// Returns an issuer whose fetches take 20 ms, by a timer of tokio's.
+fn issuer() -> Fake {
+    let fake = Fake::new(old_set());
+    fake.takes(ms(20));
+    fake
 }
 
-impl Issuer {
-    fn new() -> Self {
-        let members = Arc::new(Mutex::new(vec![&*keys().old]));
-        Self { members, fetches: Arc::default(), threads: Arc::default() }
-    }
-
-    fn rotates(&self) {
-        self.members.lock().unwrap().push(&keys().new);
-    }
-
-    fn connect_lazy(&self) -> Verifier {
-        let issuer = self.clone();
-        let rules = Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]));
-        let builder = Verifier::builder(rules).jwks_fetcher(move |_url| {
-            issuer.fetches.fetch_add(1, Ordering::SeqCst);
-            issuer.threads.lock().unwrap().push(thread::current().name().map(str::to_owned));
-            let document = set(&issuer.members.lock().unwrap());
-            async move {
-                tokio::time::sleep(ms(20)).await;
-                Ok::<_, RefreshError>(JwksDocument::new(document))
-            }
-        });
-        builder.connect_lazy().unwrap()
-    }
+/// Starts a verifier with the clock of the system.
+fn connect_lazy(issuer: &Fake) -> Verifier {
+    Verifier::builder(rules()).jwks_fetcher(issuer.fetcher()).connect_lazy().unwrap()
 }
 
 /// Everything that waits, polled by this function. Each wait ends in time, and a key that is new
 /// is found.
-fn check_every_wait(issuer: &Issuer, verifier: &Verifier, block_on: impl Fn(Waits<'_>)) {
+fn check_every_wait(issuer: &Fake, verifier: &Verifier, block_on: impl Fn(Waits<'_>)) {
     let within = |limit: Duration, wait: Waits<'_>| {
         let begun = Instant::now();
         block_on(wait);
@@ -94,15 +72,15 @@ fn check_every_wait(issuer: &Issuer, verifier: &Verifier, block_on: impl Fn(Wait
     };
     within(s(0), Box::pin(async { verifier.ready(s(20)).await.unwrap() }));
     assert_eq!(kind(verifier, &keys().old_token), None);
-    assert_eq!(issuer.fetches.load(Ordering::SeqCst), 1);
-    issuer.rotates();
+    assert_eq!(issuer.requests(), 1);
+    issuer.answers(both_sets());
     within(
         s(1),
         Box::pin(async {
             verifier.verify(&keys().new_token).await.unwrap();
         }),
     );
-    assert_eq!(issuer.fetches.load(Ordering::SeqCst), 2);
+    assert_eq!(issuer.requests(), 2);
     within(
         s(1),
         Box::pin(async {
@@ -110,15 +88,13 @@ fn check_every_wait(issuer: &Issuer, verifier: &Verifier, block_on: impl Fn(Wait
             assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
         }),
     );
-    assert_eq!(issuer.fetches.load(Ordering::SeqCst), 3);
+    assert_eq!(issuer.requests(), 3);
     within(s(0), Box::pin(async { verifier.refresh().await.unwrap() }));
-    assert_eq!(issuer.fetches.load(Ordering::SeqCst), 4);
+    assert_eq!(issuer.requests(), 4);
     assert_eq!(verifier.health(), Health::Ready);
     within(s(0), Box::pin(verifier.shutdown()));
     assert_eq!(kind(verifier, &keys().new_token), None, "the keys stay");
-    for thread in &*issuer.threads.lock().unwrap() {
-        assert_eq!(thread.as_deref(), Some(THREAD));
-    }
+    assert_eq!(issuer.threads(), BTreeSet::from([THREAD.to_owned()]));
 }
 
 type Waits<'v> = std::pin::Pin<Box<dyn Future<Output = ()> + 'v>>;
@@ -130,15 +106,15 @@ fn without_timers() -> Runtime {
 #[test]
 fn runtime_without_timers_starts_a_verifier_and_ends_every_wait() {
     let runtime = without_timers();
-    let issuer = Issuer::new();
-    let verifier = runtime.block_on(async { issuer.connect_lazy() });
+    let issuer = issuer();
+    let verifier = runtime.block_on(async { connect_lazy(&issuer) });
     check_every_wait(&issuer, &verifier, |wait| runtime.block_on(wait));
 }
 
 #[test]
 fn no_runtime_at_all_starts_a_verifier_and_ends_every_wait() {
-    let issuer = Issuer::new();
-    let verifier = issuer.connect_lazy();
+    let issuer = issuer();
+    let verifier = connect_lazy(&issuer);
     check_every_wait(&issuer, &verifier, |wait| block_on_within(s(30), wait));
 }
 
@@ -146,9 +122,9 @@ fn no_runtime_at_all_starts_a_verifier_and_ends_every_wait() {
 fn runtime_that_is_not_driven_delays_no_wait_elsewhere() {
     let idle = Builder::new_current_thread().enable_all().build().unwrap();
     for elsewhere in [None, Some(without_timers())] {
-        let issuer = Issuer::new();
+        let issuer = issuer();
         let verifier = idle.block_on(async {
-            let verifier = issuer.connect_lazy();
+            let verifier = connect_lazy(&issuer);
             verifier.ready(s(20)).await.unwrap();
             assert_eq!(Handle::current().metrics().num_alive_tasks(), 0, "no task is left on it");
             verifier
@@ -183,21 +159,10 @@ async fn in_time(wait: Waits<'_>) {
 
 #[test]
 fn unknown_key_waits_no_longer_than_its_limit_while_the_issuer_hangs() {
-    let rules = Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]));
-    let is_first = Mutex::new(true);
-    let verifier = Verifier::builder(rules)
-        .jwks_fetcher(move |_url| {
-            let is_first = std::mem::take(&mut *is_first.lock().unwrap());
-            async move {
-                if !is_first {
-                    std::future::pending::<()>().await;
-                }
-                Ok::<_, RefreshError>(JwksDocument::new(set(&[&keys().old])))
-            }
-        })
-        .connect_lazy()
-        .unwrap();
+    let issuer = issuer();
+    let verifier = connect_lazy(&issuer);
     block_on_within(s(20), verifier.ready(s(20))).unwrap();
+    issuer.answers(Reply::Hang);
     let begun = Instant::now();
     let error = block_on_within(s(20), verifier.verify(&unknown(2))).unwrap_err();
     assert_eq!(error.kind(), VerifyErrorKind::UnknownKey);
@@ -233,39 +198,22 @@ fn keys_come_over_http_and_from_a_file_without_a_runtime() {
 
 #[test]
 fn verifier_of_real_time_finds_a_new_key_inside_of_paused_time() {
-    let issuer = TestIssuer::new();
-    let rules = Rules::new(issuer.user_pool(), ClientIds::only([CLIENT]));
-    let asked = issuer.clone();
-    let verifier = Verifier::builder(rules)
-        .jwks_fetcher(move |_url| {
-            let document = asked.jwks_json();
-            async move {
-                tokio::time::sleep(ms(100)).await;
-                Ok::<_, RefreshError>(JwksDocument::new(document))
-            }
-        })
-        .connect_lazy()
-        .unwrap();
+    let issuer = issuer();
+    issuer.takes(ms(100));
+    let verifier = connect_lazy(&issuer);
     block_on_within(s(20), verifier.ready(s(20))).unwrap();
-    issuer.rotate();
+    issuer.answers(both_sets());
     // The clock of this runtime jumps over every limit while it waits.
-    let token = issuer.machine_token(CLIENT).sign();
-    paused_runtime().block_on(verifier.verify(&token)).unwrap();
+    paused_runtime().block_on(verifier.verify(&keys().new_token)).unwrap();
 }
 
 #[test]
 fn panic_in_a_fetch_does_not_affect_other_verifiers() {
-    let rules = || Rules::new(keys().issuer.user_pool(), ClientIds::only([CLIENT]));
-    let panics = Verifier::builder(rules()).jwks_fetcher(|_url| async {
-        std::panic::resume_unwind(Box::new("this fetch panics, and prints nothing"));
-        #[expect(unreachable_code, reason = "it gives the block its type")]
-        Ok::<_, RefreshError>(JwksDocument::new(""))
-    });
-    let panics = panics.connect_lazy().unwrap();
+    let panics = connect_lazy(&Fake::new(Reply::Panic));
     let error = block_on_within(s(20), panics.refresh()).unwrap_err();
     assert_eq!(error.kind().as_str(), "panicked");
-    let issuer = Issuer::new();
-    let verifier = issuer.connect_lazy();
+    let issuer = issuer();
+    let verifier = connect_lazy(&issuer);
     check_every_wait(&issuer, &verifier, |wait| block_on_within(s(30), wait));
     assert_eq!(block_on_within(s(20), panics.refresh()).unwrap_err().kind().as_str(), "panicked");
 }
@@ -294,23 +242,23 @@ fn all_verifiers_share_one_thread_which_ends_with_the_last() {
     };
     assert_eq!(threads(), Some(0));
     for _ in 0..3 {
-        let issuer = Issuer::new();
-        let verifiers = [(); 20].map(|()| issuer.connect_lazy());
+        let issuer = issuer();
+        let verifiers = [(); 20].map(|()| connect_lazy(&issuer));
         for verifier in &verifiers {
             block_on_within(s(20), verifier.ready(s(20))).unwrap();
         }
         assert_eq!(threads(), Some(1));
         let [last, others @ ..] = verifiers;
         drop(others);
-        issuer.rotates();
+        issuer.answers(both_sets());
         block_on_within(s(20), last.verify(&keys().new_token)).unwrap();
         assert_eq!(threads(), Some(1));
         drop(last);
         ends();
     }
     // `shutdown` ends it too, while the verifier continues.
-    let issuer = Issuer::new();
-    let verifier = issuer.connect_lazy();
+    let issuer = issuer();
+    let verifier = connect_lazy(&issuer);
     block_on_within(s(20), verifier.ready(s(20))).unwrap();
     assert_eq!(threads(), Some(1));
     block_on_within(s(20), verifier.shutdown());
@@ -319,7 +267,7 @@ fn all_verifiers_share_one_thread_which_ends_with_the_last() {
     // Neither fixed keys nor paused time need it.
     let paused = paused_runtime();
     let verifier = paused.block_on(async {
-        let verifier = issuer.connect_lazy();
+        let verifier = connect_lazy(&issuer);
         tokio::time::sleep(s(1)).await;
         verifier
     });

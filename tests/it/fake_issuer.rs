@@ -1,5 +1,6 @@
 //! The issuer of the tests under paused time, its keys and its tokens, and what else these tests share.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::process::Command;
@@ -119,6 +120,7 @@ pub(crate) struct Fake {
     takes: Arc<Mutex<Duration>>,
     times: Arc<Mutex<Vec<Instant>>>,
     urls: Arc<Mutex<Vec<String>>>,
+    threads: Arc<Mutex<BTreeSet<String>>>,
     pub(crate) last_good: Arc<Mutex<Option<Instant>>>,
     open: Arc<AtomicUsize>,
     ahead: Arc<AtomicI64>,
@@ -131,6 +133,7 @@ impl Fake {
             takes: Arc::default(),
             times: Arc::default(),
             urls: Arc::default(),
+            threads: Arc::default(),
             last_good: Arc::default(),
             open: Arc::default(),
             ahead: Arc::default(),
@@ -202,6 +205,8 @@ impl Fake {
         let fake = self.clone();
         move |url: String| {
             fake.urls.lock().unwrap().push(url);
+            let thread = std::thread::current().name().unwrap_or_default().to_owned();
+            fake.threads.lock().unwrap().insert(thread);
             fake.fetch()
         }
     }
@@ -209,6 +214,11 @@ impl Fake {
     /// Returns the URL of each fetch.
     pub(crate) fn urls(&self) -> Vec<String> {
         self.urls.lock().unwrap().clone()
+    }
+
+    /// Returns the names of the threads that fetched.
+    pub(crate) fn threads(&self) -> BTreeSet<String> {
+        self.threads.lock().unwrap().clone()
     }
 
     pub(crate) fn fetch(
@@ -256,6 +266,13 @@ impl Fake {
             }
         }
     }
+}
+
+/// Returns an issuer with this reply, and a verifier that has fetched its keys.
+pub(crate) async fn connected(reply: Reply) -> (Fake, Verifier) {
+    let fake = Fake::new(reply);
+    let verifier = fake.builder().connect().await.unwrap();
+    (fake, verifier)
 }
 
 /// A fetch that has begun and is not dropped yet.

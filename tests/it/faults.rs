@@ -19,8 +19,8 @@ use tower_cognito::{
 
 use super::executors::block_on_within;
 use super::fake_issuer::{
-    Dice, Fake, HOUR, Keys, Reply, both_sets, degraded, keys, kind, lasting, members, ms, new_set,
-    old_set, paused_runtime, rules, s, set, unknown,
+    Dice, Fake, HOUR, Keys, Reply, both_sets, connected, degraded, keys, kind, lasting, members,
+    ms, new_set, old_set, paused_runtime, rules, s, set, unknown,
 };
 use super::support::{CLIENT, Log};
 
@@ -65,8 +65,7 @@ async fn h065_backends_that_disagree_reject_a_token_for_at_most_an_interval() {
 #[tokio::test(start_paused = true)]
 async fn h066_another_key_with_the_same_id_is_used_after_the_change() {
     let Keys { old, new, old_token, .. } = keys();
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     let successor = renamed(new, &kid(old));
     let new_token = keys().issuer.machine_token(CLIENT).header("kid", kid(old));
     let new_token = new_token.claim("exp", 9_999_999_999_u64).sign();
@@ -266,8 +265,7 @@ async fn h067_private_part_counts_in_a_key_that_cannot_be_used_otherwise() {
 #[tokio::test(start_paused = true)]
 async fn h060_each_key_of_a_set_without_a_usable_one_is_logged_once() {
     let log = Log::of_this_thread();
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.answers(Reply::Set(set(&["7", r#"{"kty":"oct","kid":"k"}"#])));
     for _ in 0..3 {
         verifier.refresh().await.unwrap_err();
@@ -283,8 +281,7 @@ async fn h060_each_key_of_a_set_without_a_usable_one_is_logged_once() {
 #[tokio::test(start_paused = true)]
 async fn h069_jumps_of_the_clock_do_not_change_the_refresh_pace() {
     let mut dice = Dice(69);
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     for _ in 0..200 {
         // By up to 20 years, to before 1970 and back; each jump forward may cost one fetch.
         let years_20 = 20 * 365 * 24 * 3600;
@@ -301,8 +298,7 @@ async fn h069_jumps_of_the_clock_do_not_change_the_refresh_pace() {
 
 #[tokio::test(start_paused = true)]
 async fn h070_first_request_after_a_freeze_is_served_and_wakes_the_refresh() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.set_ahead(2 * 3600);
     fake.answers(both_sets());
     assert!(degraded(verifier.health()).age().unwrap() >= 2 * HOUR);
@@ -339,8 +335,7 @@ async fn h071_time_travel_of_a_test_causes_no_busy_loop() {
 
 #[tokio::test(start_paused = true)]
 async fn h072_late_fetch_is_abandoned_and_never_used() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     // It would bring another set a second after its time.
     fake.takes(s(6));
     fake.answers(new_set());
@@ -534,8 +529,7 @@ async fn h078_task_itself_may_drop_the_last_handle() {
 
 #[tokio::test(start_paused = true)]
 async fn h079_verifiers_that_share_keys_share_nothing_else() {
-    let fake = Fake::new(new_set());
-    let ours = fake.builder().connect().await.unwrap();
+    let (fake, ours) = connected(new_set()).await;
     let pool = || keys().issuer.user_pool();
     let theirs = ours.share_keys(Rules::new(pool(), ClientIds::only(["other"]))).unwrap();
     let other_token = keys().issuer.machine_token("other").claim("exp", 9_999_999_999_u64).sign();
@@ -557,8 +551,7 @@ async fn h079_verifiers_that_share_keys_share_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn h080_clients_that_hang_up_give_their_places_back_and_end_no_fetch() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.takes(ms(900));
     fake.answers(both_sets());
     for _ in 0..3 {
@@ -582,8 +575,7 @@ async fn h080_clients_that_hang_up_give_their_places_back_and_end_no_fetch() {
 #[tokio::test(start_paused = true)]
 async fn h081_unknown_keys_while_the_issuer_is_down_cause_few_attempts() {
     for reply in [Reply::Status(500), Reply::Hang, Reply::Panic] {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         fake.answers(reply);
         let storm = async |minutes: u64| {
             let before = fake.requests();
@@ -606,8 +598,7 @@ async fn h081_unknown_keys_while_the_issuer_is_down_cause_few_attempts() {
 
 #[tokio::test(start_paused = true)]
 async fn h082_exhausted_budget_delays_a_new_key_at_most_30_seconds() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     for number in 0..10 {
         let _ = verifier.verify(&unknown(number)).await;
     }
@@ -626,8 +617,7 @@ async fn h082_exhausted_budget_delays_a_new_key_at_most_30_seconds() {
 #[tokio::test(start_paused = true)]
 async fn h083_fetch_that_ends_as_waiters_give_up_causes_no_stampede() {
     for takes in [ms(990), ms(999), ms(1_000), ms(1_001), ms(1_010)] {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         fake.takes(takes);
         let waiting = (0..500).map(|number| {
             let verifier = verifier.clone();
@@ -651,8 +641,7 @@ async fn h084_each_load_during_changes_sees_one_whole_set() {
     let new_token = token.claim("exp", 9_999_999_999_u64).sign();
     // One ID, two keys: a torn set would know neither token or have no such key.
     let turns = [Reply::Set(set(&[old])), Reply::Set(set(&[&successor]))];
-    let fake = Fake::new(Reply::ByTurns(Box::new(turns)));
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(Reply::ByTurns(Box::new(turns))).await;
     let is_over = Arc::new(AtomicBool::new(false));
     let readers = (0..4).map(|_| {
         let (verifier, new_token) = (verifier.clone(), new_token.clone());

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_cognito::{RequireToken, verify};
 
+use super::support::EmptyBody;
 use super::vectors::{Setting, Vector, vectors};
 
 fn valid() -> &'static Vector {
@@ -112,15 +113,13 @@ async fn h052_every_byte_that_a_header_allows_is_rejected_by_the_layer() {
     let verifier = Setting::of(valid).await.with_cache;
     let reached = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&reached);
-    let service = RequireToken::new(verifier).layer(service_fn(
-        move |_: Request<super::support::EmptyBody>| {
-            count.fetch_add(1, Ordering::SeqCst);
-            ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
-        },
-    ));
+    let service = RequireToken::new(verifier).layer(service_fn(move |_: Request<EmptyBody>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+    }));
     let status = async |token: &[u8]| {
         let value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
-        let mut request = Request::new(super::support::EmptyBody::new());
+        let mut request = Request::new(EmptyBody::new());
         request.headers_mut().insert(AUTHORIZATION, value);
         Some(service.clone().oneshot(request).await.unwrap().status().as_u16())
     };

@@ -2,7 +2,6 @@
 //! error.
 
 use std::sync::LazyLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,7 +11,7 @@ use tower_cognito::{
     test_issuer, verify,
 };
 
-use super::support::{issuer, machine, rules};
+use super::support::{issuer, machine, now, rules};
 
 const NOW: u64 = 1_790_000_000;
 
@@ -134,10 +133,6 @@ impl Draft {
         }
         parts.join(".")
     }
-}
-
-fn now() -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
 /// Returns rules that every claim of the table can break.

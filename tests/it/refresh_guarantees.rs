@@ -20,10 +20,10 @@ use tower_cognito::{
 
 use super::executors::block_on_within;
 use super::fake_issuer::{
-    Dice, Fake, HOUR, Keys, Reply, both_sets, degraded, is_only_test, keys, kind, lasting, members,
-    ms, new_set, old_set, paused_runtime, rules, s, set, unknown,
+    Dice, Fake, HOUR, Keys, Reply, both_sets, connected, degraded, is_only_test, keys, kind,
+    lasting, members, ms, new_set, old_set, paused_runtime, rules, s, set, unknown,
 };
-use super::support::{CLIENT, Log};
+use super::support::{CLIENT, Log, Plain, grpc_call, request};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -143,8 +143,7 @@ async fn p02_ten_thousand_waits_on_many_threads_cause_one_request() {
 
 #[tokio::test(start_paused = true)]
 async fn p03_known_key_causes_no_fetch_and_no_wait() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.answers(Reply::Hang);
     for _ in 0..100 {
         let verified = pin!(verifier.verify(&keys().old_token));
@@ -158,8 +157,7 @@ async fn p03_known_key_causes_no_fetch_and_no_wait() {
 async fn p03_key_change_rejects_no_token_whose_key_is_in_both_sets() {
     let Keys { old, new, id, .. } = keys();
     let [small, large] = [Reply::Set(set(&[old, new])), Reply::Set(set(&[id, new, old]))];
-    let fake = Fake::new(Reply::ByTurns(Box::new([small, large])));
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(Reply::ByTurns(Box::new([small, large]))).await;
     let is_over = Arc::new(AtomicBool::new(false));
     let clients = (0..4).map(|_| {
         let (verifier, is_over) = (verifier.clone(), Arc::clone(&is_over));
@@ -190,8 +188,7 @@ async fn p03_key_change_rejects_no_token_whose_key_is_in_both_sets() {
 #[tokio::test(start_paused = true)]
 async fn p04_keys_are_refreshed_in_advance_without_traffic() {
     const CYCLES: usize = 10_000;
-    let fake = Fake::new(old_set());
-    let _verifier = fake.builder().connect().await.unwrap();
+    let (fake, _verifier) = connected(old_set()).await;
     while fake.requests() <= CYCLES {
         sleep(INTERVAL * 100).await;
     }
@@ -215,8 +212,7 @@ fn check_backoff(gaps: &[Duration], first: Duration, cap: Duration) {
 
 #[tokio::test(start_paused = true)]
 async fn p05_outage_with_keys_causes_few_attempts() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.answers(Reply::Status(500));
     sleep(INTERVAL).await;
     let down = fake.requests();
@@ -248,8 +244,7 @@ async fn p05_attempts_without_keys_come_sooner() {
 #[tokio::test(start_paused = true)]
 async fn p05_retry_after_is_honored_within_limits() {
     for (asked, pause) in [(0, s(1)), (20, s(20)), (1_000_000_000_000, s(300))] {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         fake.answers(Reply::RetryAfter(asked));
         let _ = verifier.refresh().await;
         sleep(pause * 5 + ms(100)).await;
@@ -263,8 +258,7 @@ async fn p05_retry_after_is_honored_within_limits() {
 
 #[tokio::test(start_paused = true)]
 async fn p05_refresh_that_clients_trigger_respects_the_age_and_the_pause() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     let calls = |min_age| {
         let verifier = verifier.clone();
         async move {
@@ -306,8 +300,7 @@ async fn p05_refresh_that_clients_trigger_respects_the_age_and_the_pause() {
 
 #[tokio::test(start_paused = true)]
 async fn p05_refresh_that_many_clients_trigger_is_one_fetch() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.takes(ms(500));
     sleep(s(10)).await;
     let requests = (0..1_000).map(|number| {
@@ -325,8 +318,7 @@ async fn p05_refresh_that_many_clients_trigger_is_one_fetch() {
 
 #[tokio::test(start_paused = true)]
 async fn p05_refresh_that_clients_trigger_does_not_wait_for_a_fetch_that_hangs() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.answers(Reply::Hang);
     sleep(s(10)).await;
     let first = tokio::time::timeout(s(1), verifier.refresh_if_older_than(s(10))).await;
@@ -342,8 +334,7 @@ async fn p05_refresh_that_clients_trigger_does_not_wait_for_a_fetch_that_hangs()
 #[tokio::test(start_paused = true)]
 async fn p06_storm_of_unknown_keys_causes_at_most_four_fetches_a_minute() {
     for takes in [Duration::ZERO, ms(700)] {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         let connected = fake.requests();
         fake.takes(takes);
         let begun = Instant::now();
@@ -364,8 +355,7 @@ async fn p06_storm_of_unknown_keys_causes_at_most_four_fetches_a_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn p06_explicit_refresh_does_not_bypass_the_budget() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     verifier.refresh().await.unwrap();
     let before = fake.requests();
     for number in 0..10 {
@@ -377,8 +367,7 @@ async fn p06_explicit_refresh_does_not_bypass_the_budget() {
 
 #[tokio::test(start_paused = true)]
 async fn p06_budget_refills_every_30_seconds() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     for number in 0..40 {
         sleep(s(30) + TICK).await;
         let before = fake.requests();
@@ -386,9 +375,7 @@ async fn p06_budget_refills_every_30_seconds() {
         if number % 2 == 0 {
             assert_eq!(kind(&verifier, &unknown(number)), Some(VerifyErrorKind::UnknownKey));
         } else {
-            let mut call = tonic::Request::new(());
-            let value = format!("Bearer {}", unknown(number)).parse().unwrap();
-            call.metadata_mut().insert("authorization", value);
+            let call = grpc_call(Some(&format!("Bearer {}", unknown(number))));
             let status = TokenInterceptor::new(verifier.clone()).call(call).unwrap_err();
             assert_eq!(status.code(), tonic::Code::Unauthenticated);
         }
@@ -427,8 +414,7 @@ fn p06_unknown_keys_leave_nothing_in_memory() {
         return;
     }
     paused_runtime().block_on(async {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (_, verifier) = connected(old_set()).await;
         let storm = |from: u64| {
             for number in from..from + 5_000 {
                 assert!(verifier.try_verify(&unknown(number)).is_err());
@@ -445,8 +431,7 @@ fn p06_unknown_keys_leave_nothing_in_memory() {
 
 #[tokio::test(start_paused = true)]
 async fn p07_at_most_1024_requests_wait_for_at_most_one_second() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.answers(Reply::Hang);
     let begun = Instant::now();
     let requests = (0..5_000).map(|number| {
@@ -524,10 +509,7 @@ async fn with_clock_count(fake: &Fake) -> (Verifier, Arc<AtomicUsize>) {
 async fn p07_unknown_key_is_verified_once_if_the_budget_is_closed() {
     let fake = Fake::new(old_set());
     let (verifier, clock) = with_clock_count(&fake).await;
-    let service = tower::service_fn(|_: http::Request<String>| async {
-        Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
-    });
-    let mut layer = RequireToken::new(verifier.clone()).layer(service);
+    let mut layer = RequireToken::new(verifier.clone()).layer(Plain);
     for number in 0..2 {
         assert!(verifier.verify(&unknown(number)).await.is_err());
     }
@@ -538,9 +520,7 @@ async fn p07_unknown_key_is_verified_once_if_the_budget_is_closed() {
     clock.store(0, Ordering::SeqCst);
     assert!(verifier.verify(&unknown(2)).await.is_err());
     assert_eq!(clock.swap(0, Ordering::SeqCst), 1, "`verify` looks and verifies at one time");
-    let request =
-        http::Request::builder().header("authorization", format!("Bearer {}", unknown(3)));
-    let response = layer.call(request.body(String::new()).unwrap()).await.unwrap();
+    let response = layer.call(request(Some(&format!("Bearer {}", unknown(3))))).await.unwrap();
     assert_eq!(response.status(), 401);
     assert_eq!(clock.swap(0, Ordering::SeqCst), 2);
     assert_eq!((begun.elapsed(), fake.requests()), (Duration::ZERO, 3));
@@ -578,8 +558,7 @@ async fn p07_unknown_key_is_unavailable_if_the_keys_become_too_old_during_the_wa
 
 #[tokio::test(start_paused = true)]
 async fn p07_only_a_token_that_passed_all_earlier_checks_waits() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.answers(Reply::Hang);
     let token = keys().issuer.machine_token(CLIENT).header("kid", "unknown");
     let begun = Instant::now();
@@ -605,8 +584,7 @@ async fn p07_only_a_token_that_passed_all_earlier_checks_waits() {
 #[tokio::test(start_paused = true)]
 async fn p08_key_not_published_in_advance_is_known_after_one_fetch() {
     let takes = ms(250);
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.takes(takes);
     fake.answers(new_set());
     let begun = Instant::now();
@@ -620,8 +598,7 @@ async fn p08_new_key_is_known_within_30_seconds_during_an_attack() {
     let takes = ms(250);
     for seed in 0..3 {
         let mut dice = Dice(seed);
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         fake.takes(takes);
         let attacked = verifier.clone();
         let attack = tokio::spawn(async move {
@@ -648,8 +625,7 @@ async fn p09_removed_key_is_trusted_at_most_for_an_interval_and_a_fetch() {
     let mut longest = Duration::ZERO;
     for seed in 0..5 {
         let mut dice = Dice(seed);
-        let fake = Fake::new(both_sets());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(both_sets()).await;
         fake.takes(takes);
         sleep(ms(dice.below(900_000))).await;
         fake.answers(new_set());
@@ -666,8 +642,7 @@ async fn p09_removed_key_is_trusted_at_most_for_an_interval_and_a_fetch() {
 
 #[tokio::test(start_paused = true)]
 async fn p09_refresh_removes_a_key_at_once() {
-    let fake = Fake::new(both_sets());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(both_sets()).await;
     assert_eq!(kind(&verifier, &keys().old_token), None);
     fake.answers(new_set());
     let begun = Instant::now();
@@ -679,8 +654,7 @@ async fn p09_refresh_removes_a_key_at_once() {
 #[tokio::test(start_paused = true)]
 async fn p10_outage_rejects_no_valid_token_for_a_day_and_is_503_afterwards() {
     let takes = ms(400);
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     let last_good = fake.times()[0];
     fake.answers(Reply::Status(503));
     while last_good.elapsed() < DAY - s(60) {
@@ -752,8 +726,7 @@ async fn p14_no_time_of_day_stops_verification_or_the_refresh() {
     const YEARS_10: i64 = 10 * 365 * 24 * 3600;
     // 1963, an hour ago, ten years on, and back again.
     for ahead in [-YEARS_70, -3600, YEARS_10] {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         for ahead in [ahead, 0] {
             fake.set_ahead(ahead);
             // What is too old by the time of day is fetched before it is used again.
@@ -795,8 +768,7 @@ async fn p14_clock_set_back_makes_no_stale_keys_usable_but_an_expired_token_vali
 #[tokio::test(start_paused = true)]
 async fn p15_fetcher_that_panics_every_second_time_is_survived() {
     let turns = Reply::ByTurns(Box::new([Reply::Panic, old_set()]));
-    let fake = Fake::new(turns);
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(turns).await;
     for _ in 0..200 {
         assert_eq!(kind(&verifier, &keys().old_token), None);
         sleep(s(30)).await;
@@ -812,8 +784,7 @@ async fn p15_fetcher_that_panics_every_second_time_is_survived() {
 
 #[tokio::test(start_paused = true)]
 async fn p15_fetch_that_panics_while_it_is_dropped_is_survived() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.answers(Reply::PanicInDrop);
     let error = verifier.refresh().await.unwrap_err();
     assert_eq!(error.kind().as_str(), "timed_out");
@@ -889,8 +860,7 @@ fn p16_refresh_continues_without_a_runtime() {
 
 #[tokio::test(start_paused = true)]
 async fn p18_keys_without_a_task_are_used_until_they_are_too_old() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     verifier.shutdown().await;
     let day = i64::try_from(DAY.as_secs()).unwrap();
     assert_eq!(verifier.health(), Health::Ready);
@@ -914,8 +884,7 @@ async fn p18_keys_without_a_task_are_used_until_they_are_too_old() {
 #[tokio::test(start_paused = true)]
 async fn p17_dropping_the_last_handle_ends_the_task_and_its_fetch() {
     let tasks = Handle::current().metrics();
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     assert_eq!(tasks.num_alive_tasks(), 1);
     fake.answers(Reply::Hang);
     fake.is_open().await;
@@ -935,8 +904,7 @@ async fn p17_dropping_the_last_handle_ends_the_task_and_its_fetch() {
 
 #[tokio::test(start_paused = true)]
 async fn p17_shutdown_waits_until_task_and_fetch_are_gone() {
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     fake.answers(Reply::Hang);
     fake.is_open().await;
     let begun = Instant::now();
@@ -1297,8 +1265,7 @@ async fn p20_key_events_are_logged_with_fields_and_without_tokens() {
 #[tokio::test(start_paused = true)]
 async fn p20_exhausted_budget_is_logged_at_most_every_30_seconds() {
     let log = Log::of_this_thread();
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (_, verifier) = connected(old_set()).await;
     let _ = verifier.verify(&unknown(0)).await;
     sleep(s(60)).await;
     for number in 0..1_800 {
@@ -1316,8 +1283,7 @@ async fn p20_exhausted_budget_is_logged_at_most_every_30_seconds() {
 #[tokio::test(start_paused = true)]
 async fn p20_unusable_key_is_logged_once_and_again_when_it_comes_back() {
     let log = Log::of_this_thread();
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     let Reply::Set(plain) = old_set() else { panic!("a set") };
     let mut set: serde_json::Value = serde_json::from_str(&plain).unwrap();
     set["keys"].as_array_mut().unwrap().push(serde_json::json!({ "kty": "oct", "kid": "k" }));

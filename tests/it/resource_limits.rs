@@ -1,25 +1,19 @@
 //! The cost of hostile shapes at the maximum size, and how it grows up to that size, counted in
 //! allocations and bytes. A number in a name is that of the hostile input.
 
-use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use allocation_counter::measure;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
-use http::header::AUTHORIZATION;
-use http::{Request, Response};
-use http_body_util::Empty;
 use tower::{Layer, Service};
 use tower_cognito::layer::{RequireScopeService, RequireTokenService};
 use tower_cognito::{Jwks, RequireScope, RequireToken, Verifier, VerifyErrorKind, verify};
 
-use super::support::{issuer, machine, rules};
+use super::support::{Plain, issuer, machine, now, request, rules};
 
 const KIB: usize = 1024;
 /// The maximum length of a token, and shorter lengths.
@@ -44,10 +38,6 @@ const NAMES: Cost = Cost { allocations: 1_600, bytes: 144 * KIB as u64 };
 const LIST: Cost = Cost { allocations: 4_000, bytes: 320 * KIB as u64 };
 /// Additional cost of a response.
 const RESPONSE: Cost = Cost { allocations: 20, bytes: 2 * KIB as u64 };
-
-fn now() -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(1_790_000_000)
-}
 
 /// Returns the minimum of several runs: if another test has enabled the log, its buffers grow sometimes.
 fn cost_of(mut verify: impl FnMut()) -> Cost {
@@ -101,9 +91,7 @@ fn check_tokens(
 #[track_caller]
 fn cost_by_the_layers(name: &str, authorization: &str, status: u16) -> Cost {
     let mut app = app();
-    let mut request = Request::new(super::support::EmptyBody::new());
-    request.headers_mut().insert(AUTHORIZATION, authorization.parse().unwrap());
-    let mut requests = vec![request; 4];
+    let mut requests = vec![request(Some(authorization)); 4];
     let mut seen = 0;
     let cost = cost_of(|| {
         let request = requests.pop().unwrap();
@@ -118,29 +106,12 @@ fn cost_by_the_layers(name: &str, authorization: &str, status: u16) -> Cost {
 }
 
 /// Caches no token, so that each one is verified in full.
-fn app() -> RequireTokenService<RequireScopeService<Inside>> {
+fn app() -> RequireTokenService<RequireScopeService<Plain>> {
     static LAYER: LazyLock<RequireToken> = LazyLock::new(|| {
         let builder = Verifier::builder(rules()).clock(now).token_cache_bytes(0);
         RequireToken::new(builder.build_with_jwks(issuer().jwks()).unwrap())
     });
-    LAYER.layer(RequireScope::new("last").layer(Inside))
-}
-
-#[derive(Clone)]
-struct Inside;
-
-impl Service<Request<super::support::EmptyBody>> for Inside {
-    type Response = Response<Empty<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _request: Request<super::support::EmptyBody>) -> Self::Future {
-        ready(Ok(Response::new(Empty::new())))
-    }
+    LAYER.layer(RequireScope::new("last").layer(Plain))
 }
 
 /// Members of an object: a beginning, as many units as there is room for, each told its number,

@@ -1,6 +1,5 @@
 //! RFC 9728: the URL of the document, its content, and its URL in every challenge.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,12 +8,12 @@ use axum::body::Body;
 use axum::routing::get;
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, ServiceExt};
 use tower_cognito::{Access, RequireScope, RequireToken, ResourceMetadata, ScopeTable, Verifier};
 
-use super::support::{issuer, verifier};
+use super::support::{self, Plain, issuer, verifier};
 
 const RESOURCE: &str = "https://api.example.com/mcp";
 
@@ -53,39 +52,17 @@ fn well_known_string_is_inserted_between_host_and_path() {
     }
 }
 
+/// The other invalid URLs are those of `user_pool`.
 #[test]
-fn new_rejects_invalid_urls_of_resource_and_servers() {
-    for (url, problem) in [
-        ("", "it is empty"),
-        ("api.example.com", "it does not begin with `https://`"),
-        ("/mcp", "it does not begin with `https://`"),
-        ("ftp://api.example.com", "it does not begin with `https://`"),
-        ("HTTPS://api.example.com", "it does not begin with `https://`"),
-        ("http://api.example.com", "plain `http` is allowed only for loopback hosts"),
-        ("http://localhost.example.com", "plain `http` is allowed only for loopback hosts"),
-        ("http://[2001:db8::1]", "plain `http` is allowed only for loopback hosts"),
-        ("https://api.example.com?", "it contains a query"),
-        ("https://api.example.com/mcp?a=b", "it contains a query"),
-        ("https://api.example.com#", "it contains a fragment"),
-        ("https://api.example.com/mcp#a", "it contains a fragment"),
-        ("https://user@api.example.com", "it contains user information before `@`"),
-        ("http://127.0.0.1@api.example.com", "it contains user information before `@`"),
-        ("https://api.example.com:0", "its port is not a number from 1 to 65535"),
-        ("https://api.example.com/a b", "it contains a character that is not allowed in a URL"),
-        ("https://api.example.com/\"", "it contains a character that is not allowed in a URL"),
-        ("https://api.example.com/\r\nx", "it contains a character that is not allowed in a URL"),
-        ("https://api.example.com/{x}", "it contains a character that is not allowed in a URL"),
-        (
-            "https://api.example.com/caf\u{e9}",
-            "it contains a character that is not allowed in a URL",
-        ),
-    ] {
-        let expected =
-            format!("invalid URL: {problem}; expected a URL such as `https://issuer.example/pool`");
-        let error = ResourceMetadata::new(url, ["https://issuer.example"]).unwrap_err();
-        assert_eq!(error.to_string(), expected, "{url:?}");
-        let error = ResourceMetadata::new(RESOURCE, ["https://issuer.example", url]).unwrap_err();
-        assert_eq!(error.to_string(), expected, "{url:?} as a server");
+fn new_rejects_plain_http_to_other_hosts() {
+    let problem = "plain `http` is allowed only for loopback hosts";
+    for url in ["http://api.example.com", "http://localhost.example.com", "http://[2001:db8::1]"] {
+        for error in [
+            ResourceMetadata::new(url, ["https://issuer.example"]).unwrap_err(),
+            ResourceMetadata::new(RESOURCE, ["https://issuer.example", url]).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains(problem), "{url}: {error}");
+        }
     }
 }
 
@@ -125,12 +102,9 @@ fn plain_http_to_another_host_needs_the_insecure_constructor() {
 }
 
 async fn response_to(service: &ResourceMetadata, method: Method) -> (u16, http::HeaderMap, String) {
-    let mut request = Request::new(super::support::EmptyBody::new());
+    let mut request = support::request(None);
     *request.method_mut() = method;
-    let mut service = service.clone();
-    let response =
-        ServiceExt::<Request<super::support::EmptyBody>>::ready(&mut service).await.unwrap();
-    let (parts, body) = response.call(request).await.unwrap().into_parts();
+    let (parts, body) = service.clone().oneshot(request).await.unwrap().into_parts();
     (parts.status.as_u16(), parts.headers, body)
 }
 
@@ -279,14 +253,7 @@ async fn challenge_has_realm_and_url_whichever_is_set_first() {
         layer().realm("orders").resource_metadata(&metadata),
         layer().resource_metadata(&metadata).realm("orders"),
     ] {
-        let service = tower::service_fn(|_: Request<super::support::EmptyBody>| async {
-            Ok::<_, Infallible>(Response::new(Full::<bytes::Bytes>::default()))
-        });
-        let response = layer
-            .layer(service)
-            .oneshot(Request::new(super::support::EmptyBody::new()))
-            .await
-            .unwrap();
+        let response = layer.layer(Plain).oneshot(support::request(None)).await.unwrap();
         let challenge = format!(r#"Bearer realm="orders", resource_metadata="{url}""#);
         assert_eq!(response.headers()[WWW_AUTHENTICATE], challenge);
     }

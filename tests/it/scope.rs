@@ -3,15 +3,10 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tower_cognito::{RequireScope, Scope, Scopes, verify};
 
-use super::support::{issuer, machine, rules};
-
-fn now() -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(1_790_000_000)
-}
+use super::support::{issuer, machine, now, rules};
 
 #[test]
 fn scope_parses_only_a_single_valid_scope() {

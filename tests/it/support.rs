@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock, Mutex, Once};
 use std::task::{Context, Poll, Waker};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -49,7 +49,16 @@ pub(crate) fn initially(rules: Rules, fetched_at: SystemTime) -> Rules {
 
 /// Returns a verifier with the keys of [`issuer`], which needs no network.
 pub(crate) fn verifier() -> Verifier {
-    Verifier::builder(rules()).build_with_jwks(issuer().jwks()).unwrap()
+    verifier_of(rules())
+}
+
+pub(crate) fn verifier_of(rules: Rules) -> Verifier {
+    Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap()
+}
+
+/// The time of the tests that choose one.
+pub(crate) fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_790_000_000)
 }
 
 /// Returns a verifier that has no keys, because its issuer is down.
@@ -60,6 +69,39 @@ pub(crate) fn without_keys() -> Verifier {
 /// Returns the builder of a valid token with these scopes.
 pub(crate) fn machine(scope: &str) -> TokenBuilder {
     issuer().machine_token(CLIENT).scope(scope)
+}
+
+/// Returns a request with this `Authorization` header.
+pub(crate) fn request(authorization: Option<&str>) -> Request<EmptyBody> {
+    let mut request = Request::new(EmptyBody::new());
+    if let Some(value) = authorization {
+        request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
+    }
+    request
+}
+
+/// Returns a gRPC call with this `authorization` metadata.
+pub(crate) fn grpc_call(authorization: Option<&str>) -> tonic::Request<()> {
+    let headers = request(authorization).headers().clone();
+    tonic::Request::from_parts(MetadataMap::from_headers(headers), Default::default(), ())
+}
+
+/// Responds with 200.
+#[derive(Clone, Debug)]
+pub(crate) struct Plain;
+
+impl<B> Service<Request<B>> for Plain {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _request: Request<B>) -> Self::Future {
+        ready(Ok(Response::default()))
+    }
 }
 
 /// The layer and the interceptor of one verifier.

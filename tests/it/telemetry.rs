@@ -2,20 +2,17 @@
 //! part of a token.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::future::Future;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use http::Request;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{Request, Response};
-use http_body_util::Full;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::service::Interceptor;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt};
 use tower_cognito::{
     Access, AccessToken, CheckError, RequireScope, RequireToken, ScopeTable, TokenInterceptor,
     Verifier, VerifyErrorKind,
@@ -23,8 +20,13 @@ use tower_cognito::{
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use super::fake_issuer::{Fake, Reply, keys, ms, new_set, old_set, paused_runtime, s, unknown};
-use super::support::{CLIENT, Log, issuer, machine, rules, verifier};
+use super::fake_issuer::{
+    Fake, Reply, connected, keys, ms, new_set, old_set, paused_runtime, s, unknown,
+};
+use super::support::{
+    CLIENT, EmptyBody, Log, Plain, grpc_call, issuer, machine, request, rules, verifier,
+    verifier_of,
+};
 
 /// The metrics since the last call of `take`, by name and labels: the count of a counter, the value
 /// of a gauge, and the number of samples of a histogram.
@@ -110,31 +112,16 @@ fn last_refresh() -> String {
     format!("{LAST_REFRESH}{{jwks_url={}}}", jwks_url())
 }
 
-async fn send(layer: &RequireToken, request: Request<super::support::EmptyBody>) -> u16 {
-    let service = service_fn(|_: Request<super::support::EmptyBody>| async {
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-    });
-    layer.layer(service).oneshot(request).await.unwrap().status().as_u16()
+async fn send(layer: &RequireToken, request: Request<EmptyBody>) -> u16 {
+    layer.layer(Plain).oneshot(request).await.unwrap().status().as_u16()
 }
 
-fn request(authorization: Option<&str>) -> Request<super::support::EmptyBody> {
-    let mut request = Request::new(super::support::EmptyBody::new());
-    if let Some(value) = authorization {
-        request.headers_mut().insert(AUTHORIZATION, value.parse().unwrap());
-    }
-    request
-}
-
-fn bearer(token: &str) -> Request<super::support::EmptyBody> {
+fn bearer(token: &str) -> Request<EmptyBody> {
     request(Some(&format!("Bearer {token}")))
 }
 
 fn call(interceptor: &mut TokenInterceptor, authorization: Option<&str>) -> bool {
-    let mut request = tonic::Request::new(());
-    if let Some(value) = authorization {
-        request.metadata_mut().insert("authorization", value.parse().unwrap());
-    }
-    interceptor.call(request).is_ok()
+    interceptor.call(grpc_call(authorization)).is_ok()
 }
 
 fn past() -> SystemTime {
@@ -178,7 +165,7 @@ fn strict() -> Verifier {
                 _ => Ok(()),
             }
         });
-    Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap()
+    verifier_of(rules)
 }
 
 #[test]
@@ -225,11 +212,6 @@ fn each_verification_is_counted_and_timed_once() {
 #[test]
 fn each_rejection_is_counted_once_by_its_kind() {
     measured(async |metrics| {
-        let inner = || {
-            service_fn(|_: Request<super::support::EmptyBody>| async {
-                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-            })
-        };
         let verifier = verifier();
         let layer = RequireToken::new(verifier.clone());
         let token = machine("a/b").sign();
@@ -253,7 +235,7 @@ fn each_rejection_is_counted_once_by_its_kind() {
             assert_eq!(send(&layer, bearer(&token)).await, status);
             rejected(kind, 1.0);
         }
-        let scoped = RequireScope::new("c/d").layer(inner());
+        let scoped = RequireScope::new("c/d").layer(Plain);
         let status = layer.layer(scoped.clone()).oneshot(bearer(&token)).await.unwrap().status();
         assert_eq!(status, 403);
         rejected("insufficient_scope", 1.0);
@@ -304,8 +286,7 @@ fn verification_without_keys_is_counted_as_keys_unavailable() {
 #[test]
 fn token_that_waits_is_counted_once() {
     measured(async |metrics| {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         metrics.moved(&[(&refreshes("ok"), 1.0)]);
         fake.answers(new_set());
         assert_eq!(send(&RequireToken::new(verifier), bearer(&keys().new_token)).await, 200);
@@ -321,8 +302,7 @@ fn token_that_waits_is_counted_once() {
 #[test]
 fn each_refresh_is_counted_by_its_result() {
     measured(async |metrics| {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         metrics.moved(&[(&refreshes("ok"), 1.0)]);
         for (reply, class) in [
             (Reply::Status(500), "status"),
@@ -368,8 +348,7 @@ fn time_of_the_last_refresh_stays_if_a_refresh_fails() {
     const START: f64 = 2_000_000_000.0;
 
     measured(async |metrics| {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         let first = metrics.take()[&last_refresh()];
         assert!((START..START + 1.0).contains(&first), "{first}");
         fake.answers(Reply::Status(500));
@@ -403,8 +382,7 @@ fn scraped(exporter: PrometheusBuilder) -> String {
     let recorder = exporter.build_recorder();
     metrics::with_local_recorder(&recorder, || {
         paused_runtime().block_on(async {
-            let fake = Fake::new(old_set());
-            let verifier = fake.builder().connect().await.unwrap();
+            let (_, verifier) = connected(old_set()).await;
             let layer = RequireToken::new(verifier.clone());
             assert_eq!(send(&layer, bearer(&keys().old_token)).await, 200);
             assert_eq!(send(&layer, bearer(&keys().old_token)).await, 200);
@@ -443,8 +421,7 @@ fn prometheus_exporter_describes_every_metric_of_the_page() {
 #[test]
 fn fetches_for_unknown_keys_are_counted() {
     measured(async |metrics| {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (_, verifier) = connected(old_set()).await;
         let _ = metrics.take();
         // The budget allows two fetches, and no third.
         for number in 0..2 {
@@ -461,26 +438,12 @@ fn fetches_for_unknown_keys_are_counted() {
         }
         let moved = metrics.take();
         assert_eq!(moved.get(&on_demand("made")).copied().unwrap_or_default(), 0.0, "{moved:?}");
+        assert_eq!(moved.get(&on_demand("denied")), Some(&8.0), "{moved:?}");
         sleep(s(31)).await;
         let _ = metrics.take();
         assert!(verifier.try_verify(&unknown(10)).is_err());
         sleep(ms(10)).await;
         assert_eq!(metrics.take()[&on_demand("made")], 1.0, "synchronous verification");
-    });
-}
-
-#[test]
-fn fetch_over_budget_is_counted_as_denied() {
-    measured(async |metrics| {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
-        for number in 0..2 {
-            assert!(verifier.verify(&unknown(number)).await.is_err());
-        }
-        let _ = metrics.take();
-        assert!(verifier.verify(&unknown(2)).await.is_err());
-        assert_eq!(fake.requests(), 3);
-        assert_eq!(metrics.take().get(&on_demand("denied")), Some(&1.0));
     });
 }
 
@@ -573,10 +536,7 @@ async fn span_of_a_request_records_the_caller_or_the_reason() {
     assert_eq!(shown(send(&with_table, bearer(&user))).await, rejected("not_in_scope_table"));
 
     // The caller is recorded even if a layer further in finds a missing scope.
-    let service = service_fn(|_: Request<super::support::EmptyBody>| async {
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-    });
-    let service = layer.layer(RequireScope::new("c/d").layer(service));
+    let service = layer.layer(RequireScope::new("c/d").layer(Plain));
     let fields = shown(service.oneshot(bearer(&user))).await;
     let both = format!(
         r#"{{cognito.client_id="{CLIENT}" cognito.sub="the-user" cognito.refused="insufficient_scope"}}"#
@@ -665,10 +625,7 @@ async fn each_rejection_is_logged_once_with_its_reason() {
         let layer = layer.clone().scope_table(table);
         reason(&logged(send(&layer, bearer(&valid))).await, expected);
     }
-    let service = service_fn(|_: Request<super::support::EmptyBody>| async {
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-    });
-    let inside = RequireScope::new("c/d").layer(service);
+    let inside = RequireScope::new("c/d").layer(Plain);
     let guarded = layer.layer(inside.clone());
     reason(&logged(guarded.oneshot(bearer(&valid))).await, "insufficient_scope");
     let anonymous = layer.clone().allow_anonymous().layer(inside.clone());
@@ -868,10 +825,7 @@ async fn accepted_request_allocates_nothing_for_the_warning() {
     let mut counts = Vec::new();
     for _ in 0..3 {
         let request = bearer(&token);
-        let service = layer.layer(service_fn(|_: Request<super::support::EmptyBody>| async {
-            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-        }));
-        let mut response = std::pin::pin!(service.oneshot(request));
+        let mut response = std::pin::pin!(layer.layer(Plain).oneshot(request));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         counts.push(allocation_counter::measure(|| {
             assert!(response.as_mut().poll(&mut context).is_ready());

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn, ready};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, LazyLock, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,8 +17,7 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
-use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use serde_json::value::RawValue;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
@@ -32,9 +31,10 @@ use tower_cognito::{
 };
 
 use super::fake_issuer::{
-    self, Dice, Fake, HOUR, Reply, both_sets, keys, ms, new_set, old_set, s, set, unknown,
+    self, Dice, Fake, HOUR, Reply, both_sets, connected, keys, ms, new_set, old_set, s, set,
+    unknown,
 };
-use super::support::{CLIENT, issuer, machine, rules};
+use super::support::{CLIENT, EmptyBody, grpc_call, issuer, machine, rules, verifier_of};
 
 /// Whether a result came from the cache.
 const HIT: bool = true;
@@ -61,9 +61,7 @@ impl Door {
             Self::Verify => verdict(verifier.verify(token).await),
             Self::Layer => by_layer(verifier, format!("Bearer {token}").as_bytes()).await,
             Self::Interceptor => {
-                let mut call = tonic::Request::new(());
-                let value = format!("Bearer {token}").parse().unwrap();
-                call.metadata_mut().insert("authorization", value);
+                let call = grpc_call(Some(&format!("Bearer {token}")));
                 match TokenInterceptor::new(verifier.clone()).call(call) {
                     Ok(call) => Ok(jti(call.extensions().get::<AccessToken>().unwrap())),
                     Err(status) => {
@@ -84,11 +82,11 @@ async fn by_layer(verifier: &Verifier, authorization: &[u8]) -> Verdict {
         *rejected.lock().unwrap() = Some(Err(kind(rejection)));
         RejectionBody::json(rejection)
     });
-    let service = service_fn(move |request: Request<super::support::EmptyBody>| {
+    let service = service_fn(move |request: Request<EmptyBody>| {
         *passed.lock().unwrap() = request.extensions().get::<AccessToken>().map(jti).map(Ok);
         ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
     });
-    let mut request = Request::new(super::support::EmptyBody::new());
+    let mut request = Request::new(EmptyBody::new());
     let value = HeaderValue::from_bytes(authorization).unwrap();
     request.headers_mut().insert(AUTHORIZATION, value);
     layer.layer(service).oneshot(request).await.unwrap();
@@ -125,11 +123,16 @@ async fn counted<F: Future>(future: F) -> (F::Output, u64) {
     let mut future = pin!(future);
     let output =
         poll_fn(|cx| metrics::with_local_recorder(&recorder, || future.as_mut().poll(cx))).await;
+    (output, hits(&metrics))
+}
+
+/// Returns the number of cache hits since the last call.
+fn hits(metrics: &Snapshotter) -> u64 {
     let hits = metrics.snapshot().into_vec().into_iter().map(|(key, _, _, value)| match value {
         DebugValue::Counter(count) if key.key().name() == "cognito_token_cache_hits_total" => count,
         _ => 0,
     });
-    (output, hits.sum())
+    hits.sum()
 }
 
 /// Presents the token in one way.
@@ -177,10 +180,6 @@ async fn cache(name: &str, verifier: &Verifier, token: &str) {
     check_everywhere(name, verifier, token, Ok(()), HIT).await;
 }
 
-fn fixed(rules: Rules) -> Verifier {
-    Verifier::builder(rules).build_with_jwks(issuer().jwks()).unwrap()
-}
-
 /// Returns a verifier that verifies every signature, and caches only a header.
 fn without_token_cache(jwks: Jwks, rules: Rules, now: SystemTime) -> Verifier {
     let builder = Verifier::builder(rules).clock(move || now).token_cache_bytes(0);
@@ -208,69 +207,34 @@ impl Time {
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Returns unsigned texts that are almost this token.
-fn near_misses(token: &str) -> Vec<(String, String)> {
+/// Returns unsigned texts that are almost this token. Edits of one character are in `mutated_tokens`.
+fn near_misses(token: &str) -> Vec<(&'static str, String)> {
     let [header, payload, signature] = parts(token);
     let other = machine("activity/*").claim("sub", "another").sign();
     let [_, other_payload, other_signature] = parts(&other);
     let forger = TestIssuer::new();
     let forged = forger.machine_token(CLIENT).sign_texts(&text_of(header), &text_of(payload));
-    let [_, _, forged_signature] = parts(&forged);
     let sampled = token.len() - 64..token.len() - 32;
     let keep_sample = |text: &str| {
         let mut text = text.to_owned();
         text.replace_range(sampled.clone(), &token[sampled.clone()]);
         text
     };
-    let swapped = {
-        let (from, to) = (token.len() - 4, token.len() - 300);
-        let differs = |place: &usize| token.as_bytes()[*place] != token.as_bytes()[from];
-        let mut bytes = token.as_bytes().to_vec();
-        bytes.swap(from, (to..from).find(differs).unwrap());
-        String::from_utf8(bytes).unwrap()
-    };
     let filler = |character: char| character.to_string().repeat(signature.len());
-    let mut cases = vec![
+    let claims = text_of(payload).replace(CLIENT, &CLIENT.to_uppercase());
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+    vec![
         ("the signature of another", format!("{header}.{payload}.{other_signature}")),
         ("the payload of another", format!("{header}.{other_payload}.{signature}")),
-        ("a forger's signature", forged.clone()),
-        ("a forger's with the same sample", {
-            let signature = keep_sample(&forged);
-            assert_eq!(forged_signature.len(), parts(&signature)[2].len());
-            signature
-        }),
+        ("a forger's with the same sample", keep_sample(&forged)),
+        ("a forger's signature", forged),
         ("the same sample among A", keep_sample(&format!("{header}.{payload}.{}", filler('A')))),
-        ("another payload, the same sample", {
-            let claims = text_of(payload).replace(CLIENT, &CLIENT.to_uppercase());
-            let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
-            keep_sample(&format!("{signed}.{}", filler('_')))
-        }),
+        ("another payload, the same sample", keep_sample(&format!("{signed}.{}", filler('_')))),
         ("the same sample and nothing else", keep_sample(&"x".repeat(token.len()))),
         ("all but the header", format!("{}.{payload}.{signature}", header.to_lowercase())),
-        ("the first two parts", format!("{header}.{payload}")),
-        ("no signature", format!("{header}.{payload}.")),
-        ("one character more", format!("{token}A")),
-        ("padding", format!("{token}=")),
-        ("a dot more", format!("{token}.")),
-        ("a NUL more", format!("{token}\0")),
-        ("twice", format!("{token}{token}")),
         ("upper case", token.to_uppercase()),
-        ("two characters of the signature swapped", swapped),
+        ("twice", format!("{token}{token}")),
     ]
-    .into_iter()
-    .map(|(name, text)| (name.to_owned(), text))
-    .collect::<Vec<_>>();
-    for place in 0..token.len() {
-        cases.push((format!("the first {place}"), token[..place].to_owned()));
-        cases.push((format!("from {} on", place + 1), token[place + 1..].to_owned()));
-    }
-    let (rest, last) = token.split_at(token.len() - 1);
-    for character in ALPHABET.iter().map(|byte| char::from(*byte)) {
-        if !last.starts_with(character) {
-            cases.push((format!("{character} as the last"), format!("{rest}{character}")));
-        }
-    }
-    cases
 }
 
 fn text_of(part: &str) -> String {
@@ -280,18 +244,15 @@ fn text_of(part: &str) -> String {
 #[tokio::test]
 async fn h093_text_that_is_almost_a_cached_token_is_rejected() {
     let token = machine("activity/*").sign();
-    let verifier = fixed(rules());
+    let verifier = verifier_of(rules());
     cache("first", &verifier, &token).await;
-    let mut cases = 0;
     for (name, text) in near_misses(&token) {
         assert_ne!(text, token, "{name}");
         let (verdict, hits) = counted(Door::TryVerify.asks(&verifier, &text)).await;
         let fresh = verify(&text, &issuer().jwks(), &rules(), SystemTime::now());
         assert_eq!(verdict.unwrap_err(), fresh.unwrap_err().kind(), "{name}");
         assert_eq!(hits, 0, "{name}");
-        cases += 1;
     }
-    assert!(cases > 1_500, "{cases}");
     check_everywhere("still", &verifier, &token, Ok(()), HIT).await;
 }
 
@@ -407,8 +368,7 @@ async fn h095_removed_key_invalidates_its_cached_tokens() {
         for cause in [Cause::Asked, Cause::Due, Cause::UnknownKey] {
             for door in Door::ALL {
                 let name = format!("{expected:?}, {cause:?}");
-                let fake = Fake::new(both_sets());
-                let verifier = fake.builder().connect().await.unwrap();
+                let (fake, verifier) = connected(both_sets()).await;
                 let sharer = verifier.share_keys(fake_issuer::rules()).unwrap();
                 for verifier in [&verifier, &sharer] {
                     cache(&name, verifier, old).await;
@@ -430,8 +390,7 @@ async fn h095_removed_key_invalidates_its_cached_tokens() {
 #[tokio::test(start_paused = true)]
 async fn h095_restored_key_does_not_revive_cached_tokens() {
     let old = &keys().old_token;
-    let fake = Fake::new(old_set());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(old_set()).await;
     cache("first", &verifier, old).await;
     fake.answers(new_set());
     verifier.refresh().await.unwrap();
@@ -444,8 +403,7 @@ async fn h095_restored_key_does_not_revive_cached_tokens() {
 #[tokio::test(start_paused = true)]
 async fn h095_unchanged_keys_keep_cached_tokens() {
     let (old, new) = (&keys().old_token, &keys().new_token);
-    let fake = Fake::new(both_sets());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(both_sets()).await;
     cache("old", &verifier, old).await;
     cache("new", &verifier, new).await;
     let unusable = r#"{"kty":"EC","kid":"ec","crv":"P-256"}"#;
@@ -582,8 +540,7 @@ async fn h095_token_verified_while_keys_change_twice_is_not_a_hit_afterwards() {
 #[tokio::test(start_paused = true)]
 async fn h095_token_that_waited_for_its_key_is_cached_with_that_key() {
     for door in [Door::Verify, Door::Layer] {
-        let fake = Fake::new(old_set());
-        let verifier = fake.builder().connect().await.unwrap();
+        let (fake, verifier) = connected(old_set()).await;
         fake.takes(ms(300));
         fake.answers(both_sets());
         let token = &keys().new_token;
@@ -642,7 +599,7 @@ async fn h096_verifiers_with_different_rules_share_no_cached_result() {
 #[tokio::test]
 async fn h096_verifiers_share_no_cached_result() {
     let token = machine("a/b").sign();
-    let (first, second) = (fixed(rules()), fixed(rules()));
+    let (first, second) = (verifier_of(rules()), verifier_of(rules()));
     cache("first", &first, &token).await;
     cache("second", &second, &token).await;
     // Other keys under the same issuer: the cache of the first verifier does not apply to this one.
@@ -721,40 +678,6 @@ async fn h096_check_of_one_pool_does_not_apply_to_the_other() {
         let name = format!("pool {good}");
         cache(&name, &verifier, &Pools::token(good)).await;
         check_everywhere(&name, &verifier, &Pools::token(bad), Err(Kind::Forbidden), MISS).await;
-    }
-}
-
-/// Returns a valid token of exactly this length.
-fn token_of_length(length: usize) -> String {
-    let encoded = |bytes: usize| (bytes * 4).div_ceil(3);
-    let padded = |header: usize, payload: usize| {
-        machine("a/b").header("pad", "x".repeat(header)).claim("pad", "x".repeat(payload))
-    };
-    let (header, payload) = (padded(0, 0).header_json().len(), padded(0, 0).payload_json().len());
-    let signature = encoded(256);
-    let fits = |of_header: &usize, of_payload: &usize| {
-        encoded(header + of_header) + encoded(payload + of_payload) + 2 + signature == length
-    };
-    let pair = (0..4).find_map(|more| {
-        (0..length).find(|payload| fits(&more, payload)).map(|payload| (more, payload))
-    });
-    let (of_header, of_payload) = pair.unwrap();
-    let token = padded(of_header, of_payload).sign();
-    assert_eq!(token.len(), length);
-    token
-}
-
-#[tokio::test]
-async fn h097_token_over_8_kib_is_verified_at_every_request() {
-    let verifier = fixed(rules());
-    for length in [1_200, 8_191, 8_192] {
-        cache(&length.to_string(), &verifier, &token_of_length(length)).await;
-    }
-    for length in [8_193, 8_194, 12_000, 16_384] {
-        let token = token_of_length(length);
-        for _ in 0..2 {
-            check_everywhere(&length.to_string(), &verifier, &token, Ok(()), MISS).await;
-        }
     }
 }
 
@@ -844,7 +767,7 @@ async fn h098_applications_check_runs_once_at_every_hit() {
         counter.fetch_add(1, Ordering::SeqCst);
         *said.lock().unwrap()
     });
-    let verifier = fixed(rules);
+    let verifier = verifier_of(rules);
     let token = machine("a/b").sign();
     cache("first", &verifier, &token).await;
     let mut expected = 1 + Door::ALL.len();
@@ -946,16 +869,7 @@ fn h100_threads_get_the_claims_of_the_token_that_they_present() {
                         assert_eq!(&said.map_err(|error| error.kind()), expected, "{index}");
                     }
                 });
-                let counters = metrics.snapshot().into_vec().into_iter();
-                let hits = counters.map(|(key, _, _, value)| match value {
-                    DebugValue::Counter(count)
-                        if key.key().name() == "cognito_token_cache_hits_total" =>
-                    {
-                        count
-                    }
-                    _ => 0,
-                });
-                hits.sum::<u64>()
+                hits(&metrics)
             })
         });
         let threads = threads.collect::<Vec<_>>();
@@ -976,8 +890,7 @@ impl Drop for Over {
 
 #[tokio::test(start_paused = true)]
 async fn h100_after_a_key_change_no_thread_gets_a_cached_token_accepted() {
-    let fake = Fake::new(both_sets());
-    let verifier = fake.builder().connect().await.unwrap();
+    let (fake, verifier) = connected(both_sets()).await;
     let is_swapped = Arc::new(AtomicBool::new(false));
     let over = Over(Arc::default());
     let accepted = Arc::<AtomicUsize>::default();
@@ -1026,106 +939,24 @@ async fn h100_after_a_key_change_no_thread_gets_a_cached_token_accepted() {
 // The header of the first token that a key set has verified is cached, and an identical one is not
 // parsed again. Every other header must have the result that it would have without the cache.
 
-/// Returns headers of tokens with a valid signature, and their expected results.
-fn headers() -> Vec<(&'static str, String, Result<(), Kind>)> {
-    let usual = machine("a/b").header_json();
-    let header: serde_json::Value = serde_json::from_str(&usual).unwrap();
-    let kid = header["kid"].as_str().unwrap();
-    let jwks = issuer().jwks();
-    let other = jwks.key_ids().find(|id| *id != kid).unwrap();
-    let all_escaped = kid.bytes().map(|byte| format!("\\u{byte:04x}")).collect::<String>();
-    let (first, rest) = kid.split_at(1);
-    let first_escaped = format!("\\u{:04X}{rest}", first.as_bytes()[0]);
-    let with = |more: &str| format!(r#"{{"kid":"{kid}","alg":"RS256",{more}}}"#);
-    let alg = |alg: &str| format!(r#"{{"kid":"{kid}","alg":{alg}}}"#);
-    let id = |id: &str| format!(r#"{{"kid":{id},"alg":"RS256"}}"#);
-    let header = Err(Kind::InvalidHeader);
-    let algorithm = Err(Kind::UnsupportedAlgorithm);
-    let malformed = Err(Kind::Malformed);
-    assert_eq!(usual, alg(r#""RS256""#));
-    let mut headers = vec![
-        ("usual", usual.clone(), Ok(())),
-        ("another order", format!(r#"{{"alg":"RS256","kid":"{kid}"}}"#), Ok(())),
-        ("spaces", usual.replace(':', " : "), Ok(())),
-        ("a space after", format!("{usual} "), Ok(())),
-        ("a space before", format!(" {usual}"), Ok(())),
-        ("one member more", with(r#""x":1"#), Ok(())),
-        ("typ JWT", with(r#""typ":"JWT""#), Ok(())),
-        ("typ at+jwt", with(r#""typ":"at+jwt""#), Ok(())),
-        ("typ application/at+jwt", with(r#""typ":"application/at+jwt""#), Ok(())),
-        ("typ JOSE", with(r#""typ":"JOSE""#), header),
-        ("typ number", with(r#""typ":1"#), header),
-        ("typ null", with(r#""typ":null"#), header),
-        ("a key of its own", with(r#""jwk":{"kty":"RSA"},"jku":"https://x""#), Ok(())),
-        ("crit", with(r#""crit":["exp"]"#), header),
-        ("crit empty", with(r#""crit":[]"#), header),
-        ("crit null", with(r#""crit":null"#), header),
-        ("b64", with(r#""b64":false"#), header),
-        ("zip", with(r#""zip":"DEF""#), header),
-        ("enc", with(r#""enc":"A128GCM""#), header),
-        ("alg none", alg(r#""none""#), algorithm),
-        ("alg RS384", alg(r#""RS384""#), algorithm),
-        ("alg RS257", alg(r#""RS257""#), algorithm),
-        ("alg HS256", alg(r#""HS256""#), algorithm),
-        ("alg rs256", alg(r#""rs256""#), algorithm),
-        ("alg null", alg("null"), algorithm),
-        ("alg escaped", alg(r#""\u0052S256""#), Ok(())),
-        ("no alg", format!(r#"{{"kid":"{kid}"}}"#), algorithm),
-        ("alg twice", with(r#""alg":"RS256""#), malformed),
-        ("kid twice", with(&format!(r#""kid":"{kid}""#)), malformed),
-        ("kid of the other key", id(&format!(r#""{other}""#)), Err(Kind::BadSignature)),
-        ("kid unknown", id(r#""unknown""#), Err(Kind::UnknownKey)),
-        ("kid longer", id(&format!(r#""{kid}=""#)), Err(Kind::UnknownKey)),
-        ("kid shorter", id(&format!(r#""{}""#, &kid[..kid.len() - 1])), Err(Kind::UnknownKey)),
-        ("kid empty", id(r#""""#), header),
-        ("kid too long", id(&format!(r#""{}""#, "k".repeat(257))), header),
-        ("kid a number", id("1"), header),
-        ("kid null", id("null"), header),
-        ("no kid", r#"{"alg":"RS256"}"#.to_owned(), header),
-        ("kid escaped", id(&format!(r#""{all_escaped}""#)), Ok(())),
-        ("kid escaped in part", id(&format!(r#""{first_escaped}""#)), Ok(())),
-        ("a slash escaped", with(r#""x":"a\/b""#), Ok(())),
-        ("an array", format!("[{usual}]"), malformed),
-        ("a brace more", format!("{usual}}}"), malformed),
-        ("cut off", usual[..usual.len() - 1].to_owned(), malformed),
-        ("twice", usual.repeat(2), malformed),
-        ("no object", "null".to_owned(), malformed),
-    ];
-    if kid.contains('/') {
-        headers.push(("kid with its slashes escaped", usual.replace('/', r"\/"), Ok(())));
-    }
-    headers
-}
-
+/// Each vector of a category about headers is presented right after each one that caches its header.
 #[test]
 fn h093_each_header_has_the_same_result_after_every_cached_header() {
-    let payload = machine("a/b").payload_json();
-    let cases = headers().into_iter().map(|(name, header, expected)| {
-        (name, machine("a/b").sign_texts(&header, &payload), expected)
+    let categories = ["alg", "duplicates", "header", "key confusion", "kid"];
+    let cases = super::vectors::vectors().iter().filter(|vector| {
+        categories.contains(&vector.category) && vector.setting == ("usual", "usual")
     });
     let cases = cases.collect::<Vec<_>>();
-    assert!(cases.len() > 40);
-    let result = |token: &str, verifier: &Verifier| {
-        verifier.try_verify(token).map(drop).map_err(|error| error.kind())
-    };
-    for (first, token, expected) in &cases {
-        let verifier = without_token_cache(issuer().jwks(), rules(), SystemTime::now());
-        assert_eq!(result(token, &verifier), *expected, "{first}, first of all");
-        for (name, token, expected) in &cases {
-            assert_eq!(result(token, &verifier), *expected, "{name} after {first}");
+    assert!(cases.len() > 150, "{}", cases.len());
+    for first in cases.iter().filter(|vector| vector.reason.is_none()) {
+        let jwks = Jwks::from_json(&first.documents[0]).unwrap();
+        let verifier = without_token_cache(jwks, first.rules[0].rules(), first.time);
+        assert!(verifier.try_verify(&first.token).is_ok(), "{}", first.name);
+        for vector in &cases {
+            let kind = verifier.try_verify(&vector.token).err().map(|error| error.kind());
+            let kind = kind.map(|kind| format!("{kind:?}"));
+            assert_eq!(kind.as_deref(), vector.reason, "{} after {}", vector.name, first.name);
         }
-    }
-}
-
-#[tokio::test]
-async fn h093_each_header_has_the_same_result_on_every_path() {
-    let payload = machine("a/b").payload_json();
-    let verifier = fixed(rules());
-    cache("usual", &verifier, &machine("a/b").sign()).await;
-    for (name, header, expected) in headers() {
-        let token = machine("a/b").sign_texts(&header, &payload);
-        check(name, &verifier, &token, expected, MISS).await;
-        check_everywhere(name, &verifier, &token, expected, expected.is_ok()).await;
     }
 }
 
@@ -1190,61 +1021,6 @@ fn h093_header_that_differs_in_one_character_is_not_a_hit() {
     for kind in [Kind::Malformed, Kind::UnsupportedAlgorithm, Kind::InvalidHeader, Kind::UnknownKey]
     {
         assert!(kinds.contains(&kind), "{kind:?}");
-    }
-}
-
-struct Vectors {
-    document: String,
-    rules: Rules,
-    now: SystemTime,
-    tokens: Vec<(String, String)>,
-}
-
-fn vectors() -> &'static Vectors {
-    static VECTORS: LazyLock<Vectors> = LazyLock::new(|| {
-        let vectors = super::vectors::vectors().iter();
-        let vectors = vectors.filter(|vector| vector.category == "cognito shapes");
-        let vectors = vectors.collect::<Vec<_>>();
-        let [first, ..] = &*vectors else { panic!("no vectors") };
-        let tokens = vectors.iter().map(|vector| (vector.name.to_owned(), vector.token.clone()));
-        Vectors {
-            document: first.documents[0].clone(),
-            rules: first.rules[0].rules(),
-            now: first.time,
-            tokens: tokens.collect(),
-        }
-    });
-    &VECTORS
-}
-
-/// Describes the claims of a token, or returns why it was rejected.
-fn described(result: Result<AccessToken, VerifyError>) -> Result<String, Kind> {
-    let told = |token: AccessToken| {
-        let claims: Box<RawValue> = token.deserialize_claims().unwrap();
-        let groups = token.groups().collect::<Vec<_>>();
-        format!(
-            "{token:?} {:?} {groups:?} {:?} {:?} {claims}",
-            token.scopes(),
-            token.username(),
-            token.jwt_id()
-        )
-    };
-    result.map(told).map_err(|error| error.kind())
-}
-
-#[tokio::test]
-async fn h093_each_vector_has_the_same_result_when_presented_again() {
-    let Vectors { document, rules, now, tokens } = vectors();
-    let fresh = || Jwks::from_json(document).unwrap();
-    let builder = Verifier::builder(rules.clone()).clock(|| vectors().now);
-    let verifier = builder.build_with_jwks(fresh()).unwrap();
-    for round in 0..3 {
-        for (name, token) in tokens {
-            let (verdict, hits) = counted(async { described(verifier.try_verify(token)) }).await;
-            assert_eq!(verdict, described(verify(token, &fresh(), rules, *now)), "{name}");
-            let is_hit = round > 0 && verdict.is_ok() && token.len() <= 8_192;
-            assert_eq!(hits, u64::from(is_hit), "{name}, round {round}");
-        }
     }
 }
 

@@ -1,25 +1,21 @@
 //! From an ID or a URL to a pool: what is accepted, what is rejected, whom it trusts and where it
 //! looks for keys.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tower_cognito::test_issuer::Fault;
 use tower_cognito::{
-    ClientIds, InvalidUrl, RequireToken, Rules, StartErrorKind, UserPool, Verifier,
-    VerifierBuilder, VerifyErrorKind, verify,
+    ClientIds, InvalidUrl, RequireToken, ResourceMetadata, Rules, StartErrorKind, UserPool,
+    Verifier, VerifierBuilder, VerifyErrorKind, verify,
 };
 
 use super::fake_issuer::{Fake, old_set};
-use super::support::{CLIENT, issuer, machine};
+use super::support::{CLIENT, issuer, machine, now};
 
 const ID: &str = "ap-northeast-1_AbCdEfGhI";
 const ORIGINAL: &str = "https://cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_AbCdEfGhI";
 const UPDATED: &str =
     "https://issuer-cognito-idp.ap-northeast-1.amazonaws.com/ap-northeast-1_AbCdEfGhI";
-
-fn now() -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(1_790_000_000)
-}
 
 /// Whether a token that names this issuer, and is good otherwise, is accepted for the pool.
 fn trusts(pool: &UserPool, named: &str) -> bool {
@@ -163,33 +159,22 @@ fn id_has_a_region_and_a_name() {
 #[test]
 fn invalid_id_is_rejected_with_a_helpful_text() {
     #[track_caller]
-    fn check(id: &str, expected: &str) {
+    fn check(id: &str, problem: &str) {
+        let expected = format!(
+            "invalid user pool ID: {problem}; expected an ID such as `ap-northeast-1_AbCdEfGhI`"
+        );
         assert_eq!(UserPool::new(id).unwrap_err().to_string(), expected, "{id:?}");
     }
 
-    check(
-        "",
-        "invalid user pool ID: it is empty; expected an ID such as `ap-northeast-1_AbCdEfGhI`",
-    );
+    check("", "it is empty");
     for url in [ORIGINAL, "http://localhost:9229/local_1", "cognito://us-east-1_a"] {
-        check(
-            url,
-            "invalid user pool ID: it is a URL; expected an ID such as `ap-northeast-1_AbCdEfGhI`",
-        );
+        check(url, "it is a URL");
     }
     for id in [format!("us-east-1_{}", "a".repeat(46)), "a".repeat(100_000)] {
-        check(
-            &id,
-            "invalid user pool ID: it is longer than 55 characters; expected an ID such as \
-             `ap-northeast-1_AbCdEfGhI`",
-        );
+        check(&id, "it is longer than 55 characters");
     }
     for id in ["ap-northeast-1", "AbCdEfGhI", "ap-northeast-1-AbCdEfGhI", "my pool", "/"] {
-        check(
-            id,
-            "invalid user pool ID: it has no `_` between region and name; expected an ID such as \
-             `ap-northeast-1_AbCdEfGhI`",
-        );
+        check(id, "it has no `_` between region and name");
     }
     for region in [
         "cn-north-1",
@@ -200,17 +185,9 @@ fn invalid_id_is_rejected_with_a_helpful_text() {
         "us-isof-south-1",
         "eu-isoe-west-1",
     ] {
-        check(
-            &format!("{region}_AbCdEfGhI"),
-            "invalid user pool ID: the issuers of this partition are not known; expected an ID such \
-             as `ap-northeast-1_AbCdEfGhI`",
-        );
+        check(&format!("{region}_AbCdEfGhI"), "the issuers of this partition are not known");
     }
-    check(
-        "local_AbCdEfGhI",
-        "invalid user pool ID: it is the ID of an emulator's pool; expected an ID such as \
-         `ap-northeast-1_AbCdEfGhI`",
-    );
+    check("local_AbCdEfGhI", "it is the ID of an emulator's pool");
     for id in [
         "_AbCdEfGhI",
         "AP-NORTHEAST-1_AbCdEfGhI",
@@ -234,17 +211,9 @@ fn invalid_id_is_rejected_with_a_helpful_text() {
         "us-east-1.evil.example#-1_a",
         "us-e@ast-1_a",
     ] {
-        check(
-            id,
-            "invalid user pool ID: it does not start with a region; expected an ID such as \
-             `ap-northeast-1_AbCdEfGhI`",
-        );
+        check(id, "it does not start with a region");
     }
-    check(
-        "ap-northeast-1_",
-        "invalid user pool ID: it has no name after `_`; expected an ID such as \
-         `ap-northeast-1_AbCdEfGhI`",
-    );
+    check("ap-northeast-1_", "it has no name after `_`");
     for id in [
         "ap-northeast-1_AbCd EfGhI",
         "ap-northeast-1_AbCdEfGhI ",
@@ -258,10 +227,7 @@ fn invalid_id_is_rejected_with_a_helpful_text() {
         "ap-northeast-1_a%2fb",
         "ap-northeast-1_\u{e9}",
     ] {
-        check(
-            id,
-            "invalid user pool ID: the name after `_` has a character other than a letter or a digit; expected an ID such as `ap-northeast-1_AbCdEfGhI`",
-        );
+        check(id, "the name after `_` has a character other than a letter or a digit");
     }
 }
 
@@ -319,14 +285,17 @@ fn added_issuer_is_trusted_besides_the_others() {
     assert!(trusts(&pool, replica) && trusts(&pool, "https://another.example"));
 }
 
-type Constructor = fn(&str) -> Result<UserPool, InvalidUrl>;
+type Constructor = fn(&str) -> Result<(), InvalidUrl>;
 
 /// Each function that takes a URL, and whether it accepts a query.
-fn constructors() -> [(&'static str, bool, Constructor); 3] {
+fn constructors() -> [(&'static str, bool, Constructor); 5] {
+    const SERVER: &str = "https://issuer.example";
     [
-        ("from_issuer", false, UserPool::from_issuer),
-        ("jwks_url", true, |url| UserPool::new(ID).unwrap().with_jwks_url(url)),
-        ("add_issuer", false, |url| UserPool::new(ID).unwrap().add_issuer(url)),
+        ("from_issuer", false, |url| UserPool::from_issuer(url).map(drop)),
+        ("jwks_url", true, |url| UserPool::new(ID).unwrap().with_jwks_url(url).map(drop)),
+        ("add_issuer", false, |url| UserPool::new(ID).unwrap().add_issuer(url).map(drop)),
+        ("resource", false, |url| ResourceMetadata::new(url, [SERVER]).map(drop)),
+        ("server", false, |url| ResourceMetadata::new(SERVER, [SERVER, url]).map(drop)),
     ]
 }
 
@@ -483,11 +452,9 @@ fn only_the_jwks_url_may_have_a_query() {
                 Ok(_) => assert!(accepts_query, "{function}: {url}"),
                 Err(error) => {
                     assert!(!accepts_query, "{function}: {url}");
-                    assert_eq!(
-                        error.to_string(),
-                        "invalid URL: an issuer has no query; expected a URL such as \
-                         `https://issuer.example/pool`",
-                    );
+                    let expected = ["an issuer has no query", "it contains a query"]
+                        .map(|problem| format!("invalid URL: {problem}; expected a URL such as `https://issuer.example/pool`"));
+                    assert!(expected.contains(&error.to_string()), "{function}: {error}");
                 }
             }
         }
