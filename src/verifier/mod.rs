@@ -331,11 +331,6 @@ impl Verifier {
                 timer.verified(&result);
                 Attempt::Done(result)
             }
-            Outcome::UnknownKey(pool, _) if self.shared.refresher(pool).is_none() => {
-                let result = Err(VerifyError::new(VerifyErrorKind::UnknownKey));
-                timer.verified(&result);
-                Attempt::Done(result)
-            }
             Outcome::UnknownKey(pool, keys) => {
                 Attempt::UnknownKey(UnknownKey { pool, keys, timer })
             }
@@ -454,7 +449,7 @@ impl fmt::Debug for Verifier {
 /// The result of a verification without a wait.
 pub(crate) enum Attempt {
     Done(Result<AccessToken, VerifyError>),
-    /// Newer keys could change the result.
+    /// Newer keys could change the result, unless the keys are fixed.
     UnknownKey(UnknownKey),
 }
 
