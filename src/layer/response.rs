@@ -207,16 +207,14 @@ fn rejection_in<B, E>(response: &Result<Response<B>, E>) -> Option<&Rejection> {
 /// client that requested only the scopes of the layer inside would be rejected by this layer next.
 #[cold]
 fn add_required<B, E>(required: Required, response: &mut Result<Response<B>, E>) {
-    let Some(rejection) = rejection_in(response).cloned() else { return };
     let Ok(response) = response else { return };
+    let Some(rejection) = response.extensions().get::<Rejection>() else { return };
     let complete = rejection.clone().requiring(required);
-    let (before, after) = (rejection.challenge(), complete.challenge());
     // Leave a challenge that the application has changed.
-    if let Some(after) = after
-        && before.is_some()
-        && response.headers().get(WWW_AUTHENTICATE) == before.as_ref()
+    if let Some(challenge) = complete.challenge()
+        && response.headers().get(WWW_AUTHENTICATE) == rejection.challenge().as_ref()
     {
-        response.headers_mut().insert(WWW_AUTHENTICATE, after);
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
     response.extensions_mut().insert(complete);
 }

@@ -377,6 +377,7 @@ impl fmt::Debug for VerifierBuilder {
             .field("refresh_interval", &self.refresh_interval)
             .field("max_key_age", &self.max_key_age)
             .field("connect_timeout", &self.connect_timeout)
+            .field("token_cache_bytes", &self.token_cache_bytes)
             .finish_non_exhaustive()
     }
 }

@@ -108,6 +108,19 @@ fn reports_all_configuration_problems_together() {
 }
 
 #[test]
+fn builder_has_the_documented_defaults() {
+    let builder = format!("{:?}", Verifier::builder(support::rules()));
+    for default in [
+        "refresh_interval: 300s",
+        "max_key_age: 86400s",
+        "connect_timeout: 10s",
+        "token_cache_bytes: 8388608",
+    ] {
+        assert!(builder.contains(default), "{default}: {builder}");
+    }
+}
+
+#[test]
 fn intervals_may_be_at_their_limits() {
     let is_valid = |interval, max_age| {
         let builder = Verifier::builder(support::rules()).refresh_interval(interval);

@@ -1700,6 +1700,13 @@ async fn nested_layers_name_every_scope_in_one_challenge() {
     let mut connection = Connection::to(Transport::Direct, app, Arc::default()).await;
     let seen = connection.send(get(&bearer(&machine("base/use mcp/use").sign()))).await;
     assert_eq!(scopes_of(challenge_of(&seen)), Some("mcp/call base/use mcp/use"));
+    // A rejection without a challenge stays without one.
+    let app = layers(boxed(RequireToken::new(without_keys()).layer(Unreachable)));
+    let mut connection = Connection::to(Transport::Direct, app, Arc::default()).await;
+    let granted = machine("base/use mcp/use mcp/call mcp/write mcp/admin").sign();
+    let seen = connection.send(get(&bearer(&granted))).await;
+    assert_eq!((seen.status.as_u16(), challenge_of(&seen)), (503, None));
+    assert_eq!(seen.body, UNAVAILABLE.json);
 }
 
 #[test]
