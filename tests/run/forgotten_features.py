@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Compiles code without the features that it needs, and compares the compiler's errors with the section
-"The program does not compile" of src/docs/errors.md. With the features, the same code compiles.
+"The program does not compile" of src/docs/errors.md. With the features, the same code compiles. Then
+runs a program without the feature `reqwest`.
 """
 # ci: all computes: an error of the compiler is not the one on the page src/docs/errors.md
 
@@ -60,6 +61,20 @@ CODE = {
     """,
 }
 
+# Without the feature `reqwest`, keys from a URL need a fetcher, and others do not.
+PROGRAM = """
+use tower_cognito::{ClientIds, JwksDocument, RefreshError, Rules, UserPool, Verifier};
+
+fn main() {
+    let pool = || UserPool::new("us-east-1_Example").unwrap();
+    let builder = |pool| Verifier::builder(Rules::new(pool, ClientIds::any()));
+    println!("{}", builder(pool()).connect_lazy().unwrap_err());
+    let fetcher = |_url| async { Err::<JwksDocument, _>(RefreshError::status(500)) };
+    builder(pool()).jwks_fetcher(fetcher).connect_lazy().unwrap();
+    builder(pool().with_jwks_file("/jwks.json")).connect_lazy().unwrap();
+}
+"""
+
 
 def rows():
     """Returns the errors of the page, and the features that they need."""
@@ -70,15 +85,15 @@ def rows():
     return {error.strip("`").strip(): feature for error, feature, *_ in cells[2:]}
 
 
-def check(folder, features):
+def cargo(command, folder, features):
     quoted = ", ".join(f'"{feature}"' for feature in features)
     (folder / "Cargo.toml").write_text(MANIFEST.format(root=ROOT, features=quoted))
     done = run(
-        *["cargo", "check", "--quiet", "--target-dir", TARGET],
+        *["cargo", command, "--quiet", "--target-dir", TARGET],
         cwd=folder,
         env={**os.environ, "CARGO_TERM_COLOR": "never"},
     )
-    return done.returncode, re.sub(r"\s+", " ", done.stderr)
+    return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
 
 
 def script(checks):
@@ -89,13 +104,19 @@ def script(checks):
         modules = [f"pub mod row_{at} {{{code}}}\n" for at, code in enumerate(CODE.values())]
         (folder / "src").mkdir()
         (folder / "src/lib.rs").write_text("".join(modules))
-        code, errors = check(folder, [])
+        code, errors = cargo("check", folder, [])
         checks.equal("without features, it does not compile", 101, code)
         for error in needed:
             checks.contains(f"the compiler says: {error}", errors, *error.split("…"))
         features = sorted({re.match(r"`([a-z-]+)`", cell)[1] for cell in needed.values()})
-        code, errors = check(folder, features)
+        code, errors = cargo("check", folder, features)
         checks.that(code == 0, f"it compiles with {', '.join(features)}", errors)
+        (folder / "src/main.rs").write_text(PROGRAM)
+        (folder / "src/lib.rs").write_text("")
+        code, output = cargo("run", folder, [])
+        checks.equal("without `reqwest`, a fetcher or a file is enough", 0, code)
+        expected = "neither `jwks_fetcher` nor the feature `reqwest` is set to fetch keys"
+        checks.contains("without `reqwest`, a URL is not", output, expected)
 
 
 main(script)
