@@ -179,15 +179,24 @@ async fn h067_other_keys_of_the_pool_stay_in_use() {
     let Disposable { member, other, token, other_token } = &disposable();
     let fake = Fake::new(Reply::Set(set(&[member, other])));
     let verifier = fake.builder_for(disposable_rules()).connect().await.unwrap();
-    for token in [token, other_token] {
-        verifier.try_verify(token).unwrap();
+    let jwks = Jwks::from_json(set(&[member, other])).unwrap();
+    let fixed = Verifier::builder(disposable_rules()).clock(fake.clock());
+    let fixed = fixed.build_with_jwks(jwks).unwrap();
+    let verifiers = [&verifier, &fixed];
+    for verifier in verifiers {
+        for token in [token, other_token] {
+            verifier.try_verify(token).unwrap();
+        }
     }
     // No key of this document can be used, so the other key is still the one from before.
     fake.answers(Reply::Set(set(&[&with_part(member, "p", r#""x""#)])));
     verifier.refresh().await.unwrap_err();
-    assert_eq!(kind(&verifier, token), Some(VerifyErrorKind::UnknownKey));
-    assert_eq!(kind(&verifier, other_token), None);
+    for verifier in verifiers {
+        assert_eq!(kind(verifier, token), Some(VerifyErrorKind::UnknownKey));
+        assert_eq!(kind(verifier, other_token), None);
+    }
     assert!(matches!(verifier.health(), Health::Degraded(_)));
+    assert_eq!(fixed.health(), Health::Ready);
 }
 
 #[tokio::test(start_paused = true)]
