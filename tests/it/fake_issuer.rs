@@ -119,7 +119,7 @@ pub(crate) struct Fake {
     reply: Arc<Mutex<Reply>>,
     takes: Arc<Mutex<Duration>>,
     times: Arc<Mutex<Vec<Instant>>>,
-    urls: Arc<Mutex<Vec<String>>>,
+    urls: Arc<Mutex<Vec<Arc<str>>>>,
     threads: Arc<Mutex<BTreeSet<String>>>,
     pub(crate) last_good: Arc<Mutex<Option<Instant>>>,
     open: Arc<AtomicUsize>,
@@ -204,7 +204,7 @@ impl Fake {
     pub(crate) fn fetcher(&self) -> impl FetchJwks + use<> {
         let fake = self.clone();
         move |url: String| {
-            fake.urls.lock().unwrap().push(url);
+            fake.record(&url);
             let thread = std::thread::current().name().unwrap_or_default().to_owned();
             fake.threads.lock().unwrap().insert(thread);
             fake.fetch()
@@ -213,7 +213,15 @@ impl Fake {
 
     /// Returns the URL of each fetch.
     pub(crate) fn urls(&self) -> Vec<String> {
-        self.urls.lock().unwrap().clone()
+        self.urls.lock().unwrap().iter().map(|url| url.to_string()).collect()
+    }
+
+    /// Stores equal URLs once, so that they do not hide how much memory others keep.
+    fn record(&self, url: &str) {
+        let mut urls = self.urls.lock().unwrap();
+        let last = urls.last().filter(|last| &***last == url);
+        let url = last.map_or_else(|| url.into(), Arc::clone);
+        urls.push(url);
     }
 
     /// Returns the names of the threads that fetched.
