@@ -252,10 +252,8 @@ async fn rejected_request_whose_body_comes_later_keeps_the_connection() {
         ("HEAD", "", &[20_000]),
         ("POST", UPGRADE, &[20_000]),
     ] {
-        for (framing, length) in FRAMINGS
-            .iter()
-            .flat_map(|framing| lengths.iter().map(move |length| (*framing, *length)))
-        {
+        let cases = FRAMINGS.map(|framing| lengths.iter().map(move |length| (framing, *length)));
+        for (framing, length) in cases.into_iter().flatten() {
             let name = format!("{method}, {headers}, {framing:?}, {length}");
             let headers = format!("{headers}{}", framing.header(length));
             let mut client = server.sent(&format!("{method} /activity HTTP/1.1"), &headers).await;

@@ -118,7 +118,9 @@ for shard in "${chosen[@]}"; do
     if [[ -d src/$shard ]]; then
         glob="src/$shard/*.rs"
     fi
-    read -ra modules <<<"$(tr '|\n' '  ' <<<"${tests[$shard]}")"
+    # One group in a line.
+    groups=$(tr '\n|' ' \n' <<<"${tests[$shard]}")
+    read -rd '' -a modules <<<"$groups" || true
     keep_modules "${modules[@]%::}"
     # The tests must pass without a change, or every change would seem to be detected.
     if ! (cd "$tree" && cargo test --quiet --lib --test it -- "${modules[@]}") >"$out/unchanged.log" 2>&1; then
@@ -129,7 +131,7 @@ for shard in "${chosen[@]}"; do
     while read -ra group <&3; do
         mutate "${group[@]}"
         options=(--iterate)
-    done 3< <(tr '|\n' '\n ' <<<"${tests[$shard]} |")
+    done 3<<<"$groups"
     if ! grep --quiet --extended-regexp '"(name|function)"' "$out/mutants.out/mutants.json"; then
         echo "nothing of $glob was changed" >&2
         exit 1
