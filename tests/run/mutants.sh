@@ -118,6 +118,10 @@ for shard in "${chosen[@]}"; do
     if [[ -d src/$shard ]]; then
         glob="src/$shard/*.rs"
     fi
+    if [[ ! $(cargo mutants --list --dir "$tree" --file "$glob" --package tower-cognito) ]]; then
+        echo "there is nothing to change in $glob" >&2
+        exit 1
+    fi
     # One group in a line.
     groups=$(tr '\n|' ' \n' <<<"${tests[$shard]}")
     read -rd '' -a modules <<<"$groups" || true
@@ -132,10 +136,6 @@ for shard in "${chosen[@]}"; do
         mutate "${group[@]}"
         options=(--iterate)
     done 3<<<"$groups"
-    if ! grep --quiet --extended-regexp '"(name|function)"' "$out/mutants.out/mutants.json"; then
-        echo "nothing of $glob was changed" >&2
-        exit 1
-    fi
     # Remove line numbers, so that the lists stay valid when lines move.
     sed -E 's/^([^:]+):[0-9]+:[0-9]+:/\1:/' "$out/mutants.out/missed.txt" |
         LC_ALL=C sort >"$out/survivors.txt"
